@@ -1,0 +1,68 @@
+"""Batches and their shapes.
+
+Shape legend of the whole package: B rows, S source columns, T target columns, H heads, D width, V vocabulary,
+K copies or beams, N rows of a search (sources times beams).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+"""The label of a position without a target, as in ``torch.nn.functional.cross_entropy``."""
+
+
+class Batch(NamedTuple):
+    """Source and target of B examples, padded on the right; a tuple of tensors, so wrappers pass it through."""
+
+    source: Tensor  # [B, S] begin x1 ... xm end
+    source_lengths: Tensor  # [B] columns of each row that are not padding
+    target: Tensor  # [B, T] decoder inputs: end y1 ... yn
+    labels: Tensor  # [B, T] y1 ... yn end, then IGNORED
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class Counts(NamedTuple):
+    """How many units of each kind a loss is divided by: scalars, additive over batches and processes."""
+
+    target_tokens: Tensor
+    source_tokens: Tensor
+    examples: Tensor
+
+
+def count(batch: Batch) -> Counts:
+    """The units of one batch; rows without any label (the filling of an idle process) count for nothing."""
+    labelled = batch.labels != IGNORED
+    real = labelled.any(dim=1)
+    return Counts(labelled.sum(), (batch.source_lengths * real).sum(), real.sum())
+
+
+def add(counts: Sequence[Counts]) -> Counts:
+    """The sum of several batches' units."""
+    return Counts(*(torch.stack(column).sum() for column in zip(*counts, strict=True)))
+
+
+def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Stack rows of ids as [B, longest], filled with ``value`` on the right."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
+
+
+def collate(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], padding: int, end: int) -> Batch:
+    """Make a batch of (source ids with begin and end, target ids with neither)."""
+    return Batch(
+        source=pad([source for source, _ in pairs], padding),
+        source_lengths=torch.tensor([len(source) for source, _ in pairs]),
+        target=pad([[end, *target] for _, target in pairs], padding),
+        labels=pad([[*target, end] for _, target in pairs], IGNORED),
+    )
+
+
+def without_weight(batch: Batch) -> Batch:
+    """The same batch with every label ignored: it goes through all parameters and adds exactly nothing."""
+    return batch._replace(labels=torch.full_like(batch.labels, IGNORED))

@@ -1,0 +1,7 @@
+"""Data sets: examples of a source text and the text to be generated from it."""
+
+from s2s.data.examples import Dataset, fingerprint, load
+from s2s.data.files import Example
+from s2s.data.settings import Data
+
+__all__ = ["Data", "Dataset", "Example", "fingerprint", "load"]

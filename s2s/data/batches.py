@@ -1,0 +1,120 @@
+"""From examples to the batches of each update: tokens, length buckets, a budget, and the dealing out to processes."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy
+from numpy.typing import NDArray
+
+from s2s.batch import Batch, collate, without_weight
+from s2s.data.examples import Example
+from s2s.errors import UserError
+from s2s.seeds import seed_of
+from s2s.vocabulary import Vocabulary
+
+Indices = NDArray[numpy.int64]
+BUCKET = 64
+"""How many updates' worth of shuffled examples are sorted by length together."""
+
+
+class Tokens(NamedTuple):
+    """The examples of a split as ids: sources with begin and end, targets with neither."""
+
+    sources: list[list[int]]
+    targets: list[list[int]]
+    report: list[str]
+
+    def lengths(self) -> NDArray[numpy.int64]:
+        """[examples, 2]: columns that each example needs in source and in target."""
+        return numpy.array([(len(x), len(y) + 1) for x, y in zip(self.sources, self.targets, strict=True)])
+
+    def batch(self, indices: Indices, vocabulary: Vocabulary) -> Batch:
+        """The batch of the given examples."""
+        pairs = [(self.sources[index], self.targets[index]) for index in indices]
+        return collate(pairs, vocabulary.padding, vocabulary.end)
+
+
+def tokenise(
+    examples: Sequence[Example], vocabulary: Vocabulary, max_source: int, max_target: int, name: str
+) -> Tokens:
+    """Turn examples into ids, at most ``max_source`` and ``max_target`` long with their special ids, and count cuts."""
+    sources = vocabulary.encode_all([example.source for example in examples])
+    targets = vocabulary.encode_all([example.target for example in examples])
+    cut = (sum(len(ids) > max_source - 2 for ids in sources), sum(len(ids) > max_target - 1 for ids in targets))
+    report = [
+        f"{name}: {count} of {len(examples)} {kind} cut to {limit} tokens"
+        for count, kind, limit in zip(cut, ("sources", "targets"), (max_source, max_target), strict=True)
+        if count
+    ]
+    rows = [vocabulary.source_ids(ids, max_source) for ids in sources]
+    return Tokens(rows, [ids[: max_target - 1] for ids in targets], report)
+
+
+def updates(lengths: NDArray[numpy.int64], budget: int, seed: int, epoch: int) -> list[Indices]:
+    """The examples of each update of an epoch, a function of (seed, epoch) alone.
+
+    Examples are shuffled, sorted by length within large buckets and cut so that an update, padded as one batch, has
+    at most ``budget`` columns of source and target together; then the updates are shuffled. One example beyond the
+    budget is an update of its own. Within an update examples stand in order of length.
+    """
+    random = numpy.random.default_rng(seed_of(seed, "order", epoch))
+    order = random.permutation(len(lengths))
+    bucket = max(1, round(BUCKET * budget / lengths.sum(axis=1).mean()))
+    plan = []
+    for start in range(0, len(order), bucket):
+        chosen = order[start : start + bucket]
+        rank = numpy.lexsort((chosen, lengths[chosen, 1], lengths[chosen, 0]))
+        plan.extend(_cut(chosen[rank], lengths, budget))
+    return [plan[index] for index in random.permutation(len(plan))]
+
+
+def _cut(indices: Indices, lengths: NDArray[numpy.int64], budget: int) -> Iterator[Indices]:
+    """Cut a run of examples where the padded size would pass the budget."""
+    start, longest = 0, numpy.zeros(2, dtype=numpy.int64)
+    for position, index in enumerate(indices):
+        widened = numpy.maximum(longest, lengths[index])
+        if position > start and widened.sum() * (position - start + 1) > budget:
+            yield indices[start:position]
+            start, widened = position, lengths[index]
+        longest = widened
+    yield indices[start:]
+
+
+class Place(NamedTuple):
+    """Where in the data an update stands."""
+
+    epoch: int
+    examples: Indices
+
+
+def schedule(lengths: NDArray[numpy.int64], budget: int, seed: int, start: int) -> Iterator[Place]:
+    """The updates from step ``start`` on, epoch after epoch, without end."""
+    if not len(lengths):
+        raise UserError("the train split has no examples")
+    epoch = 0
+    while True:
+        plan = updates(lengths, budget, seed, epoch)
+        yield from (Place(epoch, examples) for examples in plan[start:])
+        start = max(0, start - len(plan))
+        epoch += 1
+
+
+def deal(examples: Indices, processes: int, accumulate: int, process: int) -> list[tuple[Indices, bool]]:
+    """One process's micro-batches of an update: the indices and whether they count.
+
+    The update is cut into processes x accumulate even runs. Where there are fewer examples than runs, an idle run
+    borrows the update's first example, to be given no weight: every process makes the same number of passes.
+    """
+    runs = numpy.array_split(examples, processes * accumulate)[process::processes]
+    return [(run, True) if len(run) else (examples[:1], False) for run in runs]
+
+
+def micro_batches(
+    place: Place, tokens: Tokens, vocabulary: Vocabulary, processes: int, accumulate: int, process: int
+) -> list[Batch]:
+    """One process's batches of an update."""
+    batches = []
+    for indices, counts in deal(place.examples, processes, accumulate, process):
+        batch = tokens.batch(indices, vocabulary)
+        batches.append(batch if counts else without_weight(batch))
+    return batches

@@ -1,0 +1,199 @@
+"""A summary task made of what is installed: the first sentence of a docstring is to be written from the rest of it."""
+
+import ast
+import gzip
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import sys
+import sysconfig
+import tempfile
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from s2s.data.files import Example, Splits
+from s2s.data.settings import Data, cache_folder
+from s2s.errors import UserError
+
+VERSION = 1  # Part of the name of the cache: to be raised whenever a change below changes the pairs.
+NO_DOCUMENTATION = {"test", "tests", "idlelib", "lib2to3", "turtledemo"}
+TITLE_WORDS, PLAIN_SHARE, TITLE_REPEATS, BODY_WORDS = range(3, 21), 0.7, 20, 8
+
+# The summary ends with a full stop at the end of a line, at an empty line, or where a section begins.
+SECTION = r"(?:Arguments|Args|Attributes|Examples?|Keyword Args|Notes?|Parameters|Raises|Returns|Yields):?\n|:param"
+SUMMARY = re.compile(rf"([^\n]+(?:\n[^\n]+)??)(?:(?<=\.)\n|\n\n|\n(?={SECTION}))(.*)", re.DOTALL)
+ROLE = re.compile(r":[a-z:+-]+:`~?\.?([^`<]*?)\s*(?:<[^`>]*>)?`")
+UNDERLINE = re.compile(r"^\s*([-=~^*#.+_])\1{2,}\s*$", re.MULTILINE)
+CODE = re.compile(r"^[ \t]*>>>[^\n]*(?:\n[^\n]*\S[^\n]*)*|```.*?```", re.MULTILINE | re.DOTALL)
+PLAIN_WORD = re.compile(r"[(\[\"']*[A-Za-z]+(?:[-'/][A-Za-z]+)*[)\].,;:!?\"']*")
+NO_TITLE = re.compile(
+    r"copyright|licen[sc]e|all rights|deprecat|\btodo\b"  # about the code, not what it does
+    r"|https?:|->|<-|>>>|:=|::|\.\.\s|\"\"\"|=\w+,"  # markup, code, grammars
+    r"|^[\w.]+\(|^[\w.]+ ?=|^\w+ \(.*\):|[:=]$",  # signatures, single arguments, introductions to a list
+    re.IGNORECASE,
+)
+NO_BODY = re.compile(r":?(?:written by|authors?\b|copyright|licen[sc]e)", re.IGNORECASE)
+
+Files = dict[str, list[tuple[str, Path]]]
+"""Name and path of every module of every package; a package without any is not installed."""
+
+
+def load(data: Data) -> tuple[Splits, list[str]]:
+    """Pairs from ``data.packages``, from the cache where they have been extracted before, and report lines.
+
+    Raises `UserError` if none of the packages is installed. Nothing is imported. Each module lies in one split.
+    """
+    files = {package: sorted(_modules(package)) for package in sorted(set(data.packages))}
+    if not any(files.values()):
+        raise UserError(f"data.packages: none is installed: {', '.join(sorted(data.packages)) or 'the list is empty'}")
+    path = cache_folder(data) / f"docstrings-{_key(files)}.jsonl.gz"
+    try:
+        return _read_cache(path)
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError):
+        splits, report = extract(files)
+    return splits, report + _write_cache(path, splits, report)
+
+
+def extract(files: Files) -> tuple[Splits, list[str]]:
+    """The pairs of all ``files`` by split, ordered by module and line.
+
+    Of pairs with equal bodies the first is kept, and of pairs with equal titles the first 20.
+    """
+    splits: Splits = {"train": [], "dev": [], "test": []}
+    bodies, titles, found, unread = set[str](), Counter[str](), Counter[str](), list[str]()
+    for module, path, package in sorted((*file, package) for package, listed in files.items() for file in listed):
+        tree = _parse(path)
+        unread += [module] * (tree is None)
+        for example in filter(None, map(pair, _docstrings(tree) if tree else [])):
+            if example.source.casefold() not in bodies and titles[example.target] < TITLE_REPEATS:
+                bodies.add(example.source.casefold())
+                titles[example.target] += 1
+                found[package] += 1
+                splits[split_of(module)].append(example)
+    return splits, _report(files, found, unread)
+
+
+def _report(files: Files, found: Counter[str], unread: list[str]) -> list[str]:
+    report = ["docstrings: " + ", ".join(f"{package} {count}" for package, count in found.most_common())]
+    if missing := [package for package, listed in files.items() if not listed]:
+        report.append(f"not installed: {', '.join(missing)}")
+    return report + [f"not parsed: {', '.join(unread)}"] * bool(unread)
+
+
+def split_of(module: str) -> str:
+    """The split of a module, by the SHA-256 of its dotted name: 90 % train, 4 % dev, 6 % test."""
+    place = int(hashlib.sha256(module.encode()).hexdigest()[:8], 16) % 100
+    return "train" if place < 90 else "dev" if place < 94 else "test"
+
+
+def pair(docstring: str) -> Example | None:
+    """The body and the title of a cleaned ``docstring``, or None if they would make no fair example."""
+    match = SUMMARY.match("\n".join(line.rstrip() for line in docstring.splitlines()))
+    if match is None:
+        return None
+    title, body = _one_line(match[1]), _one_line(UNDERLINE.sub("", match[2]))
+    fair = (
+        _is_title(title) and _is_body(body, CODE.sub("", match[2])) and not body.casefold().startswith(title.casefold())
+    )
+    return Example(body, title) if fair else None
+
+
+def _one_line(text: str) -> str:
+    """Plain text on one line: of Sphinx roles only the name is left, of quoted code only the code."""
+    return " ".join(ROLE.sub(r"\1", text).replace("`", "").split())
+
+
+def _is_title(title: str) -> bool:
+    words = title.split()
+    plain = sum(PLAIN_WORD.fullmatch(word) is not None for word in words)
+    fits = len(words) in TITLE_WORDS and plain >= PLAIN_SHARE * len(words)
+    return fits and title[0].isalpha() and title.isprintable() and NO_TITLE.search(title) is None
+
+
+def _is_body(body: str, prose: str) -> bool:
+    long_enough = len(body.split()) >= BODY_WORDS and len(re.findall(r"[A-Za-z]{2,}", prose)) >= BODY_WORDS
+    return long_enough and body.isprintable() and NO_BODY.match(body) is None
+
+
+def _parse(path: Path) -> ast.Module | None:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError, OSError):
+        return None
+
+
+def _docstrings(tree: ast.Module) -> list[str]:
+    """All docstrings, cleaned, by line; only statements are visited, as `ast.walk` would visit expressions too."""
+    found: list[tuple[int, str]] = []
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            found.append((getattr(node, "lineno", 0), ast.get_docstring(node) or ""))
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            children = getattr(node, name, [])
+            waiting += children if isinstance(children, list) else []
+    return [text for _, text in sorted(found)]
+
+
+def _modules(package: str) -> Iterator[tuple[str, Path]]:
+    """Dotted name and path of every module of a top-level package, none if it is not installed."""
+    if package == "stdlib":
+        yield from _below(Path(sysconfig.get_paths()["stdlib"]), "")
+        return
+    specification = importlib.util.find_spec(package)
+    for folder in (specification and specification.submodule_search_locations) or []:
+        yield from _below(Path(folder), package)
+    if specification and str(specification.origin).endswith(f"{package}.py"):
+        yield package, Path(str(specification.origin))
+
+
+def _below(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
+    # Only identifiers can be imported: this passes over site-packages and the like too.
+    for entry in folder.iterdir():
+        name = f"{prefix}.{entry.stem}".removeprefix(".")
+        if entry.suffix == ".py" and entry.stem.isidentifier() and entry.is_file():
+            yield name.removesuffix(".__init__"), entry
+        elif entry.name.isidentifier() and entry.name not in NO_DOCUMENTATION and entry.is_dir():
+            yield from _below(entry, name)
+
+
+def _key(files: Files) -> str:
+    """Names a cache: a digest of this code's version, Python's, and every file's name, size and time."""
+    digest = hashlib.sha256(json.dumps([VERSION, sys.version, sorted(files)]).encode())
+    for module, path in (file for package in sorted(files) for file in files[package]):
+        digest.update(f"{module} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _read_cache(path: Path) -> tuple[Splits, list[str]]:
+    splits: Splits = {"train": [], "dev": [], "test": []}
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        report = [str(line) for line in json.loads(file.readline())]
+        for line in file:
+            split, source, target = json.loads(line)
+            splits[split].append(Example(source, target))
+    return splits, report
+
+
+def _write_cache(path: Path, splits: Splits, report: list[str]) -> list[str]:
+    """Writes the cache in one step, so that several processes can do it at once; a line if that is impossible."""
+    rows = [[split, *example] for split, examples in splits.items() for example in examples]
+    content = "".join(json.dumps(row) + "\n" for row in [report, *rows])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            with open(f"{folder}/new", "wb") as file:
+                file.write(gzip.compress(content.encode(), mtime=0))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(file.name, path)
+    except OSError as error:
+        return [f"cache: {path.parent} cannot be written ({error.strerror})"]
+    return []

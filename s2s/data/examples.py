@@ -1,0 +1,69 @@
+"""A data set, whatever it comes from: three splits, a fingerprint and a report."""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+from s2s.data import docstrings, files
+from s2s.data.files import Example, Splits
+from s2s.data.settings import Data, check_origin
+from s2s.errors import UserError, nearest
+
+COPY_ALPHABET, COPY_LENGTHS, COPY_HELD_OUT = "abcdefghij", (3, 10), 100
+
+
+class Dataset(NamedTuple):
+    """Examples in three splits; ``fingerprint`` is 12 hexadecimal digits that change with any of them.
+
+    ``report`` has human-readable lines: the size of each split, lines skipped, packages missing.
+    """
+
+    train: list[Example]
+    dev: list[Example]
+    test: list[Example]
+    fingerprint: str
+    report: list[str]
+
+
+def load(data: Data) -> Dataset:
+    """The data set that ``data`` describes, the same at every call; raises `UserError` if there is none."""
+    check_origin(data)
+    if data.source is not None and data.source not in BUILT_IN:
+        raise UserError(f"data.source: '{data.source}' is unknown{nearest(data.source, BUILT_IN)}")
+    read = files.load if data.source is None else BUILT_IN[data.source]
+    splits, report = read(data)
+    counts = ", ".join(f"{split} {len(examples)}" for split, examples in splits.items())
+    report = [f"examples: {counts}", *report, *_overlap(splits)]
+    return Dataset(splits["train"], splits["dev"], splits["test"], fingerprint(splits), report)
+
+
+def fingerprint(splits: Splits) -> str:
+    """First 12 hexadecimal digits of the SHA-256 of all examples, in order, with the names of their splits."""
+    digest = hashlib.sha256()
+    for split, examples in splits.items():
+        for example in examples:
+            digest.update(json.dumps([split, *example]).encode() + b"\n")
+    return digest.hexdigest()[:12]
+
+
+def _overlap(splits: Splits) -> list[str]:
+    """One line for each held-out split that shares sources with train: its scores would flatter the model."""
+    seen = {example.source for example in splits["train"]}
+    shared = {split: sum(example.source in seen for example in splits[split]) for split in ("dev", "test")}
+    return [f"{split}: {count} sources also occur in train" for split, count in shared.items() if count]
+
+
+def _copy_task(data: Data) -> tuple[Splits, list[str]]:
+    """``data.size`` distinct examples of 3 to 10 letters whose target is the source; 100 each for dev and test."""
+    generator = random.Random(0)
+    texts: dict[str, None] = {}
+    while len(texts) < data.size:
+        texts[" ".join(generator.choices(COPY_ALPHABET, k=generator.randint(*COPY_LENGTHS)))] = None
+    examples = [Example(text, text) for text in texts]
+    dev, test = examples[:COPY_HELD_OUT], examples[COPY_HELD_OUT : 2 * COPY_HELD_OUT]
+    return {"train": examples[2 * COPY_HELD_OUT :], "dev": dev, "test": test}, []
+
+
+BUILT_IN: dict[str, Callable[[Data], tuple[Splits, list[str]]]] = {"docstrings": docstrings.load, "copy": _copy_task}

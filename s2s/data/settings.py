@@ -1,0 +1,75 @@
+"""The ``data:`` keys of a recipe: where examples come from and how long they may be."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from s2s.errors import UserError
+
+# The standard library, and hard dependencies (direct or not) with at least a score of usable docstrings each.
+# fmt: off
+PACKAGES = [
+    "stdlib", "accelerate", "anyio", "click", "filelock", "fsspec", "httpx2", "huggingface_hub", "jinja2", "lxml",
+    "markdown_it", "mpmath", "networkx", "numpy", "omegaconf", "portalocker", "pydantic", "pygments", "rich",
+    "sacrebleu", "safetensors", "sympy", "tokenizers", "torch", "tqdm", "transformers", "typer",
+    "typing_extensions",
+]
+# fmt: on
+# Room for one token besides the special ones, and for one example besides the 200 that the copy task holds out.
+SMALLEST = {"max_source": 3, "max_target": 2, "size": 201}
+
+
+@dataclass
+class Data:
+    """Settings of a data set; exactly one of ``source`` and ``path`` is to be given before it can be loaded.
+
+    ``source`` names a built-in set ("docstrings" or "copy"); ``path`` is a folder or a file, a relative one below
+    ``root`` (null: the environment variable S2S_DATA, else "data"). ``max_source`` and ``max_target`` are in tokens,
+    special tokens included; ``size`` is the number of examples of the copy task; ``packages`` are the top-level names
+    whose docstrings are read, "stdlib" being the standard library; ``cache`` is a folder (null: the environment
+    variable S2S_CACHE, else ~/.cache/s2s). Raises `UserError` for a value out of range.
+    """
+
+    source: str | None = None
+    path: str | None = None
+    root: str | None = None
+    source_field: str = "source"
+    target_field: str = "target"
+    on_error: Literal["stop", "skip"] = "stop"
+    max_source: int = 256
+    max_target: int = 48
+    lang: str = "en"
+    packages: list[str] = field(default_factory=PACKAGES.copy)
+    cache: str | None = None
+    size: int = 4000
+
+    def __post_init__(self) -> None:
+        for key, least in SMALLEST.items():
+            if getattr(self, key) < least:
+                raise UserError(f"data.{key}: {getattr(self, key)} is too small; it must be at least {least}")
+        for key in ("source_field", "target_field", "lang"):
+            if not getattr(self, key).strip():
+                raise UserError(f"data.{key}: it is blank; it must be a name")
+        if self.on_error not in ("stop", "skip"):
+            raise UserError(f"data.on_error: '{self.on_error}' is unknown; valid: skip, stop")
+        for package in self.packages:
+            if not package.isidentifier():
+                raise UserError(f"data.packages: '{package}' is not the name of a top-level package, such as 'numpy'")
+
+
+def check_origin(data: Data) -> None:
+    """Raises `UserError` unless exactly one of ``source`` and ``path`` is given."""
+    if (data.source is None) == (data.path is None):
+        state = "neither is given" if data.path is None else f"source is '{data.source}' and path is '{data.path}'"
+        raise UserError(f"data.source, data.path: exactly one of the two must be given; {state}")
+
+
+def root_folder(data: Data) -> Path:
+    """The folder below which a relative ``path`` lies."""
+    return Path(data.root or os.environ.get("S2S_DATA") or "data").expanduser()
+
+
+def cache_folder(data: Data) -> Path:
+    """The folder that keeps what is slow to make; it need not exist."""
+    return Path(data.cache or os.environ.get("S2S_CACHE") or "~/.cache/s2s").expanduser()

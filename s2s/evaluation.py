@@ -1,0 +1,71 @@
+"""Evaluation during training: the loss of the whole dev split and the scores of a decoded part, over all processes."""
+
+from collections.abc import Sequence
+
+import numpy
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from s2s.batch import Counts, add, count
+from s2s.data import Example
+from s2s.data.batches import Tokens, updates
+from s2s.metrics import score
+from s2s.objective import Objective
+from s2s.recipe import Recipe
+from s2s.search.generation import generate
+from s2s.vocabulary import Vocabulary
+
+
+def evaluate(
+    accelerator: Accelerator,
+    objective: Objective,
+    vocabulary: Vocabulary,
+    recipe: Recipe,
+    examples: Sequence[Example],
+    tokens: Tokens,
+) -> dict[str, float]:
+    """The scores of a split: ``loss`` in nats a target token, and those of ``s2s.metrics.score``."""
+    training = objective.training
+    objective.eval()
+    loss = dev_loss(accelerator, objective, vocabulary, recipe, tokens)
+    texts = _decode(accelerator, objective, vocabulary, recipe, tokens)
+    objective.train(training)
+    references = [example.target for example in examples[: len(texts)]]
+    return {"loss": loss, **score(texts, references, recipe.data.lang).values}
+
+
+@torch.no_grad()
+def dev_loss(
+    accelerator: Accelerator, objective: Objective, vocabulary: Vocabulary, recipe: Recipe, tokens: Tokens
+) -> float:
+    """Negative log-likelihood a target token over a whole split; each process takes its share of the batches."""
+    plan = updates(tokens.lengths(), recipe.run.tokens, recipe.run.seed, 0)
+    total, counts = torch.zeros((), dtype=torch.float64), [_no_counts()]
+    for indices in plan[accelerator.process_index :: accelerator.num_processes]:
+        batch = tokens.batch(indices, vocabulary).to(accelerator.device)
+        units = count(batch)
+        with accelerator.autocast():
+            nll = objective(batch).parts["nll"]
+        total += nll.double().cpu() * units.target_tokens.cpu()
+        counts.append(Counts(*(unit.cpu() for unit in units)))
+    sums = torch.stack([total, add(counts).target_tokens.double()]).to(accelerator.device)
+    nll_sum, tokens_sum = accelerator.reduce(sums, "sum").tolist()
+    return float(nll_sum / tokens_sum)
+
+
+def _no_counts() -> Counts:
+    return Counts(*(torch.zeros((), dtype=torch.long) for _ in Counts._fields))
+
+
+def _decode(
+    accelerator: Accelerator, objective: Objective, vocabulary: Vocabulary, recipe: Recipe, tokens: Tokens
+) -> list[str]:
+    """The best hypothesis for each of the first examples, in order, in every process."""
+    sources = tokens.sources[: recipe.run.evaluate_examples]
+    shares = numpy.array_split(numpy.arange(len(sources)), accelerator.num_processes)
+    mine = [sources[index] for index in shares[accelerator.process_index]]
+    max_length = recipe.search.max_length or recipe.data.max_target
+    found = generate(objective.model, vocabulary, mine, recipe.search, max_length, lambda done: None)
+    texts = [vocabulary.decode(hypotheses[0][0]) if hypotheses else "" for hypotheses in found]
+    return list(gather_object(texts)) if accelerator.num_processes > 1 else texts

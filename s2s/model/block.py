@@ -1,0 +1,59 @@
+"""One layer of the Transformer: attention and feed-forward, each with its residual and its normalisation."""
+
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from s2s.model.architecture import Architecture
+from s2s.model.attention import Cached
+from s2s.model.variants import ATTENTIONS
+
+
+class FeedForward(nn.Sequential):
+    """Two linear maps with the activation between them, D -> feed_forward -> D."""
+
+    def __init__(self, shape: Architecture) -> None:
+        super().__init__(
+            nn.Linear(shape.width, shape.feed_forward),
+            ACT2FN[shape.activation],
+            nn.Linear(shape.feed_forward, shape.width),
+        )
+
+
+class Block(nn.Module):
+    """x + f(norm(x)) with pre-normalisation, norm(x + f(x)) with post-normalisation, for both halves.
+
+    Its methods mirror the attention's and return plain tuples of tensors.
+    """
+
+    def __init__(self, shape: Architecture) -> None:
+        super().__init__()
+        self.pre = shape.norm == "pre"
+        self.attention = ATTENTIONS[shape.attention](shape.width, shape.heads)
+        self.attention_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
+        self.feed_forward = FeedForward(shape)
+        self.feed_forward_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
+        self.dropout = nn.Dropout(shape.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor, memory: Cached | None = None) -> tuple[Tensor, Cached]:
+        """Rows [B, L, D] to rows [B, L, D], and what the attention caches of them."""
+        attended, cached = self.attention(self._entry(x), mask, memory)
+        return self._leave(x, attended), cached
+
+    def remember(self, x: Tensor) -> Cached:
+        """Only what the attention caches of the rows x."""
+        return self.attention.remember(self._entry(x))
+
+    def step(self, x: Tensor, mask: Tensor, memory: Cached, cache: Cached | None) -> tuple[Tensor, Cached]:
+        """One new row a hypothesis, [N, D] to [N, D], and the grown cache."""
+        attended, cache = self.attention.step(self._entry(x), mask, memory, cache)
+        return self._leave(x, attended), cache
+
+    def _entry(self, x: Tensor) -> Tensor:
+        return self.attention_norm(x) if self.pre else x
+
+    def _leave(self, x: Tensor, attended: Tensor) -> Tensor:
+        if self.pre:
+            x = x + self.dropout(attended)
+            return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        x = self.attention_norm(x + self.dropout(attended))
+        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))

@@ -1,0 +1,131 @@
+"""The prefix LM: one Transformer whose source rows see the source and whose target rows see the source and their past.
+
+Source rows never attend to target rows (UniLM's sequence-to-sequence mask, Dong et al. 2019), so ``encode`` computes
+the source once and ``decode`` runs any number of targets against it; both together are exactly the one masked forward.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.activations import ACT2FN
+
+from s2s.model.architecture import Architecture
+from s2s.model.attention import Cached
+from s2s.model.block import Block
+
+
+class Memory(NamedTuple):
+    """The encoded source: what each layer's attention caches of it, its lengths [B] and its mask [B, 1, 1, S]."""
+
+    layers: tuple[Cached, ...]
+    lengths: Tensor
+    mask: Tensor
+
+
+class Embedding(nn.Module):
+    """Token, position and segment embeddings, summed; normalised as in BERT where the blocks are post-norm."""
+
+    def __init__(self, shape: Architecture) -> None:
+        super().__init__()
+        self.offset = shape.position_offset
+        self.tokens = nn.Embedding(shape.vocabulary, shape.width)
+        self.positions = nn.Embedding(shape.position_offset + shape.positions, shape.width)
+        self.segments = nn.Embedding(2, shape.width)
+        self.norm = nn.LayerNorm(shape.width, eps=shape.epsilon) if shape.norm == "post" else nn.Identity()
+        self.dropout = nn.Dropout(shape.dropout)
+
+    def forward(self, tokens: Tensor, positions: Tensor, segment: int) -> Tensor:
+        """Ids and positions of equal or broadcast shape [B, L] to [B, L, D]."""
+        placed = self.positions(positions + self.offset) + self.segments.weight[segment]
+        return self.dropout(self.norm(self.tokens(tokens) + placed))
+
+
+class Transform(nn.Sequential):
+    """BERT's prediction transform: dense, activation, layer norm."""
+
+    def __init__(self, shape: Architecture) -> None:
+        dense, norm = nn.Linear(shape.width, shape.width), nn.LayerNorm(shape.width, eps=shape.epsilon)
+        super().__init__(dense, ACT2FN[shape.activation], norm)
+
+
+class PrefixTransformer(nn.Module):
+    """A UniLM-style prefix LM; the output layer is tied to the token embeddings."""
+
+    def __init__(self, shape: Architecture) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embedding = Embedding(shape)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.final_norm = nn.LayerNorm(shape.width, eps=shape.epsilon) if shape.norm == "pre" else nn.Identity()
+        self.transform = Transform(shape) if shape.transform else nn.Identity()
+        self.output_bias = nn.Parameter(torch.zeros(shape.vocabulary))
+
+    def encode(self, source: Tensor, lengths: Tensor) -> Memory:
+        """Encode sources [B, S] of the given lengths [B]; the last layer computes only what targets attend to."""
+        x, mask = self._embed_source(source, lengths)
+        layers = []
+        for block in self.blocks[:-1]:
+            x, cached = block(x, mask)
+            layers.append(cached)
+        layers.append(self.blocks[-1].remember(x))  # type: ignore[operator]
+        return Memory(tuple(layers), lengths, mask)
+
+    def source_hidden(self, source: Tensor, lengths: Tensor) -> Tensor:
+        """The last layer's rows of the sources, [B, S, D], as a BERT encoder gives them; padding rows mean nothing."""
+        x, mask = self._embed_source(source, lengths)
+        for block in self.blocks:
+            x, _ = block(x, mask)
+        return self.final_norm(x)
+
+    def decode(self, target: Tensor, memory: Memory) -> Tensor:
+        """The last layer's rows [B, T, D] of target inputs [B, T], which stand right behind their own source."""
+        columns = torch.arange(target.shape[1], device=target.device)
+        x = self.embedding(target, memory.lengths[:, None] + self._within(columns, memory), segment=1)
+        mask = _target_mask(memory.mask, target.shape[1])
+        for block, cached in zip(self.blocks, memory.layers, strict=True):
+            x, _ = block(x, mask, cached)
+        return self.final_norm(x)
+
+    def step(self, tokens: Tensor, column: int, memory: Memory, cache: tuple[Cached, ...] | None) -> tuple[Tensor, ...]:
+        """Decode one more token of each hypothesis: [N] ids at target column ``column``, N = B K.
+
+        Returns the last layer's rows [N, D] and the grown cache, a tuple a layer.
+        """
+        lengths = memory.lengths.repeat_interleave(len(tokens) // len(memory.lengths))
+        self._within(torch.tensor([column]), memory)
+        x = self.embedding(tokens, lengths + column, segment=1)
+        grown = []
+        for index, (block, cached) in enumerate(zip(self.blocks, memory.layers, strict=True)):
+            x, own = block.step(x, memory.mask, cached, None if cache is None else cache[index])  # type: ignore[operator]
+            grown.append(own)
+        return self.final_norm(x), tuple(grown)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the next token, [..., D] to [..., V]."""
+        return functional.linear(self.transform(hidden), self.embedding.tokens.weight, self.output_bias)
+
+    def _embed_source(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        columns = torch.arange(source.shape[1], device=source.device)
+        if len(columns) > self.shape.positions:
+            raise ValueError(
+                f"a source of {len(columns)} tokens is beyond the model's {self.shape.positions} positions"
+            )
+        x = self.embedding(source, columns[None], segment=0)
+        mask = torch.zeros(source.shape, dtype=x.dtype, device=x.device)
+        return x, mask.masked_fill(columns >= lengths[:, None], -torch.inf)[:, None, None]
+
+    def _within(self, columns: Tensor, memory: Memory) -> Tensor:
+        """The columns, once none of them is known to lie beyond the position table."""
+        longest = memory.mask.shape[-1] + int(columns[-1]) + 1
+        if longest > self.shape.positions and int(memory.lengths.max()) + int(columns[-1]) + 1 > self.shape.positions:
+            raise ValueError(f"source and target of {longest} tokens are beyond the {self.shape.positions} positions")
+        return columns
+
+
+def _target_mask(source_mask: Tensor, columns: int) -> Tensor:
+    """[B, 1, T, S + T] of the source's [B, 1, 1, S]: a target row sees its whole source and itself and its past."""
+    causal = source_mask.new_full((columns, columns), -torch.inf).triu(1)
+    rows = source_mask.shape[0]
+    return torch.cat([source_mask.expand(rows, 1, columns, -1), causal.expand(rows, 1, -1, -1)], dim=-1)

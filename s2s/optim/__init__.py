@@ -1,0 +1,8 @@
+"""Optimizers and learning-rate curves; a new one is a dataclass and a line in its table."""
+
+from s2s.optim.adamw import AdamW
+from s2s.optim.schedules import SCHEDULES, Constant
+
+__all__ = ["OPTIMIZERS", "SCHEDULES", "AdamW", "Constant"]
+
+OPTIMIZERS = {"adamw": AdamW}

@@ -1,0 +1,70 @@
+"""Learning-rate curves: the factor on the optimizer's rate is a pure function of the step."""
+
+import math
+from dataclasses import dataclass
+
+from s2s.errors import UserError
+
+
+@dataclass
+class Constant:
+    """Rises from 0 over ``warmup`` steps, then stays at 1."""
+
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        if self.warmup < 0:
+            raise UserError(f"schedule.warmup: {self.warmup} is negative")
+
+    def factor(self, step: int, steps: int) -> float:
+        """The factor at a step, counted from 0, of a run of ``steps``."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        return self.after(step, steps)
+
+    def after(self, step: int, steps: int) -> float:  # noqa: ARG002
+        """The factor once the warm-up is over."""
+        return 1.0
+
+    def _progress(self, step: int, steps: int) -> float:
+        """Share of the way from the end of the warm-up to the end of the run, in [0, 1)."""
+        return min(1.0, (step - self.warmup) / max(1, steps - self.warmup))
+
+
+@dataclass
+class Linear(Constant):
+    """Falls on a line from 1 to ``floor`` at the end of the run."""
+
+    floor: float = 0.0
+
+    def after(self, step: int, steps: int) -> float:
+        """1 - (1 - floor) progress."""
+        return 1 - (1 - self.floor) * self._progress(step, steps)
+
+
+@dataclass
+class Cosine(Constant):
+    """Falls on half a cosine wave from 1 to ``floor`` at the end of the run (Loshchilov and Hutter 2017)."""
+
+    floor: float = 0.0
+
+    def after(self, step: int, steps: int) -> float:
+        """floor + (1 - floor) (1 + cos(pi progress)) / 2."""
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * self._progress(step, steps))) / 2
+
+
+@dataclass
+class InverseSquareRoot(Constant):
+    """Falls as 1 / sqrt(step) from 1 at the end of the warm-up (Vaswani et al. 2017, section 5.3)."""
+
+    def after(self, step: int, steps: int) -> float:  # noqa: ARG002
+        """sqrt(warmup / (step + 1)), a warm-up of 0 counting as 1."""
+        return math.sqrt(max(1, self.warmup) / (step + 1))
+
+
+SCHEDULES = {
+    "constant": Constant,
+    "linear": Linear,
+    "cosine": Cosine,
+    "inverse_square_root": InverseSquareRoot,
+}

@@ -1,0 +1,187 @@
+"""Recipes: the typed settings of a run, read from YAML, and the objects that they describe."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+
+from s2s.config import Layer, merge, read_arguments, read_file
+from s2s.data import Data as DataSettings
+from s2s.data import Dataset, load
+from s2s.errors import UserError, nearest
+from s2s.model import ModelSettings, PrefixTransformer, pretrained
+from s2s.model.architecture import from_scratch
+from s2s.model.initialization import initialise
+from s2s.objective import Objective, ObjectiveSettings
+from s2s.optim import OPTIMIZERS, SCHEDULES, AdamW
+from s2s.optim.schedules import Linear
+from s2s.search.settings import SearchSettings
+from s2s.seeds import seed_of
+from s2s.vocabulary import Vocabulary, VocabularySettings, make
+
+TABLES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
+
+
+@dataclass
+class RunSettings:
+    """A recipe's ``run:``; a step is one update of the weights."""
+
+    folder: str = "runs/unnamed"
+    seed: int = 0
+    steps: int = 1000
+    tokens: int = 4096  # of one update: source and target columns, padding included
+    accumulate: int = 1  # micro-batches that an update is dealt to, in each process
+    processes: int = 1
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it, else fp32
+    checkpointing: Literal["none"] = "none"
+    clip: float = 1.0  # largest norm of the gradient
+    save_every: int = 200  # steps
+    evaluate_every: int = 500  # steps
+    evaluate_examples: int = 200  # of the dev split, decoded at each evaluation; the loss is over all of it
+    select: Literal["loss", "rouge_1", "rouge_2", "rouge_l", "bleu", "chrf"] = "rouge_l"  # what best means
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "tokens", "accumulate", "processes", "save_every", "evaluate_every", "evaluate_examples"):
+            if getattr(self, name) < 1:
+                raise UserError(f"run.{name}: {getattr(self, name)} is not at least 1")
+        if self.clip <= 0:
+            raise UserError(f"run.clip: {self.clip} is not above 0")
+
+
+@dataclass
+class Recipe:
+    """All settings of a run; the fields' classes are documented beside what they configure."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    vocabulary: VocabularySettings = field(default_factory=VocabularySettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    mitigations: list[Any] = field(default_factory=list)
+    heads: dict[str, Any] = field(default_factory=dict)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    optimizer: Any = field(default_factory=AdamW)
+    schedule: Any = field(default_factory=Linear)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+    def __post_init__(self) -> None:
+        for name in ("mitigations", "heads"):
+            if getattr(self, name):
+                raise UserError(f"{name}: there are none to choose from yet; leave it empty")
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
+        """Read a recipe by its name or path, with ``key=value`` overrides; order: defaults < base < recipe < overrides.
+
+        Errors: a UserError that names the key, where it stands and the nearest valid one.
+        """
+        recipe = merge(cls, [*_layers(name_or_path), read_arguments(overrides)], TABLES)
+        assert isinstance(recipe, Recipe)
+        return recipe
+
+    def build(self) -> tuple[Vocabulary, Objective]:
+        """The vocabulary and the objective, with the weights that training would start from."""
+        vocabulary = self.build_vocabulary(load(self.data))
+        objective, _ = self.build_objective(vocabulary)
+        return vocabulary, objective
+
+    def build_vocabulary(self, dataset: Dataset) -> Vocabulary:
+        """The vocabulary for a data set's train split."""
+        place = self.vocabulary.name or self.model.pretrained
+        return make(self.vocabulary, place and pretrained.find(place), lambda: _texts(dataset))
+
+    def build_objective(self, vocabulary: Vocabulary) -> tuple[Objective, list[str]]:
+        """The untrained objective, a function of recipe and vocabulary, and lines on what a warm start matched."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.run.seed, "weights"))
+            model, report = self._model(vocabulary)
+        needed, positions = self.data.max_source + self.data.max_target, model.shape.positions
+        if needed > positions:
+            raise UserError(
+                f"data.max_source: with max_target {needed} tokens, but the model has {positions} positions"
+            )
+        return Objective(model, self.objective), report
+
+    def _model(self, vocabulary: Vocabulary) -> tuple[PrefixTransformer, list[str]]:
+        if self.model.pretrained is None:
+            model = PrefixTransformer(from_scratch(self.model, vocabulary.size))
+            initialise(model)
+            return model, []
+        checkpoint = pretrained.read(self.model, vocabulary.keep)
+        rows = checkpoint.architecture.vocabulary
+        if rows < vocabulary.size:
+            raise UserError(f"vocabulary: {vocabulary.size} pieces, but '{self.model.pretrained}' has {rows} rows")
+        model = PrefixTransformer(checkpoint.architecture)
+        model.load_state_dict(checkpoint.state, strict=False)
+        return model, checkpoint.report
+
+    def values(self) -> dict[str, Any]:
+        """All settings as plain nested values, as a recipe file would hold them."""
+        values = _plain(self)
+        assert isinstance(values, dict)
+        for section, table in TABLES.items():
+            name = next(name for name, kind in table.items() if type(getattr(self, section)) is kind)
+            values[section] = {"name": name, **values[section]}
+        return values
+
+    def to_yaml(self) -> str:
+        """The merged recipe, which ``Recipe.load`` reads back as it is."""
+        return yaml.safe_dump(self.values(), sort_keys=False, allow_unicode=True)
+
+
+def differences(ours: Recipe, theirs: Recipe) -> list[str]:
+    """The dotted keys in which two recipes differ, each with both values."""
+    mine, others = dict(_flat(ours.values())), dict(_flat(theirs.values()))
+    keys = sorted(mine.keys() | others.keys())
+    return [f"{key}: {others.get(key)} -> {mine.get(key)}" for key in keys if mine.get(key) != others.get(key)]
+
+
+def _layers(name_or_path: str | Path) -> list[Layer]:
+    recipe = read_file(_find(name_or_path))
+    base = recipe.values.pop("base", None)
+    if base is None:
+        return [recipe]
+    below = read_file(_find(str(base), Path(recipe.origin).parent))
+    if "base" in below.values:
+        raise UserError(f"{recipe.place('base')}: base '{base}' has a base of its own; one level only")
+    return [below, recipe]
+
+
+def _find(name_or_path: str | Path, beside: Path | None = None) -> Path:
+    """A recipe's file: the path itself, or a name beside another recipe, in ./recipes or among the shipped ones."""
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise UserError(f"recipe '{path}': no such file")
+    folders = [folder for folder in (beside, Path("recipes"), SHIPPED) if folder is not None]
+    for folder in folders:
+        if (file := folder / f"{name_or_path}.yaml").is_file():
+            return file
+    names = {file.stem for folder in folders for file in folder.glob("*.yaml")}
+    raise UserError(
+        f"recipe '{name_or_path}': not in {' or '.join(map(str, folders))}{nearest(str(name_or_path), names)}"
+    )
+
+
+def _texts(dataset: Dataset) -> Iterator[str]:
+    for example in dataset.train:
+        yield example.source
+        yield example.target
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    return value
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -1,0 +1,274 @@
+"""Train a run, or go on with it: ``accelerate launch s2s/train.py recipe=title_gen [key=value ...]``."""
+
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from s2s import checkpoints, store
+from s2s.batch import Counts, add, count
+from s2s.checkpoints import Best, Checkpoint
+from s2s.data import Dataset, load
+from s2s.data.batches import Place, Tokens, micro_batches, schedule, tokenise
+from s2s.errors import UserError
+from s2s.evaluation import evaluate
+from s2s.kernels import choose, kernel
+from s2s.model import PrefixTransformer
+from s2s.objective import Objective
+from s2s.progress import Reporter
+from s2s.recipe import Recipe, differences
+from s2s.run import Run
+from s2s.run import load as load_run
+from s2s.seeds import seed_of
+from s2s.store import Facts
+from s2s.vocabulary import Vocabulary
+
+USAGE = "usage: accelerate launch s2s/train.py recipe=NAME_OR_PATH [key=value ...]"
+
+
+class Prepared(NamedTuple):
+    """What the loop works with."""
+
+    recipe: Recipe
+    accelerator: Accelerator
+    vocabulary: Vocabulary
+    dataset: Dataset
+    train: Tokens
+    dev: Tokens
+    facts: Facts
+
+
+def fit(recipe: Recipe) -> Run:
+    """Train the recipe's run to its last step, from its newest checkpoint if it has one; returns its best weights.
+
+    Killed at any moment and started again, it ends with the same weights to the bit on CPU. Errors: a UserError for
+    a folder whose recipe, data or threads differ.
+    """
+    folder = Path(recipe.run.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    accelerator = _accelerator(recipe)
+    with torch.random.fork_rng(), _alone(accelerator, folder):
+        if store.exists(folder):
+            _check_same(recipe, folder)
+        prepared = _prepare(recipe, accelerator, folder)
+        with kernel(prepared.facts.kernel):
+            _train(prepared, folder)
+    accelerator.wait_for_everyone()
+    return load_run(folder)
+
+
+def _accelerator(recipe: Recipe) -> Accelerator:
+    """The processes that came up, checked against those that were asked for."""
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), mixed_precision={"bf16": "bf16", "fp32": "no"}[_precision(recipe)]
+    )
+    asked, there = recipe.run.processes, accelerator.num_processes
+    if asked != there:
+        raise UserError(
+            f"run.processes: {asked}, but {there} came up; on CPU start them with "
+            f"torchrun --nproc-per-node {asked} s2s/train.py ..., on GPUs with accelerate launch --num_processes {asked}"
+        )
+    return accelerator
+
+
+def _precision(recipe: Recipe) -> str:
+    if recipe.run.precision != "auto":
+        return recipe.run.precision
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+
+
+@contextmanager
+def _alone(accelerator: Accelerator, folder: Path) -> Iterator[None]:
+    """Hold the run's folder while training; the other processes wait for the main one to have it."""
+    lock: AbstractContextManager[None] = nullcontext()
+    if accelerator.is_main_process:
+        lock = store.locked(folder, lambda text: print(text, flush=True))
+    with lock:
+        accelerator.wait_for_everyone()
+        yield
+
+
+def _check_same(recipe: Recipe, folder: Path) -> None:
+    """Refuse to go on with another recipe, except for more steps, or with another number of threads."""
+    before = store.read_recipe(folder)
+    changed = [line for line in differences(recipe, before) if not line.startswith("run.folder:")]
+    if recipe.run.steps > before.run.steps:
+        changed = [line for line in changed if not line.startswith("run.steps:")]
+    if changed:
+        raise UserError(f"{folder}: the run there has another recipe ({'; '.join(changed)}); choose another run.folder")
+    facts = store.read_facts(folder)
+    if (threads := torch.get_num_threads()) != facts.threads:
+        raise UserError(
+            f"{folder}: trained with {facts.threads} threads, now {threads}: its bits would differ; "
+            f"set OMP_NUM_THREADS={facts.threads}"
+        )
+
+
+def _prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
+    """Data, vocabulary and facts; the main process writes the folder of a new run, all read it."""
+    dataset = load(recipe.data)
+    if accelerator.is_main_process:
+        if store.exists(folder):
+            store.write_atomically(folder / "recipe.yaml", recipe.to_yaml())
+        else:
+            _create(recipe, dataset, accelerator, folder)
+    accelerator.wait_for_everyone()
+    facts, vocabulary = store.read_facts(folder), store.read_vocabulary(folder)
+    if facts.data != dataset.fingerprint:
+        raise UserError(f"{folder}: trained on the data {facts.data}; the same settings now read {dataset.fingerprint}")
+    limits = recipe.data.max_source, recipe.data.max_target
+    train = tokenise(dataset.train, vocabulary, *limits, "train")
+    dev = tokenise(dataset.dev, vocabulary, *limits, "dev")
+    return Prepared(recipe, accelerator, vocabulary, dataset, train, dev, facts)
+
+
+def _create(recipe: Recipe, dataset: Dataset, accelerator: Accelerator, folder: Path) -> None:
+    """Write the folder of a new run."""
+    vocabulary = recipe.build_vocabulary(dataset)
+    objective, report = recipe.build_objective(vocabulary)
+    name, reason = choose() if accelerator.device.type == "cpu" else ("default", "products: on the GPU")
+    facts = Facts(
+        architecture=objective.model.shape,
+        data=dataset.fingerprint,
+        kernel=name,
+        threads=torch.get_num_threads(),
+        precision=_precision(recipe),
+        versions={name: version(name) for name in ("torch", "transformers", "accelerate", "sentencepiece")},
+        report=[*report, reason],
+    )
+    store.create(folder, recipe, vocabulary, facts)
+
+
+def _start(prepared: Prepared, folder: Path) -> tuple[Objective, Checkpoint | None, list[str]]:
+    """The objective of the newest whole checkpoint, or the untrained one."""
+    checkpoint, report = checkpoints.newest(folder)
+    if checkpoint is None:
+        objective, _ = prepared.recipe.build_objective(prepared.vocabulary)
+    else:
+        objective = Objective(PrefixTransformer(prepared.facts.architecture), prepared.recipe.objective)
+        objective.load_state_dict(checkpoint.weights)
+        report = [*report, f"going on from step {checkpoint.step}"]
+    return objective.to(prepared.accelerator.device), checkpoint, report
+
+
+def _train(prepared: Prepared, folder: Path) -> None:
+    """The loop: update, log, evaluate, save."""
+    recipe, accelerator = prepared.recipe, prepared.accelerator
+    objective, checkpoint, report = _start(prepared, folder)
+    start, best = (checkpoint.step, checkpoint.best) if checkpoint else (0, None)
+    optimizer = recipe.optimizer.build(objective)
+    if checkpoint:
+        optimizer.load_state_dict(checkpoint.optimizer)
+    wrapped, optimizer = accelerator.prepare(objective, optimizer)
+    if accelerator.is_main_process:
+        store.cut_log(folder, start)
+    places = schedule(prepared.train.lengths(), recipe.run.tokens, recipe.run.seed, start)
+    with Reporter(folder / "log.jsonl" if accelerator.is_main_process else None, start, recipe.run.steps) as reporter:
+        _introduce(prepared, objective, reporter, [*report, *prepared.train.report, *prepared.dev.report])
+        for step, place in zip(range(start + 1, recipe.run.steps + 1), places, strict=False):
+            reporter.step(_update(prepared, wrapped, optimizer, place, step))
+            due = step == recipe.run.steps
+            if due or step % recipe.run.evaluate_every == 0:
+                before, best = best, _evaluate(prepared, objective, reporter, step, best)
+                due = due or best != before
+            if due or step % recipe.run.save_every == 0:
+                _save(accelerator, folder, Checkpoint(step, objective.state_dict(), optimizer.state_dict(), best))
+        if best is not None:
+            reporter.say(
+                f"{folder}: finished at step {recipe.run.steps}; best {recipe.run.select} "
+                f"{best.value:.3f} at step {best.step}"
+            )
+
+
+def _update(prepared: Prepared, wrapped: Module, optimizer: Optimizer, place: Place, step: int) -> dict[str, Any]:
+    """One update of the weights, from all micro-batches of all processes; returns its line of the log."""
+    run, accelerator, began = prepared.recipe.run, prepared.accelerator, time.perf_counter()
+    process, processes = accelerator.process_index, accelerator.num_processes
+    rate = prepared.recipe.optimizer.rate * prepared.recipe.schedule.factor(step - 1, run.steps)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    batches = micro_batches(place, prepared.train, prepared.vocabulary, processes, run.accumulate, process)
+    counts = _over_processes(accelerator, add([count(batch) for batch in batches]))
+    parts: dict[str, Tensor] = {}
+    for number, batch in enumerate(batches):
+        torch.manual_seed(seed_of(run.seed, "dropout", step, process, number))
+        with nullcontext() if number == len(batches) - 1 else accelerator.no_sync(wrapped):
+            losses = wrapped(batch.to(accelerator.device), step, counts)
+            accelerator.backward(losses.total * processes)  # the wrappers average over processes
+        parts = {name: value + parts.get(name, 0) for name, value in losses.parts.items()}
+    norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), run.clip))
+    if not math.isfinite(norm):
+        raise UserError(f"step {step}: the gradient's norm is {norm}; the last checkpoint is whole")
+    optimizer.step()
+    optimizer.zero_grad()
+    shares = {name: float(accelerator.reduce(value, "sum")) for name, value in parts.items()}
+    units = {name: int(value) for name, value in zip(Counts._fields, counts, strict=True)}
+    seconds = time.perf_counter() - began
+    return {"step": step, "epoch": place.epoch, **shares, "norm": norm, "rate": rate, **units, "seconds": seconds}
+
+
+def _over_processes(accelerator: Accelerator, counts: Counts) -> Counts:
+    """The units of the whole update."""
+    total = accelerator.reduce(torch.stack(counts).to(accelerator.device), "sum")
+    return Counts(*total.unbind())
+
+
+def _evaluate(prepared: Prepared, objective: Objective, reporter: Reporter, step: int, best: Best | None) -> Best:
+    """Score the dev split, tell, and return the best step so far."""
+    recipe = prepared.recipe
+    scores = evaluate(prepared.accelerator, objective, prepared.vocabulary, recipe, prepared.dataset.dev, prepared.dev)
+    reporter.record({"step": step, "dev": scores})
+    reporter.say(f"step {step}: dev " + "  ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+    value = scores[recipe.run.select]
+    sign = -1 if recipe.run.select == "loss" else 1
+    return Best(step, value) if best is None or sign * value > sign * best.value else best
+
+
+def _save(accelerator: Accelerator, folder: Path, checkpoint: Checkpoint) -> None:
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        checkpoints.save(folder, checkpoint)
+    accelerator.wait_for_everyone()
+
+
+def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, report: list[str]) -> None:
+    """Say what is trained on what."""
+    parameters = sum(parameter.numel() for parameter in objective.parameters())
+    reporter.say(
+        f"{prepared.recipe.run.folder}: {parameters / 1e6:.1f}M parameters, {prepared.facts.precision}, "
+        f"{prepared.facts.threads} threads, data {prepared.facts.data}"
+    )
+    for line in (*prepared.dataset.report, *prepared.facts.report, *report):
+        reporter.say(f"  {line}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command: 0 when the run is finished, 2 after an error of the user's."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0 if arguments else 2
+    try:
+        recipes = [argument.removeprefix("recipe=") for argument in arguments if argument.startswith("recipe=")]
+        if len(recipes) != 1:
+            raise UserError(f"command line: one recipe=NAME is needed, not {len(recipes)}\n{USAGE}")
+        fit(Recipe.load(recipes[0], [argument for argument in arguments if not argument.startswith("recipe=")]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,57 @@
+"""Vocabularies: their settings, how they are made from a train split, saved and loaded."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from s2s.errors import UserError, nearest
+from s2s.vocabulary import pieces, pretrained
+from s2s.vocabulary.base import Vocabulary
+from s2s.vocabulary.pieces import SentencePieceVocabulary
+from s2s.vocabulary.pretrained import PretrainedVocabulary
+
+__all__ = ["Vocabulary", "VocabularySettings", "load", "make", "save"]
+
+KINDS: dict[str, type[SentencePieceVocabulary] | type[PretrainedVocabulary]] = {
+    "sentencepiece": SentencePieceVocabulary,
+    "pretrained": PretrainedVocabulary,
+}
+KIND_FILE = "kind"
+
+
+@dataclass
+class VocabularySettings:
+    """A recipe's ``vocabulary:``."""
+
+    kind: str = "sentencepiece"
+    size: int = 8000  # at most so many pieces, for sentencepiece
+    name: str | None = None  # the tokenizer, for pretrained; null: that of model.pretrained
+    trim: bool = True  # keep only the pieces that the train split uses, for pretrained
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f"vocabulary.kind: no kind '{self.kind}'{nearest(self.kind, KINDS)}")
+        if self.size < 300:
+            raise UserError(f"vocabulary.size: {self.size} is below 300; 260 are bytes and special ids")
+
+
+def make(settings: VocabularySettings, place: str | None, texts: Callable[[], Iterable[str]]) -> Vocabulary:
+    """Make a vocabulary for the train split's texts; ``place`` is where a pretrained tokenizer lies."""
+    if settings.kind == "sentencepiece":
+        return pieces.train(texts(), settings.size)
+    if place is None:
+        raise UserError("vocabulary.name: kind 'pretrained' needs a name here or in model.pretrained")
+    whole = pretrained.read(place)
+    return pretrained.trimmed(whole, texts()) if settings.trim else whole
+
+
+def save(vocabulary: Vocabulary, folder: Path) -> None:
+    """Write a vocabulary into an existing folder."""
+    vocabulary.save(folder)
+    kind = next(name for name, kind in KINDS.items() if type(vocabulary) is kind)
+    (folder / KIND_FILE).write_text(kind)
+
+
+def load(folder: Path) -> Vocabulary:
+    """Read a saved vocabulary."""
+    return KINDS[(folder / KIND_FILE).read_text()].load(folder)

@@ -1,0 +1,52 @@
+"""What every vocabulary does: text to ids and back, and pairs of texts to batches."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from s2s.batch import Batch, collate
+
+
+def fold(text: str) -> str:
+    """The text with every run of white space, line ends too, as one blank: what all vocabularies read."""
+    return " ".join(text.split())
+
+
+class Vocabulary(ABC):
+    """Text <-> ids, with the special ids of a sequence's layout.
+
+    ``begin`` opens a source ([CLS] or <s>); ``end`` closes sources and targets and opens the decoder's input ([SEP]
+    or </s>). ``keep`` lists the rows of the pretrained vocabulary that this one consists of, or is None.
+    """
+
+    size: int
+    padding: int
+    begin: int
+    end: int
+    keep: list[int] | None = None
+
+    @abstractmethod
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, without special ids."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids; special ids are left out."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write all that ``load`` needs into an existing folder."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of one text, without special ids."""
+        return self.encode_all([text])[0]
+
+    def source_ids(self, text_ids: Sequence[int], limit: int | None = None) -> list[int]:
+        """The source's row: begin, the text cut so that the row is at most ``limit`` long, end."""
+        return [self.begin, *(text_ids if limit is None else text_ids[: limit - 2]), self.end]
+
+    def batch(self, pairs: Iterable[tuple[str, str]]) -> Batch:
+        """Make a batch of (source, target) texts, whole: nothing is cut."""
+        sources, targets = zip(*pairs, strict=True)
+        rows = [self.source_ids(ids) for ids in self.encode_all(sources)]
+        return collate(list(zip(rows, self.encode_all(targets), strict=True)), self.padding, self.end)

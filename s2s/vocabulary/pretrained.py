@@ -1,0 +1,75 @@
+"""Vocabularies of ``transformers`` tokenizers, whole or trimmed."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from s2s.errors import UserError
+from s2s.vocabulary.base import Vocabulary, fold
+from s2s.vocabulary.trim import trim
+
+KEPT = "kept_rows.json"
+# WordPiece puts a blank between all pieces; Chinese and Japanese are written without.
+IDEOGRAPH = "[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]"
+BETWEEN_IDEOGRAPHS = re.compile(f"(?<={IDEOGRAPH}) (?={IDEOGRAPH})")
+
+
+class PretrainedVocabulary(Vocabulary):
+    """A ``transformers`` tokenizer; begin and end are [CLS] and [SEP], or what the tokenizer has in their place."""
+
+    def __init__(self, tokenizer: Any, keep: list[int] | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.size = len(tokenizer)
+        self.keep = keep
+        end = _first(tokenizer.sep_token_id, tokenizer.eos_token_id)
+        if end is None:
+            raise UserError("vocabulary: the tokenizer has neither a separator nor an end of sequence")
+        self.end = end
+        self.begin = _first(tokenizer.cls_token_id, tokenizer.bos_token_id, end)
+        self.padding = _first(tokenizer.pad_token_id, end)
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        folded = [fold(text) for text in texts]
+        if not folded:
+            return []
+        return self.tokenizer(folded, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return BETWEEN_IDEOGRAPHS.sub("", text).strip()
+
+    def save(self, folder: Path) -> None:
+        self.tokenizer.save_pretrained(folder)
+        (folder / KEPT).write_text(json.dumps(self.keep))
+
+    @classmethod
+    def load(cls, folder: Path) -> "PretrainedVocabulary":
+        """Read a saved vocabulary."""
+        return cls(AutoTokenizer.from_pretrained(folder), json.loads((folder / KEPT).read_text()))
+
+
+def _first(*ids: int | None) -> Any:
+    return next((id for id in ids if id is not None), None)
+
+
+def read(place: str) -> PretrainedVocabulary:
+    """Read a whole tokenizer from a path or the hub."""
+    try:
+        return PretrainedVocabulary(AutoTokenizer.from_pretrained(place))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"vocabulary.name: no tokenizer at '{place}': {reason}") from error
+
+
+def trimmed(vocabulary: PretrainedVocabulary, texts: Iterable[str]) -> PretrainedVocabulary:
+    """The vocabulary cut down to the pieces of the texts; ``keep`` holds their rows in the pretrained embedding."""
+    whole = vocabulary.tokenizer
+    if not getattr(whole, "is_fast", False):
+        raise UserError("vocabulary.trim: only tokenizers of the tokenizers library can be trimmed; set it to false")
+    smaller, keep = trim(whole.backend_tokenizer, (fold(text) for text in texts))
+    special = {name: str(token) for name, token in whole.special_tokens_map.items() if isinstance(token, str)}
+    return PretrainedVocabulary(PreTrainedTokenizerFast(tokenizer_object=smaller, **special), keep)

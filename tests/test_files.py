@@ -1,0 +1,189 @@
+"""Laws of reading examples from files: what is written comes back, and every bad line is named."""
+
+import gzip
+import json
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s2s.data import Data, Dataset, Example, load
+from s2s.data.files import hold_out, read
+from s2s.errors import UserError
+
+FIELDS = ("source", "target")
+GOOD, HEADER, TAB_GOOD = b'{"source": "a b", "target": "c"}\n', b"source\ttarget\n", b"a b\tc\n"
+CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\r\n"), min_size=1).filter(str.strip)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+Pairs = list[tuple[str, str]]
+Folders = pytest.TempPathFactory
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def write_jsonl(path: Path, examples: list[Example]) -> Path:
+    return write(path, "".join(json.dumps(example._asdict()) + "\n" for example in examples).encode())
+
+
+def numbered(prefix: str, count: int) -> list[Example]:
+    return [Example(f"{prefix} {index}", f"target {index}") for index in range(count)]
+
+
+def load_path(path: Path) -> Dataset:
+    return load(Data(path=str(path)))
+
+
+def error_of(call: Callable[[], object]) -> str:
+    with pytest.raises(UserError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@given(pairs=st.lists(st.tuples(TEXTS, TEXTS), min_size=1), suffix=st.sampled_from(["", ".gz"]), escaped=st.booleans())
+def test_json_lines_come_back(pairs: Pairs, suffix: str, escaped: bool, tmp_path_factory: Folders) -> None:
+    lines = [json.dumps({"other": 1, **Example(*pair)._asdict()}, ensure_ascii=escaped) for pair in pairs]
+    path = write(tmp_path_factory.mktemp("set") / f"train.tsv.jsonl{suffix}", "\n".join(lines).encode())
+    assert read(path, FIELDS, "stop") == ([(source.strip(), target.strip()) for source, target in pairs], [])
+
+
+@given(pairs=st.lists(st.tuples(CELLS, CELLS), min_size=1), suffix=st.sampled_from(["", ".gz"]))
+def test_columns_come_back(pairs: Pairs, suffix: str, tmp_path_factory: Folders) -> None:
+    lines = ["target\tother\tsource", *(f"{target}\tx\t{source}" for source, target in pairs)]
+    path = write(tmp_path_factory.mktemp("set") / f"train.jsonl.tsv{suffix}", "\n".join(lines).encode())
+    assert read(path, FIELDS, "stop") == ([(source.strip(), target.strip()) for source, target in pairs], [])
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", GOOD * 2), ("a.tsv", HEADER + TAB_GOOD)])
+def test_line_ends_do_not_matter(tmp_path: Path, name: str, content: bytes, mark: bytes, newline: bytes) -> None:
+    path = write(tmp_path / name, mark + content.replace(b"\n", newline))
+    assert set(read(path, FIELDS, "stop")[0]) == {Example("a b", "c")}
+
+
+BAD_JSON = {
+    b'{"source": "a", "target": }': "malformed JSON: Expecting value at column 27",
+    b"": "blank line",
+    b"[" * 100_000: "nested too deeply",
+    b'["a", "b"]': "not an object but list",
+    b'{"source": "a", "targets": "b"}': "no field 'target'; did you mean 'targets'?",
+    b'{"source": "a", "xyz": "b"}': "no field 'target'; valid: source, xyz",
+    b"{}": "no field 'source'; the object is empty",
+    b'{"source": 3, "target": "b"}': "field 'source' is not a string but int",
+    b'{"source": "a", "target": " \\n "}': "field 'target' is blank",
+    b'{"source": "a", "target": "\\ud800"}': "field 'target' holds half of a surrogate pair",
+    b'{"source": "a\xff", "target": "b"}': "not UTF-8: byte 0xff at position 14",
+}
+BAD_COLUMNS = {
+    b"a\tb\tc": "3 columns where the header has 2",
+    b"a": "1 columns where the header has 2",
+    b"a\t ": "field 'target' is blank",
+    b"\xe4\tb": "not UTF-8: byte 0xe4 at position 1",
+}
+BAD = [(name, *item) for name, table in (("jsonl", BAD_JSON), ("tsv", BAD_COLUMNS)) for item in table.items()]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize(("kind", "bad", "reason"), BAD)
+def test_a_bad_line_stops_or_is_counted(tmp_path: Path, kind: str, bad: bytes, reason: str, suffix: str) -> None:
+    header, good = (HEADER, TAB_GOOD) if kind == "tsv" else (b"", GOOD)
+    path = write(tmp_path / f"t.{kind}{suffix}", header + good + bad + b"\n" + good + (bad + b"\n") * 2)
+    place = f"line {3 if header else 2}"
+    message = error_of(lambda: read(path, FIELDS, "stop"))
+    assert message.startswith(f"{path}:{place[5:]}: ")
+    assert reason in message
+    examples, report = read(path, FIELDS, "skip")
+    assert examples == [Example("a b", "c")] * 2
+    assert report == [f"{path}: skipped 3 lines (first: {message.replace(f'{path}:', 'line ')})"]
+
+
+BROKEN_FILES = [
+    ("t.jsonl", b"", ": empty"),
+    ("t.tsv", b"", ": empty"),
+    ("t.tsv", HEADER, ": empty"),
+    ("t.jsonl", b"x\ny\n", ": no usable line (first: line 1: malformed JSON"),
+    ("t.tsv", b"source\ttargets\na\tb\n", ":1: no field 'target' in the header; did you mean 'targets'?"),
+    ("t.tsv", b"source\ttarget\ttarget\n", ":1: more than one field 'target' in the header"),
+    ("t.tsv", b"\na\tb\n", ":1: blank line"),
+]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize(("name", "content", "reason"), BROKEN_FILES)
+def test_skipping_has_its_limits(tmp_path: Path, name: str, content: bytes, reason: str, suffix: str) -> None:
+    path = write(tmp_path / (name + suffix), content)
+    assert error_of(lambda: read(path, FIELDS, "skip")).startswith(f"{path}{reason}")
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, -9), (1, None), (0, 20)])
+def test_a_broken_gzip_is_an_error_even_when_skipping(tmp_path: Path, start: int, end: int | None) -> None:
+    path = tmp_path / "t.jsonl.gz"
+    path.write_bytes(gzip.compress(GOOD * 1000)[start:end])
+    assert re.match(rf"{path}:\d+: broken gzip: \w", error_of(lambda: read(path, FIELDS, "skip")))
+
+
+@pytest.mark.parametrize("dev", ["dev", "val", "valid", "validation"])
+def test_a_folder_gives_its_three_files(tmp_path: Path, dev: str) -> None:
+    sizes = {"train": 5, dev: 3, "test": 2}
+    for stem, count in sizes.items():
+        write_jsonl(tmp_path / f"{stem}.jsonl", numbered(stem, count))
+    (tmp_path / "notes.jsonl").write_text("not a split")
+    data = load(Data(path=tmp_path.name, root=str(tmp_path.parent)))
+    assert data[:3] == tuple(numbered(stem, count) for stem, count in sizes.items())
+    assert data.report == ["examples: train 5, dev 3, test 2"]
+
+
+FOLDERS = {
+    "train.jsonl train.tsv": (".", "two files for one split: train.jsonl and train.tsv"),
+    "dev.tsv val.tsv.gz": (".", "two files for one split: dev.tsv and val.tsv.gz"),
+    "dev.jsonl train.json mytrain.tsv": (".", "no train file"),
+    "a.csv": ("a.csv", "unknown kind of file"),
+    "train.tsv/x": (".", "cannot be read: Is a directory"),
+    "newz/train.tsv": ("news", "/news is missing (root: {root}); did you mean 'newz'?"),
+    "x/train.tsv": ("none/news", "so is its folder (root: {root})"),
+    "": ("news", "/news is missing (root: {root}); its folder is empty"),
+}
+
+
+@pytest.mark.parametrize("names", FOLDERS)
+def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: str) -> None:
+    monkeypatch.setenv("S2S_DATA", str(tmp_path))
+    for name in names.split():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    message = error_of(lambda: load(Data(path=FOLDERS[names][0])))
+    assert FOLDERS[names][1].format(root=tmp_path) in message
+    assert str(tmp_path) in message
+
+
+@given(sources=st.lists(st.integers(0, 60), min_size=1, max_size=120), seed=st.integers(0, 9))
+def test_what_is_held_out_shares_no_source_and_does_not_depend_on_order(sources: list[int], seed: int) -> None:
+    examples = [Example(str(number), str(index)) for index, number in enumerate(sources)]
+    train, dev = hold_out(examples)
+    assert sorted(train + dev) == sorted(examples)
+    kept, held = ({example.source for example in part} for part in (train, dev))
+    assert not kept & held
+    assert len(held) == min(max(1, round(len(kept | held) / 20)), len(kept | held) - 1)
+    shuffled = random.Random(seed).sample(examples, len(examples))
+    assert [sorted(part) for part in hold_out(shuffled)] == [sorted(train), sorted(dev)]
+
+
+def test_at_most_a_thousand_are_held_out(tmp_path: Path) -> None:
+    data = load_path(write_jsonl(tmp_path / "one.jsonl.gz", numbered("text", 21_000)))
+    assert [len(split) for split in data[:3]] == [20_000, 1000, 0]
+    assert "no dev file: held out 1000 train examples as dev" in data.report
+
+
+def test_sources_of_train_in_dev_and_test_are_reported(tmp_path: Path) -> None:
+    for name, count in (("train", 5), ("test", 2), ("dev", 1)):
+        write_jsonl(tmp_path / f"{name}.jsonl", numbered("same", count))
+    lines = [f"{name}: {count} sources also occur in train" for name, count in (("dev", 1), ("test", 2))]
+    assert load_path(tmp_path).report[1:] == lines
