@@ -72,7 +72,7 @@ def _write(partial: Path, checkpoint: Checkpoint) -> None:
 
 def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint, if any, and a line for each damaged one that was passed over."""
-    passed = []
+    passed: list[str] = []
     for folder in reversed(_folders(run / "checkpoints")):
         if (damage := _damage(folder)) is None:
             return _read(folder), passed

@@ -72,12 +72,17 @@ def read_arguments(arguments: Sequence[str]) -> Layer:
         if "=" not in argument.lstrip("="):
             raise UserError(f"command line: '{argument}' is not key=value")
     try:
-        values = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)))
+        values = OmegaConf.to_container(OmegaConf.from_dotlist([_quote(argument) for argument in arguments]))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"command line: {str(error).splitlines()[0]}") from error
     assert isinstance(values, dict)
     keys = [argument.partition("=")[0] for argument in arguments]
     return Layer("command line", {str(key): value for key, value in values.items()}, dict.fromkeys(keys, 0))
+
+
+def _quote(argument: str) -> str:
+    """The argument as YAML: a lone ``-``, standard input or output, is no empty list."""
+    return argument.removesuffix("-") + "'-'" if argument.endswith("=-") else argument
 
 
 def merge(schema: type, layers: Sequence[Layer], tables: Tables) -> Any:
@@ -117,9 +122,9 @@ def _merge(node: DictConfig, layer: Layer, values: dict[str, Any]) -> DictConfig
         merged = OmegaConf.merge(node, values)
     except ConfigKeyError as error:
         key = error.full_key or str(error.key)
-        parent, _, name = key.rpartition(".")
+        parent = key.rpartition(".")[0]
         section = OmegaConf.select(node, parent) if parent else node
-        choices = [f"{parent}.{child}" if parent else str(child) for child in section]
+        choices = [f"{parent}.{child}" if parent else child for child in map(str, section)]
         remedy = nearest(key, choices)
         raise UserError(f"{layer.place(key)}: unknown key '{key}'{remedy}") from error
     except OmegaConfBaseException as error:

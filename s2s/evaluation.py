@@ -66,6 +66,6 @@ def _decode(
     shares = numpy.array_split(numpy.arange(len(sources)), accelerator.num_processes)
     mine = [sources[index] for index in shares[accelerator.process_index]]
     max_length = recipe.search.max_length or recipe.data.max_target
-    found = generate(objective.model, vocabulary, mine, recipe.search, max_length, lambda done: None)
+    found = generate(objective.model, vocabulary, mine, recipe.search, max_length, lambda _: None)
     texts = [vocabulary.decode(hypotheses[0][0]) if hypotheses else "" for hypotheses in found]
     return list(gather_object(texts)) if accelerator.num_processes > 1 else texts

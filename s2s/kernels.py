@@ -8,6 +8,7 @@ speed and the error are measured before the switch is kept.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ WORTH = 1.25
 @contextmanager
 def kernel(name: str) -> Iterator[None]:
     """Compute float32 products on CPU with the named kernel; torch's own setting comes back afterwards."""
-    matmul = torch.backends.mkldnn.matmul
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
     matmul.fp32_precision = KERNELS[name]
     try:

@@ -22,7 +22,7 @@ from s2s.search.settings import SearchSettings
 from s2s.seeds import seed_of
 from s2s.vocabulary import Vocabulary, VocabularySettings, make
 
-TABLES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+TABLES: dict[str, dict[str, Any]] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
 SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
 
 

@@ -53,7 +53,7 @@ class Run:
             if key not in known:
                 raise UserError(f"unknown search key '{key}'{nearest(key, known)}")
         settings = replace(self.recipe.search, beams=beams, n_best=n_best, **search)
-        return self.search(texts, settings, lambda done: None)
+        return self.search(texts, settings, lambda _: None)
 
     def search(
         self, texts: Sequence[str], settings: SearchSettings, advance: Callable[[int], object]

@@ -78,7 +78,7 @@ def _accelerator(recipe: Recipe) -> Accelerator:
     if asked != there:
         raise UserError(
             f"run.processes: {asked}, but {there} came up; on CPU start them with "
-            f"torchrun --nproc-per-node {asked} s2s/train.py ..., on GPUs with accelerate launch --num_processes {asked}"
+            f"torchrun --nproc-per-node {asked}, on GPUs with accelerate launch --num_processes {asked}"
         )
     return accelerator
 
@@ -193,21 +193,12 @@ def _train(prepared: Prepared, folder: Path) -> None:
 
 
 def _update(prepared: Prepared, wrapped: Module, optimizer: Optimizer, place: Place, step: int) -> dict[str, Any]:
-    """One update of the weights, from all micro-batches of all processes; returns its line of the log."""
+    """One update of the weights; returns its line of the log."""
     run, accelerator, began = prepared.recipe.run, prepared.accelerator, time.perf_counter()
-    process, processes = accelerator.process_index, accelerator.num_processes
     rate = prepared.recipe.optimizer.rate * prepared.recipe.schedule.factor(step - 1, run.steps)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    batches = micro_batches(place, prepared.train, prepared.vocabulary, processes, run.accumulate, process)
-    counts = _over_processes(accelerator, add([count(batch) for batch in batches]))
-    parts: dict[str, Tensor] = {}
-    for number, batch in enumerate(batches):
-        torch.manual_seed(seed_of(run.seed, "dropout", step, process, number))
-        with nullcontext() if number == len(batches) - 1 else accelerator.no_sync(wrapped):
-            losses = wrapped(batch.to(accelerator.device), step, counts)
-            accelerator.backward(losses.total * processes)  # the wrappers average over processes
-        parts = {name: value + parts.get(name, 0) for name, value in losses.parts.items()}
+    parts, counts = accumulate(prepared, wrapped, place, step)
     norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), run.clip))
     if not math.isfinite(norm):
         raise UserError(f"step {step}: the gradient's norm is {norm}; the last checkpoint is whole")
@@ -217,6 +208,25 @@ def _update(prepared: Prepared, wrapped: Module, optimizer: Optimizer, place: Pl
     units = {name: int(value) for name, value in zip(Counts._fields, counts, strict=True)}
     seconds = time.perf_counter() - began
     return {"step": step, "epoch": place.epoch, **shares, "norm": norm, "rate": rate, **units, "seconds": seconds}
+
+
+def accumulate(prepared: Prepared, wrapped: Module, place: Place, step: int) -> tuple[dict[str, Tensor], Counts]:
+    """Add up the gradients of an update over this process's micro-batches and, at the last one, over all processes.
+
+    Returns this process's shares of the losses and the units of the whole update.
+    """
+    run, accelerator = prepared.recipe.run, prepared.accelerator
+    process, processes = accelerator.process_index, accelerator.num_processes
+    batches = micro_batches(place, prepared.train, prepared.vocabulary, processes, run.accumulate, process)
+    counts = _over_processes(accelerator, add([count(batch) for batch in batches]))
+    parts: dict[str, Tensor] = {}
+    for number, batch in enumerate(batches):
+        torch.manual_seed(seed_of(run.seed, "dropout", step, process, number))
+        with nullcontext() if number == len(batches) - 1 else accelerator.no_sync(wrapped):
+            losses = wrapped(batch.to(accelerator.device), step, counts)
+            accelerator.backward(losses.total * processes)  # the wrappers average over processes
+        parts = {name: value + parts.get(name, 0) for name, value in losses.parts.items()}
+    return parts, counts
 
 
 def _over_processes(accelerator: Accelerator, counts: Counts) -> Counts:

@@ -72,8 +72,10 @@ class Case(NamedTuple):
     shortest: list[int]
 
     def table(self, name: int, prefix: Prefix) -> list[float]:
-        draw = random.Random(repr((self.seed, name, prefix)))
-        return logarithms(*((draw.random() * 8 > self.seed % 8) * draw.random() for _ in range(self.vocabulary)))
+        # Only where some tokens are near certain, and some impossible, can a hypothesis come from behind late.
+        chance, power = random.Random(repr((self.seed, name, prefix))), 1 + self.seed % 11
+        weights = [chance.random() ** power for _ in range(self.vocabulary)]
+        return logarithms(*(weight * (chance.random() > self.seed % 4 / 8) for weight in weights))
 
     def allowed(self, row: int, prefix: Prefix) -> list[float]:
         """The log-probabilities with the end, where it may not come yet, made impossible."""
@@ -97,12 +99,17 @@ class Case(NamedTuple):
 
 
 @st.composite
-def cases(draw: st.DrawFn, beams: int = 0, longest: int = 6) -> Case:
-    vocabulary, width = draw(st.integers(1, 4)), beams or draw(st.integers(1, 6))
-    names = draw(st.lists(st.integers(0, 9), max_size=4))
-    lengths = st.lists(st.integers(0, longest), min_size=len(names), max_size=len(names))
-    end, n_best, seed = draw(st.integers(0, vocabulary - 1)), draw(st.integers(1, width)), draw(st.integers(0, 10**6))
-    return Case(seed, vocabulary, end, width, n_best, draw(st.floats(-1, 2)), names, draw(lengths), draw(lengths))
+def cases(draw: st.DrawFn, beams: int = 0, longest: int = 10) -> Case:
+    # Everything comes from one seed: of its own accord hypothesis would prefer cases too small to be wrong about.
+    chance = random.Random(seed := draw(st.integers(0, 2**32)))
+    width, vocabulary, sources = beams or chance.randint(1, 6), chance.randint(1, 4), chance.randint(0, 4)
+    end, n_best, penalty = (
+        chance.randrange(vocabulary),
+        chance.randint(1, chance.randint(1, width)),
+        chance.uniform(-1, 2),
+    )
+    lengths = [[chance.randint(0, most) for _ in range(sources)] for most in (9, longest, 3)]
+    return Case(seed, vocabulary, end, width, n_best, penalty, *lengths)
 
 
 def naive(case: Case, row: int) -> tuple[Found, list[set[Prefix]]]:
@@ -140,7 +147,7 @@ def test_a_beam_as_wide_as_the_space_is_exhaustive(case: Case) -> None:
 
 
 @given(cases())
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=800)
 def test_sources_are_searched_together_as_if_alone_and_to_the_end(case: Case) -> None:
     (found, seen), wanted = case.search(), [naive(case, row) for row in range(len(case.names))]
     assert found == [best for best, _ in wanted]
@@ -164,7 +171,7 @@ def test_one_beam_takes_the_likeliest_token_each_time(case: Case) -> None:
 
 
 # The live sum after k steps is k log(1 - end). At penalty 1 it may yet be divided by 10, at -1 multiplied by k + 1.
-@pytest.mark.parametrize(("end", "penalty", "n_best", "steps"), [(0.6, 0, 2, 2), (0.6, 1, 1, 6), (0.1, -1, 1, 5)])
+@pytest.mark.parametrize(("end", "penalty", "n_best", "steps"), [(0.6, 0, 2, 2), (0.6, 1, 1, 6), (0.15, -1, 1, 3)])
 def test_a_source_is_left_once_nothing_better_can_come(end: float, penalty: float, n_best: int, steps: int) -> None:
     scorer = PrefixScorer(lambda name, _: logarithms(end, 1 - end) if name else logarithms(0, 1), [0, 1])
     beam_search(scorer, 2, 10, n_best, penalty)

@@ -1,4 +1,4 @@
-"""Laws of reading examples from files: what is written comes back, and every bad line is named."""
+"""Laws of examples from files, what is written comes back and bad lines are named, and of sets as a whole."""
 
 import gzip
 import json
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2s.data import Data, Dataset, Example, load
+from s2s.data import Data, Example, fingerprint, load
 from s2s.data.files import hold_out, read
 from s2s.errors import UserError
 
@@ -34,10 +34,6 @@ def write_jsonl(path: Path, examples: list[Example]) -> Path:
 
 def numbered(prefix: str, count: int) -> list[Example]:
     return [Example(f"{prefix} {index}", f"target {index}") for index in range(count)]
-
-
-def load_path(path: Path) -> Dataset:
-    return load(Data(path=str(path)))
 
 
 def error_of(call: Callable[[], object]) -> str:
@@ -134,11 +130,12 @@ def test_a_broken_gzip_is_an_error_even_when_skipping(tmp_path: Path, start: int
 def test_a_folder_gives_its_three_files(tmp_path: Path, dev: str) -> None:
     sizes = {"train": 5, dev: 3, "test": 2}
     for stem, count in sizes.items():
-        write_jsonl(tmp_path / f"{stem}.jsonl", numbered(stem, count))
+        write_jsonl(tmp_path / f"{stem}.jsonl", numbered("text", count))
     (tmp_path / "notes.jsonl").write_text("not a split")
     data = load(Data(path=tmp_path.name, root=str(tmp_path.parent)))
-    assert data[:3] == tuple(numbered(stem, count) for stem, count in sizes.items())
-    assert data.report == ["examples: train 5, dev 3, test 2"]
+    assert data[:3] == tuple(numbered("text", count) for count in sizes.values())
+    overlap = [f"{split}: {count} sources also occur in train" for split, count in (("dev", 3), ("test", 2))]
+    assert data.report == ["examples: train 5, dev 3, test 2", *overlap]
 
 
 FOLDERS = {
@@ -177,13 +174,25 @@ def test_what_is_held_out_shares_no_source_and_does_not_depend_on_order(sources:
 
 
 def test_at_most_a_thousand_are_held_out(tmp_path: Path) -> None:
-    data = load_path(write_jsonl(tmp_path / "one.jsonl.gz", numbered("text", 21_000)))
-    assert [len(split) for split in data[:3]] == [20_000, 1000, 0]
-    assert "no dev file: held out 1000 train examples as dev" in data.report
+    data = load(Data(path=str(write_jsonl(tmp_path / "one.jsonl.gz", numbered("text", 21_000)))))
+    lines = ["examples: train 20000, dev 1000, test 0", "no dev file: held out 1000 train examples as dev"]
+    assert data.report == lines
 
 
-def test_sources_of_train_in_dev_and_test_are_reported(tmp_path: Path) -> None:
-    for name, count in (("train", 5), ("test", 2), ("dev", 1)):
-        write_jsonl(tmp_path / f"{name}.jsonl", numbered("same", count))
-    lines = [f"{name}: {count} sources also occur in train" for name, count in (("dev", 1), ("test", 2))]
-    assert load_path(tmp_path).report[1:] == lines
+@given(size=st.integers(201, 1000))
+def test_the_copy_task_copies_and_its_splits_are_distinct(size: int) -> None:
+    data = load(Data(source="copy", size=size))
+    examples = [example for split in data[:3] for example in split]
+    assert [len(split) for split in data[:3]] == [size - 200, 100, 100]
+    assert len(set(examples)) == size
+    assert all(source == target and re.fullmatch("[a-j]( [a-j]){2,9}", source) for source, target in examples)
+
+
+@given(texts=st.lists(st.text(), min_size=4, max_size=4), other=st.text(), cut=st.integers(0, 2))
+def test_the_fingerprint_tells_texts_order_and_splits_apart(texts: list[str], other: str, cut: int) -> None:
+    a, b = Example(*texts[:2]), Example(*texts[2:])
+    lists = [[a, b], [b, a], [a, b._replace(target=other)], [a._replace(source=other), b]]
+    sets = {(tuple(rows[:part]), tuple(rows[part:])) for rows in lists for part in (cut, 1)}
+    found = {fingerprint({"train": list(train), "dev": list(dev)}) for train, dev in sets}
+    assert len(found) == len(sets)
+    assert all(re.fullmatch("[0-9a-f]{12}", digits) for digits in found)

@@ -60,7 +60,7 @@ def updates(lengths: NDArray[numpy.int64], budget: int, seed: int, epoch: int) -
     random = numpy.random.default_rng(seed_of(seed, "order", epoch))
     order = random.permutation(len(lengths))
     bucket = max(1, round(BUCKET * budget / lengths.sum(axis=1).mean()))
-    plan = []
+    plan: list[Indices] = []
     for start in range(0, len(order), bucket):
         chosen = order[start : start + bucket]
         rank = numpy.lexsort((chosen, lengths[chosen, 1], lengths[chosen, 0]))

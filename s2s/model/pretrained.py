@@ -52,7 +52,7 @@ class Checkpoint:
 
 
 def find(name: str) -> str:
-    """The place of a checkpoint: a path, a name under $S2S_MODELS, a folder in an installed package, else a hub name."""
+    """The place of a checkpoint: a path, a name under $S2S_MODELS, an installed package's folder, else a hub name."""
     folders = [Path(name)]
     if root := os.environ.get("S2S_MODELS"):
         folders.append(Path(root) / name)
@@ -168,7 +168,7 @@ def _transform_names(state: State) -> dict[str, str] | None:
 
 
 def _translate(shape: Architecture, original: State, keep: Sequence[int] | None) -> tuple[State, set[str]]:
-    """This model's state from the checkpoint's, and the names that were used."""
+    """The state of our model from the checkpoint's, and the names that were used."""
     names = {ours: theirs for ours, theirs in EMBEDDINGS.items() if theirs in original}
     for layer in range(shape.layers):
         for ours, theirs in LAYER.items():

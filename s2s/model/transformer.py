@@ -15,11 +15,14 @@ from s2s.model.architecture import Architecture
 from s2s.model.attention import Cached
 from s2s.model.block import Block
 
+Stack = tuple[Cached, ...]
+"""What the attention of each layer caches."""
+
 
 class Memory(NamedTuple):
     """The encoded source: what each layer's attention caches of it, its lengths [B] and its mask [B, 1, 1, S]."""
 
-    layers: tuple[Cached, ...]
+    layers: Stack
     lengths: Tensor
     mask: Tensor
 
@@ -88,7 +91,7 @@ class PrefixTransformer(nn.Module):
             x, _ = block(x, mask, cached)
         return self.final_norm(x)
 
-    def step(self, tokens: Tensor, column: int, memory: Memory, cache: tuple[Cached, ...] | None) -> tuple[Tensor, ...]:
+    def step(self, tokens: Tensor, column: int, memory: Memory, cache: Stack | None) -> tuple[Tensor, Stack]:
         """Decode one more token of each hypothesis: [N] ids at target column ``column``, N = B K.
 
         Returns the last layer's rows [N, D] and the grown cache, a tuple a layer.

@@ -49,7 +49,7 @@ class Cosine(Constant):
     floor: float = 0.0
 
     def after(self, step: int, steps: int) -> float:
-        """floor + (1 - floor) (1 + cos(pi progress)) / 2."""
+        """The factor floor + (1 - floor) (1 + cos(pi progress)) / 2."""
         return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * self._progress(step, steps))) / 2
 
 

@@ -18,8 +18,8 @@ Fields = dict[str, Any]
 def trim(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Tokenizer, list[int]]:
     """Keep the special pieces, the pieces of the texts and their single characters.
 
-    What only frames sequences (post-processing, cutting, padding) goes. Returns the smaller tokenizer and the old ids of its pieces in order. Errors: a UserError for other models than
-    WordPiece, Unigram and BPE.
+    What only frames sequences (post-processing, cutting, padding) goes. Returns the smaller tokenizer and the old ids
+    of its pieces in order. Errors: a UserError for other models than WordPiece, Unigram and BPE.
     """
     fields: Fields = json.loads(tokenizer.to_str()) | {"post_processor": None, "truncation": None, "padding": None}
     whole = Tokenizer.from_str(json.dumps(fields))

@@ -1,0 +1,159 @@
+"""Decode sources with a run: ``python scripts/decode.py run=FOLDER input=FILE output=FILE [search.beams=4 ...]``.
+
+Plain lines give plain lines, the best hypothesis each. JSONL gives JSONL, a line a source:
+``{"id", "source", "hypotheses": [{"text", "score", "tokens"}], "settings"}``. ``-`` is standard input or output, and
+``.gz`` files are read. A file is JSONL if its name says so; standard input, if its first line is a JSON object.
+"""
+
+import dataclasses
+import gzip
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from rich.console import Console
+from rich.progress import Progress
+
+import s2s
+from s2s.config import Layer, merge, read_arguments
+from s2s.errors import UserError, nearest
+from s2s.run import Hypothesis, Run
+from s2s.search.settings import SearchSettings
+
+USAGE = "usage: python scripts/decode.py run=FOLDER input=FILE output=FILE [field=NAME] [search.beams=4 ...]"
+
+
+@dataclass
+class Settings:
+    """The command's arguments; ``search`` starts from the run's recipe."""
+
+    run: str = ""
+    input: str = "-"
+    output: str = "-"
+    field: str | None = None  # of JSONL rows; null: the recipe's data.source_field, or else "source"
+    checkpoint: str | None = None  # best or last; null: the best
+    search: SearchSettings = dataclasses.field(default_factory=SearchSettings)
+
+
+class Row(NamedTuple):
+    """A source and its identity."""
+
+    id: Any
+    source: str
+
+
+def read(name: str, wanted: Sequence[str]) -> tuple[list[Row], bool]:
+    """The rows of a file and whether it is JSONL."""
+    try:
+        text = _open(name)
+    except (OSError, EOFError) as error:
+        raise UserError(f"{name}: {error}") from error
+    lines = _decoded(name, text.removesuffix(b"\n").split(b"\n")) if text else []
+    structured = ".jsonl" in Path(name).suffixes if name != "-" else lines[:1] and lines[0].lstrip().startswith("{")
+    if not structured:
+        return [Row(number, line) for number, line in enumerate(lines)], False
+    return [_row(name, number, line, wanted) for number, line in enumerate(lines, 1)], True
+
+
+def _open(name: str) -> bytes:
+    if name == "-":
+        return sys.stdin.buffer.read()
+    return gzip.open(name).read() if name.endswith(".gz") else Path(name).read_bytes()
+
+
+def _decoded(name: str, lines: Sequence[bytes]) -> list[str]:
+    texts = []
+    for number, line in enumerate(lines, 1):
+        try:
+            texts.append(line.decode("utf-8").removesuffix("\r"))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name}:{number}: not UTF-8: {error.reason} at byte {error.start}") from error
+    return texts
+
+
+def _row(name: str, number: int, line: str, wanted: Sequence[str]) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{name}:{number}: not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{name}:{number}: not an object of fields")
+    key = next((key for key in wanted if key in row), None)
+    if key is None:
+        raise UserError(f"{name}:{number}: no field '{wanted[0]}'{nearest(wanted[0], map(str, row))}")
+    if not isinstance(row[key], str):
+        raise UserError(f"{name}:{number}: field '{key}' is not a text")
+    return Row(row.get("id", number - 1), row[key])
+
+
+@contextmanager
+def writing(name: str) -> Iterator[TextIO]:
+    """A file that appears whole when all is written, or standard output."""
+    if name == "-":
+        yield sys.stdout
+        return
+    partial = Path(name + ".partial")
+    with (
+        gzip.open(partial, "wt", encoding="utf-8")
+        if name.endswith(".gz")
+        else partial.open("w", encoding="utf-8") as file
+    ):
+        yield file
+    partial.replace(name)
+
+
+def format_row(row: Row, hypotheses: Sequence[Hypothesis], structured: bool, search: SearchSettings) -> str:
+    """One line of output."""
+    if not structured:
+        return " ".join(hypotheses[0].text.split()) if hypotheses else ""
+    fields = {
+        "id": row.id,
+        "source": row.source,
+        "hypotheses": [hypothesis._asdict() for hypothesis in hypotheses],
+        "settings": asdict(search),
+    }
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def decode(run: Run, settings: Settings) -> None:
+    """Read, search and write, in the order of the input."""
+    wanted = [settings.field] if settings.field else [run.recipe.data.source_field, "source"]
+    rows, structured = read(settings.input, wanted)
+    console = Console(stderr=True)
+    began = time.perf_counter()
+    with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("decoding", total=len(rows))
+        found = run.search([row.source for row in rows], settings.search, lambda done: progress.advance(task, done))
+    with writing(settings.output) as file:
+        for row, hypotheses in zip(rows, found, strict=True):
+            file.write(format_row(row, hypotheses, structured, settings.search) + "\n")
+    seconds = time.perf_counter() - began
+    console.print(f"{len(rows)} sources in {seconds:.1f} s, {len(rows) / seconds:.1f} a second, step {run.step}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command: 0 when all is written, 2 after an error of the user's."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0 if arguments else 2
+    try:
+        layer = read_arguments(arguments)
+        first = merge(Settings, [layer], {})
+        if not first.run:
+            raise UserError(f"command line: run=FOLDER is missing\n{USAGE}")
+        run = s2s.load(first.run, first.checkpoint)
+        own = Layer(f"{first.run}/recipe.yaml", {"search": asdict(run.recipe.search)}, {})
+        decode(run, merge(Settings, [own, layer], {}))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

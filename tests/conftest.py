@@ -1,0 +1,71 @@
+"""Tiny random models, batches and checkpoints.
+
+The fixtures are functions that make them, and last for the session, as hypothesis wants of what its tests share.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from s2s.batch import Batch, collate
+from s2s.model import Architecture, PrefixTransformer
+
+TINY = {"vocabulary": 23, "layers": 2, "width": 12, "heads": 3, "feed_forward": 20, "positions": 40, "dropout": 0.0}
+TINY_CHECKPOINT = {
+    "vocab_size": 40,
+    "hidden_size": 12,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 20,
+    "max_position_embeddings": 16,
+}
+PADDING, BEGIN, END = 0, 2, 3
+
+
+def randomise(model: torch.nn.Module, seed: int) -> None:
+    """Draw every parameter, biases and normalisations too, so that none can be mistaken for another."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.data.normal_(0.1, 0.4, generator=generator)
+
+
+@pytest.fixture(scope="session")
+def random_model() -> Callable[..., PrefixTransformer]:
+    def make(seed: int = 0, dtype: torch.dtype = torch.float64, **shape: object) -> PrefixTransformer:
+        model = PrefixTransformer(Architecture(**(TINY | shape)))
+        randomise(model, seed)
+        return model.to(dtype).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_batch() -> Callable[..., Batch]:
+    """A batch of (source length with begin and end, target length with neither)."""
+
+    def make(sizes: Sequence[tuple[int, int]], seed: int = 0, vocabulary: int = TINY["vocabulary"]) -> Batch:
+        generator = torch.Generator().manual_seed(seed)
+
+        def ids(length: int) -> list[int]:
+            return torch.randint(END + 1, vocabulary, (length,), generator=generator).tolist()
+
+        return collate([([BEGIN, *ids(source - 2), END], ids(target)) for source, target in sizes], PADDING, END)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, PreTrainedModel]]:
+    """A random model of a class of ``transformers`` and the folder that it is saved in."""
+
+    def make(kind: type[PreTrainedModel], **config: object) -> tuple[Path, PreTrainedModel]:
+        model = kind(kind.config_class(**(TINY_CHECKPOINT | config))).eval()
+        randomise(model, 0)
+        folder = tmp_path_factory.mktemp(kind.__name__)
+        model.save_pretrained(folder)
+        return folder, model
+
+    return make
