@@ -14,14 +14,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple, TextIO
 
 from rich.console import Console
 from rich.progress import Progress
 
 import s2s
 from s2s.config import Layer, merge, read_arguments
-from s2s.errors import UserError, nearest
+from s2s.data.lines import field_text, place, read_rows
+from s2s.errors import UserError
 from s2s.run import Hypothesis, Run
 from s2s.search.settings import SearchSettings
 
@@ -36,7 +37,7 @@ class Settings:
     input: str = "-"
     output: str = "-"
     field: str | None = None  # of JSONL rows; null: the recipe's data.source_field, or else "source"
-    checkpoint: str | None = None  # best or last; null: the best
+    checkpoint: Literal["best", "last"] | None = None  # null: the best
     search: SearchSettings = dataclasses.field(default_factory=SearchSettings)
 
 
@@ -47,48 +48,17 @@ class Row(NamedTuple):
     source: str
 
 
-def read(name: str, wanted: Sequence[str]) -> tuple[list[Row], bool]:
-    """The rows of a file and whether it is JSONL."""
-    try:
-        text = _open(name)
-    except (OSError, EOFError) as error:
-        raise UserError(f"{name}: {error}") from error
-    lines = _decoded(name, text.removesuffix(b"\n").split(b"\n")) if text else []
-    structured = ".jsonl" in Path(name).suffixes if name != "-" else lines[:1] and lines[0].lstrip().startswith("{")
-    if not structured:
+def read(path: str, wanted: Sequence[str]) -> tuple[list[Row], bool]:
+    """The sources of a file, from the first of the wanted fields that a row has, and whether it is JSONL."""
+    lines, rows = read_rows(path)
+    if rows is None:
         return [Row(number, line) for number, line in enumerate(lines)], False
-    return [_row(name, number, line, wanted) for number, line in enumerate(lines, 1)], True
+    return [_row(row, index, path, wanted) for index, row in enumerate(rows)], True
 
 
-def _open(name: str) -> bytes:
-    if name == "-":
-        return sys.stdin.buffer.read()
-    return gzip.open(name).read() if name.endswith(".gz") else Path(name).read_bytes()
-
-
-def _decoded(name: str, lines: Sequence[bytes]) -> list[str]:
-    texts = []
-    for number, line in enumerate(lines, 1):
-        try:
-            texts.append(line.decode("utf-8").removesuffix("\r"))
-        except UnicodeDecodeError as error:
-            raise UserError(f"{name}:{number}: not UTF-8: {error.reason} at byte {error.start}") from error
-    return texts
-
-
-def _row(name: str, number: int, line: str, wanted: Sequence[str]) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{name}:{number}: not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{name}:{number}: not an object of fields")
-    key = next((key for key in wanted if key in row), None)
-    if key is None:
-        raise UserError(f"{name}:{number}: no field '{wanted[0]}'{nearest(wanted[0], map(str, row))}")
-    if not isinstance(row[key], str):
-        raise UserError(f"{name}:{number}: field '{key}' is not a text")
-    return Row(row.get("id", number - 1), row[key])
+def _row(row: dict[str, Any], index: int, path: str, wanted: Sequence[str]) -> Row:
+    field = next((field for field in wanted if field in row), wanted[0])
+    return Row(row.get("id", index), field_text(row, field, place(path, index)))
 
 
 @contextmanager

@@ -1,19 +1,17 @@
 """Score hypotheses against references with ROUGE, BLEU and chrF."""
 
-import gzip
 import json
 import sys
-import zlib
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import cast
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from s2s.data.lines import Row, field_text, place, read_rows
 from s2s.errors import UserError, nearest
 from s2s.metrics import Scores, score, show
 
@@ -30,8 +28,6 @@ A file has a text per line (an empty line is an empty text), or a JSON object pe
 either may be compressed (.gz). Standard input is taken as JSONL if its first line is a JSON object. In hypotheses,
 rows as the decoder writes them are scored by their best text, other rows by their field.
 """
-
-Row = dict[str, Any]
 
 
 @dataclass
@@ -70,17 +66,11 @@ def _quote(argument: str) -> str:
 
 
 def read_texts(path: str, field: str, text_of: Callable[[Row, str, str], str]) -> list[str]:
-    """The texts of a file, plain or JSONL; ``text_of(row, field, place)`` takes them out of the rows of the latter.
-
-    Raises ``UserError`` with the file and the line for anything that cannot be read.
-    """
-    name = "standard input" if path == "-" else path
-    lines = _read_lines(path, name)
-    is_jsonl = path.removesuffix(".gz").endswith(".jsonl") or (path == "-" and _starts_with_object(lines))
-    if not is_jsonl:
+    """The texts of a file, plain or JSONL; ``text_of(row, field, place)`` takes them out of the rows of the latter."""
+    lines, rows = read_rows(path)
+    if rows is None:
         return lines
-    places = (f"{name}, line {number}" for number in range(1, len(lines) + 1))
-    return [text_of(_parse_row(line, place), field, place) for line, place in zip(lines, places, strict=True)]
+    return [text_of(row, field, place(path, index)) for index, row in enumerate(rows)]
 
 
 def hypothesis_text(row: Row, field: str, place: str) -> str:
@@ -91,62 +81,6 @@ def hypothesis_text(row: Row, field: str, place: str) -> str:
         case [{"text": str(text)}, *_]:
             return text
     raise UserError(f"{place}: 'hypotheses' is not a list whose first item has a 'text'")
-
-
-def field_text(row: Row, field: str, place: str) -> str:
-    """The text in a ``field`` of a row."""
-    if field not in row:
-        listed, hint = ", ".join(sorted(row)), nearest(field, row)
-        # The hint lists the fields itself when none of them is near.
-        among = "" if hint.endswith(f": {listed}") else f" among {listed}"
-        raise UserError(f"{place}: no field '{field}'{among}{hint}")
-    if not isinstance(row[field], str):
-        raise UserError(f"{place}: field '{field}' is not a string")
-    return cast(str, row[field])
-
-
-def _read_lines(path: str, name: str) -> list[str]:
-    try:
-        with _open(path) as stream:
-            # Bytes end lines at \n only; text would end them at further characters that belong to a text.
-            return [_decode(line, name, number) for number, line in enumerate(stream, start=1)]
-    except OSError as error:
-        raise UserError(f"{name}: {error.strerror or error}") from error
-    except (EOFError, zlib.error) as error:
-        raise UserError(f"{name}: damaged gzip file ({error})") from error
-
-
-def _open(path: str) -> AbstractContextManager[BinaryIO]:
-    if path == "-":
-        return nullcontext(sys.stdin.buffer)
-    return cast(BinaryIO, gzip.open(path)) if path.endswith(".gz") else Path(path).open("rb")
-
-
-def _decode(line: bytes, name: str, number: int) -> str:
-    content = line.removesuffix(b"\r\n").removesuffix(b"\n")
-    try:
-        return content.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name}, line {number}: not UTF-8 at byte {error.start + 1}") from error
-
-
-def _parse_row(line: str, place: str) -> Row:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{place}: malformed JSON at column {error.colno} ({error.msg})") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: JSON that cannot be read ({error})") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{place}: expected a JSON object, found {type(row).__name__}")
-    return row
-
-
-def _starts_with_object(lines: Sequence[str]) -> bool:
-    try:
-        return bool(lines) and isinstance(json.loads(lines[0]), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def evaluate(arguments: Arguments) -> None:

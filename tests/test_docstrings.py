@@ -90,7 +90,7 @@ NO_TITLES += ["Deprecated since last version.", "get(key, default) gives the val
 NO_TITLES += ["Find it at https://x.org now", "name = first of them", "Return x + y * z / w", "Return the \x07 value"]
 NO_TITLES += ["value (int, optional): The first value.", "Return one of the following:", "Return the \ud800 value"]
 NO_BODIES = ["", "Seven words are not enough for it.", "RETURN the value. Then there are more words after that title."]
-NO_BODIES += [">>> from package import many, names\n>>> print(many, names)\nand the output of all of them"]
+NO_BODIES += [">>> from package import many, names\n>>> print(many)\nand the output of all", "aa.bb.cc.dd.ee.ff.gg.hh"]
 NO_BODIES += ["```python\nfrom package import many, names, of, things, to, show\n```", f"Written by him. {BODY}"]
 NO_PAIRS = [(title, BODY) for title in NO_TITLES] + [("Return the value.", body) for body in NO_BODIES]
 
@@ -156,7 +156,7 @@ def test_the_cache_is_read_until_a_module_changes(package: Path) -> None:
     content = gzip.decompress(cached(package).read_bytes()).replace(b"It gives", b"ANOTHER", 1)
     cached(package).write_bytes(gzip.compress(content))
     assert load(settings(package)).train[0].source.startswith("ANOTHER")
-    (package / "module1.py").write_text(module_text(700))
+    (package / "module0.py").write_text(module_text(700))
     assert expected(700) in examples_of(load(settings(package)))
 
 

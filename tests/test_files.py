@@ -177,6 +177,7 @@ def test_at_most_a_thousand_are_held_out(tmp_path: Path) -> None:
     data = load(Data(path=str(write_jsonl(tmp_path / "one.jsonl.gz", numbered("text", 21_000)))))
     lines = ["examples: train 20000, dev 1000, test 0", "no dev file: held out 1000 train examples as dev"]
     assert data.report == lines
+    assert hold_out(numbered("text", 20))[1] == [Example("text 19", "target 19")]  # the same in every process
 
 
 @given(size=st.integers(201, 1000))

@@ -21,7 +21,7 @@ from s2s.data.settings import Data, cache_folder
 from s2s.errors import UserError
 
 VERSION = 1  # Part of the name of the cache: to be raised whenever a change below changes the pairs.
-NO_DOCUMENTATION = {"test", "tests", "idlelib", "lib2to3", "turtledemo"}
+NO_DOCUMENTATION = {"__pycache__", "test", "tests", "idlelib", "lib2to3", "turtledemo"}
 TITLE_WORDS, PLAIN_SHARE, TITLE_REPEATS, BODY_WORDS = range(3, 21), 0.7, 20, 8
 
 # The summary ends with a full stop at the end of a line, at an empty line, or where a section begins.
