@@ -9,8 +9,7 @@ import torch
 import yaml
 
 from s2s.config import Layer, merge, read_arguments, read_file
-from s2s.data import Data as DataSettings
-from s2s.data import Dataset, load
+from s2s.data import Dataset, DataSettings, load
 from s2s.errors import UserError, nearest
 from s2s.model import ModelSettings, PrefixTransformer, pretrained
 from s2s.model.architecture import from_scratch

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2s.data import Data, Dataset, Example, load
+from s2s.data import Dataset, DataSettings, Example, load
 from s2s.data.docstrings import pair, split_of
 from s2s.errors import UserError
 
@@ -48,8 +48,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def settings(package: Path, *others: str, cache: str = "cache") -> Data:
-    return Data(source="docstrings", packages=[*others, package.name], cache=str(package.parent / cache))
+def settings(package: Path, *others: str, cache: str = "cache") -> DataSettings:
+    return DataSettings(source="docstrings", packages=[*others, package.name], cache=str(package.parent / cache))
 
 
 def examples_of(dataset: Dataset) -> list[Example]:
@@ -142,8 +142,8 @@ def test_what_is_not_read_is_passed_over_or_reported(package: Path) -> None:
 
 
 def test_neither_the_hash_seed_nor_the_order_of_packages_matters(package: Path) -> None:
-    script = """import sys; from s2s.data import Data, load
-print(load(Data(source="docstrings", packages=sys.argv[2:], cache=sys.argv[1])).fingerprint)"""
+    script = """import sys; from s2s.data import DataSettings, load
+print(load(DataSettings(source="docstrings", packages=sys.argv[2:], cache=sys.argv[1])).fingerprint)"""
     environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(package.parent)}
     command = [sys.executable, "-c", script, str(package.parent / "other"), "sample", "textwrap", "json"]
     found = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
@@ -195,4 +195,4 @@ WRONG += [({"source": "docstrings", "packages": names}, "data.packages: none") f
 @pytest.mark.parametrize(("keys", "reason"), WRONG)
 def test_a_wrong_setting_is_named(keys: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError, match="^" + re.escape(reason)):
-        load(Data(**keys))
+        load(DataSettings(**keys))

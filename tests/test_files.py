@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2s.data import Data, Example, fingerprint, load
+from s2s.data import DataSettings, Example, fingerprint, load
 from s2s.data.files import hold_out, read
 from s2s.errors import UserError
 
@@ -132,7 +132,7 @@ def test_a_folder_gives_its_three_files(tmp_path: Path, dev: str) -> None:
     for stem, count in sizes.items():
         write_jsonl(tmp_path / f"{stem}.jsonl", numbered("text", count))
     (tmp_path / "notes.jsonl").write_text("not a split")
-    data = load(Data(path=tmp_path.name, root=str(tmp_path.parent)))
+    data = load(DataSettings(path=tmp_path.name, root=str(tmp_path.parent)))
     assert data[:3] == tuple(numbered("text", count) for count in sizes.values())
     overlap = [f"{split}: {count} sources also occur in train" for split, count in (("dev", 3), ("test", 2))]
     assert data.report == ["examples: train 5, dev 3, test 2", *overlap]
@@ -156,7 +156,7 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path, monkeypatch: pytest
     for name in names.split():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    message = error_of(lambda: load(Data(path=FOLDERS[names][0])))
+    message = error_of(lambda: load(DataSettings(path=FOLDERS[names][0])))
     assert FOLDERS[names][1].format(root=tmp_path) in message
     assert str(tmp_path) in message
 
@@ -174,7 +174,7 @@ def test_what_is_held_out_shares_no_source_and_does_not_depend_on_order(sources:
 
 
 def test_at_most_a_thousand_are_held_out(tmp_path: Path) -> None:
-    data = load(Data(path=str(write_jsonl(tmp_path / "one.jsonl.gz", numbered("text", 21_000)))))
+    data = load(DataSettings(path=str(write_jsonl(tmp_path / "one.jsonl.gz", numbered("text", 21_000)))))
     lines = ["examples: train 20000, dev 1000, test 0", "no dev file: held out 1000 train examples as dev"]
     assert data.report == lines
     assert hold_out(numbered("text", 20))[1] == [Example("text 19", "target 19")]  # the same in every process
@@ -182,7 +182,7 @@ def test_at_most_a_thousand_are_held_out(tmp_path: Path) -> None:
 
 @given(size=st.integers(201, 1000))
 def test_the_copy_task_copies_and_its_splits_are_distinct(size: int) -> None:
-    data = load(Data(source="copy", size=size))
+    data = load(DataSettings(source="copy", size=size))
     examples = [example for split in data[:3] for example in split]
     assert [len(split) for split in data[:3]] == [size - 200, 100, 100]
     assert len(set(examples)) == size

@@ -2,6 +2,6 @@
 
 from s2s.data.examples import Dataset, fingerprint, load
 from s2s.data.files import Example
-from s2s.data.settings import Data
+from s2s.data.settings import DataSettings
 
-__all__ = ["Data", "Dataset", "Example", "fingerprint", "load"]
+__all__ = ["DataSettings", "Dataset", "Example", "fingerprint", "load"]

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from s2s.data.files import Example, Splits
-from s2s.data.settings import Data, cache_folder
+from s2s.data.settings import DataSettings, cache_folder
 from s2s.errors import UserError
 
 VERSION = 1  # Part of the name of the cache: to be raised whenever a change below changes the pairs.
@@ -43,7 +43,7 @@ Files = dict[str, list[tuple[str, Path]]]
 """Name and path of every module of every package; a package without any is not installed."""
 
 
-def load(data: Data) -> tuple[Splits, list[str]]:
+def load(data: DataSettings) -> tuple[Splits, list[str]]:
     """Pairs from ``data.packages``, from the cache where they have been extracted before, and report lines.
 
     Raises `UserError` if none of the packages is installed. Nothing is imported. Each module lies in one split.

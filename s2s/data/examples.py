@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from s2s.data import docstrings, files
 from s2s.data.files import Example, Splits
-from s2s.data.settings import Data, check_origin
+from s2s.data.settings import DataSettings, check_origin
 from s2s.errors import UserError, nearest
 
 COPY_ALPHABET, COPY_LENGTHS, COPY_HELD_OUT = "abcdefghij", (3, 10), 100
@@ -27,7 +27,7 @@ class Dataset(NamedTuple):
     report: list[str]
 
 
-def load(data: Data) -> Dataset:
+def load(data: DataSettings) -> Dataset:
     """The data set that ``data`` describes, the same at every call; raises `UserError` if there is none."""
     check_origin(data)
     if data.source is not None and data.source not in BUILT_IN:
@@ -55,7 +55,7 @@ def _overlap(splits: Splits) -> list[str]:
     return [f"{split}: {count} sources also occur in train" for split, count in shared.items() if count]
 
 
-def _copy_task(data: Data) -> tuple[Splits, list[str]]:
+def _copy_task(data: DataSettings) -> tuple[Splits, list[str]]:
     """``data.size`` distinct examples of 3 to 10 letters whose target is the source; 100 each for dev and test."""
     generator = random.Random(0)
     texts: dict[str, None] = {}
@@ -66,4 +66,7 @@ def _copy_task(data: Data) -> tuple[Splits, list[str]]:
     return {"train": examples[2 * COPY_HELD_OUT :], "dev": dev, "test": test}, []
 
 
-BUILT_IN: dict[str, Callable[[Data], tuple[Splits, list[str]]]] = {"docstrings": docstrings.load, "copy": _copy_task}
+BUILT_IN: dict[str, Callable[[DataSettings], tuple[Splits, list[str]]]] = {
+    "docstrings": docstrings.load,
+    "copy": _copy_task,
+}

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from s2s.data.settings import Data, root_folder
+from s2s.data.settings import DataSettings, root_folder
 from s2s.errors import UserError, nearest
 
 
@@ -30,7 +30,7 @@ SUFFIX = re.compile(r".+\.(jsonl|tsv)(\.gz)?")
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.05, 1000
 
 
-def load(data: Data) -> tuple[Splits, list[str]]:
+def load(data: DataSettings) -> tuple[Splits, list[str]]:
     """The splits of the set at ``data.path`` and report lines; without a dev file a part of train is held out.
 
     Raises `UserError` for a missing or ambiguous file and for a line that cannot be used.
@@ -47,7 +47,7 @@ def load(data: Data) -> tuple[Splits, list[str]]:
     return splits, report
 
 
-def _locate(data: Data) -> Path:
+def _locate(data: DataSettings) -> Path:
     root = root_folder(data)
     path = root / Path(data.path or "").expanduser()
     if path.exists():

@@ -21,7 +21,7 @@ SMALLEST = {"max_source": 3, "max_target": 2, "size": 201}
 
 
 @dataclass
-class Data:
+class DataSettings:
     """Settings of a data set; exactly one of ``source`` and ``path`` is to be given before it can be loaded.
 
     ``source`` names a built-in set ("docstrings" or "copy"); ``path`` is a folder or a file, a relative one below
@@ -58,18 +58,18 @@ class Data:
                 raise UserError(f"data.packages: '{package}' is not the name of a top-level package, such as 'numpy'")
 
 
-def check_origin(data: Data) -> None:
+def check_origin(data: DataSettings) -> None:
     """Raises `UserError` unless exactly one of ``source`` and ``path`` is given."""
     if (data.source is None) == (data.path is None):
         state = "neither is given" if data.path is None else f"source is '{data.source}' and path is '{data.path}'"
         raise UserError(f"data.source, data.path: exactly one of the two must be given; {state}")
 
 
-def root_folder(data: Data) -> Path:
+def root_folder(data: DataSettings) -> Path:
     """The folder below which a relative ``path`` lies."""
     return Path(data.root or os.environ.get("S2S_DATA") or "data").expanduser()
 
 
-def cache_folder(data: Data) -> Path:
+def cache_folder(data: DataSettings) -> Path:
     """The folder that keeps what is slow to make; it need not exist."""
     return Path(data.cache or os.environ.get("S2S_CACHE") or "~/.cache/s2s").expanduser()
