@@ -54,7 +54,7 @@ def save(run: Path, checkpoint: Checkpoint) -> None:
     _link(folder / "last", final.name)
     if checkpoint.best is not None:
         _link(folder / "best", _name(checkpoint.best.step))
-    _prune(folder, checkpoint.best)
+    _prune(folder, checkpoint)
 
 
 def _write(partial: Path, checkpoint: Checkpoint) -> None:
@@ -103,9 +103,9 @@ def _damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        broken = [name for name, entry in manifest.items() if _entry(folder / name) != entry]
-    except (OSError, ValueError) as error:
-        return str(error)
+        broken = [name for name in (WEIGHTS, TRAINER) if _entry(folder / name) != manifest[name]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
     return f"{', '.join(broken)} changed since it was written" if broken else None
 
 
@@ -132,10 +132,12 @@ def _link(link: Path, target: str) -> None:
     partial.replace(link)
 
 
-def _prune(folder: Path, best: Best | None) -> None:
-    kept = {path.name for path in _folders(folder)[-LAST:]}
-    if best is not None:
-        kept.add(_name(best.step))
+def _prune(folder: Path, checkpoint: Checkpoint) -> None:
+    """Keep this checkpoint, the one before it and the best; later ones can only be damaged."""
+    name = _name(checkpoint.step)
+    kept = set([path.name for path in _folders(folder) if path.name <= name][-LAST:])
+    if checkpoint.best is not None:
+        kept.add(_name(checkpoint.best.step))
     for path in _folders(folder):
         if path.name not in kept:
             shutil.rmtree(path)

@@ -3,7 +3,7 @@
 The merging and the types are OmegaConf's; this file adds where a value came from.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,13 @@ class Layer:
     lines: dict[str, int]
 
     def place(self, key: str) -> str | None:
-        """Where the layer sets a key, or the nearest section around it: ``file:line``."""
+        """Where the layer sets a key, the nearest section around it or a key within it: ``file:line``."""
         parts = key.replace("[", ".").replace("]", "").split(".")
         for length in range(len(parts), 0, -1):
-            if (line := self.lines.get(".".join(parts[:length]))) is not None:
-                return f"{self.origin}:{line}" if line else self.origin
+            around = ".".join(parts[:length])
+            found = [line for name, line in self.lines.items() if name == around or name.startswith(f"{around}.")]
+            if found:
+                return f"{self.origin}:{min(found)}" if min(found) else self.origin
         return None
 
 
@@ -40,14 +42,19 @@ def read_file(path: Path) -> Layer:
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text)
-        values = OmegaConf.to_container(OmegaConf.create(text)) if node is not None else {}
-    except yaml.YAMLError as error:
-        line = error.problem_mark.line + 1 if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark else 1
-        raise UserError(f"{path}:{line}: not YAML: {getattr(error, 'problem', error)}") from error
-    except (OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        if not isinstance(node, yaml.MappingNode | None):
+            raise UserError(f"{path}:1: not a mapping of keys to values")
+        values = {} if node is None else OmegaConf.to_container(OmegaConf.create(text))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}:{line}: not YAML: {error.problem}") from error
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}:1: not a mapping of keys to values")
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path}:1: not YAML: {str(error).splitlines()[0]}") from error
+    except (OSError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: {error}") from error
+    assert isinstance(values, dict)
     return Layer(str(path), {str(key): value for key, value in values.items()}, dict(_lines(node, "")))
 
 
@@ -71,13 +78,18 @@ def read_arguments(arguments: Sequence[str]) -> Layer:
     for argument in arguments:
         if "=" not in argument.lstrip("="):
             raise UserError(f"command line: '{argument}' is not key=value")
-    try:
-        values = OmegaConf.to_container(OmegaConf.from_dotlist([_quote(argument) for argument in arguments]))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"command line: {str(error).splitlines()[0]}") from error
+    values = OmegaConf.to_container(OmegaConf.merge(*[_read_argument(argument) for argument in arguments], {}))
     assert isinstance(values, dict)
     keys = [argument.partition("=")[0] for argument in arguments]
     return Layer("command line", {str(key): value for key, value in values.items()}, dict.fromkeys(keys, 0))
+
+
+def _read_argument(argument: str) -> DictConfig:
+    try:
+        return OmegaConf.from_dotlist([_quote(argument)])
+    except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
+        key = argument.partition("=")[0]
+        raise UserError(f"command line: {key}: {str(error).splitlines()[0]}") from error
 
 
 def _quote(argument: str) -> str:
@@ -95,11 +107,24 @@ def merge(schema: type, layers: Sequence[Layer], tables: Tables) -> Any:
         values = dict(layer.values)
         for section in tables.keys() & values.keys():
             values[section] = _pick(node, layer, section, values[section], tables[section])
-        node = _merge(node, layer, values)
+        for key, value in _leaves(node, values, ""):
+            node = _merge(node, layer, key, value)
     try:
         return OmegaConf.to_object(node)
-    except (UserError, OmegaConfBaseException) as error:
-        raise UserError(_placed(str(error).splitlines()[0], layers)) from error
+    except UserError as error:
+        raise UserError(_placed(str(error), layers)) from error
+    except OmegaConfBaseException as error:
+        raise UserError(_placed(f"{error.full_key}: {str(error).splitlines()[0]}", layers)) from error
+
+
+def _leaves(node: DictConfig, values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """The layer's values one by one, so that an error is that of one key; a section of the schema is gone into."""
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and isinstance(OmegaConf.select(node, key), DictConfig):
+            yield from _leaves(node, value, f"{key}.")
+        else:
+            yield key, value
 
 
 def _pick(node: DictConfig, layer: Layer, section: str, values: Any, table: Mapping[str, type]) -> Any:
@@ -110,29 +135,33 @@ def _pick(node: DictConfig, layer: Layer, section: str, values: Any, table: Mapp
     name = values.pop("name", None)
     if name is None:
         return values
-    if name not in table:
-        raise UserError(f"{layer.place(section)}: {section}.name: no '{name}'{nearest(str(name), table)}")
+    if not isinstance(name, str) or name not in table:
+        place = layer.place(f"{section}.name")
+        raise UserError(f"{place}: {section}.name: no '{name}'{nearest(str(name), table)}")
     if OmegaConf.get_type(node[section]) is not table[name]:
         node[section] = OmegaConf.structured(table[name])
     return values
 
 
-def _merge(node: DictConfig, layer: Layer, values: dict[str, Any]) -> DictConfig:
+def _merge(node: DictConfig, layer: Layer, key: str, value: Any) -> DictConfig:
+    for name in reversed(key.split(".")):
+        value = {name: value}
     try:
-        merged = OmegaConf.merge(node, values)
+        merged = OmegaConf.merge(node, value)
     except ConfigKeyError as error:
-        key = error.full_key or str(error.key)
-        parent = key.rpartition(".")[0]
-        section = OmegaConf.select(node, parent) if parent else node
-        choices = [f"{parent}.{child}" if parent else child for child in map(str, section)]
-        remedy = nearest(key, choices)
-        raise UserError(f"{layer.place(key)}: unknown key '{key}'{remedy}") from error
-    except OmegaConfBaseException as error:
-        key = error.full_key or ""
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{layer.place(key) or layer.origin}: {key}: {reason}") from error
+        raise UserError(_unknown(node, layer, error.full_key or key)) from error
+    except (TypeError, ValueError, OmegaConfBaseException) as error:
+        key = getattr(error, "full_key", None) or key
+        raise UserError(f"{layer.place(key) or layer.origin}: {key}: {str(error).splitlines()[0]}") from error
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _unknown(node: DictConfig, layer: Layer, key: str) -> str:
+    parent = key.rpartition(".")[0]
+    section = OmegaConf.select(node, parent) if parent else node
+    choices = [f"{parent}.{child}" if parent else child for child in map(str, section)]
+    return f"{layer.place(key) or layer.origin}: unknown key '{key}'{nearest(key, choices)}"
 
 
 def _placed(message: str, layers: Sequence[Layer]) -> str:

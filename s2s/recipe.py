@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
+from omegaconf import OmegaConf
 
 from s2s.config import Layer, merge, read_arguments, read_file
 from s2s.data import Dataset, DataSettings, load
@@ -47,7 +47,7 @@ class RunSettings:
         for name in ("steps", "tokens", "accumulate", "processes", "save_every", "evaluate_every", "evaluate_examples"):
             if getattr(self, name) < 1:
                 raise UserError(f"run.{name}: {getattr(self, name)} is not at least 1")
-        if self.clip <= 0:
+        if not self.clip > 0:
             raise UserError(f"run.clip: {self.clip} is not above 0")
 
 
@@ -128,7 +128,7 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The merged recipe, which ``Recipe.load`` reads back as it is."""
-        return yaml.safe_dump(self.values(), sort_keys=False, allow_unicode=True)
+        return OmegaConf.to_yaml(OmegaConf.create(self.values()))
 
 
 def differences(ours: Recipe, theirs: Recipe) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from s2s import checkpoints, store
 from s2s.batch import IGNORED, Batch, collate
 from s2s.errors import UserError, nearest
-from s2s.kernels import kernel
+from s2s.matmul import kernel
 from s2s.model import PrefixTransformer
 from s2s.objective import Objective
 from s2s.recipe import Recipe
@@ -126,7 +126,8 @@ def load(folder: str | Path, checkpoint: str | None = None, device: str | None =
     folder = Path(folder)
     recipe, facts = store.read_recipe(folder), store.read_facts(folder)
     step, tensors = checkpoints.weights(folder, checkpoint)
-    objective = Objective(PrefixTransformer(facts.architecture), recipe.objective)
-    objective.load_state_dict(tensors)
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+        objective = Objective(PrefixTransformer(facts.architecture), recipe.objective)
+    objective.load_state_dict(tensors, assign=True)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Run(folder, recipe, store.read_vocabulary(folder), objective.to(place).eval(), facts.kernel, step)

@@ -23,7 +23,7 @@ from s2s.data import Dataset, load
 from s2s.data.batches import Place, Tokens, micro_batches, schedule, tokenise
 from s2s.errors import UserError
 from s2s.evaluation import evaluate
-from s2s.kernels import choose, kernel
+from s2s.matmul import choose, kernel
 from s2s.model import PrefixTransformer
 from s2s.objective import Objective
 from s2s.progress import Reporter
@@ -119,6 +119,8 @@ def _check_same(recipe: Recipe, folder: Path) -> None:
 def _prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
     """Data, vocabulary and facts; the main process writes the folder of a new run, all read it."""
     dataset = load(recipe.data)
+    if not dataset.dev:
+        raise UserError("data: there are no dev examples; evaluation needs at least one")
     if accelerator.is_main_process:
         if store.exists(folder):
             store.write_atomically(folder / "recipe.yaml", recipe.to_yaml())
@@ -265,7 +267,7 @@ def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, rep
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command: 0 when the run is finished, 2 after an error of the user's."""
+    """The command: 0 when the run is finished, 2 after an error that the user can mend, 130 after an interrupt."""
     if not arguments or {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0 if arguments else 2
@@ -274,9 +276,12 @@ def main(arguments: Sequence[str]) -> int:
         if len(recipes) != 1:
             raise UserError(f"command line: one recipe=NAME is needed, not {len(recipes)}\n{USAGE}")
         fit(Recipe.load(recipes[0], [argument for argument in arguments if not argument.startswith("recipe=")]))
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     return 0
 
 

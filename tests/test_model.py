@@ -194,7 +194,7 @@ def test_a_target_row_knows_its_own_source_and_past_only(random_model, random_ba
     column = data.draw(st.integers(0, sizes[row][1]))
     source, target = (part.flip(0).roll(1, 1) for part in (batch.source, batch.target))
     source[row], target[row, : column + 1] = batch.source[row], batch.target[row, : column + 1]
-    target[row, column + 1 :] = 1 + target[row, column + 1 :] % 20
+    target[row, column + 1 :] = 1 + batch.target[row, column + 1 :] % 20  # another token everywhere
     lengths = torch.full_like(batch.source_lengths, 2)
     lengths[row] = sizes[row][0]
     other = hidden_of(model, batch._replace(source=source, target=target, source_lengths=lengths))

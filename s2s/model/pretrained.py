@@ -17,6 +17,9 @@ from s2s.model.architecture import Architecture, ModelSettings
 
 State = dict[str, Tensor]
 
+FAMILY = ("bert", "roberta", "xlm-roberta", "camembert")
+"""Model types of ``transformers`` that compute what this model computes, under the names below."""
+
 EMBEDDINGS = {
     "embedding.tokens.weight": "embeddings.word_embeddings.weight",
     "embedding.positions.weight": "embeddings.position_embeddings.weight",
@@ -87,6 +90,7 @@ def _load(name: str) -> tuple[PretrainedConfig, State, list[str]]:
     try:
         with _quiet():
             config = AutoConfig.from_pretrained(place)
+            _check_family(config, name)
             model, loading = AutoModelForMaskedLM.from_pretrained(place, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -98,6 +102,14 @@ def _load(name: str) -> tuple[PretrainedConfig, State, list[str]]:
     prefix = model.base_model_prefix + "."
     state = {key.removeprefix(prefix): value for key, value in model.state_dict().items() if key not in absent}
     return config, state, sorted(loading["unexpected_keys"])
+
+
+def _check_family(config: PretrainedConfig, name: str) -> None:
+    kind = config.model_type
+    if kind not in FAMILY:
+        raise UserError(f"model.pretrained: '{name}' ({kind}) is not of the BERT family: {', '.join(FAMILY)}")
+    if config.is_decoder or getattr(config, "position_embedding_type", "absolute") not in ("absolute", None):
+        raise UserError(f"model.pretrained: '{name}' is a decoder or has no absolute positions")
 
 
 @contextmanager
@@ -117,10 +129,12 @@ def _quiet() -> Iterator[None]:
 def _architecture(
     config: PretrainedConfig, settings: ModelSettings, state: State, keep: Sequence[int] | None
 ) -> Architecture:
-    _check_family(config, settings, state)
+    _check(config, settings, state)
     table = state[EMBEDDINGS["embedding.positions.weight"]].shape[0]
-    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    offset = _offset(config)
     rows = state[EMBEDDINGS["embedding.tokens.weight"]].shape[0]
+    if keep is not None and max(keep) >= rows:
+        raise UserError(f"vocabulary: id {max(keep)}, but '{settings.pretrained}' has only {rows} rows")
     return Architecture(
         vocabulary=rows if keep is None else len(keep),
         layers=settings.layers or config.num_hidden_layers,
@@ -138,29 +152,27 @@ def _architecture(
     )
 
 
-def _check_family(config: PretrainedConfig, settings: ModelSettings, state: State) -> None:
-    """Refuse what is no BERT, and settings that contradict the checkpoint."""
-    missing = [name for name in EMBEDDINGS.values() if name not in state and "token_type" not in name]
-    if missing or "encoder.layer.0.attention.self.query.weight" not in state:
-        raise UserError(f"model.pretrained: '{settings.pretrained}' ({config.model_type}) is not of the BERT family")
-    if state[EMBEDDINGS["embedding.tokens.weight"]].shape[1] != config.hidden_size:
-        raise UserError(f"model.pretrained: '{settings.pretrained}' has embeddings narrower than its layers")
-    table = state[EMBEDDINGS["embedding.positions.weight"]].shape[0]
+def _offset(config: PretrainedConfig) -> int:
+    """The row of the first position; RoBERTa's follow its padding id."""
+    return 0 if config.model_type == "bert" else config.pad_token_id + 1
+
+
+def _check(config: PretrainedConfig, settings: ModelSettings, state: State) -> None:
+    """Refuse settings that contradict the checkpoint."""
+    table = state[EMBEDDINGS["embedding.positions.weight"]].shape[0] - _offset(config)
     given = {
         "width": (settings.width, config.hidden_size),
         "heads": (settings.heads, config.num_attention_heads),
         "feed_forward": (settings.feed_forward, config.intermediate_size),
         "norm": (settings.norm, "post"),
     }
+    limits = {"layers": (settings.layers, config.num_hidden_layers), "positions": (settings.positions, table)}
     for key, (asked, there) in given.items():
         if asked is not None and asked != there:
             raise UserError(f"model.{key}: {asked}, but the checkpoint '{settings.pretrained}' has {there}; set null")
-    for key, asked, most in (
-        ("layers", settings.layers, config.num_hidden_layers),
-        ("positions", settings.positions, table),
-    ):
-        if asked is not None and asked > most:
-            raise UserError(f"model.{key}: {asked}, but the checkpoint '{settings.pretrained}' has only {most}")
+    for key, (wanted, most) in limits.items():
+        if wanted is not None and wanted > most:
+            raise UserError(f"model.{key}: {wanted}, but the checkpoint '{settings.pretrained}' has only {most}")
 
 
 def _transform_names(state: State) -> dict[str, str] | None:
@@ -212,8 +224,7 @@ def _report(
     config: PretrainedConfig, shape: Architecture, original: State, unknown: Sequence[str], used: set[str]
 ) -> list[str]:
     """What the checkpoint has and the model has not, and the other way round."""
-    aliases = {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias", "lm_head.decoder.weight"}
-    unused = sorted({*original, *unknown} - used - aliases - {"lm_head.decoder.bias"})
+    unused = sorted({*original, *unknown} - used - _tied(original))
     lines = [f"warm start: {shape.layers} of {config.num_hidden_layers} layers, width {shape.width}"]
     lines.append(f"vocabulary: {shape.vocabulary} of {config.vocab_size} pieces")
     if unused:
@@ -224,6 +235,17 @@ def _report(
     if segments is None or len(segments) < 2:
         lines.append("not in the checkpoint: a second segment; the first was copied")
     return lines
+
+
+def _tied(original: State) -> set[str]:
+    """Names of an output layer that only repeats the embeddings and the bias."""
+    pairs = [
+        ("cls.predictions.decoder.weight", EMBEDDINGS["embedding.tokens.weight"]),
+        ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+        ("lm_head.decoder.weight", EMBEDDINGS["embedding.tokens.weight"]),
+        ("lm_head.decoder.bias", "lm_head.bias"),
+    ]
+    return {copy for copy, own in pairs if copy in original and torch.equal(original[copy], original[own])}
 
 
 def _by_layer(names: Sequence[str]) -> list[str]:

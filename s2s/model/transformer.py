@@ -121,9 +121,11 @@ class PrefixTransformer(nn.Module):
 
     def _within(self, columns: Tensor, memory: Memory) -> Tensor:
         """The columns, once none of them is known to lie beyond the position table."""
-        longest = memory.mask.shape[-1] + int(columns[-1]) + 1
-        if longest > self.shape.positions and int(memory.lengths.max()) + int(columns[-1]) + 1 > self.shape.positions:
-            raise ValueError(f"source and target of {longest} tokens are beyond the {self.shape.positions} positions")
+        added, positions = int(columns[-1]) + 1, self.shape.positions
+        if memory.mask.shape[-1] + added > positions:  # padding may be why; only then is a GPU waited for
+            longest = int(memory.lengths.max()) + added
+            if longest > positions:
+                raise ValueError(f"source and target of {longest} tokens are beyond the model's {positions} positions")
         return columns
 
 

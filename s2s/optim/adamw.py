@@ -20,10 +20,12 @@ class AdamW:
     decay: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.rate < 0 or self.decay < 0:
-            raise UserError(f"optimizer: rate {self.rate} and decay {self.decay} must not be negative")
-        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-            raise UserError(f"optimizer: beta1 {self.beta1} and beta2 {self.beta2} must lie in [0, 1)")
+        for name in ("rate", "decay", "epsilon"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"optimizer.{name}: {getattr(self, name)} is not at least 0")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"optimizer.{name}: {getattr(self, name)} is not in [0, 1)")
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of a module's parameters."""

@@ -32,10 +32,20 @@ class Constant:
 
 
 @dataclass
-class Linear(Constant):
-    """Falls on a line from 1 to ``floor`` at the end of the run."""
+class Falling(Constant):
+    """A curve that ends at ``floor``."""
 
     floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.floor <= 1:
+            raise UserError(f"schedule.floor: {self.floor} is not in [0, 1]")
+
+
+@dataclass
+class Linear(Falling):
+    """Falls on a line from 1 to ``floor`` at the end of the run."""
 
     def after(self, step: int, steps: int) -> float:
         """1 - (1 - floor) progress."""
@@ -43,10 +53,8 @@ class Linear(Constant):
 
 
 @dataclass
-class Cosine(Constant):
+class Cosine(Falling):
     """Falls on half a cosine wave from 1 to ``floor`` at the end of the run (Loshchilov and Hutter 2017)."""
-
-    floor: float = 0.0
 
     def after(self, step: int, steps: int) -> float:
         """The factor floor + (1 - floor) (1 + cos(pi progress)) / 2."""

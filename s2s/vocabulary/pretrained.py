@@ -14,7 +14,7 @@ from s2s.vocabulary.trim import trim
 
 KEPT = "kept_rows.json"
 # WordPiece puts a blank between all pieces; Chinese and Japanese are written without.
-IDEOGRAPH = "[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]"
+IDEOGRAPH = "[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef\U00020000-\U0003ffff]"
 BETWEEN_IDEOGRAPHS = re.compile(f"(?<={IDEOGRAPH}) (?={IDEOGRAPH})")
 
 
@@ -31,16 +31,34 @@ class PretrainedVocabulary(Vocabulary):
         self.end = end
         self.begin = _first(tokenizer.cls_token_id, tokenizer.bos_token_id, end)
         self.padding = _first(tokenizer.pad_token_id, end)
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        self.blanks_between_pieces = type(getattr(backend, "model", None)).__name__ == "WordPiece"
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         folded = [fold(text) for text in texts]
         if not folded:
             return []
-        return self.tokenizer(folded, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        encoded = self.tokenizer(
+            folded,
+            add_special_tokens=False,
+            split_special_tokens=True,  # a text that holds "[SEP]" does not end there
+            return_attention_mask=False,
+            verbose=False,
+        )
+        return [self._plain(row) for row in encoded["input_ids"]]
+
+    def _plain(self, ids: list[int]) -> list[int]:
+        """The ids without the special ones, which a unigram model finds in a text that spells them."""
+        special = {self.begin, self.end, self.padding}
+        if special.isdisjoint(ids):
+            return ids
+        unknown = self.tokenizer.unk_token_id
+        instead = [] if unknown is None or unknown in special else [unknown]
+        return [plain for id in ids for plain in (instead if id in special else [id])]
 
     def decode(self, ids: Sequence[int]) -> str:
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return BETWEEN_IDEOGRAPHS.sub("", text).strip()
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+        return BETWEEN_IDEOGRAPHS.sub("", text) if self.blanks_between_pieces else text
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)

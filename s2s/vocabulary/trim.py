@@ -5,10 +5,11 @@ Su's ``keep_tokens`` (bert4keras) is the rows' list that comes with it.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import combinations
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from s2s.errors import UserError
 
@@ -23,6 +24,7 @@ def trim(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Tokenizer, list[in
     """
     fields: Fields = json.loads(tokenizer.to_str()) | {"post_processor": None, "truncation": None, "padding": None}
     whole = Tokenizer.from_str(json.dumps(fields))
+    whole.encode_special_tokens = True  # as the vocabulary encodes: a text's "[SEP]" is no special piece
     kind = fields["model"].get("type", "WordPiece" if "continuing_subword_prefix" in fields["model"] else None)
     if kind not in MODELS:
         raise UserError(f"vocabulary.trim: a {kind} tokenizer cannot be trimmed; set vocabulary.trim to false")
@@ -33,15 +35,34 @@ def trim(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Tokenizer, list[in
 
 
 def _used(tokenizer: Tokenizer, fields: Fields, texts: Iterable[str]) -> set[int]:
-    """Ids that the texts use, whole and as the single characters of their pieces."""
-    used: set[int] = set()
-    for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False):
-        used.update(encoding.ids)
+    """Ids that the texts use, whole and as the single characters of their pieces, and all that lie in what is unknown.
+
+    The last are what keeps an unknown word unknown: without them the start of the word might be cut another way.
+    """
+    texts = list(texts)
+    encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+    used = {id for encoding in encodings for id in encoding.ids}
     prefix = fields["model"].get("continuing_subword_prefix") or ""
     pieces = (str(tokenizer.id_to_token(id)) for id in used)
-    characters = {character for piece in pieces for character in piece.removeprefix(prefix)}
-    singles = (tokenizer.token_to_id(form) for c in characters for form in (c, prefix + c, "▁" + c))
-    return used | {id for id in singles if id is not None}
+    forms = {character for piece in pieces for character in piece.removeprefix(prefix)}
+    for word in _unknown_words(tokenizer, fields, texts, encodings):
+        forms.update(word[start:end] for start, end in combinations(range(len(word) + 1), 2))
+    found = (tokenizer.token_to_id(form) for part in forms for form in (part, prefix + part, "▁" + part))
+    return used | {id for id in found if id is not None}
+
+
+def _unknown_words(
+    tokenizer: Tokenizer, fields: Fields, texts: Sequence[str], encodings: Sequence[Encoding]
+) -> set[str]:
+    """The stretches of the texts, as the tokenizer normalises them, that became the unknown piece."""
+    unknown = tokenizer.token_to_id(str(fields["model"].get("unk_token")))
+    found: set[str] = set()
+    for text, encoding in zip(texts, encodings, strict=True):
+        if unknown in encoding.ids:
+            spans = zip(encoding.ids, encoding.offsets, strict=True)
+            found.update(text[start:end] for id, (start, end) in spans if id == unknown)
+    normalizer = tokenizer.normalizer
+    return {normalizer.normalize_str(word) if normalizer else word for word in found}
 
 
 def _keep_wordpiece(model: Fields, used: set[int]) -> list[int]:
@@ -50,8 +71,11 @@ def _keep_wordpiece(model: Fields, used: set[int]) -> list[int]:
 
 
 def _keep_unigram(model: Fields, used: set[int]) -> list[int]:
+    # The unknown piece's score hangs on the least of all scores.
+    least = min(range(len(model["vocab"])), key=lambda id: model["vocab"][id][1])
+
     def stays(id: int, piece: str) -> bool:
-        return id in used or id == model["unk_id"] or (model["byte_fallback"] and piece.startswith("<0x"))
+        return id in used or id in (model["unk_id"], least) or (model["byte_fallback"] and piece.startswith("<0x"))
 
     return [id for id, (piece, _) in enumerate(model["vocab"]) if stays(id, piece)]
 

@@ -1,0 +1,47 @@
+"""The gradients of a few updates, in as many processes as there are: python gradients_worker.py FOLDER ACCUMULATE."""
+
+import sys
+from pathlib import Path
+
+import numpy
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from s2s.data import load
+from s2s.data.batches import Place, tokenise
+from s2s.recipe import Recipe
+from s2s.store import Facts
+from s2s.train import Prepared, accumulate
+
+UPDATES = {"ragged": 37, "three": 3, "one": 1}
+"""How many examples each update has; with four runs to be dealt to, some of the last two are idle."""
+
+Gradients = dict[str, tuple[dict[str, Tensor], dict[str, Tensor], list[int]]]
+
+
+def gradients(accumulation: int) -> Gradients:
+    """For each update: the gradients, this process's shares of the losses and the units of the whole update."""
+    accelerator = Accelerator(cpu=True)
+    overrides = ["model.width=16", "model.layers=2", "data.size=400", "objective.label_smoothing=0.1"]
+    recipe = Recipe.load("toy_copy", [*overrides, f"run.accumulate={accumulation}"])
+    dataset = load(recipe.data)
+    vocabulary = recipe.build_vocabulary(dataset)
+    objective, _ = recipe.build_objective(vocabulary)
+    train = tokenise(dataset.train, vocabulary, recipe.data.max_source, recipe.data.max_target, "train")
+    facts = Facts(objective.model.shape, dataset.fingerprint, "default", torch.get_num_threads(), "fp32", {}, [])
+    prepared = Prepared(recipe, accelerator, vocabulary, dataset, train, train, facts)
+    wrapped = accelerator.prepare(objective)
+    found = {}
+    for step, (name, examples) in enumerate(UPDATES.items(), start=1):
+        wrapped.zero_grad()
+        shares, counts = accumulate(prepared, wrapped, Place(0, numpy.arange(examples)), step)
+        grads = {name: parameter.grad.clone() for name, parameter in objective.named_parameters()}
+        found[name] = (grads, shares, [int(unit) for unit in counts])
+    return found
+
+
+if __name__ == "__main__":
+    found = gradients(int(sys.argv[2]))
+    torch.save(found, Path(sys.argv[1]) / f"{Accelerator(cpu=True).process_index}.pt")
+    torch.distributed.destroy_process_group()

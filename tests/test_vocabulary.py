@@ -1,0 +1,237 @@
+"""Vocabularies: round trips, the layout of batches, and trimmed tokenizers against the whole ones."""
+
+from functools import cache
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from s2s import vocabulary
+from s2s.batch import IGNORED
+from s2s.errors import UserError
+from s2s.vocabulary import VocabularySettings, make, pieces, pretrained
+from s2s.vocabulary.base import fold
+
+SEEN = ["the quick brown fox jumps over the lazy dog", "kicking; quickly!", "今天天气很好, 我们去公园 玩"]
+UNSEEN = ["zebra quack 去今", "a second sentence about nothing", "我天", "", "新闻标题生成模型 𠀀𠀁"]
+BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+XLM = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>"}
+KINDS = ("wordpiece", "unigram", "bpe")
+few, many = settings(deadline=None, max_examples=60), settings(deadline=None, max_examples=300)
+words = st.text("abc", min_size=1, max_size=6)
+texts_of_few_letters = st.lists(st.lists(words, min_size=1, max_size=3).map(" ".join), min_size=1, max_size=3)
+short = st.text("abc", min_size=1, max_size=3)
+awkward = st.sampled_from(
+    ["<s>", "</s>", "<unk>", "<pad>", "<0x41>", "\0", "\u3000", "\x85", "\u200b", "\ufeff", "e\u0301"]
+)
+any_text = st.lists(st.text() | awkward).map("".join)
+
+
+def train(tokenizer, kind, **settings):
+    trainer = kind(special_tokens=settings.pop("special"), show_progress=False, **settings)
+    tokenizer.train_from_iterator([*SEEN, *UNSEEN], trainer)
+    return tokenizer
+
+
+def wordpiece():
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return train(tokenizer, trainers.WordPieceTrainer, vocab_size=200, special=list(BERT.values())), BERT
+
+
+def unigram():
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    return train(tokenizer, trainers.UnigramTrainer, vocab_size=120, unk_token="<unk>", special=list(XLM.values())), XLM
+
+
+def bpe():
+    tokenizer, alphabet = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = {"eos_token": "<|endoftext|>"}
+    return train(
+        tokenizer, trainers.BpeTrainer, vocab_size=400, initial_alphabet=alphabet, special=list(special.values())
+    ), special
+
+
+@cache
+def whole(kind):
+    tokenizer, special = {"wordpiece": wordpiece, "unigram": unigram, "bpe": bpe}[kind]()
+    return pretrained.PretrainedVocabulary(PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special))
+
+
+@cache
+def smaller(kind):
+    return pretrained.trimmed(whole(kind), SEEN)
+
+
+@cache
+def learnt():
+    return pieces.train([*SEEN, *UNSEEN], 400)
+
+
+@given(any_text)
+@few
+def test_sentencepiece_gives_every_text_back_folded(text):
+    # Only its own mark for a blank, U+2581, cannot be told from a blank.
+    assert fold(learnt().decode(learnt().encode(text))) == fold(text.replace("▁", " "))
+    unmarked = text.replace("▁", "")
+    assert learnt().decode(learnt().encode(unmarked)) == fold(unmarked)
+    assert not {0, 1, 2, 3} & set(learnt().encode(text))
+
+
+@given(any_text)
+@example("今天 天气")
+@few
+def test_byte_level_pieces_give_every_text_back_folded(text):
+    for kind in (whole("bpe"), smaller("bpe")):
+        assert kind.decode(kind.encode(text)) == fold(text)
+
+
+def test_sentencepiece_training_is_deterministic_and_keeps_its_bounds():
+    again = pieces.train(iter([*SEEN, *UNSEEN]), 400)
+    assert again.model == learnt().model
+    assert learnt().size <= 400
+    assert pieces.train(SEEN, 301).size <= 301
+    assert (learnt().padding, learnt().begin, learnt().end, learnt().keep) == (0, 2, 3, None)
+    with pytest.raises(UserError, match=r"^vocabulary\.size: .*$"):
+        pieces.train([], 400)
+
+
+def test_a_long_line_is_learnt_from():
+    line = " ".join(f"unmistakable{number}" for number in range(500))
+    assert "▁unmistakable" in {pieces.train([line], 400).processor.id_to_piece(id) for id in range(4, 300)}
+
+
+@pytest.mark.parametrize("made", [learnt, *(lambda kind=kind: smaller(kind) for kind in KINDS), lambda: whole("bpe")])
+def test_saving_and_loading_changes_nothing(made, tmp_path):
+    vocabulary.save(made(), tmp_path)
+    loaded = vocabulary.load(tmp_path)
+    for name in ("size", "padding", "begin", "end", "keep"):
+        assert getattr(loaded, name) == getattr(made(), name)
+    ids = made().encode_all([*SEEN, *UNSEEN])
+    assert loaded.encode_all([*SEEN, *UNSEEN]) == ids
+    assert [loaded.decode(row) for row in ids] == [made().decode(row) for row in ids]
+
+
+@pytest.mark.parametrize("made", [learnt, *(lambda kind=kind: smaller(kind) for kind in KINDS)])
+def test_a_batch_has_the_layout_of_the_model(made):
+    kind, pairs = made(), [(SEEN[0], SEEN[1]), (SEEN[1], ""), ("", SEEN[0])]
+    batch = kind.batch(pairs)
+    for row, (source, target) in enumerate(pairs):
+        x, y = kind.encode(source), kind.encode(target)
+        length = len(x) + 2
+        assert batch.source_lengths[row] == length
+        assert batch.source[row].tolist()[:length] == [kind.begin, *x, kind.end]
+        assert set(batch.source[row].tolist()[length:]) <= {kind.padding}
+        assert batch.target[row].tolist()[: len(y) + 1] == [kind.end, *y]
+        assert set(batch.target[row].tolist()[len(y) + 1 :]) <= {kind.padding}
+        assert batch.labels[row].tolist()[: len(y) + 1] == [*y, kind.end]
+        assert set(batch.labels[row].tolist()[len(y) + 1 :]) <= {IGNORED}
+    assert kind.source_ids(range(10), 6) == [kind.begin, 0, 1, 2, 3, kind.end]
+    assert kind.encode_all([]) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trimmed_tokenizer_cuts_its_texts_as_the_whole_one_does(kind):
+    large, small = whole(kind), smaller(kind)
+    assert small.keep == sorted(set(small.keep))
+    assert small.size == len(small.keep) < large.size
+    for name in ("padding", "begin", "end"):
+        assert small.keep[getattr(small, name)] == getattr(large, name)
+    for text in SEEN:
+        assert [small.keep[id] for id in small.encode(text)] == large.encode(text)
+        assert small.decode(small.encode(text)) == large.decode(large.encode(text))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_text_falls_to_smaller_pieces(kind):
+    large, small = whole(kind), smaller(kind)
+    for text in ("the fix over quick brow", "公园 好 天", "fox dogs!"):  # the letters are known
+        assert small.encode(text)
+        assert small.decode(small.encode(text)) == large.decode(large.encode(text))
+    for text in UNSEEN:
+        assert all(id < small.size for id in small.encode(text))
+    assert small.decode(small.encode("fox ж dog")).startswith("fox")
+
+
+def cut_alike(tokenizer, texts):
+    small, keep = pretrained.trim(tokenizer, texts)
+    for text in texts:
+        assert [keep[id] for id in small.encode(text).ids] == tokenizer.encode(text).ids
+
+
+@given(st.sets(short), st.sets(short), texts_of_few_letters)
+@example({"a", "b", "ac"}, {"a", "cb"}, ["acb bcba"])  # unknown as a whole, but not without "ac"
+@many
+def test_any_wordpiece_tokenizer_can_be_trimmed(first, further, texts):
+    names = ["[UNK]", *sorted(first), *("##" + piece for piece in sorted(further))]
+    tokenizer = Tokenizer(models.WordPiece({name: id for id, name in enumerate(names)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    cut_alike(tokenizer, texts)
+
+
+@given(st.dictionaries(st.text("▁abc", min_size=1, max_size=3), st.integers(-80, -1)), texts_of_few_letters)
+@example({"a": -41, "aa": -1, "ba": -41, "aaa": -42}, ["aa baa"])  # the least score fixes that of the unknown
+@many
+def test_any_unigram_tokenizer_can_be_trimmed(scores, texts):
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), *((p, score / 4) for p, score in scores.items())], unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    cut_alike(tokenizer, texts)
+
+
+@given(
+    texts_of_few_letters,
+    texts_of_few_letters,
+    st.integers(5, 30),
+    st.sampled_from([{}, {"end_of_word_suffix": "</w>"}]),
+)
+@few
+def test_any_bpe_tokenizer_can_be_trimmed(corpus, texts, size, suffix):
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", **suffix))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=["<unk>"], show_progress=False, **suffix)
+    tokenizer.train_from_iterator(corpus, trainer)
+    cut_alike(tokenizer, texts)
+
+
+def test_other_tokenizers_are_refused_in_one_line():
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    words = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", eos_token="a")
+    with pytest.raises(UserError, match=r"^vocabulary\.trim: a WordLevel .* set vocabulary\.trim to false$"):
+        pretrained.trimmed(pretrained.PretrainedVocabulary(words), ["a"])
+
+
+def test_wordpiece_puts_no_blanks_between_ideographs():
+    kind = whole("wordpiece")
+    assert kind.decode(kind.encode("今天 天气 very 好 x 我们 𠀀𠀁")) == "今天天气 very 好 x 我们𠀀𠀁"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_text_is_a_special_piece(kind):
+    for made in (whole(kind), smaller(kind)):
+        for name in made.tokenizer.all_special_tokens:
+            ids = made.encode(f"fox {name} dog{name}")
+            assert ids
+            assert not {made.begin, made.end, made.padding} & set(ids)
+
+
+def test_a_vocabulary_is_made_as_the_settings_say(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    whole("wordpiece").save(tmp_path)
+    made = [make(VocabularySettings("pretrained", trim=trim), str(tmp_path), lambda: SEEN) for trim in (True, False)]
+    assert [each.keep for each in made] == [smaller("wordpiece").keep, None]
+    assert make(VocabularySettings(size=400), None, lambda: [*SEEN, *UNSEEN]).model == learnt().model
+    for place, name in (
+        (None, r"vocabulary\.name: .*model\.pretrained"),
+        ("no-such/name", r"vocabulary\.name: .*no-such"),
+    ):
+        with pytest.raises(UserError, match=f"^{name}.*$"):
+            make(VocabularySettings("pretrained"), place, lambda: SEEN)
+    for wrong in ({"kind": "pieces"}, {"size": 299}):
+        with pytest.raises(UserError, match=rf"^vocabulary\.{next(iter(wrong))}: .*$"):
+            VocabularySettings(**wrong)
