@@ -1,17 +1,16 @@
 """Train a run, or go on with it: ``accelerate launch s2s/train.py recipe=title_gen [key=value ...]``."""
 
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
@@ -19,34 +18,19 @@ from torch.optim import Optimizer
 from s2s import checkpoints, store
 from s2s.batch import Counts, add, count
 from s2s.checkpoints import Best, Checkpoint
-from s2s.data import Dataset, load
-from s2s.data.batches import Place, Tokens, micro_batches, schedule, tokenise
+from s2s.data.batches import Place, micro_batches, schedule
 from s2s.errors import UserError
 from s2s.evaluation import evaluate
-from s2s.matmul import choose, kernel
-from s2s.model import PrefixTransformer
+from s2s.matmul import kernel
 from s2s.objective import Objective
+from s2s.preparation import Prepared, check_same, prepare, start_objective, start_processes
 from s2s.progress import Reporter
-from s2s.recipe import Recipe, differences
+from s2s.recipe import Recipe
 from s2s.run import Run
 from s2s.run import load as load_run
 from s2s.seeds import seed_of
-from s2s.store import Facts
-from s2s.vocabulary import Vocabulary
 
 USAGE = "usage: accelerate launch s2s/train.py recipe=NAME_OR_PATH [key=value ...]"
-
-
-class Prepared(NamedTuple):
-    """What the loop works with."""
-
-    recipe: Recipe
-    accelerator: Accelerator
-    vocabulary: Vocabulary
-    dataset: Dataset
-    train: Tokens
-    dev: Tokens
-    facts: Facts
 
 
 def fit(recipe: Recipe) -> Run:
@@ -57,36 +41,15 @@ def fit(recipe: Recipe) -> Run:
     """
     folder = Path(recipe.run.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = _accelerator(recipe)
+    accelerator = start_processes(recipe)
     with torch.random.fork_rng(), _alone(accelerator, folder):
         if store.exists(folder):
-            _check_same(recipe, folder)
-        prepared = _prepare(recipe, accelerator, folder)
+            check_same(recipe, folder)
+        prepared = prepare(recipe, accelerator, folder)
         with kernel(prepared.facts.kernel):
             _train(prepared, folder)
     accelerator.wait_for_everyone()
     return load_run(folder)
-
-
-def _accelerator(recipe: Recipe) -> Accelerator:
-    """The processes that came up, checked against those that were asked for."""
-    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), mixed_precision={"bf16": "bf16", "fp32": "no"}[_precision(recipe)]
-    )
-    asked, there = recipe.run.processes, accelerator.num_processes
-    if asked != there:
-        raise UserError(
-            f"run.processes: {asked}, but {there} came up; on CPU start them with "
-            f"torchrun --nproc-per-node {asked}, on GPUs with accelerate launch --num_processes {asked}"
-        )
-    return accelerator
-
-
-def _precision(recipe: Recipe) -> str:
-    if recipe.run.precision != "auto":
-        return recipe.run.precision
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
 
 
 @contextmanager
@@ -100,75 +63,10 @@ def _alone(accelerator: Accelerator, folder: Path) -> Iterator[None]:
         yield
 
 
-def _check_same(recipe: Recipe, folder: Path) -> None:
-    """Refuse to go on with another recipe, except for more steps, or with another number of threads."""
-    before = store.read_recipe(folder)
-    changed = [line for line in differences(recipe, before) if not line.startswith("run.folder:")]
-    if recipe.run.steps > before.run.steps:
-        changed = [line for line in changed if not line.startswith("run.steps:")]
-    if changed:
-        raise UserError(f"{folder}: the run there has another recipe ({'; '.join(changed)}); choose another run.folder")
-    facts = store.read_facts(folder)
-    if (threads := torch.get_num_threads()) != facts.threads:
-        raise UserError(
-            f"{folder}: trained with {facts.threads} threads, now {threads}: its bits would differ; "
-            f"set OMP_NUM_THREADS={facts.threads}"
-        )
-
-
-def _prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
-    """Data, vocabulary and facts; the main process writes the folder of a new run, all read it."""
-    dataset = load(recipe.data)
-    if not dataset.dev:
-        raise UserError("data: there are no dev examples; evaluation needs at least one")
-    if accelerator.is_main_process:
-        if store.exists(folder):
-            store.write_atomically(folder / "recipe.yaml", recipe.to_yaml())
-        else:
-            _create(recipe, dataset, accelerator, folder)
-    accelerator.wait_for_everyone()
-    facts, vocabulary = store.read_facts(folder), store.read_vocabulary(folder)
-    if facts.data != dataset.fingerprint:
-        raise UserError(f"{folder}: trained on the data {facts.data}; the same settings now read {dataset.fingerprint}")
-    limits = recipe.data.max_source, recipe.data.max_target
-    train = tokenise(dataset.train, vocabulary, *limits, "train")
-    dev = tokenise(dataset.dev, vocabulary, *limits, "dev")
-    return Prepared(recipe, accelerator, vocabulary, dataset, train, dev, facts)
-
-
-def _create(recipe: Recipe, dataset: Dataset, accelerator: Accelerator, folder: Path) -> None:
-    """Write the folder of a new run."""
-    vocabulary = recipe.build_vocabulary(dataset)
-    objective, report = recipe.build_objective(vocabulary)
-    name, reason = choose() if accelerator.device.type == "cpu" else ("default", "products: on the GPU")
-    facts = Facts(
-        architecture=objective.model.shape,
-        data=dataset.fingerprint,
-        kernel=name,
-        threads=torch.get_num_threads(),
-        precision=_precision(recipe),
-        versions={name: version(name) for name in ("torch", "transformers", "accelerate", "sentencepiece")},
-        report=[*report, reason],
-    )
-    store.create(folder, recipe, vocabulary, facts)
-
-
-def _start(prepared: Prepared, folder: Path) -> tuple[Objective, Checkpoint | None, list[str]]:
-    """The objective of the newest whole checkpoint, or the untrained one."""
-    checkpoint, report = checkpoints.newest(folder)
-    if checkpoint is None:
-        objective, _ = prepared.recipe.build_objective(prepared.vocabulary)
-    else:
-        objective = Objective(PrefixTransformer(prepared.facts.architecture), prepared.recipe.objective)
-        objective.load_state_dict(checkpoint.weights)
-        report = [*report, f"going on from step {checkpoint.step}"]
-    return objective.to(prepared.accelerator.device), checkpoint, report
-
-
 def _train(prepared: Prepared, folder: Path) -> None:
     """The loop: update, log, evaluate, save."""
     recipe, accelerator = prepared.recipe, prepared.accelerator
-    objective, checkpoint, report = _start(prepared, folder)
+    objective, checkpoint, report = start_objective(prepared, folder)
     start, best = (checkpoint.step, checkpoint.best) if checkpoint else (0, None)
     optimizer = recipe.optimizer.build(objective)
     if checkpoint:
@@ -257,13 +155,22 @@ def _save(accelerator: Accelerator, folder: Path, checkpoint: Checkpoint) -> Non
 
 def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, report: list[str]) -> None:
     """Say what is trained on what."""
-    parameters = sum(parameter.numel() for parameter in objective.parameters())
+    parameters, facts = sum(parameter.numel() for parameter in objective.parameters()), prepared.facts
     reporter.say(
-        f"{prepared.recipe.run.folder}: {parameters / 1e6:.1f}M parameters, {prepared.facts.precision}, "
-        f"{prepared.facts.threads} threads, data {prepared.facts.data}"
+        f"{prepared.recipe.run.folder}: {parameters / 1e6:.1f}M parameters, {facts.precision}, "
+        f"{facts.threads} threads, data {facts.data}"
     )
-    for line in (*prepared.dataset.report, *prepared.facts.report, *report):
+    for line in (*prepared.dataset.report, *facts.report, *report, *_idle_cores(prepared)):
         reporter.say(f"  {line}")
+
+
+def _idle_cores(prepared: Prepared) -> list[str]:
+    """A line where training on CPU leaves cores idle: launchers set one thread a process unless told otherwise."""
+    accelerator, cores = prepared.accelerator, len(os.sched_getaffinity(0))
+    used = accelerator.num_processes * prepared.facts.threads
+    if accelerator.device.type != "cpu" or used >= cores:
+        return []
+    return [f"{used} of {cores} cores are used; for a new run set OMP_NUM_THREADS={cores // accelerator.num_processes}"]
 
 
 def main(arguments: Sequence[str]) -> int:

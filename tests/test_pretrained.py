@@ -1,5 +1,6 @@
 """Warm starts against the checkpoint's own model in ``transformers``; every checkpoint is made here or skipped."""
 
+import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -171,6 +172,18 @@ OTHERS = {
 def test_other_families_are_refused_in_one_line(checkpoint, family):
     folder, _ = checkpoint(getattr(transformers, family + "Model"), **OTHERS[family])
     with pytest.raises(UserError, match=r"^model\.pretrained: .* not of the BERT family.*$"):
+        read(ModelSettings(pretrained=str(folder)), None)
+
+
+@pytest.mark.parametrize("damage", [{"num_hidden_layers": 4}, {"hidden_size": 24}, None])
+def test_a_damaged_checkpoint_is_refused_in_one_line(checkpoint, damage):
+    folder, _ = checkpoint(BertModel)
+    if damage is None:
+        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1])
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | damage))
+    with pytest.raises(UserError, match=rf"^model\.pretrained: '{folder}' .*$"):
         read(ModelSettings(pretrained=str(folder)), None)
 
 

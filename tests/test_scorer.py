@@ -141,10 +141,12 @@ def test_reorder_moves_the_rows_of_cache_and_memory_together(ending_model, norm)
     _, state = scorer.step(torch.full((3,), END), scorer.start())
     state = scorer.reorder(state, torch.tensor([0, 0, 1, 1, 2, 2]))
     _, state = scorer.step(torch.tensor([4, 5, 6, 7, 8, 9]), state)
-    log_probs, _ = scorer.step(torch.tensor([10, 11, 12, 13]), scorer.reorder(state, torch.tensor([1, 0, 5, 5])))
-    for row, (source, prefix) in enumerate([(0, [5, 10]), (0, [4, 11]), (2, [9, 12]), (2, [9, 13])]):
+    fewer, fewer_state = scorer.step(torch.tensor([10, 11, 12, 13]), scorer.reorder(state, torch.tensor([1, 0, 5, 5])))
+    last, _ = scorer.step(torch.tensor([14, 15]), scorer.reorder(fewer_state, torch.tensor([3, 2])))
+    prefixes = [(0, [5, 10]), (0, [4, 11]), (2, [9, 12]), (2, [9, 13]), (2, [9, 13, 14]), (2, [9, 12, 15])]
+    for log_probs, (source, prefix) in zip(torch.cat([fewer, last]), prefixes, strict=True):
         alone, _ = UncachedScorer(model, sources[source]).step(torch.tensor(prefix[-1:]), [[END, *prefix[:-1]]])
-        torch.testing.assert_close(log_probs[row], alone[0])
+        torch.testing.assert_close(log_probs, alone[0])
     for unequal in ([0, 0, 2], [0, 2, 3, 4, 5]):
         with pytest.raises(ValueError, match="same number of rows"):
             scorer.reorder(state, torch.tensor(unequal))

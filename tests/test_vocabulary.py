@@ -1,5 +1,6 @@
 """Vocabularies: round trips, the layout of batches, and trimmed tokenizers against the whole ones."""
 
+import tracemalloc
 from functools import cache
 
 import pytest
@@ -17,7 +18,8 @@ from s2s.vocabulary.base import fold
 SEEN = ["the quick brown fox jumps over the lazy dog", "kicking; quickly!", "今天天气很好, 我们去公园 玩"]
 UNSEEN = ["zebra quack 去今", "a second sentence about nothing", "我天", "", "新闻标题生成模型 𠀀𠀁"]
 BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
-XLM = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>"}
+XLM = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
+GPT = {"eos_token": "<|endoftext|>", "pad_token": "<pad>"}
 KINDS = ("wordpiece", "unigram", "bpe")
 few, many = settings(deadline=None, max_examples=60), settings(deadline=None, max_examples=300)
 words = st.text("abc", min_size=1, max_size=6)
@@ -29,33 +31,32 @@ awkward = st.sampled_from(
 any_text = st.lists(st.text() | awkward).map("".join)
 
 
-def train(tokenizer, kind, **settings):
-    trainer = kind(special_tokens=settings.pop("special"), show_progress=False, **settings)
-    tokenizer.train_from_iterator([*SEEN, *UNSEEN], trainer)
-    return tokenizer
+def train(tokenizer, kind, special, **settings):
+    """Train with all special pieces in front but the last, which stands behind the model's own, as in XLM-R."""
+    *first, last = special.values()
+    tokenizer.train_from_iterator([*SEEN, *UNSEEN], kind(special_tokens=first, show_progress=False, **settings))
+    tokenizer.add_special_tokens([last])
+    return tokenizer, special
 
 
 def wordpiece():
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    return train(tokenizer, trainers.WordPieceTrainer, vocab_size=200, special=list(BERT.values())), BERT
+    return train(tokenizer, trainers.WordPieceTrainer, BERT, vocab_size=200)
 
 
 def unigram():
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    return train(tokenizer, trainers.UnigramTrainer, vocab_size=120, unk_token="<unk>", special=list(XLM.values())), XLM
+    return train(tokenizer, trainers.UnigramTrainer, XLM, vocab_size=120, unk_token="<unk>")
 
 
 def bpe():
     tokenizer, alphabet = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel.alphabet()
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    special = {"eos_token": "<|endoftext|>"}
-    return train(
-        tokenizer, trainers.BpeTrainer, vocab_size=400, initial_alphabet=alphabet, special=list(special.values())
-    ), special
+    return train(tokenizer, trainers.BpeTrainer, GPT, vocab_size=400, initial_alphabet=alphabet)
 
 
 @cache
@@ -141,8 +142,11 @@ def test_a_trimmed_tokenizer_cuts_its_texts_as_the_whole_one_does(kind):
     large, small = whole(kind), smaller(kind)
     assert small.keep == sorted(set(small.keep))
     assert small.size == len(small.keep) < large.size
+    for name in large.tokenizer.all_special_tokens:
+        assert small.keep[small.tokenizer.convert_tokens_to_ids(name)] == large.tokenizer.convert_tokens_to_ids(name)
     for name in ("padding", "begin", "end"):
         assert small.keep[getattr(small, name)] == getattr(large, name)
+    assert pretrained.trimmed(large, [text.replace(" ", " \n ") for text in SEEN]).keep == small.keep
     for text in SEEN:
         assert [small.keep[id] for id in small.encode(text)] == large.encode(text)
         assert small.decode(small.encode(text)) == large.decode(large.encode(text))
@@ -197,6 +201,14 @@ def test_any_bpe_tokenizer_can_be_trimmed(corpus, texts, size, suffix):
     trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=["<unk>"], show_progress=False, **suffix)
     tokenizer.train_from_iterator(corpus, trainer)
     cut_alike(tokenizer, texts)
+
+
+def test_a_long_unknown_word_takes_no_memory():
+    tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    tracemalloc.start()
+    cut_alike(tokenizer, ["b" * 600])
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
 
 
 def test_other_tokenizers_are_refused_in_one_line():

@@ -1,0 +1,119 @@
+"""What the loop starts with: the processes, the data, the vocabulary, the run's folder and the objective."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from s2s import checkpoints, store
+from s2s.checkpoints import Checkpoint
+from s2s.data import Dataset, load
+from s2s.data.batches import Tokens, tokenise
+from s2s.errors import UserError
+from s2s.matmul import choose
+from s2s.model import PrefixTransformer
+from s2s.objective import Objective
+from s2s.recipe import Recipe, differences
+from s2s.store import Facts
+from s2s.vocabulary import Vocabulary
+
+
+class Prepared(NamedTuple):
+    """What the loop works with."""
+
+    recipe: Recipe
+    accelerator: Accelerator
+    vocabulary: Vocabulary
+    dataset: Dataset
+    train: Tokens
+    dev: Tokens
+    facts: Facts
+
+
+def start_processes(recipe: Recipe) -> Accelerator:
+    """The processes that came up, checked against those that were asked for."""
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), mixed_precision={"bf16": "bf16", "fp32": "no"}[_precision(recipe)]
+    )
+    asked, there = recipe.run.processes, accelerator.num_processes
+    if asked != there:
+        raise UserError(
+            f"run.processes: {asked}, but {there} came up; on CPU start them with "
+            f"torchrun --nproc-per-node {asked}, on GPUs with accelerate launch --num_processes {asked}"
+        )
+    return accelerator
+
+
+def _precision(recipe: Recipe) -> str:
+    if recipe.run.precision != "auto":
+        return recipe.run.precision
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def check_same(recipe: Recipe, folder: Path) -> None:
+    """Refuse to go on with another recipe, except for more steps, or with another number of threads."""
+    before = store.read_recipe(folder)
+    changed = [line for line in differences(recipe, before) if not line.startswith("run.folder:")]
+    if recipe.run.steps > before.run.steps:
+        changed = [line for line in changed if not line.startswith("run.steps:")]
+    if changed:
+        raise UserError(f"{folder}: the run there has another recipe ({'; '.join(changed)}); choose another run.folder")
+    facts = store.read_facts(folder)
+    if (threads := torch.get_num_threads()) != facts.threads:
+        raise UserError(
+            f"{folder}: trained with {facts.threads} threads, now {threads}: its bits would differ; "
+            f"set OMP_NUM_THREADS={facts.threads}"
+        )
+
+
+def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
+    """Data, vocabulary and facts; the main process writes the folder of a new run, all read it."""
+    dataset = load(recipe.data)
+    if not dataset.dev:
+        raise UserError("data: there are no dev examples; evaluation needs at least one")
+    if accelerator.is_main_process:
+        if store.exists(folder):
+            store.write_atomically(folder / "recipe.yaml", recipe.to_yaml())
+        else:
+            _create(recipe, dataset, accelerator, folder)
+    accelerator.wait_for_everyone()
+    facts, vocabulary = store.read_facts(folder), store.read_vocabulary(folder)
+    if facts.data != dataset.fingerprint:
+        raise UserError(f"{folder}: trained on the data {facts.data}; the same settings now read {dataset.fingerprint}")
+    limits = recipe.data.max_source, recipe.data.max_target
+    train = tokenise(dataset.train, vocabulary, *limits, "train")
+    dev = tokenise(dataset.dev, vocabulary, *limits, "dev")
+    return Prepared(recipe, accelerator, vocabulary, dataset, train, dev, facts)
+
+
+def _create(recipe: Recipe, dataset: Dataset, accelerator: Accelerator, folder: Path) -> None:
+    """Write the folder of a new run."""
+    vocabulary = recipe.build_vocabulary(dataset)
+    objective, report = recipe.build_objective(vocabulary)
+    name, reason = choose() if accelerator.device.type == "cpu" else ("default", "products: on the GPU")
+    facts = Facts(
+        architecture=objective.model.shape,
+        data=dataset.fingerprint,
+        kernel=name,
+        threads=torch.get_num_threads(),
+        precision=_precision(recipe),
+        versions={name: version(name) for name in ("torch", "transformers", "accelerate", "sentencepiece")},
+        report=[*report, reason],
+    )
+    store.create(folder, recipe, vocabulary, facts)
+
+
+def start_objective(prepared: Prepared, folder: Path) -> tuple[Objective, Checkpoint | None, list[str]]:
+    """The objective of the newest whole checkpoint, or the untrained one."""
+    checkpoint, report = checkpoints.newest(folder)
+    if checkpoint is None:
+        objective, _ = prepared.recipe.build_objective(prepared.vocabulary)
+    else:
+        objective = Objective(PrefixTransformer(prepared.facts.architecture), prepared.recipe.objective)
+        objective.load_state_dict(checkpoint.weights)
+        report = [*report, f"going on from step {checkpoint.step}"]
+    return objective.to(prepared.accelerator.device), checkpoint, report
