@@ -105,7 +105,8 @@ def test_fewer_layers_and_positions_are_the_first_ones(checkpoint, kind):
 def test_weights_of_half_precision_are_read_as_float32(checkpoint, tmp_path):
     _, theirs = checkpoint(BertModel)
     theirs.half().save_pretrained(tmp_path)
-    ours, _ = warm(tmp_path)
+    ours, found = warm(tmp_path)
+    assert {tensor.dtype for tensor in found.state.values()} == {torch.float32}
     assert_same_rows(ours, theirs.float(), [5, 3])
 
 

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 from transformers.utils import logging as transformers_log
 
@@ -54,7 +55,7 @@ def read(settings: ModelSettings, keep: Sequence[int] | None) -> Checkpoint:
     assert settings.pretrained is not None
     config, original, unknown = _load(settings.pretrained)
     shape = _architecture(config, settings, original, keep)
-    state, used = translate(shape, original, keep)
+    state, used = translate(settings.pretrained, shape, original, keep)
     sizes = config.num_hidden_layers, config.vocab_size
     return Checkpoint(shape, state, report(sizes, shape, original, unknown, used))
 
@@ -67,7 +68,7 @@ def _load(name: str) -> tuple[PretrainedConfig, State, list[str]]:
             config = AutoConfig.from_pretrained(place)
             _check_family(config, name)
             model, loading = AutoModelForMaskedLM.from_pretrained(place, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"model.pretrained: '{name}' is no path, no name under $S2S_MODELS, no installed package with a model, "

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from s2s.errors import UserError
 from s2s.model.architecture import Architecture
 
 State = dict[str, Tensor]
@@ -38,7 +39,7 @@ def transform_names(state: State) -> dict[str, str] | None:
     return next((names for names in TRANSFORMS if names["0"] + ".weight" in state), None)
 
 
-def translate(shape: Architecture, original: State, keep: Sequence[int] | None) -> tuple[State, set[str]]:
+def translate(name: str, shape: Architecture, original: State, keep: Sequence[int] | None) -> tuple[State, set[str]]:
     """The state of our model from the checkpoint's, and the names that were used."""
     names = {ours: theirs for ours, theirs in EMBEDDINGS.items() if theirs in original}
     for layer in range(shape.layers):
@@ -49,6 +50,8 @@ def translate(shape: Architecture, original: State, keep: Sequence[int] | None) 
         for part in "02":
             names |= {f"transform.{part}.{kind}": f"{transform[part]}.{kind}" for kind in ("weight", "bias")}
         names["output_bias"] = transform["bias"]
+    if missing := sorted(set(names.values()) - original.keys()):
+        raise UserError(f"model.pretrained: '{name}' lacks {len(missing)} tensors, among them {missing[0]}")
     state = {ours: original[theirs].clone() for ours, theirs in names.items()}
     used = set(names.values()) | _fuse(shape, original, state)
     _fit(shape, state, keep)

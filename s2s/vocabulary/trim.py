@@ -5,8 +5,8 @@ Su's ``keep_tokens`` (bert4keras) is the rows' list that comes with it.
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer
@@ -44,11 +44,19 @@ def _used(tokenizer: Tokenizer, fields: Fields, texts: Iterable[str]) -> set[int
     used = {id for encoding in encodings for id in encoding.ids}
     prefix = fields["model"].get("continuing_subword_prefix") or ""
     pieces = (str(tokenizer.id_to_token(id)) for id in used)
-    forms = {character for piece in pieces for character in piece.removeprefix(prefix)}
-    for word in _unknown_words(tokenizer, fields, texts, encodings):
-        forms.update(word[start:end] for start, end in combinations(range(len(word) + 1), 2))
-    found = (tokenizer.token_to_id(form) for part in forms for form in (part, prefix + part, "▁" + part))
+    characters = {character for piece in pieces for character in piece.removeprefix(prefix)}
+    longest = max(map(len, tokenizer.get_vocab()))
+    unknown = (_parts(word, longest) for word in _unknown_words(tokenizer, fields, texts, encodings))
+    parts = chain(characters, chain.from_iterable(unknown))
+    found = (tokenizer.token_to_id(form) for part in parts for form in (part, prefix + part, "▁" + part))
     return used | {id for id in found if id is not None}
+
+
+def _parts(word: str, longest: int) -> Iterator[str]:
+    """All stretches of a word of at most ``longest`` characters."""
+    for start in range(len(word)):
+        for end in range(start + 1, min(len(word), start + longest) + 1):
+            yield word[start:end]
 
 
 def _unknown_words(
