@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from s2s.seeds import seed_of
+
 IGNORED = -100
 """The label of a position without a target, as in ``torch.nn.functional.cross_entropy``."""
 
@@ -21,10 +23,16 @@ class Batch(NamedTuple):
     source_lengths: Tensor  # [B] columns of each row that are not padding
     target: Tensor  # [B, T] decoder inputs: end y1 ... yn
     labels: Tensor  # [B, T] y1 ... yn end, then IGNORED
+    seeds: Tensor  # [B] of what is drawn for each row: a function of (seed, epoch, example) alone
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+def real_inputs(batch: Batch) -> Tensor:
+    """Which decoder inputs [B, T] are no padding: those with a label at their column or behind it."""
+    return (batch.labels != IGNORED).flip(1).cumsum(dim=1).flip(1) > 0
 
 
 class Counts(NamedTuple):
@@ -53,13 +61,16 @@ def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
 
 
-def collate(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], padding: int, end: int) -> Batch:
-    """Make a batch of (source ids with begin and end, target ids with neither)."""
+def collate(
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], padding: int, end: int, seeds: Sequence[int] | None = None
+) -> Batch:
+    """Make a batch of (source ids with begin and end, target ids with neither); without seeds, by row number."""
     return Batch(
         source=pad([source for source, _ in pairs], padding),
         source_lengths=torch.tensor([len(source) for source, _ in pairs]),
         target=pad([[end, *target] for _, target in pairs], padding),
         labels=pad([[*target, end] for _, target in pairs], IGNORED),
+        seeds=torch.tensor([seed_of("row", row) for row in range(len(pairs))] if seeds is None else seeds),
     )
 
 

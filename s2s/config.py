@@ -4,7 +4,7 @@ The merging and the types are OmegaConf's; this file adds where a value came fro
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from s2s.errors import UserError, nearest
 
 Tables = Mapping[str, Mapping[str, type]]
 """Sections whose key ``name`` picks a row of a table of settings classes."""
+NO_LISTS: Tables = {}
 
 
 @dataclass(frozen=True)
@@ -97,24 +98,76 @@ def _quote(argument: str) -> str:
     return argument.removesuffix("-") + "'-'" if argument.endswith("=-") else argument
 
 
-def merge(schema: type, layers: Sequence[Layer], tables: Tables) -> Any:
+def merge(schema: type, layers: Sequence[Layer], tables: Tables, lists: Tables = NO_LISTS) -> Any:
     """An instance of the dataclass ``schema`` with the layers' values over its defaults, checked.
 
-    A layer that names another row of a table starts that section anew. Errors: a UserError of one line.
+    A layer that names another row of a table starts that section anew. ``lists`` are sections that list rows of a
+    table; a later layer's list takes the place of an earlier one's, and ``{0: {key: value}}`` changes its first row.
+    Errors: a UserError of one line.
     """
-    node = OmegaConf.structured(schema)
+    node, rows = OmegaConf.structured(schema), dict[str, list[DictConfig]]()
     for layer in layers:
         values = dict(layer.values)
+        for section in lists.keys() & values.keys():
+            rows[section] = read_rows(rows.get(section, []), layer, section, values.pop(section), lists[section])
         for section in tables.keys() & values.keys():
             values[section] = _pick(node, layer, section, values[section], tables[section])
         for key, value in _leaves(node, values, ""):
             node = _merge(node, layer, key, value)
     try:
-        return OmegaConf.to_object(node)
+        merged: Any = OmegaConf.to_object(node)
+        made = {section: [_make(f"{section}[{i}]", row) for i, row in enumerate(rows[section])] for section in rows}
+        return replace(merged, **made) if made else merged
     except UserError as error:
         raise UserError(_placed(str(error), layers)) from error
     except OmegaConfBaseException as error:
         raise UserError(_placed(f"{error.full_key}: {str(error).splitlines()[0]}", layers)) from error
+
+
+def _make(key: str, row: DictConfig) -> Any:
+    """The object of a row of a list; its errors name keys of its own."""
+    try:
+        return OmegaConf.to_object(row)
+    except UserError as error:
+        raise UserError(f"{key}.{error}") from error
+
+
+def read_rows(
+    before: list[DictConfig], layer: Layer, section: str, values: Any, table: Mapping[str, type]
+) -> list[DictConfig]:
+    """The rows of a list section after a layer."""
+    if isinstance(values, list):
+        return [_new_row(layer, f"{section}[{index}]", row, table) for index, row in enumerate(values)]
+    if not isinstance(values, dict) or not all(str(key).isdigit() for key in values):
+        example = f"[{{name: {min(table)}}}], or {section}.0.key=value to change a row"
+        raise UserError(f"{layer.place(section)}: {section}: expected a list of rows, such as {example}")
+    rows = list(before)
+    for key, row in values.items():
+        place = f"{section}[{key}]"
+        if int(key) >= len(rows):
+            raise UserError(f"{layer.place(place)}: {place}: the list has {len(rows)} rows, numbered from 0")
+        named = isinstance(row, dict) and "name" in row
+        rows[int(key)] = _new_row(layer, place, row, table) if named else _change(rows[int(key)], layer, place, row)
+    return rows
+
+
+def _new_row(layer: Layer, place: str, row: Any, table: Mapping[str, type]) -> DictConfig:
+    if not isinstance(row, dict) or "name" not in row:
+        raise UserError(f"{layer.place(place)}: {place}: expected keys and values, such as {{name: {min(table)}}}")
+    name = row["name"]
+    if not isinstance(name, str) or name not in table:
+        where = layer.place(f"{place}.name")
+        raise UserError(f"{where}: {place}.name: no '{name}'{nearest(str(name), table)}")
+    keys = {key: value for key, value in row.items() if key != "name"}
+    return _change(OmegaConf.structured(table[name]), layer, place, keys)
+
+
+def _change(node: DictConfig, layer: Layer, place: str, row: Any) -> DictConfig:
+    if not isinstance(row, dict):
+        raise UserError(f"{layer.place(place)}: {place}: expected keys and values")
+    for key, value in row.items():
+        node = _merge(node, layer, str(key), value, f"{place}.")
+    return node
 
 
 def _leaves(node: DictConfig, values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
@@ -143,24 +196,25 @@ def _pick(node: DictConfig, layer: Layer, section: str, values: Any, table: Mapp
     return values
 
 
-def _merge(node: DictConfig, layer: Layer, key: str, value: Any) -> DictConfig:
+def _merge(node: DictConfig, layer: Layer, key: str, value: Any, prefix: str = "") -> DictConfig:
     for name in reversed(key.split(".")):
         value = {name: value}
     try:
         merged = OmegaConf.merge(node, value)
     except ConfigKeyError as error:
-        raise UserError(_unknown(node, layer, error.full_key or key)) from error
+        raise UserError(_unknown(node, layer, error.full_key or key, prefix)) from error
     except (TypeError, ValueError, OmegaConfBaseException) as error:
-        key = getattr(error, "full_key", None) or key
+        key = prefix + (getattr(error, "full_key", None) or key)
         raise UserError(f"{layer.place(key) or layer.origin}: {key}: {str(error).splitlines()[0]}") from error
     assert isinstance(merged, DictConfig)
     return merged
 
 
-def _unknown(node: DictConfig, layer: Layer, key: str) -> str:
+def _unknown(node: DictConfig, layer: Layer, key: str, prefix: str) -> str:
     parent = key.rpartition(".")[0]
     section = OmegaConf.select(node, parent) if parent else node
-    choices = [f"{parent}.{child}" if parent else child for child in map(str, section)]
+    choices = [prefix + (f"{parent}.{child}" if parent else child) for child in map(str, section)]
+    key = prefix + key
     return f"{layer.place(key) or layer.origin}: unknown key '{key}'{nearest(key, choices)}"
 
 

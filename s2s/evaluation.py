@@ -46,8 +46,7 @@ def dev_loss(
         batch = tokens.batch(indices, vocabulary).to(accelerator.device)
         units = count(batch)
         with accelerator.autocast():
-            nll = objective(batch).parts["nll"]
-        total += nll.double().cpu() * units.target_tokens.cpu()
+            total += objective.nll(batch).double().cpu()
         counts.append(Counts(*(unit.cpu() for unit in units)))
     sums = torch.stack([total, add(counts).target_tokens.double()]).to(accelerator.device)
     nll_sum, tokens_sum = accelerator.reduce(sums, "sum").tolist()

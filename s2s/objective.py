@@ -1,14 +1,20 @@
 """The objective: model and losses in one module, so that every pass of a step happens inside one forward."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from s2s.batch import IGNORED, Batch, Counts, count
+from s2s.batch import Batch, Counts, count
 from s2s.errors import UserError
+from s2s.losses import Losses, Term, share
+from s2s.mitigations.base import Feed, Mitigation, Shaped, Shaper, Turn
+from s2s.mitigations.draws import Draws
+from s2s.mitigations.passes import Passes
+from s2s.mitigations.sharding import is_sharded
 from s2s.model import PrefixTransformer
 
 
@@ -23,54 +29,79 @@ class ObjectiveSettings:
             raise UserError(f"objective.label_smoothing: {self.label_smoothing} is not in [0, 1)")
 
 
-class Term(NamedTuple):
-    """A loss as a sum and the unit that it is divided by: a field of ``Counts``."""
+class Named(NamedTuple):
+    """A method and the name that its draws go by: the recipe's, numbered where it stands there again."""
 
-    sum: Tensor
-    unit: str
-
-
-class Losses(NamedTuple):
-    """What a step needs: the scalar to differentiate, and each part as its share of the global mean, for the log."""
-
-    total: Tensor
-    parts: dict[str, Tensor]
+    name: str
+    method: Mitigation
 
 
 class Objective(nn.Module):
-    """Teacher forcing: the cross-entropy of each target token given the source and the gold prefix."""
+    """Teacher forcing, or what the recipe's mitigations make of it.
 
-    def __init__(self, model: PrefixTransformer, settings: ObjectiveSettings) -> None:
+    Feeds edit the decoder's inputs in their order; the shaper, if there is one, turns passes into the loss.
+    """
+
+    def __init__(
+        self,
+        model: PrefixTransformer,
+        settings: ObjectiveSettings,
+        mitigations: Sequence[tuple[str, Mitigation]] = (),
+    ) -> None:
         super().__init__()
         self.model = model
         self.label_smoothing = settings.label_smoothing
+        self.mitigations = _numbered(mitigations)
 
-    def forward(self, batch: Batch, step: int = 0, counts: Counts | None = None) -> Losses:  # noqa: ARG002
+    def forward(self, batch: Batch, step: int = 0, counts: Counts | None = None) -> Losses:
         """The losses of a batch at a step.
 
         ``counts`` are the units of the whole update, over all micro-batches and processes; without them the batch
         stands alone. The losses of the update's batches add up to the loss of one large batch.
         """
-        memory = self.model.encode(batch.source, batch.source_lengths)
-        hidden = self.model.decode(batch.target, memory)
-        terms, nll = self._cross_entropy(hidden, batch.labels)
         counts = count(batch) if counts is None else counts
-        total = torch.stack([_share(term, counts) for term in terms.values()]).sum()
-        seen = {**terms, "nll": Term(nll, "target_tokens")}
-        return Losses(total, {name: _share(term, counts).detach() for name, term in seen.items()})
+        shaped = self._shaped(batch, step, counts)
+        total = torch.stack([share(term, counts) for term in shaped.terms.values()]).sum()
+        seen = {**shaped.terms, "nll": Term(shaped.nll)}
+        return Losses(total, {name: share(term, counts).detach() for name, term in seen.items()})
 
-    def _cross_entropy(self, hidden: Tensor, labels: Tensor) -> tuple[dict[str, Term], Tensor]:
-        """The smoothed loss and the plain negative log-likelihood, summed; scores only where there is a label."""
-        real = labels != IGNORED
-        logits = self.model.logits(hidden[real]).float()
-        nll = functional.cross_entropy(logits, labels[real], reduction="sum")
-        if not self.label_smoothing:
-            return {"cross_entropy": Term(nll, "target_tokens")}, nll
-        even = logits.logsumexp(dim=-1).sum() - logits.mean(dim=-1).sum()
-        smooth = (1 - self.label_smoothing) * nll + self.label_smoothing * even
-        return {"cross_entropy": Term(smooth, "target_tokens")}, nll
+    def nll(self, batch: Batch) -> Tensor:
+        """The negative log-likelihood of the labels given gold prefixes, summed: no method, no smoothing."""
+        return Passes(self.model, 0.0, self).score(batch).nll()
+
+    def _shaped(self, batch: Batch, step: int, counts: Counts) -> Shaped:
+        """The loss as sums: the shaper's of what the feeds have made of the batch, anchored on gold where asked."""
+        passes, fed, kept = Passes(self.model, self.label_smoothing, self), batch, 1.0
+        shaper, turn = Shaper(), Turn(passes, Draws(batch.seeds, ""), counts, 0, 1.0)
+        for name, method in self.mitigations:
+            if not (strength := method.strength(step)):
+                continue
+            self._check_sharding(name, method)
+            own = turn._replace(draws=Draws(batch.seeds, name), step=step - method.start_step, strength=strength)
+            if isinstance(method, Feed):
+                fed, kept = method.feed(fed, own), kept * method.weight
+            elif isinstance(method, Shaper):
+                shaper, turn = method, own
+        return _anchored(shaper.loss(batch, fed, turn), kept, passes, batch)
+
+    def _check_sharding(self, name: str, method: Mitigation) -> None:
+        if not method.shardable and is_sharded(self):
+            raise UserError(f"mitigations: '{name}' does not run where parameters are sharded")
 
 
-def _share(term: Term, counts: Counts) -> Tensor:
-    """The term's share of the update's mean; an update without a unit has a share of 0."""
-    return term.sum / getattr(counts, term.unit).clamp(min=1)
+def _anchored(shaped: Shaped, kept: float, passes: Passes, batch: Batch) -> Shaped:
+    """``kept`` of a loss and the rest teacher forcing on gold."""
+    if kept == 1:
+        return shaped
+    gold = passes.score(batch)
+    terms = {name: Term(kept * term.sum, term.unit) for name, term in shaped.terms.items()}
+    return Shaped({"anchor": Term((1 - kept) * passes.cross_entropy(gold)), **terms}, gold.nll())
+
+
+def _numbered(mitigations: Sequence[tuple[str, Mitigation]]) -> list[Named]:
+    seen: Counter[str] = Counter()
+    found = []
+    for name, method in mitigations:
+        seen[name] += 1
+        found.append(Named(name if seen[name] == 1 else f"{name} {seen[name]}", method))
+    return found

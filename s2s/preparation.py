@@ -113,7 +113,8 @@ def start_objective(prepared: Prepared, folder: Path) -> tuple[Objective, Checkp
     if checkpoint is None:
         objective, _ = prepared.recipe.build_objective(prepared.vocabulary)
     else:
-        objective = Objective(PrefixTransformer(prepared.facts.architecture), prepared.recipe.objective)
+        methods = prepared.recipe.build_mitigations(prepared.vocabulary)
+        objective = Objective(PrefixTransformer(prepared.facts.architecture), prepared.recipe.objective, methods)
         objective.load_state_dict(checkpoint.weights)
         report = [*report, f"going on from step {checkpoint.step}"]
     return objective.to(prepared.accelerator.device), checkpoint, report

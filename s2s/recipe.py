@@ -1,7 +1,7 @@
 """Recipes: the typed settings of a run, read from YAML, and the objects that they describe."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,9 @@ from omegaconf import OmegaConf
 
 from s2s.config import Layer, merge, read_arguments, read_file
 from s2s.data import Dataset, DataSettings, load
+from s2s.data.batches import tokenise
 from s2s.errors import UserError, nearest
+from s2s.mitigations import MITIGATIONS, Composition, Materials, Mitigation, check
 from s2s.model import ModelSettings, PrefixTransformer, pretrained
 from s2s.model.architecture import from_scratch
 from s2s.model.initialization import initialise
@@ -22,6 +24,7 @@ from s2s.seeds import seed_of
 from s2s.vocabulary import Vocabulary, VocabularySettings, make
 
 TABLES: dict[str, dict[str, Any]] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+LISTS: dict[str, dict[str, Any]] = {"mitigations": MITIGATIONS}
 SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
 
 
@@ -58,7 +61,7 @@ class Recipe:
     data: DataSettings = field(default_factory=DataSettings)
     vocabulary: VocabularySettings = field(default_factory=VocabularySettings)
     model: ModelSettings = field(default_factory=ModelSettings)
-    mitigations: list[Any] = field(default_factory=list)
+    mitigations: list[Any] = field(default_factory=list)  # rows of s2s.mitigations.MITIGATIONS, each with its ``name``
     heads: dict[str, Any] = field(default_factory=dict)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     optimizer: Any = field(default_factory=AdamW)
@@ -67,9 +70,11 @@ class Recipe:
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
-        for name in ("mitigations", "heads"):
-            if getattr(self, name):
-                raise UserError(f"{name}: there are none to choose from yet; leave it empty")
+        if self.heads:
+            raise UserError("heads: there are none to choose from yet; leave it empty")
+        in_parts = self.run.processes * self.run.accumulate > 1
+        names = [_name(MITIGATIONS, method) for method in self.mitigations]
+        check(Composition(self.mitigations, in_parts, self.objective.label_smoothing), names)
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
@@ -77,7 +82,7 @@ class Recipe:
 
         Errors: a UserError that names the key, where it stands and the nearest valid one.
         """
-        recipe = merge(cls, [*_layers(name_or_path), read_arguments(overrides)], TABLES)
+        recipe = merge(cls, [*_layers(name_or_path), read_arguments(overrides)], TABLES, LISTS)
         assert isinstance(recipe, Recipe)
         return recipe
 
@@ -102,7 +107,21 @@ class Recipe:
             raise UserError(
                 f"data.max_source: with max_target {needed} tokens, but the model has {positions} positions"
             )
-        return Objective(model, self.objective), report
+        return Objective(model, self.objective, self.build_mitigations(vocabulary)), report
+
+    def build_mitigations(self, vocabulary: Vocabulary) -> list[tuple[str, Mitigation]]:
+        """The methods, ready for use, with their names."""
+        limits = self.data.max_source, self.data.max_target
+        materials = Materials(
+            vocabulary,
+            lambda: tokenise(load(self.data).train, vocabulary, *limits, "train"),
+            self.data.max_target,
+            self.data.lang,
+        )
+        methods = [(_name(MITIGATIONS, method), replace(method)) for method in self.mitigations]
+        for _, method in methods:
+            method.prepare(materials)
+        return methods
 
     def _model(self, vocabulary: Vocabulary) -> tuple[PrefixTransformer, list[str]]:
         if self.model.pretrained is None:
@@ -122,8 +141,9 @@ class Recipe:
         values = _plain(self)
         assert isinstance(values, dict)
         for section, table in TABLES.items():
-            name = next(name for name, kind in table.items() if type(getattr(self, section)) is kind)
-            values[section] = {"name": name, **values[section]}
+            values[section] = {"name": _name(table, getattr(self, section)), **values[section]}
+        for section, table in LISTS.items():
+            values[section] = [{"name": _name(table, row), **_plain(row)} for row in getattr(self, section)]
         return values
 
     def to_yaml(self) -> str:
@@ -178,9 +198,17 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _name(table: dict[str, Any], row: Any) -> str:
+    """The name of the table's row that an object was made from."""
+    return next(name for name, kind in table.items() if type(row) is kind)
+
+
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
+        elif key in LISTS:
+            for index, row in enumerate(value):
+                yield from _flat(row, f"{key}[{index}].")
         else:
             yield prefix + key, value

@@ -117,7 +117,7 @@ def accumulate(prepared: Prepared, wrapped: Module, place: Place, step: int) -> 
     """
     run, accelerator = prepared.recipe.run, prepared.accelerator
     process, processes = accelerator.process_index, accelerator.num_processes
-    batches = micro_batches(place, prepared.train, prepared.vocabulary, processes, run.accumulate, process)
+    batches = micro_batches(place, prepared.train, prepared.vocabulary, processes, run.accumulate, process, run.seed)
     counts = _over_processes(accelerator, add([count(batch) for batch in batches]))
     parts: dict[str, Tensor] = {}
     for number, batch in enumerate(batches):

@@ -28,10 +28,11 @@ class Tokens(NamedTuple):
         """[examples, 2]: columns that each example needs in source and in target."""
         return numpy.array([(len(x), len(y) + 1) for x, y in zip(self.sources, self.targets, strict=True)])
 
-    def batch(self, indices: Indices, vocabulary: Vocabulary) -> Batch:
-        """The batch of the given examples."""
+    def batch(self, indices: Indices, vocabulary: Vocabulary, seed: int = 0, epoch: int = 0) -> Batch:
+        """The batch of the given examples; what is drawn for them depends on seed and epoch."""
         pairs = [(self.sources[index], self.targets[index]) for index in indices]
-        return collate(pairs, vocabulary.padding, vocabulary.end)
+        seeds = [seed_of(seed, "example", epoch, int(index)) for index in indices]
+        return collate(pairs, vocabulary.padding, vocabulary.end, seeds)
 
 
 def tokenise(
@@ -110,11 +111,11 @@ def deal(examples: Indices, processes: int, accumulate: int, process: int) -> li
 
 
 def micro_batches(
-    place: Place, tokens: Tokens, vocabulary: Vocabulary, processes: int, accumulate: int, process: int
+    place: Place, tokens: Tokens, vocabulary: Vocabulary, processes: int, accumulate: int, process: int, seed: int
 ) -> list[Batch]:
     """One process's batches of an update."""
     batches = []
     for indices, counts in deal(place.examples, processes, accumulate, process):
-        batch = tokens.batch(indices, vocabulary)
+        batch = tokens.batch(indices, vocabulary, seed, place.epoch)
         batches.append(batch if counts else without_weight(batch))
     return batches

@@ -22,7 +22,7 @@ class FeedForward(nn.Sequential):
 class Block(nn.Module):
     """x + f(norm(x)) with pre-normalisation, norm(x + f(x)) with post-normalisation, for both halves.
 
-    Its methods mirror the attention's and return plain tuples of tensors.
+    Returns plain tuples of tensors, and does all but single steps in ``forward``, as hooks of sharding need it.
     """
 
     def __init__(self, shape: Architecture) -> None:
@@ -34,14 +34,15 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
         self.dropout = nn.Dropout(shape.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, memory: Cached | None = None) -> tuple[Tensor, Cached]:
-        """Rows [B, L, D] to rows [B, L, D], and what the attention caches of them."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, memory: Cached | None = None) -> tuple[Tensor, Cached]:
+        """Rows [B, L, D] to rows [B, L, D], and what the attention caches of them.
+
+        Without a mask the rows are not needed, only what is cached of them; they come back as they are.
+        """
+        if mask is None:
+            return x, self.attention.remember(self._entry(x))
         attended, cached = self.attention(self._entry(x), mask, memory)
         return self._leave(x, attended), cached
-
-    def remember(self, x: Tensor) -> Cached:
-        """Only what the attention caches of the rows x."""
-        return self.attention.remember(self._entry(x))
 
     def step(self, x: Tensor, mask: Tensor, memory: Cached, cache: Cached | None) -> tuple[Tensor, Cached]:
         """One new row a hypothesis, [N, D] to [N, D], and the grown cache."""

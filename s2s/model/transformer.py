@@ -39,10 +39,10 @@ class Embedding(nn.Module):
         self.norm = nn.LayerNorm(shape.width, eps=shape.epsilon) if shape.norm == "post" else nn.Identity()
         self.dropout = nn.Dropout(shape.dropout)
 
-    def forward(self, tokens: Tensor, positions: Tensor, segment: int) -> Tensor:
-        """Ids and positions of equal or broadcast shape [B, L] to [B, L, D]."""
+    def forward(self, words: Tensor, positions: Tensor, segment: int) -> Tensor:
+        """Token embeddings [B, L, D] and positions [B or 1, L] to [B, L, D]."""
         placed = self.positions(positions + self.offset) + self.segments.weight[segment]
-        return self.dropout(self.norm(self.tokens(tokens) + placed))
+        return self.dropout(self.norm(words + placed))
 
 
 class Transform(nn.Sequential):
@@ -65,14 +65,25 @@ class PrefixTransformer(nn.Module):
         self.transform = Transform(shape) if shape.transform else nn.Identity()
         self.output_bias = nn.Parameter(torch.zeros(shape.vocabulary))
 
-    def encode(self, source: Tensor, lengths: Tensor) -> Memory:
-        """Encode sources [B, S] of the given lengths [B]; the last layer computes only what targets attend to."""
-        x, mask = self._embed_source(source, lengths)
+    def words(self, ids: Tensor, table: Tensor | None = None) -> Tensor:
+        """Token embeddings of ids [...] as [..., D]; an id below 0 is no token at all, a vector of zeros.
+
+        ``table`` [V, D] stands in for the token embeddings.
+        """
+        rows = functional.embedding(ids.clamp(min=0), self.embedding.tokens.weight if table is None else table)
+        return rows * (ids >= 0)[..., None]
+
+    def encode(self, source: Tensor, lengths: Tensor, words: Tensor | None = None) -> Memory:
+        """Encode sources [B, S] of the given lengths [B]; the last layer computes only what targets attend to.
+
+        ``words`` [B, S, D] stand in for the sources' token embeddings.
+        """
+        x, mask = self._embed_source(source, lengths, words)
         layers = []
         for block in self.blocks[:-1]:
             x, cached = block(x, mask)
             layers.append(cached)
-        layers.append(self.blocks[-1].remember(x))  # type: ignore[operator]
+        layers.append(self.blocks[-1](x)[1])
         return Memory(tuple(layers), lengths, mask)
 
     def source_hidden(self, source: Tensor, lengths: Tensor) -> Tensor:
@@ -82,11 +93,16 @@ class PrefixTransformer(nn.Module):
             x, _ = block(x, mask)
         return self.final_norm(x)
 
-    def decode(self, target: Tensor, memory: Memory) -> Tensor:
-        """The last layer's rows [B, T, D] of target inputs [B, T], which stand right behind their own source."""
-        columns = torch.arange(target.shape[1], device=target.device)
-        x = self.embedding(target, memory.lengths[:, None] + self._within(columns, memory), segment=1)
-        mask = _target_mask(memory.mask, target.shape[1])
+    def decode(self, target: Tensor, memory: Memory, words: Tensor | None = None, copies: int = 1) -> Tensor:
+        """The last layer's rows [B, T, D] of target inputs [B, T], which stand right behind their own source.
+
+        ``words`` [B, T, D] stand in for the targets' token embeddings. With ``copies``, T holds so many targets of
+        equal width side by side; each stands right behind the source and sees no other.
+        """
+        columns = torch.arange(target.shape[1] // copies, device=target.device)
+        positions = (memory.lengths[:, None] + self._within(columns, memory)).repeat(1, copies)
+        x = self.embedding(self.words(target) if words is None else words, positions, segment=1)
+        mask = _target_mask(memory.mask, len(columns), copies)
         for block, cached in zip(self.blocks, memory.layers, strict=True):
             x, _ = block(x, mask, cached)
         return self.final_norm(x)
@@ -98,24 +114,25 @@ class PrefixTransformer(nn.Module):
         """
         lengths = memory.lengths.repeat_interleave(len(tokens) // len(memory.lengths))
         self._within(torch.tensor([column]), memory)
-        x = self.embedding(tokens, lengths + column, segment=1)
+        x = self.embedding(self.words(tokens), lengths + column, segment=1)
         grown = []
         for index, (block, cached) in enumerate(zip(self.blocks, memory.layers, strict=True)):
             x, own = block.step(x, memory.mask, cached, None if cache is None else cache[index])  # type: ignore[operator]
             grown.append(own)
         return self.final_norm(x), tuple(grown)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of the next token, [..., D] to [..., V]."""
-        return functional.linear(self.transform(hidden), self.embedding.tokens.weight, self.output_bias)
+    def logits(self, hidden: Tensor, table: Tensor | None = None) -> Tensor:
+        """Scores of the next token, [..., D] to [..., V]; ``table`` [V, D] stands in for the token embeddings."""
+        weight = self.embedding.tokens.weight if table is None else table
+        return functional.linear(self.transform(hidden), weight, self.output_bias)
 
-    def _embed_source(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def _embed_source(self, source: Tensor, lengths: Tensor, words: Tensor | None = None) -> tuple[Tensor, Tensor]:
         columns = torch.arange(source.shape[1], device=source.device)
         if len(columns) > self.shape.positions:
             raise ValueError(
                 f"a source of {len(columns)} tokens is beyond the model's {self.shape.positions} positions"
             )
-        x = self.embedding(source, columns[None], segment=0)
+        x = self.embedding(self.words(source) if words is None else words, columns[None], segment=0)
         mask = torch.zeros(source.shape, dtype=x.dtype, device=x.device)
         return x, mask.masked_fill(columns >= lengths[:, None], -torch.inf)[:, None, None]
 
@@ -129,8 +146,11 @@ class PrefixTransformer(nn.Module):
         return columns
 
 
-def _target_mask(source_mask: Tensor, columns: int) -> Tensor:
-    """[B, 1, T, S + T] of the source's [B, 1, 1, S]: a target row sees its whole source and itself and its past."""
+def _target_mask(source_mask: Tensor, columns: int, copies: int) -> Tensor:
+    """[B, 1, K T, S + K T] of the source's [B, 1, 1, S]: a target row sees its source, itself and its copy's past."""
+    rows, width = source_mask.shape[0], copies * columns
     causal = source_mask.new_full((columns, columns), -torch.inf).triu(1)
-    rows = source_mask.shape[0]
-    return torch.cat([source_mask.expand(rows, 1, columns, -1), causal.expand(rows, 1, -1, -1)], dim=-1)
+    own = source_mask.new_full((copies, columns, copies, columns), -torch.inf)
+    own.diagonal(dim1=0, dim2=2).copy_(causal[..., None])
+    own = own.view(width, width)
+    return torch.cat([source_mask.expand(rows, 1, width, -1), own.expand(rows, 1, -1, -1)], dim=-1)

@@ -1,0 +1,38 @@
+"""Mitigations of exposure bias: each row of the table is a line in a recipe."""
+
+from s2s.mitigations.article import ArticleFastGradient
+from s2s.mitigations.base import Composition, Feed, Materials, Mitigation, Shaper
+from s2s.mitigations.composition import check
+from s2s.mitigations.consistency import ArticleRDrop, NoiseConsistency, RDrop
+from s2s.mitigations.noise import DuplicateNoise, ShiftNoise, SwapNoise, WordDropout
+from s2s.mitigations.penalty import ArticlePenalty, GradientPenalty
+from s2s.mitigations.perturbation import FastGradient, FreeLargeBatch, ProjectedGradient, VirtualAdversarial
+from s2s.mitigations.replacement import RandomReplacement
+from s2s.mitigations.scheduled_sampling import ScheduledSampling
+from s2s.mitigations.teaforn import TeacherForcingWithNGrams
+from s2s.mitigations.tokens import GraduatedLabelSmoothing, MixedCrossEntropy, Unlikelihood
+
+__all__ = ["MITIGATIONS", "Composition", "Feed", "Materials", "Mitigation", "Shaper", "check"]
+
+MITIGATIONS: dict[str, type[Mitigation]] = {
+    "random_replacement": RandomReplacement,
+    "word_dropout": WordDropout,
+    "duplicate_noise": DuplicateNoise,
+    "shift_noise": ShiftNoise,
+    "swap_noise": SwapNoise,
+    "scheduled_sampling": ScheduledSampling,
+    "fgm": FastGradient,
+    "fgm_article": ArticleFastGradient,
+    "pgd": ProjectedGradient,
+    "free_lb": FreeLargeBatch,
+    "vat": VirtualAdversarial,
+    "gradient_penalty": GradientPenalty,
+    "gradient_penalty_article": ArticlePenalty,
+    "r_drop": RDrop,
+    "r_drop_article": ArticleRDrop,
+    "noise_consistency": NoiseConsistency,
+    "graduated_label_smoothing": GraduatedLabelSmoothing,
+    "unlikelihood": Unlikelihood,
+    "teaforn": TeacherForcingWithNGrams,
+    "mixce": MixedCrossEntropy,
+}

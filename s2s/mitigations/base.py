@@ -1,0 +1,117 @@
+"""What a mitigation is: a feed edits what the decoder is fed, a shaper turns passes into the loss."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from s2s.batch import Batch, Counts
+from s2s.data.batches import Tokens
+from s2s.errors import UserError
+from s2s.losses import Term
+from s2s.mitigations.draws import Draws
+from s2s.mitigations.passes import Passes
+from s2s.vocabulary import Vocabulary
+
+
+class Turn(NamedTuple):
+    """One use of a method: the batch's passes, the method's draws, the units of the update and where it stands."""
+
+    passes: Passes
+    draws: Draws
+    counts: Counts
+    step: int  # since the method's start
+    strength: float  # 0 before the start, 1 after the ramp
+
+
+class Shaped(NamedTuple):
+    """The terms that add up to a loss, and the negative log-likelihood of the labels, summed, for the log."""
+
+    terms: dict[str, Term]
+    nll: Tensor
+
+
+class Materials(NamedTuple):
+    """What a method may need to know of its run before the first step; ``train`` gives the training ids."""
+
+    vocabulary: Vocabulary
+    train: Callable[[], Tokens]
+    max_length: int  # of a target in tokens, end included
+    lang: str
+
+
+class Composition(NamedTuple):
+    """What a method stands beside: all methods of the recipe in order, and settings that may rule it out."""
+
+    mitigations: Sequence["Mitigation"]
+    updates_in_parts: bool  # whether an update is dealt to several processes or micro-batches
+    label_smoothing: float
+
+
+@dataclass
+class Mitigation:
+    """The keys that all methods have."""
+
+    weight: float = 1.0  # share of the method in the loss, the rest is teacher forcing on gold; 0: teacher forcing
+    start_step: int = 0  # the first step with the method; teacher forcing before it
+    ramp_steps: int = 0  # over so many steps the method grows to its whole strength
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise UserError(f"weight: {self.weight} is not in [0, 1]")
+        for name in ("start_step", "ramp_steps"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}: {getattr(self, name)} is below 0")
+
+    def strength(self, step: int) -> float:
+        """How much of the method counts at a step: nothing before ``start_step``, then linearly more, up to 1."""
+        if not self.weight or step < self.start_step:
+            return 0.0
+        return min(1.0, (step - self.start_step + 1) / max(1, self.ramp_steps))
+
+    def refuse(self, beside: Composition) -> str | None:  # noqa: ARG002
+        """Why the method has no meaning in a composition, or None."""
+        return None
+
+    def prepare(self, materials: Materials) -> None:
+        """Take from the run what the method needs; called once before the first step."""
+
+    @property
+    def shardable(self) -> bool:
+        """Whether the method runs where parameters are sharded (FSDP2)."""
+        return True
+
+
+@dataclass
+class Feed(Mitigation):
+    """A method that edits what the decoder is fed; its ``strength`` scales its rate."""
+
+    def feed(self, batch: Batch, turn: Turn) -> Batch:  # noqa: ARG002
+        """The batch with other decoder inputs."""
+        return batch
+
+
+@dataclass
+class Shaper(Mitigation):
+    """A method that turns passes into a loss; its ``strength`` scales its weight. This base is teacher forcing."""
+
+    def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
+        """The loss of a batch, given as it is in the data and as the feeds have left it."""
+        return teacher_forcing(turn.passes, fed)
+
+    def share(self, turn: Turn) -> float:
+        """The method's share of the loss at this step."""
+        return self.weight * turn.strength
+
+
+def teacher_forcing(passes: Passes, batch: Batch) -> Shaped:
+    """The cross-entropy of each label given the source and the decoder inputs before it."""
+    scores = passes.score(batch)
+    return Shaped({"cross_entropy": Term(passes.cross_entropy(scores))}, scores.nll())
+
+
+def mixed(share: float, clean: Tensor, name: str, method: Tensor) -> dict[str, Term]:
+    """(1 - share) clean + share method, in target tokens; a part without a share is left out of the graph."""
+    parts = {"clean": (1 - share, clean), name: (share, method)}
+    return {name: Term(factor * value) for name, (factor, value) in parts.items() if factor}

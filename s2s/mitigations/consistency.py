@@ -1,0 +1,107 @@
+"""Consistency of two views of one example: R-Drop (two dropout masks) and noise consistency (clean and corrupted)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from s2s.batch import Batch
+from s2s.errors import UserError
+from s2s.losses import Scores, Term, divergence, divergences
+from s2s.mitigations.base import Composition, Feed, Shaped, Shaper, Turn
+from s2s.mitigations.noise import Noise
+from s2s.mitigations.pools import from_target
+
+
+@dataclass
+class Consistency(Shaper):
+    """The keys of methods that draw two views together."""
+
+    alpha: float = 5.0  # strength of the divergence
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha < 0:
+            raise UserError(f"alpha: {self.alpha} is below 0")
+
+    def scale(self) -> float:
+        """What the sum of both divergences is multiplied by."""
+        return self.alpha / 2
+
+    def shaped(self, one: Scores, two: Scores, both: Tensor, turn: Turn) -> Shaped:
+        """The loss of two views and the sum of their divergences both ways."""
+        share, passes = self.share(turn), turn.passes
+        entropy = (1 - share / 2) * passes.cross_entropy(one) + share / 2 * passes.cross_entropy(two)
+        terms = {"cross_entropy": Term(entropy), "divergence": Term(share * self.scale() * both)}
+        return Shaped(terms, one.nll())
+
+
+@dataclass
+class RDrop(Consistency):
+    """(1 - weight) CE_1 + weight [(CE_1 + CE_2) / 2 + alpha (KL(p_1 || p_2) + KL(p_2 || p_1)) / 2], two dropout masks.
+
+    A mean over target tokens. Source: Liang et al. 2021 as their code has it (the text's formula at alpha is twice
+    this one at alpha / 2); ``r_drop_article`` is Su's scale. ``scope: all`` is the paper's: the whole sequence runs
+    twice, for a whole step more; ``scope: target`` packs two targets behind one encoded source and so shares its
+    dropout. Teacher forcing at weight 0; at alpha 0 the mean of two passes. It does nothing without dropout.
+    """
+
+    scope: Literal["target", "all"] = "all"
+
+    def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
+        one, two = _halves(fed, turn) if self.scope == "all" else turn.passes.score_copies([fed, fed])
+        return self.shaped(one, two, divergences(one.logits, two.logits), turn)
+
+
+@dataclass
+class ArticleRDrop(RDrop):
+    """R-Drop at the scale of Su's code (8496): (CE_1 + CE_2) / 2 + alpha (KL(p_1 || p_2) + KL(p_2 || p_1)) / 4.
+
+    As ``r_drop`` at half of its alpha; alpha 4 and dropout 0.3 in his article.
+    """
+
+    alpha: float = 4.0
+
+    def scale(self) -> float:
+        return self.alpha / 4
+
+
+def _halves(fed: Batch, turn: Turn) -> list[Scores]:
+    """The scores of two whole passes, which differ in their dropout."""
+    twice = Batch(*(torch.cat([part, part]) for part in fed))
+    scores = turn.passes.score(twice)
+    return [Scores(*rows) for rows in zip(scores.logits.chunk(2), scores.labels.chunk(2), strict=True)]
+
+
+@dataclass
+class NoiseConsistency(Consistency):
+    """R-Drop's formula with the gold prefix as the first view and the corrupted one as the second.
+
+    The second view is what the recipe's feeds have made of the batch, and then random replacement of the decoder's
+    input at ``rate`` (pool target, gate 1). Both targets are packed behind one encoded source. With ``detach_clean``
+    the divergence is 2 KL(clean || corrupted) with the clean side constant. The nearest published relatives are
+    R-Drop and DySI's imitation loss (Lin et al. 2023). Cost: a target pass. Teacher forcing at weight 0. It does not
+    compare more than one corruption a step.
+    """
+
+    alpha: float = 1.0
+    rate: float = 0.3
+    detach_clean: bool = False
+
+    def refuse(self, beside: Composition) -> str | None:
+        if self.rate or any(isinstance(method, Feed) for method in beside.mitigations):
+            return None
+        return "at rate 0 and without a feed both views are the same"
+
+    def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
+        hits = Noise(rate=self.rate).hits(fed, turn._replace(strength=1.0))
+        target = torch.where(hits, from_target(fed, turn), fed.target)
+        corrupted = fed._replace(target=target, labels=clean.labels)
+        if corrupted.source is clean.source:
+            one, two = turn.passes.score_copies([clean, corrupted])
+        else:
+            one, two = turn.passes.score(clean), turn.passes.score(corrupted)
+        if self.detach_clean:
+            return self.shaped(one, two, 2 * divergence(one.logits.detach(), two.logits), turn)
+        return self.shaped(one, two, divergences(one.logits, two.logits), turn)

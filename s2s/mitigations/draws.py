@@ -1,0 +1,59 @@
+"""Random numbers that are functions of their place: (seed, epoch, example, method, position).
+
+A counter goes through SplitMix64's finaliser (Steele et al. 2014), on whatever device the seeds are. So neither the
+other examples of a batch nor padding, processes or an earlier draw change what an example gets.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from s2s.seeds import seed_of
+
+
+class Draws(NamedTuple):
+    """The draws of one method for the rows of a batch; ``seeds`` [B] are the batch's."""
+
+    seeds: Tensor
+    method: str
+
+    def uniform(self, purpose: str, *shape: int) -> Tensor:
+        """Uniform numbers in (0, 1), float32 [B, *shape]; the first axis of ``shape`` may grow without changing any.
+
+        24 bits each, at the middle of its interval, so that a logarithm is finite.
+        """
+        counter = torch.arange(math.prod(shape), device=self.seeds.device).view(shape)
+        start = self.seeds.view(-1, *[1] * len(shape)) ^ seed_of(self.method, purpose)
+        return _top_bits(_mix(_mix(start) + counter * _signed(0x9E3779B97F4A7C15)))
+
+    def normal(self, purpose: str, *shape: int) -> Tensor:
+        """Standard normal numbers [B, *shape] (Box and Muller 1958)."""
+        radius = (-2 * self.uniform(f"{purpose} radius", *shape).log()).sqrt()
+        return radius * (2 * math.pi * self.uniform(f"{purpose} angle", *shape)).cos()
+
+    def gumbel(self, purpose: str, *shape: int) -> Tensor:
+        """Standard Gumbel numbers [B, *shape]: scores plus them have their largest at a sample of the softmax."""
+        return -(-self.uniform(purpose, *shape).log()).log()
+
+
+def _signed(number: int) -> int:
+    """An unsigned 64-bit number as the signed one with the same bits."""
+    return number - (1 << 64) if number >= 1 << 63 else number
+
+
+def _shift(bits: Tensor, by: int) -> Tensor:
+    """A shift to the right that fills with zeros."""
+    return (bits >> by) & ((1 << (64 - by)) - 1)
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """SplitMix64's finaliser: every bit of the result depends on every bit; products wrap around."""
+    bits = (bits ^ _shift(bits, 30)) * _signed(0xBF58476D1CE4E5B9)
+    bits = (bits ^ _shift(bits, 27)) * _signed(0x94D049BB133111EB)
+    return bits ^ _shift(bits, 31)
+
+
+def _top_bits(bits: Tensor) -> Tensor:
+    return (_shift(bits, 40) + 0.5).float() / (1 << 24)

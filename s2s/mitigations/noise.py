@@ -1,0 +1,121 @@
+"""Noise in the decoder's input that needs no pool: word dropout, duplicates, shifts and swaps.
+
+None of them shows a place the token that it has to predict: noise that moves tokens moves them to the right only, and
+where a swap cannot but show one, the label there does not count.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from s2s.batch import IGNORED, Batch, real_inputs
+from s2s.errors import UserError
+from s2s.mitigations.base import Feed, Turn
+
+
+@dataclass
+class Noise(Feed):
+    """The keys of methods that touch each token of the decoder's input with a probability.
+
+    The begin symbol and padding are never touched.
+    """
+
+    rate: float = 0.1  # probability that a token is touched
+    gate: float = 1.0  # probability that an example is touched at all
+    position_decay: float = 0.0  # the rate of token t = 1, 2 ... is rate (1 - position_decay^t): it grows with t
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("rate", "gate", "position_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name}: {getattr(self, name)} is not in [0, 1]")
+
+    def hits(self, batch: Batch, turn: Turn) -> Tensor:
+        """The decoder inputs [B, T] to be touched."""
+        columns = torch.arange(batch.target.shape[1], device=batch.target.device)
+        rates = turn.strength * self.rate * (1 - self.position_decay**columns)
+        drawn = turn.draws.uniform("hit", len(columns)) < rates
+        gate = turn.draws.uniform("gate", 1) < self.gate
+        return drawn & gate & real_inputs(batch) & (columns > 0)
+
+
+@dataclass
+class WordDropout(Noise):
+    """Each token of the decoder's input, and of the source with ``scope: all``, loses its embedding at the rate.
+
+    A vector of zeros takes its place; position and segment stay. Source: Gal and Ghahramani 2016; Takase and Kiyono
+    2021, who drop both sides at 0.1. Begin and end symbols stay. Cost: none. Teacher forcing at rate 0 or weight 0. It
+    drops occurrences, not all places of a type at once.
+    """
+
+    scope: Literal["target", "all"] = "target"
+
+    def feed(self, batch: Batch, turn: Turn) -> Batch:
+        batch = batch._replace(target=batch.target.masked_fill(self.hits(batch, turn), -1))
+        if self.scope == "target":
+            return batch
+        columns = torch.arange(batch.source.shape[1], device=batch.source.device)
+        inside = (columns > 0) & (columns < batch.source_lengths[:, None] - 1)
+        drawn = turn.draws.uniform("source", len(columns)) < turn.strength * self.rate
+        gate = turn.draws.uniform("gate", 1) < self.gate
+        return batch._replace(source=batch.source.masked_fill(drawn & gate & inside, -1))
+
+
+@dataclass
+class DuplicateNoise(Noise):
+    """Each token is read twice at the rate; what follows it comes a place late, and the last tokens are lost.
+
+    A stand-in for stuttering. Labels stay. Cost: none. Teacher forcing at rate 0 or weight 0. The prefix stays as long
+    as it was.
+    """
+
+    def feed(self, batch: Batch, turn: Turn) -> Batch:
+        columns = torch.arange(batch.target.shape[1], device=batch.target.device)
+        copies = functional.pad(self.hits(batch, turn)[:, :-1], (1, 0))  # a copy stands behind its token
+        late = copies.cumsum(dim=1)
+        return batch._replace(target=batch.target.gather(1, (columns - late).clamp(min=0)))
+
+
+@dataclass
+class ShiftNoise(Noise):
+    """Each token is left out at the rate; what stood before it comes a place late, behind repeated begin symbols.
+
+    A stand-in for skipping. Labels stay; were the rest moved to the left instead, each place would be shown its
+    label. Cost: none. Teacher forcing at rate 0 or weight 0. The prefix stays as long as it was.
+    """
+
+    def feed(self, batch: Batch, turn: Turn) -> Batch:
+        target = batch.target
+        kept = ~self.hits(batch, turn)
+        # Stable sort: the begin symbol and the tokens left out go first, then all others in their order.
+        columns = torch.arange(target.shape[1], device=target.device)
+        order = torch.where(kept & (columns > 0), columns, 0).sort(dim=1, stable=True).values
+        return batch._replace(target=target.gather(1, order))
+
+
+@dataclass
+class SwapNoise(Noise):
+    """Each token changes places with the one behind it at the rate; a token takes part in one swap at most.
+
+    Where the swap brings a token forward to the place that has to predict it, the label does not count. Cost: none.
+    Teacher forcing at rate 0 or weight 0. The update is divided by all its labels, those too.
+    """
+
+    def feed(self, batch: Batch, turn: Turn) -> Batch:
+        followed = functional.pad(real_inputs(batch)[:, 1:], (0, 1))
+        first = _not_after_another(self.hits(batch, turn) & followed)
+        target = torch.where(first, batch.target.roll(-1, dims=1), batch.target)
+        target = torch.where(first.roll(1, dims=1), batch.target.roll(1, dims=1), target)
+        return batch._replace(target=target, labels=batch.labels.masked_fill(first, IGNORED))
+
+
+def _not_after_another(marks: Tensor) -> Tensor:
+    """Drop each mark that directly follows a mark that stays, from left to right."""
+    kept = torch.zeros_like(marks)
+    for column in range(marks.shape[1]):
+        before = kept[:, column - 1] if column else torch.zeros_like(marks[:, 0])
+        kept[:, column] = marks[:, column] & ~before
+    return kept

@@ -1,0 +1,88 @@
+"""The passes of one batch: each source is encoded once, any number of targets is decoded against it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from s2s.batch import IGNORED, Batch
+from s2s.losses import Scores, at_least_float32
+from s2s.mitigations.sharding import kept_gathered
+from s2s.model import Memory, PrefixTransformer
+
+
+class Words(NamedTuple):
+    """Token embeddings to decode from: the targets' [B, T, D] and, where the source is perturbed too, its [B, S, D]."""
+
+    target: Tensor
+    source: Tensor | None = None
+
+    def moved(self, by: Sequence[Tensor]) -> "Words":
+        """These embeddings plus others of the same shapes."""
+        return Words(*(words + step for words, step in zip(self.tensors(), by, strict=True)))
+
+    def tensors(self) -> list[Tensor]:
+        """The target's and, if there are any, the source's."""
+        return [self.target] if self.source is None else [self.target, self.source]
+
+
+class Passes:
+    """Passes of a model over the sources and targets of one batch; ``root`` is the module whose forward they run in."""
+
+    def __init__(self, model: PrefixTransformer, label_smoothing: float, root: Module) -> None:
+        self.model = model
+        self.label_smoothing = label_smoothing
+        self.root = root
+        self._memories: list[tuple[Tensor, Memory]] = []
+
+    def memory(self, batch: Batch) -> Memory:
+        """The batch's encoded source, computed at the first call for this tensor of sources."""
+        for source, memory in self._memories:
+            if source is batch.source:
+                return memory
+        memory = self.model.encode(batch.source, batch.source_lengths)
+        self._memories.append((batch.source, memory))
+        return memory
+
+    def words(self, batch: Batch, scope: str) -> Words:
+        """The batch's token embeddings: of the target, or of "all"."""
+        source = self.model.words(batch.source) if scope == "all" else None
+        return Words(self.model.words(batch.target), source)
+
+    def hidden(self, batch: Batch, words: Words | None = None, copies: int = 1) -> Tensor:
+        """The last layer's rows [B, T, D] at the decoder inputs, or at other embeddings in their place."""
+        if words is None:
+            return self.model.decode(batch.target, self.memory(batch), copies=copies)
+        memory = self.memory(batch)
+        if words.source is not None:
+            memory = self.model.encode(batch.source, batch.source_lengths, words.source)
+        return self.model.decode(batch.target, memory, words.target, copies)
+
+    def score(self, batch: Batch, words: Words | None = None, copies: int = 1) -> Scores:
+        """The scores at the batch's labels."""
+        return self.scores(self.hidden(batch, words, copies), batch.labels)
+
+    def scores(self, hidden: Tensor, labels: Tensor, table: Tensor | None = None) -> Scores:
+        """The scores at labelled positions, from hidden rows [B, T, D], labels [B, T] and any other output table."""
+        real = labels != IGNORED
+        return Scores(at_least_float32(self.model.logits(hidden[real], table)), labels[real])
+
+    def score_copies(self, batches: Sequence[Batch]) -> list[Scores]:
+        """The scores of several targets of the same sources, decoded side by side in one pass."""
+        packed = batches[0]._replace(target=torch.cat([batch.target for batch in batches], dim=1))
+        hidden = self.hidden(packed, copies=len(batches)).chunk(len(batches), dim=1)
+        return [self.scores(rows, batch.labels) for rows, batch in zip(hidden, batches, strict=True)]
+
+    def cross_entropy(self, scores: Scores) -> Tensor:
+        """The sum of the labels' cross-entropies, with the recipe's label smoothing."""
+        return scores.cross_entropy(self.label_smoothing)
+
+    def gradients(self, loss: Tensor, words: Words, differentiable: bool = False) -> list[Tensor]:
+        """The gradients of a loss with respect to token embeddings; it walks only what lies between them.
+
+        They can be differentiated again on request; otherwise they are constants.
+        """
+        with kept_gathered(self.root):
+            return list(torch.autograd.grad(loss, words.tensors(), retain_graph=True, create_graph=differentiable))

@@ -1,0 +1,136 @@
+"""Scheduled sampling for Transformers: the model's own predictions as decoder inputs, in two passes or more."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from s2s.batch import Batch, real_inputs
+from s2s.errors import UserError, nearest
+from s2s.mitigations.base import Feed, Turn
+from s2s.mitigations.pools import from_target
+
+
+class Predicted(NamedTuple):
+    """Scores [N, V] of the N tokens of a batch's texts, with each one's gold id and number 1, 2 ... in its text."""
+
+    logits: Tensor
+    gold: Tensor
+    numbers: Tensor
+
+
+class Mix(NamedTuple):
+    """Probabilities [N] that the prediction, or else a random token, takes a token's place as an input."""
+
+    predicted: Tensor
+    random: Tensor
+
+
+@dataclass
+class ScheduledSampling(Feed):
+    """Decoder inputs are the model's own predictions with a probability; labels stay.
+
+    A pass without gradients predicts each token from the gold prefix: argmax of z + noise Gumbel (0: the likeliest
+    word; 1: a sample; between: oracle words, Zhang et al. 2019). The prediction for token t takes the place of t in
+    the next input with probability ``rate`` times the policy's. With ``passes`` of more than 1 the mixed prefix is fed
+    again under the same coins, so that after T passes the prefix is that of sampling token by token. Cost: a target
+    pass without gradients each. Teacher forcing at rate 0 or weight 0; a weight below 1 anchors the loss on gold.
+    Sources: Mihaylova and Martins 2019; Duckworth et al. 2019 (passes). Gradients do not flow through predictions.
+    Policies, for token t = 1, 2 ... and step i since the start:
+
+    - decoding_step: 1 - base^t (Liu et al. 2021b)
+    - inverse_sigmoid: 1 - k / (k + exp(i / k)) with k = ``decay`` (Bengio et al. 2015)
+    - decoding_and_training_step: the product of the two
+    - confidence: the prediction where ``confident`` < p(y_t) <= ``sure``; a token of the target at random where p(y_t)
+      is above ``sure``; gold elsewhere (Liu et al. 2021a)
+    - always: 1
+    """
+
+    rate: float = 1.0
+    policy: str = "decoding_step"
+    passes: int = 1
+    noise: float = 0.0
+    base: float = 0.97
+    decay: float = 1000.0
+    confident: float = 0.9
+    sure: float = 0.95
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.policy not in POLICIES:
+            raise UserError(f"policy: no '{self.policy}'{nearest(self.policy, POLICIES)}")
+        for name in ("rate", "base", "confident", "sure"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name}: {getattr(self, name)} is not in [0, 1]")
+        if self.passes < 1:
+            raise UserError(f"passes: {self.passes} is not at least 1")
+        if self.noise < 0 or not self.decay > 0:
+            raise UserError("noise: it must be at least 0, and decay above 0")
+
+    def feed(self, batch: Batch, turn: Turn) -> Batch:
+        tokens = real_inputs(batch)
+        tokens[:, 0] = False  # the begin symbol
+        coin = turn.draws.uniform("coin", tokens.shape[1])[tokens]
+        random, fed = from_target(batch, turn)[tokens], batch
+        for _ in range(self.passes):
+            predicted = self._predict(fed, batch, tokens, turn)
+            rate, mix = self.rate * turn.strength, POLICIES[self.policy](self, predicted, turn.step)
+            chosen = torch.where(coin < rate * mix.random, random, predicted.gold)
+            chosen = torch.where(coin < rate * mix.predicted, self._words(predicted, tokens, turn), chosen)
+            fed = batch._replace(target=batch.target.masked_scatter(tokens, chosen))
+        return fed
+
+    @torch.no_grad()
+    def _predict(self, fed: Batch, batch: Batch, tokens: Tensor, turn: Turn) -> Predicted:
+        """Scores of the tokens, each from the column before its own."""
+        before = tokens.roll(-1, dims=1)
+        logits = turn.passes.model.logits(turn.passes.hidden(fed)[before]).float()
+        numbers = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        return Predicted(logits, batch.target[tokens], numbers[tokens])
+
+    def _words(self, predicted: Predicted, tokens: Tensor, turn: Turn) -> Tensor:
+        """The words [N] that the model would write."""
+        logits = predicted.logits
+        if self.noise:
+            logits = logits + self.noise * turn.draws.gumbel("word", tokens.shape[1], logits.shape[1])[tokens]
+        return logits.argmax(dim=-1)
+
+
+def _only(predicted: Tensor) -> Mix:
+    return Mix(predicted, torch.zeros_like(predicted))
+
+
+def _decoding_step(settings: ScheduledSampling, predicted: Predicted, step: int) -> Mix:  # noqa: ARG001
+    return _only(1 - settings.base**predicted.numbers)
+
+
+def _inverse_sigmoid(settings: ScheduledSampling, predicted: Predicted, step: int) -> Mix:
+    grown = math.exp(min(step / settings.decay, 700.0))
+    return _only(torch.full_like(predicted.logits[:, 0], 1 - settings.decay / (settings.decay + grown)))
+
+
+def _both(settings: ScheduledSampling, predicted: Predicted, step: int) -> Mix:
+    rates = [policy(settings, predicted, step).predicted for policy in (_decoding_step, _inverse_sigmoid)]
+    return _only(rates[0] * rates[1])
+
+
+def _confidence(settings: ScheduledSampling, predicted: Predicted, step: int) -> Mix:  # noqa: ARG001
+    gold = predicted.logits.softmax(dim=-1).gather(1, predicted.gold[:, None])[:, 0]
+    sure = gold > settings.sure
+    return Mix(((gold > settings.confident) & ~sure).float(), sure.float())
+
+
+def _always(settings: ScheduledSampling, predicted: Predicted, step: int) -> Mix:  # noqa: ARG001
+    return _only(torch.ones_like(predicted.logits[:, 0]))
+
+
+POLICIES: dict[str, Callable[[ScheduledSampling, Predicted, int], Mix]] = {
+    "decoding_step": _decoding_step,
+    "inverse_sigmoid": _inverse_sigmoid,
+    "decoding_and_training_step": _both,
+    "confidence": _confidence,
+    "always": _always,
+}

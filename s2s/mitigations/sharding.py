@@ -1,0 +1,34 @@
+"""What sharded parameters (FSDP2) need of passes inside one step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch.distributed.fsdp import FSDPModule
+from torch.nn import Module
+
+
+def is_sharded(module: Module) -> bool:
+    """Whether any part of the module has sharded parameters."""
+    return any(isinstance(part, FSDPModule) for part in module.modules())
+
+
+@contextmanager
+def kept_gathered(module: Module) -> Iterator[None]:
+    """Let a backward inside the step leave parameters gathered, as later passes of the step use them again."""
+    sharded = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    for part in sharded:
+        part.set_reshard_after_backward(False, recurse=False)
+    yield
+    for part in sharded:
+        part.set_reshard_after_backward(True, recurse=False)
+
+
+@contextmanager
+def gathered(module: Module) -> Iterator[None]:
+    """Gather all parameters, for code that does not go through the hooks of ``forward``, such as decoding."""
+    sharded = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    for part in sharded:
+        part.unshard()
+    yield
+    for part in sharded:
+        part.reshard()

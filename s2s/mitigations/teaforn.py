@@ -1,0 +1,52 @@
+"""TeaForN: the decoder reads its own last layer in the place of the words."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from s2s.batch import IGNORED, Batch
+from s2s.errors import UserError
+from s2s.losses import Term
+from s2s.mitigations.base import Shaped, Shaper, Turn
+from s2s.mitigations.passes import Words
+
+
+@dataclass
+class TeacherForcingWithNGrams(Shaper):
+    """(1 - weight) CE_1 + weight sum_n decay^(n-1) CE_n over ``passes``, pass n reading the hidden rows of pass n - 1.
+
+    In pass n the row that predicts token t stands where the embedding of t would stand, behind the begin symbol; CE_n
+    counts the tokens from the n-th on (the ones before it only see what an earlier pass has seen). All passes share
+    their weights and gradients flow through all of them. Source: Goodman et al. 2020; Su 2020 (7818). Cost: a target
+    pass each beyond the first. Teacher forcing at weight 0, decay 0 or 1 pass. It does not mix in embeddings of likely
+    words, which the paper found unstable.
+    """
+
+    passes: int = 2
+    decay: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.passes < 1:
+            raise UserError(f"passes: {self.passes} is not at least 1")
+        if self.decay < 0:
+            raise UserError(f"decay: {self.decay} is below 0")
+
+    def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
+        passes, labels = turn.passes, fed.labels
+        hidden = passes.hidden(fed)
+        first = passes.scores(hidden, labels)
+        terms = {"cross_entropy": Term(passes.cross_entropy(first))}
+        begin = passes.model.words(fed.target[:, :1])
+        for number in range(2, self.passes + 1):
+            hidden = passes.hidden(fed, Words(torch.cat([begin, hidden[:, :-1]], dim=1)))
+            entropy = passes.cross_entropy(passes.scores(hidden, _from(number, labels)))
+            terms[f"pass_{number}"] = Term(self.share(turn) * self.decay ** (number - 1) * entropy)
+        return Shaped(terms, first.nll())
+
+
+def _from(number: int, labels: Tensor) -> Tensor:
+    """The labels from the n-th token on."""
+    columns = torch.arange(1, labels.shape[1] + 1, device=labels.device)
+    return labels.masked_fill(columns < number, IGNORED)
