@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from s2s.disk import sync_folder
 from s2s.errors import UserError
-from s2s.store import sync_folder
 
 WEIGHTS, TRAINER, MANIFEST = "weights.safetensors", "trainer.pt", "manifest.json"
 LAST = 2

@@ -62,8 +62,8 @@ class Objective(nn.Module):
         counts = count(batch) if counts is None else counts
         shaped = self._shaped(batch, step, counts)
         total = torch.stack([share(term, counts) for term in shaped.terms.values()]).sum()
-        seen = {**shaped.terms, "nll": Term(shaped.nll)}
-        return Losses(total, {name: share(term, counts).detach() for name, term in seen.items()})
+        parts = {name: share(term, counts) for name, term in _seen(shaped).items()}
+        return Losses(total, {name: part.detach() for name, part in {"loss": total, **parts}.items()})
 
     def nll(self, batch: Batch) -> Tensor:
         """The negative log-likelihood of the labels given gold prefixes, summed: no method, no smoothing."""
@@ -87,6 +87,11 @@ class Objective(nn.Module):
     def _check_sharding(self, name: str, method: Mitigation) -> None:
         if not method.shardable and is_sharded(self):
             raise UserError(f"mitigations: '{name}' does not run where parameters are sharded")
+
+
+def _seen(shaped: Shaped) -> dict[str, Term]:
+    """The terms of a loss and, where it is known, the likelihood beside them."""
+    return shaped.terms if shaped.nll is None else {**shaped.terms, "nll": Term(shaped.nll)}
 
 
 def _anchored(shaped: Shaped, kept: float, passes: Passes, batch: Batch) -> Shaped:

@@ -12,12 +12,13 @@ from s2s import checkpoints, store
 from s2s.checkpoints import Checkpoint
 from s2s.data import Dataset, load
 from s2s.data.batches import Tokens, tokenise
+from s2s.disk import write_atomically
 from s2s.errors import UserError
+from s2s.facts import Facts, read_facts
 from s2s.matmul import choose
 from s2s.model import PrefixTransformer
 from s2s.objective import Objective
 from s2s.recipe import Recipe, differences
-from s2s.store import Facts
 from s2s.vocabulary import Vocabulary
 
 
@@ -62,7 +63,7 @@ def check_same(recipe: Recipe, folder: Path) -> None:
         changed = [line for line in changed if not line.startswith("run.steps:")]
     if changed:
         raise UserError(f"{folder}: the run there has another recipe ({'; '.join(changed)}); choose another run.folder")
-    facts = store.read_facts(folder)
+    facts = read_facts(folder)
     if (threads := torch.get_num_threads()) != facts.threads:
         raise UserError(
             f"{folder}: trained with {facts.threads} threads, now {threads}: its bits would differ; "
@@ -77,11 +78,11 @@ def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
         raise UserError("data: there are no dev examples; evaluation needs at least one")
     if accelerator.is_main_process:
         if store.exists(folder):
-            store.write_atomically(folder / "recipe.yaml", recipe.to_yaml())
+            write_atomically(folder / "recipe.yaml", recipe.to_yaml())
         else:
             _create(recipe, dataset, accelerator, folder)
     accelerator.wait_for_everyone()
-    facts, vocabulary = store.read_facts(folder), store.read_vocabulary(folder)
+    facts, vocabulary = read_facts(folder), store.read_vocabulary(folder)
     if facts.data != dataset.fingerprint:
         raise UserError(f"{folder}: trained on the data {facts.data}; the same settings now read {dataset.fingerprint}")
     limits = recipe.data.max_source, recipe.data.max_target

@@ -60,7 +60,7 @@ class Reporter:
         self.record(record)
         tokens, seconds = record["source_tokens"] + record["target_tokens"], record["seconds"]
         self.speed = (tokens / seconds) if self.speed is None else 0.9 * self.speed + 0.1 * tokens / seconds
-        step, summary = record["step"], f"loss {record['nll']:.3f}  {self.speed:,.0f} tokens/s"
+        step, summary = record["step"], f"loss {record['loss']:.3f}  {self.speed:,.0f} tokens/s"
         self.bar.update(self.task, completed=step, description=summary)
         now = time.monotonic()
         if not self.console.is_terminal and (now - self.printed > SECONDS_BETWEEN_LINES or step == self.steps):

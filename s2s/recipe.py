@@ -115,8 +115,7 @@ class Recipe:
         materials = Materials(
             vocabulary,
             lambda: tokenise(load(self.data).train, vocabulary, *limits, "train"),
-            self.data.max_target,
-            self.data.lang,
+            *limits,
         )
         methods = [(_name(MITIGATIONS, method), replace(method)) for method in self.mitigations]
         for _, method in methods:

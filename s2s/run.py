@@ -12,6 +12,7 @@ from torch import Tensor
 from s2s import checkpoints, store
 from s2s.batch import IGNORED, Batch, collate
 from s2s.errors import UserError, nearest
+from s2s.facts import read_facts
 from s2s.matmul import kernel
 from s2s.model import PrefixTransformer
 from s2s.objective import Objective
@@ -124,7 +125,7 @@ def load(folder: str | Path, checkpoint: str | None = None, device: str | None =
     checkpoint.
     """
     folder = Path(folder)
-    recipe, facts = store.read_recipe(folder), store.read_facts(folder)
+    recipe, facts = store.read_recipe(folder), read_facts(folder)
     step, tensors = checkpoints.weights(folder, checkpoint)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
         objective = Objective(PrefixTransformer(facts.architecture), recipe.objective)

@@ -9,52 +9,19 @@ checkpoints/      see s2s.checkpoints
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from s2s import vocabulary as vocabularies
+from s2s.disk import write_atomically
 from s2s.errors import UserError
-from s2s.model import Architecture
+from s2s.facts import FILE, Facts
 from s2s.recipe import Recipe
 from s2s.vocabulary import Vocabulary
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a run was started with and must go on with."""
-
-    architecture: Architecture
-    data: str  # the data set's fingerprint
-    kernel: str  # which computes float32 products on CPU
-    threads: int
-    precision: str
-    versions: dict[str, str]
-    report: list[str]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's text: whole or not at all, also after a power failure."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Put a folder's entries on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -71,7 +38,7 @@ def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 def exists(folder: Path) -> bool:
     """Whether the folder holds a run."""
-    return (folder / "run.json").is_file()
+    return (folder / FILE).is_file()
 
 
 def create(folder: Path, recipe: Recipe, vocabulary: Vocabulary, facts: Facts) -> None:
@@ -83,13 +50,7 @@ def create(folder: Path, recipe: Recipe, vocabulary: Vocabulary, facts: Facts) -
     vocabularies.save(vocabulary, partial)
     partial.replace(folder / "vocabulary")
     write_atomically(folder / "recipe.yaml", recipe.to_yaml())
-    write_atomically(folder / "run.json", json.dumps(asdict(facts), indent=1, ensure_ascii=False))
-
-
-def read_facts(folder: Path) -> Facts:
-    """The facts of a run."""
-    values = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    return Facts(**(values | {"architecture": Architecture(**values["architecture"])}))
+    write_atomically(folder / FILE, json.dumps(asdict(facts), indent=1, ensure_ascii=False))
 
 
 def read_recipe(folder: Path) -> Recipe:

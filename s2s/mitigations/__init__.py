@@ -5,9 +5,13 @@ from s2s.mitigations.base import Composition, Feed, Materials, Mitigation, Shape
 from s2s.mitigations.composition import check
 from s2s.mitigations.consistency import ArticleRDrop, NoiseConsistency, RDrop
 from s2s.mitigations.noise import DuplicateNoise, ShiftNoise, SwapNoise, WordDropout
+from s2s.mitigations.off_policy import OffPolicy
 from s2s.mitigations.penalty import ArticlePenalty, GradientPenalty
 from s2s.mitigations.perturbation import FastGradient, FreeLargeBatch, ProjectedGradient, VirtualAdversarial
+from s2s.mitigations.raml import RewardAugmented
+from s2s.mitigations.ranking import CandidateRanking, PreferenceOptimisation
 from s2s.mitigations.replacement import RandomReplacement
+from s2s.mitigations.risk import MinimumRisk, SelfCritical, ShuffledRisk
 from s2s.mitigations.scheduled_sampling import ScheduledSampling
 from s2s.mitigations.teaforn import TeacherForcingWithNGrams
 from s2s.mitigations.tokens import GraduatedLabelSmoothing, MixedCrossEntropy, Unlikelihood
@@ -35,4 +39,11 @@ MITIGATIONS: dict[str, type[Mitigation]] = {
     "unlikelihood": Unlikelihood,
     "teaforn": TeacherForcingWithNGrams,
     "mixce": MixedCrossEntropy,
+    "gold": OffPolicy,
+    "raml": RewardAugmented,
+    "mrt": MinimumRisk,
+    "mrt_shuffled": ShuffledRisk,
+    "self_critical": SelfCritical,
+    "brio": CandidateRanking,
+    "dpo": PreferenceOptimisation,
 }

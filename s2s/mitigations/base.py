@@ -26,10 +26,10 @@ class Turn(NamedTuple):
 
 
 class Shaped(NamedTuple):
-    """The terms that add up to a loss, and the negative log-likelihood of the labels, summed, for the log."""
+    """The terms that add up to a loss and, where it is known, the labels' summed negative log-likelihood for the log."""
 
     terms: dict[str, Term]
-    nll: Tensor
+    nll: Tensor | None
 
 
 class Materials(NamedTuple):
@@ -37,8 +37,8 @@ class Materials(NamedTuple):
 
     vocabulary: Vocabulary
     train: Callable[[], Tokens]
+    max_source: int  # tokens, begin and end included
     max_length: int  # of a target in tokens, end included
-    lang: str
 
 
 class Composition(NamedTuple):
@@ -103,6 +103,26 @@ class Shaper(Mitigation):
     def share(self, turn: Turn) -> float:
         """The method's share of the loss at this step."""
         return self.weight * turn.strength
+
+
+@dataclass
+class SequenceShaper(Shaper):
+    """A shaper whose method scores whole candidates, and so does not read what feeds have made of the prefix."""
+
+    def refuse(self, beside: Composition) -> str | None:
+        if self.weight < 1 or not any(isinstance(method, Feed) for method in beside.mitigations):
+            return None
+        return "at weight 1 nothing reads the prefixes that the feeds edit; a smaller weight mixes them in"
+
+    def mixed(self, fed: Batch, turn: Turn, name: str, method: Tensor) -> Shaped:
+        """(1 - share) teacher forcing + share method, the method's sum divided by examples."""
+        share = self.share(turn)
+        terms = {name: Term(share * method, "examples")}
+        if share == 1:
+            return Shaped(terms, None)
+        forced = turn.passes.score(fed)
+        entropy = Term((1 - share) * turn.passes.cross_entropy(forced))
+        return Shaped({"cross_entropy": entropy, **terms}, forced.nll())
 
 
 def teacher_forcing(passes: Passes, batch: Batch) -> Shaped:

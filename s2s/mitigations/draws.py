@@ -22,7 +22,7 @@ class Draws(NamedTuple):
     def uniform(self, purpose: str, *shape: int) -> Tensor:
         """Uniform numbers in (0, 1), float32 [B, *shape]; the first axis of ``shape`` may grow without changing any.
 
-        24 bits each, at the middle of its interval, so that a logarithm is finite.
+        23 bits each, at the middle of its interval: one more, and float32 would round the last one to 1.
         """
         counter = torch.arange(math.prod(shape), device=self.seeds.device).view(shape)
         start = self.seeds.view(-1, *[1] * len(shape)) ^ seed_of(self.method, purpose)
@@ -56,4 +56,4 @@ def _mix(bits: Tensor) -> Tensor:
 
 
 def _top_bits(bits: Tensor) -> Tensor:
-    return (_shift(bits, 40) + 0.5).float() / (1 << 24)
+    return (_shift(bits, 41).float() + 0.5) / (1 << 23)

@@ -48,7 +48,7 @@ class WordDropout(Noise):
 
     A vector of zeros takes its place; position and segment stay. Source: Gal and Ghahramani 2016; Takase and Kiyono
     2021, who drop both sides at 0.1. Begin and end symbols stay. Cost: none. Teacher forcing at rate 0 or weight 0. It
-    drops occurrences, not all places of a type at once.
+    drops occurrences, not all places of a type at once; ``position_decay`` is for the target alone.
     """
 
     scope: Literal["target", "all"] = "target"
@@ -73,10 +73,12 @@ class DuplicateNoise(Noise):
     """
 
     def feed(self, batch: Batch, turn: Turn) -> Batch:
-        columns = torch.arange(batch.target.shape[1], device=batch.target.device)
-        copies = functional.pad(self.hits(batch, turn)[:, :-1], (1, 0))  # a copy stands behind its token
-        late = copies.cumsum(dim=1)
-        return batch._replace(target=batch.target.gather(1, (columns - late).clamp(min=0)))
+        hits = self.hits(batch, turn)
+        columns = torch.arange(hits.shape[1], device=hits.device).repeat(len(hits), 1)
+        first = columns + hits.cumsum(dim=1) - hits.long()  # where each token is read first
+        order = torch.searchsorted(first, columns, right=True) - 1
+        target = torch.where(real_inputs(batch), batch.target.gather(1, order), batch.target)
+        return batch._replace(target=target)
 
 
 @dataclass

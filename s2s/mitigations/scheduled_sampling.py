@@ -67,14 +67,17 @@ class ScheduledSampling(Feed):
                 raise UserError(f"{name}: {getattr(self, name)} is not in [0, 1]")
         if self.passes < 1:
             raise UserError(f"passes: {self.passes} is not at least 1")
-        if self.noise < 0 or not self.decay > 0:
-            raise UserError("noise: it must be at least 0, and decay above 0")
+        if self.noise < 0:
+            raise UserError(f"noise: {self.noise} is below 0")
+        if not self.decay > 0:
+            raise UserError(f"decay: {self.decay} is not above 0")
 
     def feed(self, batch: Batch, turn: Turn) -> Batch:
         tokens = real_inputs(batch)
         tokens[:, 0] = False  # the begin symbol
         coin = turn.draws.uniform("coin", tokens.shape[1])[tokens]
         random, fed = from_target(batch, turn)[tokens], batch
+        turn.passes.memory(batch)  # here, as the loss reads the same one and needs its gradients
         for _ in range(self.passes):
             predicted = self._predict(fed, batch, tokens, turn)
             rate, mix = self.rate * turn.strength, POLICIES[self.policy](self, predicted, turn.step)
@@ -118,7 +121,8 @@ def _both(settings: ScheduledSampling, predicted: Predicted, step: int) -> Mix:
 
 
 def _confidence(settings: ScheduledSampling, predicted: Predicted, step: int) -> Mix:  # noqa: ARG001
-    gold = predicted.logits.softmax(dim=-1).gather(1, predicted.gold[:, None])[:, 0]
+    gold = predicted.logits.softmax(dim=-1).gather(1, predicted.gold.clamp(min=0)[:, None])[:, 0]
+    gold = gold.masked_fill(predicted.gold < 0, 0.0)  # a dropped word has no probability and stays dropped
     sure = gold > settings.sure
     return Mix(((gold > settings.confident) & ~sure).float(), sure.float())
 

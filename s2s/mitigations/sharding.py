@@ -25,8 +25,11 @@ def kept_gathered(module: Module) -> Iterator[None]:
 
 @contextmanager
 def gathered(module: Module) -> Iterator[None]:
-    """Gather all parameters, for code that does not go through the hooks of ``forward``, such as decoding."""
-    sharded = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    """Gather all parameters, for code that does not go through the hooks of ``forward``, such as decoding.
+
+    The module itself stays gathered, as it is within its own ``forward``.
+    """
+    sharded = [part for part in module.modules() if isinstance(part, FSDPModule) and part is not module]
     for part in sharded:
         part.unshard()
     yield

@@ -1,0 +1,58 @@
+"""Metrics of one text against one reference, in [0, 1]: rewards of training and utilities of search."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+from sacrebleu.metrics import BLEU, CHRF
+
+from s2s.errors import UserError, nearest
+from s2s.metrics.rouge import characters, rouge_l, rouge_n, words
+
+Metric = Callable[[str, str], float]
+"""(hypothesis, reference) to [0, 1], 1 being best."""
+
+
+def _sentence_chrf() -> Metric:
+    chrf = CHRF()
+    return lambda hypothesis, reference: min(1.0, chrf.sentence_score(hypothesis, [reference]).score / 100)
+
+
+def _sentence_bleu() -> Metric:
+    # Exponential smoothing and the sentence's own n-gram order, sacrebleu's settings for sentences; over words, so
+    # that ideographs count one by one.
+    bleu = BLEU(tokenize="none", effective_order=True)
+
+    def score(hypothesis: str, reference: str) -> float:
+        found = bleu.sentence_score(" ".join(words(hypothesis)), [" ".join(words(reference))])
+        return min(1.0, found.score / 100)
+
+    return score
+
+
+METRICS: dict[str, Callable[[], Metric]] = {
+    "chrf": _sentence_chrf,
+    "bleu": _sentence_bleu,
+    "rouge_1": lambda: lambda hypothesis, reference: rouge_n(words(hypothesis), words(reference), 1),
+    "rouge_2": lambda: lambda hypothesis, reference: rouge_n(words(hypothesis), words(reference), 2),
+    "rouge_l": lambda: lambda hypothesis, reference: rouge_l(words(hypothesis), words(reference)),
+    "rouge_l_char": lambda: lambda hypothesis, reference: rouge_l(characters(hypothesis), characters(reference)),
+}
+
+
+def check_metric(name: str) -> None:
+    """Raises a ``UserError`` for what is neither a name in ``METRICS`` nor ``module:function``."""
+    if name not in METRICS and ":" not in name:
+        raise UserError(f"metric: no '{name}'{nearest(name, METRICS)}, or module:function")
+
+
+def sentence_metric(name: str) -> Metric:
+    """The metric of a name in ``METRICS``, or a function of one's own as ``module:function``."""
+    check_metric(name)
+    if name in METRICS:
+        return METRICS[name]()
+    module, _, function = name.partition(":")
+    try:
+        metric: Metric = getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"metric: '{name}' cannot be imported: {error}") from error
+    return metric

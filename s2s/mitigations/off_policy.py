@@ -1,0 +1,101 @@
+"""GOLD: off-policy policy gradients on gold targets."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from s2s import checkpoints
+from s2s.batch import IGNORED, Batch
+from s2s.errors import UserError, nearest
+from s2s.facts import read_facts
+from s2s.losses import Scores
+from s2s.mitigations.base import Materials, Shaped, Shaper, Turn, mixed
+from s2s.mitigations.passes import Passes
+from s2s.model import PrefixTransformer
+
+
+def _one(log_probs: Tensor, baseline: float) -> Tensor:  # noqa: ARG001
+    return torch.ones_like(log_probs)
+
+
+def _probability(log_probs: Tensor, baseline: float) -> Tensor:  # noqa: ARG001
+    return log_probs.exp()
+
+
+def _log_probability(log_probs: Tensor, baseline: float) -> Tensor:
+    return (log_probs - baseline).clamp(min=0)
+
+
+REWARDS = {"constant": _one, "sum": _probability, "product": _log_probability}
+"""The reward of each gold token from the reference's log-probability of it."""
+
+
+@dataclass
+class OffPolicy(Shaper):
+    """GOLD: -sum_t max(p_t, floor) Q_t log p_t on gold tokens, p_t the model's own probability, a constant in front.
+
+    Q_t = sum_{u >= t} discount^(u - t) r_u over the rest of the target, with r 1 for reward "constant" (and Q_t = 1:
+    GOLD-delta), q_u for "sum" (GOLD-s) and log q_u - baseline, at least 0, for "product" (GOLD-p); q is the run in the
+    folder ``reference``, trained by teacher forcing. (1 - weight) CE + weight of this, in target tokens. Source: Pang
+    and He 2021, section 3. Cost: none, or a pass of the reference without gradients. Teacher forcing at weight 0. The
+    likelihood gets worse: choose by another score. The method's part has no label smoothing.
+    """
+
+    floor: float = 0.1
+    reward: str = "constant"
+    reference: str | None = None
+    discount: float = 1.0
+    baseline: float = -10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reward not in REWARDS:
+            raise UserError(f"reward: no '{self.reward}'{nearest(self.reward, REWARDS)}")
+        if self.reward != "constant" and self.reference is None:
+            raise UserError(f"reference: reward '{self.reward}' needs the folder of a run trained by teacher forcing")
+        for name in ("floor", "discount"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name}: {getattr(self, name)} is not in [0, 1]")
+
+    def prepare(self, materials: Materials) -> None:
+        self._reference = None
+        if self.reward != "constant" and self.reference is not None:
+            self._reference = read_model(self.reference, materials.vocabulary.size)
+
+    def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
+        scores = turn.passes.score(fed)
+        log_probs = scores.log_probs()
+        importance = log_probs.detach().exp().clamp(min=self.floor)
+        method = -(importance * self._returns(clean, fed, log_probs) * log_probs).sum()
+        return Shaped(mixed(self.share(turn), turn.passes.cross_entropy(scores), "off_policy", method), scores.nll())
+
+    @torch.no_grad()
+    def _returns(self, clean: Batch, fed: Batch, log_probs: Tensor) -> Tensor:
+        """Q [N] at the labels of the batch that is fed."""
+        if self._reference is None:
+            return torch.ones_like(log_probs)
+        self._reference.to(clean.source.device)
+        scores: Scores = Passes(self._reference, 0.0, self._reference).score(clean)
+        real = clean.labels != IGNORED
+        rewards = scores.logits.new_zeros(real.shape)
+        rewards[real] = REWARDS[self.reward](scores.log_probs(), self.baseline)
+        returns = rewards
+        for column in reversed(range(rewards.shape[1] - 1)):
+            returns[:, column] += self.discount * returns[:, column + 1]
+        return returns[fed.labels != IGNORED].to(log_probs.dtype)
+
+
+def read_model(folder: str, vocabulary: int) -> PrefixTransformer:
+    """The best weights of a run, frozen; it has to have the same vocabulary."""
+    try:
+        facts = read_facts(Path(folder))
+    except OSError as error:
+        raise UserError(f"reference: '{folder}' is no run ({error.strerror})") from error
+    if facts.architecture.vocabulary != vocabulary:
+        raise UserError(f"reference: '{folder}' has {facts.architecture.vocabulary} pieces, this run {vocabulary}")
+    model = PrefixTransformer(facts.architecture)
+    _, tensors = checkpoints.weights(Path(folder))
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
+    return model.eval().requires_grad_(False)

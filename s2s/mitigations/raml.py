@@ -1,0 +1,58 @@
+"""Reward augmented maximum likelihood: targets sampled around gold."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from s2s.batch import IGNORED, Batch, real_inputs
+from s2s.errors import UserError
+from s2s.mitigations.base import Composition, Feed, Materials, Turn
+from s2s.mitigations.pools import plain_ids
+
+
+@dataclass
+class RewardAugmented(Feed):
+    """RAML: teacher forcing on targets y' drawn in proportion to exp(-d(y', y) / temperature), d the Hamming distance.
+
+    Over all targets of gold's length the distance splits by token: each token becomes another one, every other of the
+    V' plain ones alike, with probability (V' - 1) / (V' - 1 + exp(1 / temperature)), in the input and as a label. The
+    ends stay. Source: Norouzi et al. 2016, section 3. Cost: none. Teacher forcing at temperature 0 or weight 0. Labels
+    are noised too, unlike in random replacement, and lengths never change. A ramp scales the probability.
+    """
+
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature < 0:
+            raise UserError(f"temperature: {self.temperature} is below 0")
+
+    def refuse(self, beside: Composition) -> str | None:
+        if isinstance(beside.mitigations[0], RewardAugmented):
+            return None
+        return "it draws another target, so it has to stand before the feeds that edit prefixes"
+
+    def prepare(self, materials: Materials) -> None:
+        self._plain = plain_ids(materials.vocabulary)
+
+    def rate(self) -> float:
+        """The probability that a token becomes another one."""
+        if not self.temperature:
+            return 0.0
+        others = len(self._plain) - 1
+        return others / (others + math.exp(min(1 / self.temperature, 700.0)))
+
+    def feed(self, batch: Batch, turn: Turn) -> Batch:
+        plain, columns = self._plain.to(batch.target.device), batch.target.shape[1]
+        tokens = real_inputs(batch)
+        tokens[:, 0] = False
+        hit = (turn.draws.uniform("hit", columns) < turn.strength * self.rate()) & tokens
+        place = torch.searchsorted(plain, batch.target.clamp(min=0))
+        step = 1 + (turn.draws.uniform("token", columns) * (len(plain) - 1)).long()
+        target = torch.where(hit, plain[(place + step) % len(plain)], batch.target)
+        # A label is the next column's input, but for the end.
+        follows = functional.pad(tokens[:, 1:], (0, 1)) & (batch.labels != IGNORED)
+        labels = torch.where(follows, target.roll(-1, dims=1), batch.labels)
+        return batch._replace(target=target, labels=labels)

@@ -1,0 +1,105 @@
+"""Ranking losses over stored candidates: BRIO's margins and direct preference optimisation."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from s2s.batch import Batch
+from s2s.errors import UserError
+from s2s.losses import Term
+from s2s.mitigations.base import Materials, Shaped, Turn
+from s2s.mitigations.candidates import Candidate, Packed, read
+from s2s.mitigations.risk import Sampled, has_labels
+
+
+@dataclass
+class Ranking(Sampled):
+    """The keys of methods that rank the candidates of a file: decoded JSONL at ``path``, ranked by ``metric``."""
+
+    path: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.path:
+            raise UserError("path: a file of decoded candidates is needed, such as scripts/decode.py writes")
+
+    def prepare(self, materials: Materials) -> None:
+        super().prepare(materials)
+        self._stored = read(self.path, materials)
+
+    def ranked(self, batch: Batch) -> tuple[list[list[Candidate]], Tensor]:
+        """The candidates of each source, best first, and their log-probabilities [B, K] when they were decoded."""
+        rows = self._stored.find(batch, self.candidates)
+        order = self._rewards([[one for one, _ in row] for row in rows], batch).argsort(
+            dim=1, descending=True, stable=True
+        )
+        sorted_rows = [
+            [row[place] for place in places if place < len(row)]
+            for row, places in zip(rows, order.tolist(), strict=True)
+        ]
+        width = max(len(row) for row in rows)
+        then = torch.tensor([[*(score for _, score in row), *[0.0] * (width - len(row))] for row in sorted_rows])
+        return [[one for one, _ in row] for row in sorted_rows], then.to(batch.source.device)
+
+
+@dataclass
+class CandidateRanking(Ranking):
+    """BRIO: CE + weight gamma sum_{i < j} max(0, f(c_j) - f(c_i) + (j - i) margin), candidates best first.
+
+    f(c) is log p(c | source) / length^length_penalty, the end included. The ranking is a mean over examples. Source:
+    Liu et al. 2022, section 3.2, with the numbers of CNN/DM. Cost: (S + K T) / (S + T) of a step. Teacher forcing at
+    weight 0 or gamma 0. Candidates are not refreshed while the model moves away from the one that wrote them.
+    """
+
+    candidates: int = 16
+    gamma: float = 100.0
+    margin: float = 0.001
+    length_penalty: float = 2.0
+
+    def refuse(self, beside: object) -> str | None:  # noqa: ARG002
+        return None  # its cross-entropy reads what feeds edit
+
+    def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
+        candidates, _ = self.ranked(clean)
+        packed = self._pack(candidates, clean)
+        scores = packed.log_probs(turn.passes, clean) / packed.lengths().clamp(min=1) ** self.length_penalty
+        ranking = (margins(scores, packed, self.margin) * has_labels(clean)).sum()
+        forced = turn.passes.score(fed)
+        terms = {
+            "cross_entropy": Term(turn.passes.cross_entropy(forced)),
+            "ranking": Term(self.share(turn) * self.gamma * ranking, "examples"),
+        }
+        return Shaped(terms, forced.nll())
+
+
+def margins(scores: Tensor, packed: Packed, margin: float) -> Tensor:
+    """For each row [B] the sum over pairs i < j of max(0, f_j - f_i + (j - i) margin)."""
+    places = torch.arange(scores.shape[1], device=scores.device)
+    ahead = places[None, :] - places[:, None]  # j - i
+    loss = functional.relu(scores[:, None, :] - scores[:, :, None] + ahead * margin)
+    real = packed.lengths() > 0
+    return (loss * (ahead > 0) * real[:, None, :] * real[:, :, None]).sum(dim=(1, 2))
+
+
+@dataclass
+class PreferenceOptimisation(Ranking):
+    """DPO: (1 - weight) CE - weight log sigmoid(beta [log p(b)/q(b) - log p(w)/q(w)]), b and w the best and the worst.
+
+    Of a source's candidates by the metric; q are their log-probabilities when they were decoded, so the reference is
+    the run that wrote the file. A mean over examples. Source: Rafailov et al. 2023; as pairs for translation, Yang et
+    al. 2024. Cost: (S + 2 T) / (S + T) of a step. Teacher forcing at weight 0. The likelihood of both may fall; a
+    weight below 1 holds it.
+    """
+
+    beta: float = 0.1
+
+    def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
+        candidates, then = self.ranked(clean)
+        pairs = [[row[0], row[-1]] for row in candidates]
+        last = torch.tensor([len(row) - 1 for row in candidates], device=then.device)[:, None]
+        reference = torch.cat([then[:, :1], then.gather(1, last)], dim=1)
+        gain = self._pack(pairs, clean).log_probs(turn.passes, clean) - reference
+        preference = -functional.logsigmoid(self.beta * (gain[:, 0] - gain[:, 1]))
+        return self.mixed(fed, turn, "preference", (preference * has_labels(clean)).sum())
