@@ -26,7 +26,7 @@ class Turn(NamedTuple):
 
 
 class Shaped(NamedTuple):
-    """The terms that add up to a loss and, where it is known, the labels' summed negative log-likelihood for the log."""
+    """The terms that add up to a loss and, where it is known, the labels' negative log-likelihood, for the log."""
 
     terms: dict[str, Term]
     nll: Tensor | None

@@ -15,6 +15,7 @@ from s2s.mitigations.base import Materials, Turn
 from s2s.mitigations.draws import Draws
 from s2s.mitigations.passes import Passes
 from s2s.mitigations.sharding import gathered
+from s2s.model import Memory, PrefixTransformer
 from s2s.vocabulary import Vocabulary
 
 Ids = list[int]
@@ -85,7 +86,6 @@ def rewards(
     return torch.tensor([[*row, *[0.0] * (width - len(row))] for row in found])
 
 
-@torch.no_grad()
 def sample(
     batch: Batch, turn: Turn, copies: int, max_length: int, end: int, greedy: bool = False
 ) -> list[list[Candidate]]:
@@ -95,24 +95,31 @@ def sample(
     encoded source is the step's. Where parameters are sharded they are gathered once, so that processes may end at
     different lengths.
     """
-    passes, model, uniform = turn.passes, turn.passes.model, _uniform(turn.draws, copies, max_length)
-    memory, training = passes.memory(batch), model.training
-    rows = len(batch.source) * copies
-    tokens, cache, columns = torch.full((rows,), end, device=batch.source.device), None, []
-    done = torch.zeros(rows, dtype=torch.bool, device=batch.source.device)
+    model, training = turn.passes.model, turn.passes.model.training
+    memory = turn.passes.memory(batch)  # here, as the loss reads the same one and needs its gradients
+    uniform = None if greedy else _uniform(turn.draws, copies, max_length)
     model.eval()
-    with gathered(passes.root):
-        for column in range(max_length):
-            hidden, cache = model.step(tokens, column, memory, cache)
-            logits = model.logits(hidden).float()
-            tokens = logits.argmax(dim=-1) if greedy else _draw(logits, uniform[:, column])
-            columns.append(tokens)
-            done |= tokens == end
-            if bool(done.all()):
-                break
+    with torch.no_grad(), gathered(turn.passes.root):
+        ids = _search(model, memory, len(batch.source) * copies, max_length, end, uniform)
     model.train(training)
-    ids = torch.stack(columns, dim=1).view(-1, copies, len(columns)).tolist()
-    return [[_until(end, candidate) for candidate in row] for row in ids]
+    return [[_until(end, candidate) for candidate in row] for row in ids.unflatten(0, (-1, copies)).tolist()]
+
+
+def _search(
+    model: PrefixTransformer, memory: Memory, rows: int, max_length: int, end: int, uniform: Tensor | None
+) -> Tensor:
+    """The tokens [B K, columns] by these numbers [B K, max_length], or the likeliest, until all have ended."""
+    tokens, cache, columns = torch.full((rows,), end, device=memory.lengths.device), None, []
+    done = torch.zeros_like(tokens, dtype=torch.bool)
+    for column in range(max_length):
+        hidden, cache = model.step(tokens, column, memory, cache)
+        logits = model.logits(hidden).float()
+        tokens = logits.argmax(dim=-1) if uniform is None else _draw(logits, uniform[:, column])
+        columns.append(tokens)
+        done |= tokens == end
+        if bool(done.all()):
+            break
+    return torch.stack(columns, dim=1)
 
 
 def _uniform(draws: Draws, copies: int, max_length: int) -> Tensor:
@@ -150,6 +157,7 @@ class Stored(NamedTuple):
 def read(path: str, materials: Materials) -> Stored:
     """Read candidates as ``scripts/decode.py`` writes them (JSONL, search.n_best, search.length_penalty=0).
 
+    A file that names no search.max_length was decoded with the default: the longest target of training.
     Errors: a UserError for a line that is not such, and for training sources without candidates.
     """
     rows = {}
@@ -160,6 +168,8 @@ def read(path: str, materials: Materials) -> Stored:
                 rows[source] = found
     except OSError as error:
         raise UserError(f"path: {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"path: {path} is not text ({error.reason})") from error
     sources = materials.train().sources
     missing = sum(tuple(source) not in rows for source in sources)
     if missing:
@@ -172,9 +182,12 @@ def _parse(line: str, place: str, materials: Materials) -> tuple[tuple[int, ...]
     try:
         row = json.loads(line)
         source = vocabulary.source_ids(vocabulary.encode(row["source"]), materials.max_source)
-        limit, penalty = row["settings"]["max_length"], row["settings"]["length_penalty"]
-        found = [(Candidate(one["tokens"], len(one["tokens"]) != limit), one["score"]) for one in row["hypotheses"]]
-    except (ValueError, KeyError, TypeError) as error:
+        limit, penalty = row["settings"]["max_length"] or materials.max_length, row["settings"]["length_penalty"]
+        found = [
+            (Candidate([int(token) for token in one["tokens"]], len(one["tokens"]) != limit), float(one["score"]))
+            for one in row["hypotheses"]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{place}: not a line of decoded JSONL ({type(error).__name__}: {error})") from error
     if penalty:
         raise UserError(f"{place}: decoded with search.length_penalty={penalty}; 0 keeps log-probabilities")

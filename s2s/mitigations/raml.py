@@ -30,7 +30,7 @@ class RewardAugmented(Feed):
             raise UserError(f"temperature: {self.temperature} is below 0")
 
     def refuse(self, beside: Composition) -> str | None:
-        if isinstance(beside.mitigations[0], RewardAugmented):
+        if beside.mitigations[0] is self:
             return None
         return "it draws another target, so it has to stand before the feeds that edit prefixes"
 

@@ -61,12 +61,13 @@ class MinimumRisk(Sampled):
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
         found = self._candidates(clean, turn)
-        cost = 1 - self.order(self._rewards(found, clean), turn)
-        risk = expected_risk(self._pack(found, clean), cost, self.alpha, clean, turn)
+        packed = self._pack(found, clean)
+        cost = 1 - self.order(self._rewards(found, clean), packed.real(), turn)
+        risk = expected_risk(packed, cost, self.alpha, clean, turn)
         return self.mixed(fed, turn, "risk", risk)
 
-    def order(self, rewards: Tensor, turn: Turn) -> Tensor:  # noqa: ARG002
-        """The rewards [B, K] that the candidates get."""
+    def order(self, rewards: Tensor, real: Tensor, turn: Turn) -> Tensor:  # noqa: ARG002
+        """The rewards [B, K] that the candidates get, of which those that are ``real`` [B, K] count."""
         return rewards
 
     def _candidates(self, batch: Batch, turn: Turn) -> list[list[Candidate]]:
@@ -85,8 +86,11 @@ class ShuffledRisk(MinimumRisk):
     What it reaches is not due to the metric. Keys, cost and zero are those of ``mrt``.
     """
 
-    def order(self, rewards: Tensor, turn: Turn) -> Tensor:
-        return rewards.gather(1, turn.draws.uniform("shuffle", rewards.shape[1]).argsort(dim=1))
+    def order(self, rewards: Tensor, real: Tensor, turn: Turn) -> Tensor:
+        # What is not real stands behind in both orders: duplicates and the filling of short rows give no rewards away.
+        drawn = turn.draws.uniform("shuffle", rewards.shape[1]).masked_fill(~real, 1.0).argsort(dim=1)
+        places = (~real).int().argsort(dim=1, stable=True)
+        return rewards.scatter(1, places, rewards.gather(1, drawn))
 
 
 def expected_risk(packed: Packed, cost: Tensor, alpha: float, batch: Batch, turn: Turn) -> Tensor:
