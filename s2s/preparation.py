@@ -1,5 +1,6 @@
 """What the loop starts with: the processes, the data, the vocabulary, the run's folder and the objective."""
 
+import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,9 @@ class Prepared(NamedTuple):
 
 def start_processes(recipe: Recipe) -> Accelerator:
     """The processes that came up, checked against those that were asked for."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
+        # On CPU accelerate would fall back to unsharded processes without a word.
+        raise UserError("accelerate launch: sharding (FSDP) was asked for; this command trains unsharded processes")
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), mixed_precision={"bf16": "bf16", "fp32": "no"}[_precision(recipe)]

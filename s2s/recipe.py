@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -21,37 +21,12 @@ from s2s.optim import OPTIMIZERS, SCHEDULES, AdamW
 from s2s.optim.schedules import Linear
 from s2s.search.settings import SearchSettings
 from s2s.seeds import seed_of
+from s2s.settings import RunSettings
 from s2s.vocabulary import Vocabulary, VocabularySettings, make
 
 TABLES: dict[str, dict[str, Any]] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
 LISTS: dict[str, dict[str, Any]] = {"mitigations": MITIGATIONS}
 SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
-
-
-@dataclass
-class RunSettings:
-    """A recipe's ``run:``; a step is one update of the weights."""
-
-    folder: str = "runs/unnamed"
-    seed: int = 0
-    steps: int = 1000
-    tokens: int = 4096  # of one update: source and target columns, padding included
-    accumulate: int = 1  # micro-batches that an update is dealt to, in each process
-    processes: int = 1
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it, else fp32
-    checkpointing: Literal["none"] = "none"
-    clip: float = 1.0  # largest norm of the gradient
-    save_every: int = 200  # steps
-    evaluate_every: int = 500  # steps
-    evaluate_examples: int = 200  # of the dev split, decoded at each evaluation; the loss is over all of it
-    select: Literal["loss", "rouge_1", "rouge_2", "rouge_l", "bleu", "chrf"] = "rouge_l"  # what best means
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "tokens", "accumulate", "processes", "save_every", "evaluate_every", "evaluate_examples"):
-            if getattr(self, name) < 1:
-                raise UserError(f"run.{name}: {getattr(self, name)} is not at least 1")
-        if not self.clip > 0:
-            raise UserError(f"run.clip: {self.clip} is not above 0")
 
 
 @dataclass
@@ -82,7 +57,9 @@ class Recipe:
 
         Errors: a UserError that names the key, where it stands and the nearest valid one.
         """
-        recipe = merge(cls, [*_layers(name_or_path), read_arguments(overrides)], TABLES, LISTS)
+        recipe = merge(
+            cls, [*_layers(name_or_path), *(read_arguments([override]) for override in overrides)], TABLES, LISTS
+        )
         assert isinstance(recipe, Recipe)
         return recipe
 

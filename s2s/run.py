@@ -60,7 +60,7 @@ class Run:
         self, texts: Sequence[str], settings: SearchSettings, advance: Callable[[int], object]
     ) -> list[list[Hypothesis]]:
         """The same with whole settings; ``advance`` hears how many more sources are done."""
-        max_length = self._max_length(settings)
+        max_length = self.max_length(settings)
         with kernel(self.kernel):
             found = generate(self.objective.model, self.vocabulary, self._sources(texts), settings, max_length, advance)
         return [[self._hypothesis(tokens, score) for tokens, score in hypotheses] for hypotheses in found]
@@ -98,7 +98,7 @@ class Run:
             logger.warning("%d of %d sources cut to %d tokens", cut, len(ids), limit)
         return [self.vocabulary.source_ids(row, limit) for row in ids]
 
-    def _max_length(self, settings: SearchSettings) -> int:
+    def max_length(self, settings: SearchSettings) -> int:
         """The search's own limit, or that of the training targets; both end within the position table."""
         room = self.model.shape.positions - self.recipe.data.max_source
         length = settings.max_length or min(self.recipe.data.max_target, room)

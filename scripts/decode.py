@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
 
@@ -95,13 +95,14 @@ def decode(run: Run, settings: Settings) -> None:
     wanted = [settings.field] if settings.field else [run.recipe.data.source_field, "source"]
     rows, structured = read(settings.input, wanted)
     console = Console(stderr=True)
+    search = replace(settings.search, max_length=run.max_length(settings.search))  # as it is, for who reads the output
     began = time.perf_counter()
     with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("decoding", total=len(rows))
-        found = run.search([row.source for row in rows], settings.search, lambda done: progress.advance(task, done))
+        found = run.search([row.source for row in rows], search, lambda done: progress.advance(task, done))
     with writing(settings.output) as file:
         for row, hypotheses in zip(rows, found, strict=True):
-            file.write(format_row(row, hypotheses, structured, settings.search) + "\n")
+            file.write(format_row(row, hypotheses, structured, search) + "\n")
     seconds = time.perf_counter() - began
     console.print(f"{len(rows)} sources in {seconds:.1f} s, {len(rows) / seconds:.1f} a second, step {run.step}")
 

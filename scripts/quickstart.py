@@ -16,8 +16,8 @@ from rich.table import Table
 
 import s2s
 from s2s.data import Dataset, Example, load
-from s2s.metrics import paired_bootstrap, rouge_l_by_sentence
 from s2s.disk import write_atomically
+from s2s.metrics import paired_bootstrap, rouge_l_by_sentence
 
 RECIPE = "title_gen_warm"
 SAMPLES = 6

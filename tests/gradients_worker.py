@@ -10,8 +10,8 @@ from torch import Tensor
 
 from s2s.data import load
 from s2s.data.batches import Place, tokenise
-from s2s.recipe import Recipe
 from s2s.facts import Facts
+from s2s.recipe import Recipe
 from s2s.train import Prepared, accumulate
 
 UPDATES = {"ragged": 37, "three": 3, "one": 1}

@@ -17,7 +17,7 @@ SMALL = ["model.width=16", "model.layers=1", "data.size=260", "run.tokens=256", 
 SAMPLED = ("mrt", "mrt_shuffled", "self_critical")
 """Rounding may change what these draw."""
 CHAINS = {
-    "feeds_and_fgm": "{name: word_dropout, scope: all}, {name: scheduled_sampling, weight: 0.5}, {name: fgm, start_step: 5}",
+    "feeds_and_fgm": "{name: word_dropout, scope: all}, {name: scheduled_sampling, weight: 0.5}, {name: fgm}",
     "replacement_and_r_drop": "{name: random_replacement, pool: unigram, ramp_steps: 9}, {name: r_drop}",
     "risk": "{name: mrt, weight: 0.5, candidates: 3, metric: rouge_l_char}",
 }

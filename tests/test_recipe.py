@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from s2s.errors import UserError
 from s2s.optim.schedules import Cosine, Linear
-from s2s.recipe import SHIPPED, Recipe, RunSettings, differences
+from s2s.recipe import SHIPPED, Recipe, differences
+from s2s.settings import RunSettings
 from s2s.train import main
 
 ROOT = Path(__file__).parents[1]

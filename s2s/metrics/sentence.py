@@ -53,6 +53,8 @@ def sentence_metric(name: str) -> Metric:
     module, _, function = name.partition(":")
     try:
         metric: Metric = getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UserError(f"metric: '{name}' cannot be imported: {error}") from error
+    if not callable(metric):
+        raise UserError(f"metric: '{name}' is no function")
     return metric

@@ -41,7 +41,7 @@ class ArticleFastGradient(Shaper):
         scores = passes.score(fed)
         loss = passes.cross_entropy(scores)
         mean = loss / turn.counts.target_tokens.clamp(min=1)
-        (gradient,) = torch.autograd.grad(mean, table, retain_graph=self.share(turn) < 1)
+        (gradient,) = torch.autograd.grad(mean, table, retain_graph=True)
         moved = table + self.epsilon * gradient / (gradient.norm() + 1e-8)
         memory = passes.model.encode(fed.source, fed.source_lengths, passes.model.words(fed.source, moved))
         hidden = passes.model.decode(fed.target, memory, passes.model.words(fed.target, moved))

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from s2s.batch import Batch
+from s2s.batch import IGNORED, Batch
 from s2s.errors import UserError
 from s2s.losses import Scores, Term, divergence, divergences
 from s2s.mitigations.base import Composition, Feed, Shaped, Shaper, Turn
@@ -89,6 +89,10 @@ class NoiseConsistency(Consistency):
     rate: float = 0.3
     detach_clean: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Noise(rate=self.rate)  # a rate out of range is refused here
+
     def refuse(self, beside: Composition) -> str | None:
         if self.rate or any(isinstance(method, Feed) for method in beside.mitigations):
             return None
@@ -97,11 +101,13 @@ class NoiseConsistency(Consistency):
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
         hits = Noise(rate=self.rate).hits(fed, turn._replace(strength=1.0))
         target = torch.where(hits, from_target(fed, turn), fed.target)
-        corrupted = fed._replace(target=target, labels=clean.labels)
+        counted = fed.labels != IGNORED  # a feed may have taken back labels that its noise would show
+        corrupted = fed._replace(target=target, labels=clean.labels.masked_fill(~counted, IGNORED))
         if corrupted.source is clean.source:
             one, two = turn.passes.score_copies([clean, corrupted])
         else:
             one, two = turn.passes.score(clean), turn.passes.score(corrupted)
+        there = one.logits[counted[clean.labels != IGNORED]]
         if self.detach_clean:
-            return self.shaped(one, two, 2 * divergence(one.logits.detach(), two.logits), turn)
-        return self.shaped(one, two, divergences(one.logits, two.logits), turn)
+            return self.shaped(one, two, 2 * divergence(there.detach(), two.logits), turn)
+        return self.shaped(one, two, divergences(there, two.logits), turn)

@@ -35,6 +35,7 @@ class Passes:
         self.model = model
         self.label_smoothing = label_smoothing
         self.root = root
+        self._differentiable = torch.is_grad_enabled()
         self._memories: list[tuple[Tensor, Memory]] = []
 
     def memory(self, batch: Batch) -> Memory:
@@ -42,7 +43,8 @@ class Passes:
         for source, memory in self._memories:
             if source is batch.source:
                 return memory
-        memory = self.model.encode(batch.source, batch.source_lengths)
+        with torch.set_grad_enabled(self._differentiable):  # the first to ask may want no gradients, the next one does
+            memory = self.model.encode(batch.source, batch.source_lengths)
         self._memories.append((batch.source, memory))
         return memory
 

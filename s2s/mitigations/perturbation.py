@@ -122,7 +122,7 @@ class FreeLargeBatch(ProjectedGradient):
         """Uniform numbers at the real positions, no longer than epsilon."""
         steps = noise(words, fed, turn, gaussian=False)
         numbers = torch.stack([part.ne(0).flatten(1).sum(1) for part in steps]).sum(0).clamp(min=1)
-        return [part * self.epsilon / numbers.sqrt()[:, None, None] for part in steps]
+        return [part * self.epsilon / numbers.to(part.dtype).sqrt()[:, None, None] for part in steps]
 
 
 @dataclass

@@ -92,7 +92,6 @@ def from_similar(batch: Batch, turn: Turn, choice: Choice) -> Tensor:
 
 def from_model(batch: Batch, turn: Turn, choice: Choice) -> Tensor:
     """The model's likeliest tokens for the place, given the decoder inputs before it."""
-    turn.passes.memory(batch)  # here, as the loss reads the same one and needs its gradients
     with torch.no_grad():
         hidden = turn.passes.hidden(batch)
         scores = turn.passes.model.logits(hidden)

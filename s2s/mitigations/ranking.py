@@ -1,6 +1,7 @@
 """Ranking losses over stored candidates: BRIO's margins and direct preference optimisation."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,14 @@ from s2s.losses import Term
 from s2s.mitigations.base import Materials, Shaped, Turn
 from s2s.mitigations.candidates import Candidate, Packed, read
 from s2s.mitigations.risk import Sampled, has_labels
+
+
+class Ranked(NamedTuple):
+    """A candidate, its log-probability when it was decoded and its metric."""
+
+    candidate: Candidate
+    log_prob: float
+    reward: float
 
 
 @dataclass
@@ -29,19 +38,15 @@ class Ranking(Sampled):
         super().prepare(materials)
         self._stored = read(self.path, materials)
 
-    def ranked(self, batch: Batch) -> tuple[list[list[Candidate]], Tensor]:
-        """The candidates of each source, best first, and their log-probabilities [B, K] when they were decoded."""
+    def ranked(self, batch: Batch) -> list[list[Ranked]]:
+        """The candidates of each source, best first; those of equal metric as the search had them."""
         rows = self._stored.find(batch, self.candidates)
-        order = self._rewards([[one for one, _ in row] for row in rows], batch).argsort(
-            dim=1, descending=True, stable=True
-        )
-        sorted_rows = [
-            [row[place] for place in places if place < len(row)]
-            for row, places in zip(rows, order.tolist(), strict=True)
-        ]
-        width = max(len(row) for row in rows)
-        then = torch.tensor([[*(score for _, score in row), *[0.0] * (width - len(row))] for row in sorted_rows])
-        return [[one for one, _ in row] for row in sorted_rows], then.to(batch.source.device)
+        rewards = self._rewards([[one for one, _ in row] for row in rows], batch).tolist()
+        found = []
+        for row, values in zip(rows, rewards, strict=True):
+            one = [Ranked(*pair, reward) for pair, reward in zip(row, values, strict=False)]
+            found.append(sorted(one, key=lambda candidate: -candidate.reward))
+        return found
 
 
 @dataclass
@@ -62,8 +67,7 @@ class CandidateRanking(Ranking):
         return None  # its cross-entropy reads what feeds edit
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
-        candidates, _ = self.ranked(clean)
-        packed = self._pack(candidates, clean)
+        packed = self._pack([[one.candidate for one in row] for row in self.ranked(clean)], clean)
         scores = packed.log_probs(turn.passes, clean) / packed.lengths().clamp(min=1) ** self.length_penalty
         ranking = (margins(scores, packed, self.margin) * has_labels(clean)).sum()
         forced = turn.passes.score(fed)
@@ -87,19 +91,19 @@ def margins(scores: Tensor, packed: Packed, margin: float) -> Tensor:
 class PreferenceOptimisation(Ranking):
     """DPO: (1 - weight) CE - weight log sigmoid(beta [log p(b)/q(b) - log p(w)/q(w)]), b and w the best and the worst.
 
-    Of a source's candidates by the metric; q are their log-probabilities when they were decoded, so the reference is
-    the run that wrote the file. A mean over examples. Source: Rafailov et al. 2023; as pairs for translation, Yang et
-    al. 2024. Cost: (S + 2 T) / (S + T) of a step. Teacher forcing at weight 0. The likelihood of both may fall; a
-    weight below 1 holds it.
+    Of a source's candidates by the metric, where it tells them apart; q are their log-probabilities when they were
+    decoded, so the reference is the run that wrote the file. A mean over examples. Source: Rafailov et al. 2023; as
+    pairs for translation, Yang et al. 2024. Cost: (S + 2 T) / (S + T) of a step. Teacher forcing at weight 0. The
+    likelihood of both may fall; a weight below 1 holds it.
     """
 
     beta: float = 0.1
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
-        candidates, then = self.ranked(clean)
-        pairs = [[row[0], row[-1]] for row in candidates]
-        last = torch.tensor([len(row) - 1 for row in candidates], device=then.device)[:, None]
-        reference = torch.cat([then[:, :1], then.gather(1, last)], dim=1)
-        gain = self._pack(pairs, clean).log_probs(turn.passes, clean) - reference
+        pairs = [[row[0], row[-1]] for row in self.ranked(clean)]
+        packed = self._pack([[one.candidate for one in pair] for pair in pairs], clean)
+        log_probs = packed.log_probs(turn.passes, clean)
+        gain = log_probs - log_probs.new_tensor([[one.log_prob for one in pair] for pair in pairs])
+        differ = log_probs.new_tensor([best.reward > worst.reward for best, worst in pairs])
         preference = -functional.logsigmoid(self.beta * (gain[:, 0] - gain[:, 1]))
-        return self.mixed(fed, turn, "preference", (preference * has_labels(clean)).sum())
+        return self.mixed(fed, turn, "preference", (preference * differ * has_labels(clean)).sum())

@@ -77,7 +77,6 @@ class ScheduledSampling(Feed):
         tokens[:, 0] = False  # the begin symbol
         coin = turn.draws.uniform("coin", tokens.shape[1])[tokens]
         random, fed = from_target(batch, turn)[tokens], batch
-        turn.passes.memory(batch)  # here, as the loss reads the same one and needs its gradients
         for _ in range(self.passes):
             predicted = self._predict(fed, batch, tokens, turn)
             rate, mix = self.rate * turn.strength, POLICIES[self.policy](self, predicted, turn.step)

@@ -44,8 +44,10 @@ class GraduatedLabelSmoothing(Shaper):
         scores = turn.passes.score(fed)
         log_probs = scores.logits.log_softmax(dim=-1)
         sure = log_probs.detach().amax(dim=-1).exp()
-        smoothing = torch.where(sure > self.high, self.smooth_high, self.smooth)
-        smoothing = torch.where(sure < self.low, self.smooth_low, smoothing)
+        smoothing = torch.full_like(sure, self.smooth)
+        smoothing = smoothing.masked_fill(sure > self.high, self.smooth_high).masked_fill(
+            sure < self.low, self.smooth_low
+        )
         nll = -log_probs.gather(1, scores.labels[:, None])[:, 0]
         graduated = ((1 - smoothing) * nll - smoothing * log_probs.mean(dim=-1)).sum()
         return Shaped(mixed(self.share(turn), nll.sum(), "graduated", graduated), nll.sum())

@@ -1,0 +1,90 @@
+"""Parametrizations of a transition matrix (``torch.nn.utils.parametrize``): scaled for its rate, or of low rank."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
+
+from s2s.heads.logspace import precise, without_autocast
+
+
+class Scaled(nn.Module):
+    """A parameter kept as value / multiplier, so that each step of an optimizer moves the value further.
+
+    The effective learning rate is the multiplier times the optimizer's under Adam and its kin, whose steps do not
+    depend on the gradient's size, and its square times under plain gradient descent. The initial value stays.
+    """
+
+    def __init__(self, multiplier: float) -> None:
+        super().__init__()
+        self.multiplier = multiplier
+
+    def forward(self, kept: Tensor) -> Tensor:
+        """The value in use."""
+        return kept * self.multiplier
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        """What is kept for a value."""
+        return value / self.multiplier
+
+
+class LowRank(nn.Module):
+    """A matrix [L, L] kept as two factors [L, R], left and right: left right^T, 2 L R parameters.
+
+    Both factors are scaled as in ``Scaled``. Assigning a matrix keeps its best approximation of rank R.
+    """
+
+    def __init__(self, rank: int, multiplier: float) -> None:
+        super().__init__()
+        self.rank, self.multiplier = rank, multiplier
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        """The matrix in use, [L, L]."""
+        left, right = self.scaled(left, right)
+        with without_autocast(left):
+            return left @ right.t()
+
+    def scaled(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """The factors in use, [L, R] each."""
+        return precise(left) * self.multiplier, precise(right) * self.multiplier
+
+    def right_inverse(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """The factors of the matrix's largest singular values, of equal norms."""
+        left, sizes, right = torch.linalg.svd(precise(matrix.detach()), full_matrices=False)
+        roots = sizes[: self.rank].sqrt() / self.multiplier
+        return left[:, : self.rank] * roots, right[: self.rank].t() * roots
+
+
+def scale(module: nn.Module, name: str, multiplier: float) -> None:
+    """Keep a module's parameter as value / multiplier. ValueError unless the multiplier is above 0."""
+    check_multiplier(multiplier)
+    if multiplier != 1:
+        parametrize.register_parametrization(module, name, Scaled(multiplier))
+
+
+def factorise(module: nn.Module, name: str, rank: int, multiplier: float) -> None:
+    """Keep a module's square parameter as two factors. ValueError unless 1 <= rank <= its size."""
+    check_multiplier(multiplier)
+    size = getattr(module, name).shape[0]
+    if not 1 <= rank <= size:
+        raise ValueError(f"rank: {rank} is not in 1..{size}, the number of labels")
+    parametrize.register_parametrization(module, name, LowRank(rank, multiplier))
+
+
+def factors(module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """The factors in use, [L, R] each, of a parameter that ``factorise`` keeps."""
+    kept = cast(Any, module).parametrizations[name]
+    return kept[0].scaled(kept.original0, kept.original1)
+
+
+def check_multiplier(multiplier: float) -> None:
+    """ValueError unless the multiplier is above 0."""
+    if not multiplier > 0:
+        raise ValueError(f"rate_multiplier: {multiplier} is not above 0")
+
+
+def rows(matrix: Tensor, index: Tensor) -> Tensor:
+    """Rows [..., L] of a matrix [N, L]; the gradient is summed as an embedding's."""
+    return functional.embedding(index, matrix)

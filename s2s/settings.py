@@ -1,0 +1,32 @@
+"""A recipe's ``run:``: how long, on what and where it trains."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from s2s.errors import UserError
+
+
+@dataclass
+class RunSettings:
+    """A recipe's ``run:``; a step is one update of the weights."""
+
+    folder: str = "runs/unnamed"
+    seed: int = 0
+    steps: int = 1000
+    tokens: int = 4096  # of one update: source and target columns, padding included
+    accumulate: int = 1  # micro-batches that an update is dealt to, in each process
+    processes: int = 1
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it, else fp32
+    checkpointing: Literal["none"] = "none"
+    clip: float = 1.0  # largest norm of the gradient
+    save_every: int = 200  # steps
+    evaluate_every: int = 500  # steps
+    evaluate_examples: int = 200  # of the dev split, decoded at each evaluation; the loss is over all of it
+    select: Literal["loss", "rouge_1", "rouge_2", "rouge_l", "bleu", "chrf"] = "rouge_l"  # what best means
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "tokens", "accumulate", "processes", "save_every", "evaluate_every", "evaluate_examples"):
+            if getattr(self, name) < 1:
+                raise UserError(f"run.{name}: {getattr(self, name)} is not at least 1")
+        if not self.clip > 0:
+            raise UserError(f"run.clip: {self.clip} is not above 0")

@@ -1,0 +1,180 @@
+"""Time and memory of a training step of every mitigation beside teacher forcing's: ``--help`` lists the options.
+
+A step is forward, backward, clipping and a fused AdamW update, at rate 0, so that all steps meet the same weights. All
+rows run in one process, once a round each, in an order that rotates; rounds take the batches in turn. A ratio of time
+is the median over rounds of the row's time by teacher forcing's in the same round. Memory is that of parameters,
+optimizer and the most of other tensors that live at one time during a step with the longest batch.
+
+``fgm_whole`` and ``penalty_whole_target`` are ``fgm_target`` and ``penalty_target`` without what the package shares
+between passes. ``mrt_8`` scores eight given candidates a source.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import benchmarking
+import torch
+from benchmark_methods import GivenRisk, WholeFastGradient, WholePenalty
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from s2s.batch import Batch
+from s2s.data.batches import Tokens
+from s2s.errors import UserError
+from s2s.matmul import KERNELS, choose, kernel
+from s2s.mitigations.base import Materials, Mitigation
+from s2s.mitigations.consistency import NoiseConsistency, RDrop
+from s2s.mitigations.penalty import GradientPenalty
+from s2s.mitigations.perturbation import FastGradient
+from s2s.mitigations.replacement import RandomReplacement
+from s2s.mitigations.scheduled_sampling import ScheduledSampling
+from s2s.mitigations.teaforn import TeacherForcingWithNGrams
+from s2s.model import Architecture, PrefixTransformer
+from s2s.model.initialization import initialise
+from s2s.objective import Objective, ObjectiveSettings
+from s2s.optim import AdamW
+from s2s.vocabulary import Vocabulary
+
+SHARED = ("precision", "kernel", "threads", "batch", "source_tokens", "target_tokens")
+"""The options that every row of the JSON bears."""
+SHAPE = ("vocabulary", "width", "layers", "heads", "dropout")
+"""And those that fix the model."""
+NUMBERS = {
+    "threads": 1,
+    "rounds": 9,
+    "warmup": 1,
+    "batches": 3,
+    "batch": 32,
+    "source_tokens": 180,
+    "target_tokens": 20,
+    "vocabulary": 8000,
+    "width": 256,
+    "layers": 6,
+    "heads": 4,
+}
+"""Options that are whole numbers, and their defaults."""
+
+
+def methods() -> dict[str, tuple[str, Mitigation] | None]:
+    """The rows; each has one method, under its name in recipes, or none."""
+    return {
+        "teacher_forcing": None,
+        "random_replacement": ("random_replacement", RandomReplacement()),
+        "scheduled_sampling": ("scheduled_sampling", ScheduledSampling()),
+        "fgm_target": ("fgm", FastGradient(scope="target")),
+        "fgm_whole": ("fgm", WholeFastGradient(scope="target")),
+        "penalty_target": ("gradient_penalty", GradientPenalty(scope="target")),
+        "penalty_first_order": ("gradient_penalty", GradientPenalty(scope="target", first_order=True)),
+        "penalty_whole_target": ("gradient_penalty", WholePenalty(scope="target")),
+        "r_drop_target": ("r_drop", RDrop(scope="target")),
+        "r_drop_all": ("r_drop", RDrop(scope="all")),
+        "noise_consistency": ("noise_consistency", NoiseConsistency()),
+        "teaforn_2": ("teaforn", TeacherForcingWithNGrams(passes=2)),
+        "mrt_8": ("mrt", GivenRisk(candidates=8)),
+    }
+
+
+def objectives(model: PrefixTransformer) -> dict[str, Objective]:
+    """The objective of each row, all of the same model."""
+    materials = Materials(cast(Vocabulary, _ids(model)), lambda: Tokens([], [], []), 512, 512)
+    found = {}
+    for name, method in methods().items():
+        if method is not None:
+            method[1].prepare(materials)
+        found[name] = Objective(model, ObjectiveSettings(), [] if method is None else [method])
+    return found
+
+
+def _ids(model: PrefixTransformer) -> SimpleNamespace:
+    """All that methods ask a vocabulary for before the first step."""
+    padding, begin, end = benchmarking.PADDING, benchmarking.BEGIN, benchmarking.END
+    return SimpleNamespace(size=model.shape.vocabulary, padding=padding, begin=begin, end=end)
+
+
+def build(arguments: argparse.Namespace, longest: int) -> PrefixTransformer:
+    """A model from scratch with room for source and target of so many tokens together."""
+    shape = {name: getattr(arguments, name) for name in SHAPE}
+    model = PrefixTransformer(Architecture(**shape, feed_forward=4 * arguments.width, positions=longest))
+    torch.manual_seed(0)
+    initialise(model)
+    return model
+
+
+def step(objective: Module, optimizer: Optimizer, batch: Batch, precision: str) -> None:
+    """One training step, as the training loop makes it."""
+    torch.manual_seed(0)
+    half = torch.autocast(batch.source.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    with half:
+        losses = objective(batch)
+    losses.total.backward()
+    float(torch.nn.utils.clip_grad_norm_(objective.parameters(), 1.0))
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def measure(arguments: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """The rows of the JSON."""
+    sizes = benchmarking.Sizes(arguments.batch, arguments.source_tokens, arguments.target_tokens)
+    lengths = benchmarking.ragged(sizes, arguments.batches)
+    batches = [benchmarking.random_batch(part, arguments.vocabulary).to(device) for part in lengths]
+    model = build(arguments, int(lengths.max(axis=(0, 1)).sum()) + 2).to(device)
+    optimizer = AdamW(rate=0.0).build(model)
+
+    def work(objective: Module, number: int) -> None:
+        step(objective, optimizer, batches[number % len(batches)], arguments.precision)
+
+    works = {name: partial(work, objective) for name, objective in objectives(model).items()}
+    times = benchmarking.interleaved(works, arguments.rounds, arguments.warmup, device)
+    resting, longest = benchmarking.resting_bytes(model, optimizer), len(batches) - 1
+    memory = {name: resting + benchmarking.peak_bytes(partial(work, longest), device) for name, work in works.items()}
+    shared = {name: getattr(arguments, name) for name in SHARED + SHAPE}
+    shared |= {"useful_tokens": int(lengths.sum()) / len(batches), "torch": torch.__version__}
+    shared |= {"processor": benchmarking.processor(device)}
+    return [{"system": "s2s", **row, **shared} for row in benchmarking.summarised(times, memory)]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    for name, default in NUMBERS.items():
+        options.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"default {default}")
+    options.add_argument("--dropout", type=float, default=0.1, help="default 0.1")
+    options.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default fp32")
+    options.add_argument("--kernel", choices=KERNELS, help="of float32 products; default: the better one")
+    options.add_argument("--device", default="auto", help="default auto: a GPU if there is one")
+    options.add_argument("--json", type=Path, help="write the rows there")
+    return options
+
+
+def main(texts: Sequence[str]) -> int:
+    """The command: 0, or 2 after an error that the user can mend."""
+    arguments = parser().parse_args(texts)
+    if low := [name for name in NUMBERS if getattr(arguments, name) < (name != "warmup")]:
+        parser().error(f"--{low[0].replace('_', '-')}: {getattr(arguments, low[0])} is too small")
+    torch.set_num_threads(arguments.threads)
+    wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(wanted if arguments.device == "auto" else arguments.device)
+    arguments.kernel = arguments.kernel or (choose()[0] if device.type == "cpu" else "default")
+    try:
+        with kernel(arguments.kernel):
+            rows = measure(arguments, device)
+        title = ", ".join(str(rows[0][name]) for name in ("processor", "precision", "kernel"))
+        benchmarking.show(f"{title} kernel, threads: {arguments.threads}", rows)
+        if arguments.json:
+            benchmarking.write(arguments.json, rows)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

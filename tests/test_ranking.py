@@ -1,0 +1,168 @@
+"""Rankings of stored candidates against double loops, each candidate decoded alone."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from naive import (
+    FIXED,
+    SEEDS,
+    assert_other_than_teacher_forcing,
+    assert_same,
+    assert_teacher_forcing,
+    few,
+    gradient,
+    rows_of,
+)
+from sequences import (
+    METRIC,
+    assert_idle_rows_add_nothing,
+    candidates_strategy,
+    forced,
+    log_prob,
+    materials,
+    objective_of,
+    reward,
+    source_of,
+    with_idle,
+    write_decoded,
+)
+
+from s2s.errors import UserError
+from s2s.mitigations import MITIGATIONS
+from s2s.mitigations.candidates import Candidate
+
+SIZES = [(4, 3), (6, 1), (5, 0)]
+ROWS = st.tuples(*[candidates_strategy()] * len(SIZES))
+FIVE = [Candidate([7, 8], True), Candidate([], True), Candidate([9, 8, 7, 6], False), Candidate([5], True),
+        Candidate([12, 13, 5], True)]  # fmt: skip
+METHODS = ("brio", "dpo")
+names = pytest.mark.parametrize("name", METHODS)
+
+
+@pytest.fixture(scope="session")
+def stored(tmp_path_factory):
+    """An objective whose method reads these candidates, with the log-probabilities that the file gives them."""
+
+    def make(model, batch, rows, name, scores=None, smoothing=0.0, **keys):
+        scores = scores or [[-place / 4 for place, _ in enumerate(row)] for row in rows]
+        path = write_decoded(tmp_path_factory.mktemp(name) / "decoded.jsonl", batch, rows, scores)
+        given_materials = materials([source_of(batch, row) for row in range(len(rows))])
+        return objective_of(model, name, given_materials, smoothing, metric=METRIC, path=path, **keys)
+
+    return make
+
+
+def ranked(candidates, batch, row):
+    """Places of the candidates from the best to the worst, the earlier first among equals."""
+    return sorted(range(len(candidates)), key=lambda place: -reward(candidates[place], batch, row))
+
+
+def pairs(model, batch, row, candidates, margin, exponent):
+    values = []
+    for place in ranked(candidates, batch, row):
+        one = candidates[place]
+        values.append(log_prob(model, batch, row, one) / (len(one.ids) + one.ended) ** exponent)
+    total = torch.zeros((), dtype=torch.float64)
+    for i, better in enumerate(values):
+        for j, worse in enumerate(values):
+            if i < j and worse - better + (j - i) * margin > 0:
+                total = total + worse - better + (j - i) * margin
+    return total
+
+
+@given(seed=SEEDS, rows=ROWS, most=st.integers(1, 7), margin=st.sampled_from([0.001, 1.5]),
+       exponent=st.sampled_from([0.0, 1.0, 2.0]), weight=st.sampled_from([0.3, 1.0]))  # fmt: skip
+@few
+def test_the_margins_are_a_double_loop(random_model, random_batch, stored, seed, rows, most, margin, exponent, weight):
+    model, batch = random_model(seed), random_batch(SIZES, seed)
+    ranking = [pairs(model, batch, row, own[:most], margin, exponent) for row, own in enumerate(rows)]
+    expected = forced(model, batch, 0.1) + weight * 3.0 * torch.stack(ranking).mean()
+    keys = {"margin": margin, "length_penalty": exponent, "weight": weight, "gamma": 3.0, "candidates": most}
+    assert_same(stored(model, batch, rows, "brio", smoothing=0.1, **keys), batch, expected)
+
+
+def preference(model, batch, row, candidates, scores, beta):
+    order = ranked(candidates, batch, row)
+    best, worst = order[0], order[-1]
+    if reward(candidates[best], batch, row) == reward(candidates[worst], batch, row):
+        return torch.zeros((), dtype=torch.float64)
+    gains = [log_prob(model, batch, row, candidates[place]) - scores[place] for place in (best, worst)]
+    return (1 + (-beta * (gains[0] - gains[1])).exp()).log()
+
+
+@given(seed=SEEDS, rows=ROWS, most=st.integers(1, 7), beta=st.sampled_from([0.1, 1.0]),
+       weight=st.sampled_from([0.3, 0.9]), data=st.data())  # fmt: skip
+@few
+def test_preferences_are_the_formula_over_the_best_and_the_worst(
+    random_model, random_batch, stored, seed, rows, most, beta, weight, data
+):
+    model, batch = random_model(seed), random_batch(SIZES, seed)
+    # In 64ths, which float32 holds exactly.
+    scores = [[data.draw(st.integers(-640, 0)) / 64 for _ in row] for row in rows]
+    each = [preference(model, batch, row, own[:most], scores[row], beta) for row, own in enumerate(rows)]
+    expected = (1 - weight) * forced(model, batch, 0.1) + weight * torch.stack(each).mean()
+    objective = stored(model, batch, rows, "dpo", scores, 0.1, beta=beta, weight=weight, candidates=most)
+    assert_same(objective, batch, expected)
+
+
+def test_at_the_reference_a_preference_costs_log_2_and_pushes_by_half_of_beta(random_model, random_batch, stored):
+    model, batch = random_model(), random_batch(FIXED)
+    rows = [FIVE, FIVE[:3], FIVE[1:]]
+    scores = [[float(log_prob(model, batch, row, one).detach()) for one in own] for row, own in enumerate(rows)]
+    total = stored(model, batch, rows, "dpo", scores, beta=0.4)(batch).total
+    assert float(total.detach()) == pytest.approx(math.log(2), abs=1e-6)
+    ends = [[own[place] for place in (order[0], order[-1])]
+            for own, order in ((own, ranked(own, batch, row)) for row, own in enumerate(rows))]  # fmt: skip
+    gaps = [log_prob(model, batch, row, best) - log_prob(model, batch, row, worst)
+            for row, (best, worst) in enumerate(ends)]  # fmt: skip
+    expected = gradient(model, -0.4 / 2 * torch.stack(gaps).mean())
+    assert (gradient(model, total) - expected).norm() <= 1e-6 * expected.norm()
+
+
+def test_one_candidate_has_nothing_to_be_ranked_against(random_model, random_batch, stored):
+    model, batch = random_model(), random_batch(FIXED)
+    rows = [FIVE[:1], FIVE[1:2], FIVE[2:3]]
+    assert_teacher_forcing(stored(model, batch, rows, "brio"), batch, exact=False)
+    total = stored(model, batch, rows, "dpo")(batch).total
+    assert total == 0
+    assert not gradient(model, total).any()
+
+
+@names
+def test_the_gradient_is_far_from_teacher_forcing_s(random_model, random_batch, stored, name):
+    batch = random_batch(FIXED)
+    for weight in (0.5, 1.0):
+        assert_other_than_teacher_forcing(stored(random_model(), batch, [FIVE] * 3, name, weight=weight), batch, 1e-2)
+
+
+@names
+def test_at_zero_it_is_teacher_forcing(random_model, random_batch, stored, name):
+    batch = random_batch(FIXED)
+    for keys in ({"weight": 0.0}, {"start_step": 1}):
+        model = random_model(dtype=torch.float32)
+        objective = stored(model, batch, [FIVE] * 3, name, smoothing=0.1, **keys)
+        assert_teacher_forcing(objective, batch, exact=True)
+    objective = stored(random_model(), batch, [FIVE] * 3, "brio", smoothing=0.1, gamma=0.0)
+    assert_teacher_forcing(objective, batch, exact=False)
+
+
+@names
+def test_rows_without_labels_add_nothing(random_model, random_batch, stored, name):
+    batch = random_batch([*FIXED, (4, 1)])
+    objective = stored(random_model(), batch, [FIVE[:2], FIVE, FIVE[:3], FIVE], name, weight=0.4)
+    assert_idle_rows_add_nothing(objective, with_idle(batch, 1, 3), rows_of(batch, [0, 2]))
+
+
+@names
+def test_a_method_that_ranks_needs_a_file_and_at_least_one_candidate(name):
+    with pytest.raises(UserError, match=r"^path: a file of decoded candidates is needed"):
+        MITIGATIONS[name]()
+    with pytest.raises(UserError, match=r"^candidates: 0 "):
+        MITIGATIONS[name](path="x", candidates=0)
+    with pytest.raises(UserError, match=r"^metric: no 'bleau'.*'bleu'"):
+        MITIGATIONS[name](path="x", metric="bleau")
+    with pytest.raises(UserError, match=r"^path: nowhere: "):
+        MITIGATIONS[name](path="nowhere").prepare(materials())
