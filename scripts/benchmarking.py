@@ -20,7 +20,7 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from s2s.batch import Batch, collate
-from s2s.data.batches import BUCKET
+from s2s.data.batches import BUCKET, by_length
 from s2s.errors import UserError
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints when it starts and stops
@@ -61,7 +61,8 @@ def ragged(sizes: Sizes, batches: int) -> Lengths:
     random = numpy.random.default_rng(0)
     bounds = [_bounds(sizes.source, "source"), _bounds(sizes.target, "target")]
     drawn = [random.integers(low, high, BUCKET * sizes.batch, endpoint=True) for low, high in bounds]
-    pool = numpy.stack(drawn, axis=1)[numpy.lexsort(drawn[::-1])].reshape(BUCKET, sizes.batch, 2)
+    lengths = numpy.stack(drawn, axis=1)
+    pool = lengths[by_length(lengths)].reshape(BUCKET, sizes.batch, 2)
     picked = pool[(2 * numpy.arange(batches) + 1) * BUCKET // (2 * batches)]
     for side, (low, high) in enumerate(bounds):
         picked[..., side] = _adjusted(picked[..., side], sizes[1 + side], low, high, random)

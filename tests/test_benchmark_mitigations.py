@@ -141,7 +141,7 @@ def test_lengths_keep_their_means(rows: int, source: int, target: int, batches: 
 
 def test_lengths_within_a_batch_are_close_and_batches_differ() -> None:
     found = benchmarking.ragged(benchmarking.Sizes(32, 180, 20), 3)[..., 0]
-    assert (found.max(axis=1) - found.min(axis=1) <= 6).all()
+    assert (found.max(axis=1) - found.min(axis=1) <= 16).all()
     assert (found.mean(axis=1)[1:] - found.mean(axis=1)[:-1] > 40).all()
 
 

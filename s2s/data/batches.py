@@ -15,6 +15,8 @@ from s2s.vocabulary import Vocabulary
 Indices = NDArray[numpy.int64]
 BUCKET = 64
 """How many updates' worth of shuffled examples are sorted by length together."""
+SOURCE_BIN = 8
+"""Sources within so many tokens of one another count as equally long, so that targets can be sorted too."""
 
 
 class Tokens(NamedTuple):
@@ -56,7 +58,7 @@ def updates(lengths: NDArray[numpy.int64], budget: int, seed: int, epoch: int) -
 
     Examples are shuffled, sorted by length within large buckets and cut so that an update, padded as one batch, has
     at most ``budget`` columns of source and target together; then the updates are shuffled. One example beyond the
-    budget is an update of its own. Within an update examples stand in order of length.
+    budget is an update of its own. Within an update examples of like length stand together.
     """
     random = numpy.random.default_rng(seed_of(seed, "order", epoch))
     order = random.permutation(len(lengths))
@@ -64,9 +66,18 @@ def updates(lengths: NDArray[numpy.int64], budget: int, seed: int, epoch: int) -
     plan: list[Indices] = []
     for start in range(0, len(order), bucket):
         chosen = order[start : start + bucket]
-        rank = numpy.lexsort((chosen, lengths[chosen, 1], lengths[chosen, 0]))
-        plan.extend(_cut(chosen[rank], lengths, budget))
+        plan.extend(_cut(chosen[by_length(lengths[chosen])], lengths, budget))
     return [plan[index] for index in random.permutation(len(plan))]
+
+
+def by_length(lengths: NDArray[numpy.int64]) -> Indices:
+    """An order of lengths [examples, 2] in which neighbours are alike in both.
+
+    By bins of the source's length, and within a bin by the target's, up in one bin and down in the next.
+    """
+    bins = lengths[:, 0] // SOURCE_BIN
+    targets = numpy.where(bins % 2 == 0, lengths[:, 1], -lengths[:, 1])
+    return numpy.lexsort((targets, bins))
 
 
 def _cut(indices: Indices, lengths: NDArray[numpy.int64], budget: int) -> Iterator[Indices]:
