@@ -118,8 +118,8 @@ def start_objective(prepared: Prepared, folder: Path) -> tuple[Objective, Checkp
     if checkpoint is None:
         objective, _ = prepared.recipe.build_objective(prepared.vocabulary)
     else:
-        methods = prepared.recipe.build_mitigations(prepared.vocabulary)
-        objective = Objective(PrefixTransformer(prepared.facts.architecture), prepared.recipe.objective, methods)
+        model = PrefixTransformer(prepared.facts.architecture)
+        objective = prepared.recipe.objective_of(model, prepared.vocabulary)
         objective.load_state_dict(checkpoint.weights)
         report = [*report, f"going on from step {checkpoint.step}"]
     return objective.to(prepared.accelerator.device), checkpoint, report

@@ -84,7 +84,12 @@ class Recipe:
             raise UserError(
                 f"data.max_source: with max_target {needed} tokens, but the model has {positions} positions"
             )
-        return Objective(model, self.objective, self.build_mitigations(vocabulary)), report
+        return self.objective_of(model, vocabulary), report
+
+    def objective_of(self, model: PrefixTransformer, vocabulary: Vocabulary) -> Objective:
+        """The objective of a model, with the recipe's methods and recomputation."""
+        model.keep(self.run.checkpointing, self.run.checkpointing_every)
+        return Objective(model, self.objective, self.build_mitigations(vocabulary))
 
     def build_mitigations(self, vocabulary: Vocabulary) -> list[tuple[str, Mitigation]]:
         """The methods, ready for use, with their names."""

@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from s2s.errors import UserError
+from s2s.errors import UserError, nearest
+from s2s.model.recomputation import CHECKPOINTING
+
+# fmt: off
+AT_LEAST_1 = (
+    "steps", "tokens", "accumulate", "processes", "save_every", "evaluate_every", "evaluate_examples",
+    "checkpointing_every",
+)
+# fmt: on
 
 
 @dataclass
@@ -17,7 +25,8 @@ class RunSettings:
     accumulate: int = 1  # micro-batches that an update is dealt to, in each process
     processes: int = 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it, else fp32
-    checkpointing: Literal["none"] = "none"
+    checkpointing: str = "none"  # what blocks keep for the backward: a row of s2s.model.recomputation.CHECKPOINTING
+    checkpointing_every: int = 1  # in every so many-th block
     clip: float = 1.0  # largest norm of the gradient
     save_every: int = 200  # steps
     evaluate_every: int = 500  # steps
@@ -25,8 +34,10 @@ class RunSettings:
     select: Literal["loss", "rouge_1", "rouge_2", "rouge_l", "bleu", "chrf"] = "rouge_l"  # what best means
 
     def __post_init__(self) -> None:
-        for name in ("steps", "tokens", "accumulate", "processes", "save_every", "evaluate_every", "evaluate_examples"):
+        for name in AT_LEAST_1:
             if getattr(self, name) < 1:
                 raise UserError(f"run.{name}: {getattr(self, name)} is not at least 1")
+        if self.checkpointing not in CHECKPOINTING:
+            raise UserError(f"run.checkpointing: no '{self.checkpointing}'{nearest(self.checkpointing, CHECKPOINTING)}")
         if not self.clip > 0:
             raise UserError(f"run.clip: {self.clip} is not above 0")

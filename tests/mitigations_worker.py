@@ -1,7 +1,7 @@
 """The gradient of one update under every method: python mitigations_worker.py FOLDER, by one process or several.
 
 With several, the update is dealt to them unevenly, to two micro-batches each; its gradients are taken under DDP and,
-with raw ``fully_shard``, under FSDP2.
+with raw ``fully_shard`` and blocks that recompute, under FSDP2.
 """
 
 import json
@@ -82,6 +82,7 @@ def under_ddp(module: Objective, parts: list[Batch], whole: Batch) -> Tensor:
 
 
 def under_fsdp(module: Objective, parts: list[Batch], whole: Batch) -> Tensor:
+    module.model.keep("block", 1)
     mesh = init_device_mesh("cpu", (2,))
     for block in module.model.blocks:
         fully_shard(block, mesh=mesh)

@@ -11,7 +11,7 @@ from torch import nn
 
 from s2s.errors import UserError
 from s2s.model import Architecture, PrefixTransformer
-from s2s.optim import OPTIMIZERS, SCHEDULES, AdamW
+from s2s.optim import OPTIMIZERS, SCHEDULES, Adafactor, AdamW
 from s2s.optim.groups import parameter_groups
 from s2s.optim.schedules import Constant, Cosine, InverseSquareRoot, Linear
 
@@ -134,5 +134,6 @@ def test_five_steps_equal_the_plain_loop() -> None:
 
 def test_the_table_builds_what_it_names() -> None:
     assert {name: type(kind().build(small_module())) for name, kind in OPTIMIZERS.items()} == {
-        "adamw": torch.optim.AdamW
+        "adamw": torch.optim.AdamW,
+        "adafactor": Adafactor,
     }

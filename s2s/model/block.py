@@ -5,6 +5,7 @@ from transformers.activations import ACT2FN
 
 from s2s.model.architecture import Architecture
 from s2s.model.attention import Cached
+from s2s.model.recomputation import CHECKPOINTING
 from s2s.model.variants import ATTENTIONS
 
 
@@ -33,6 +34,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(shape)
         self.feed_forward_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
         self.dropout = nn.Dropout(shape.dropout)
+        self.keeping = CHECKPOINTING["none"]
 
     def forward(self, x: Tensor, mask: Tensor | None = None, memory: Cached | None = None) -> tuple[Tensor, Cached]:
         """Rows [B, L, D] to rows [B, L, D], and what the attention caches of them.
@@ -41,6 +43,10 @@ class Block(nn.Module):
         """
         if mask is None:
             return x, self.attention.remember(self._entry(x))
+        rows, cached = self.keeping.block(self._body, x, mask, memory)
+        return rows, cached
+
+    def _body(self, x: Tensor, mask: Tensor, memory: Cached | None) -> tuple[Tensor, Cached]:
         attended, cached = self.attention(self._entry(x), mask, memory)
         return self._leave(x, attended), cached
 
@@ -54,7 +60,11 @@ class Block(nn.Module):
 
     def _leave(self, x: Tensor, attended: Tensor) -> Tensor:
         if self.pre:
-            x = x + self.dropout(attended)
-            return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        x = self.attention_norm(x + self.dropout(attended))
+            return self.keeping.feed_forward(self._feed_pre, x + self.dropout(attended))
+        return self.keeping.feed_forward(self._feed_post, self.attention_norm(x + self.dropout(attended)))
+
+    def _feed_pre(self, x: Tensor) -> Tensor:
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+    def _feed_post(self, x: Tensor) -> Tensor:
         return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))

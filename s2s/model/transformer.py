@@ -14,6 +14,7 @@ from transformers.activations import ACT2FN
 from s2s.model.architecture import Architecture
 from s2s.model.attention import Cached
 from s2s.model.block import Block
+from s2s.model.recomputation import CHECKPOINTING
 
 Stack = tuple[Cached, ...]
 """What the attention of each layer caches."""
@@ -64,6 +65,11 @@ class PrefixTransformer(nn.Module):
         self.final_norm = nn.LayerNorm(shape.width, eps=shape.epsilon) if shape.norm == "pre" else nn.Identity()
         self.transform = Transform(shape) if shape.transform else nn.Identity()
         self.output_bias = nn.Parameter(torch.zeros(shape.vocabulary))
+
+    def keep(self, checkpointing: str, every: int) -> None:
+        """Let every so many-th block keep for its backward what a row of ``CHECKPOINTING`` says."""
+        for block in self.blocks[every - 1 :: every]:
+            block.keeping = CHECKPOINTING[checkpointing]  # type: ignore[assignment]
 
     def words(self, ids: Tensor, table: Tensor | None = None) -> Tensor:
         """Token embeddings of ids [...] as [..., D]; an id below 0 is no token at all, a vector of zeros.

@@ -1,0 +1,83 @@
+"""Parameters that are divided among processes: what each holds, and sums over all of them."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+
+from s2s.errors import UserError
+
+
+class Division(NamedTuple):
+    """A parameter is cut along ``axis`` among the processes of one dimension of a mesh; the others hold copies."""
+
+    axis: int
+    mesh: DeviceMesh
+    dimension: int
+
+    @property
+    def group(self) -> ProcessGroup:
+        """The processes that hold the parameter together."""
+        return self.mesh.get_group(self.dimension)
+
+    def share(self, length: int) -> slice:
+        """The process's part of an axis, in torch's way: equal parts, the last ones shorter or empty."""
+        part = -(-length // self.mesh.size(self.dimension))
+        start = min(length, part * self.mesh.get_local_rank(self.dimension))
+        return slice(start, min(length, start + part))
+
+    def zeros(self, shape: Sequence[int], axis: int, dtype: torch.dtype, device: torch.device) -> DTensor:
+        """A tensor of that shape in which each process holds its part of an axis."""
+        share = self.share(shape[axis])
+        part = torch.zeros([*shape[:axis], share.stop - share.start, *shape[axis + 1 :]], dtype=dtype, device=device)
+        placements: list[Placement] = [Replicate()] * self.mesh.ndim
+        placements[self.dimension] = Shard(axis)
+        strides = torch.empty(shape, device="meta").stride()
+        return DTensor.from_local(part, self.mesh, placements, run_check=False, shape=torch.Size(shape), stride=strides)
+
+
+def division_of(parameter: Tensor) -> Division | None:
+    """How a parameter is divided, or None where this process holds all of it. Errors: a UserError if along two axes."""
+    if not isinstance(parameter, DTensor):
+        return None
+    placements = parameter.placements
+    cuts = [(index, place) for index, place in enumerate(placements) if not isinstance(place, Replicate)]
+    if not cuts:
+        return None
+    dimension, place = cuts[0]
+    if len(cuts) > 1 or not isinstance(place, Shard):
+        raise UserError(f"a parameter placed as {placements}: at most one dimension of a mesh may divide it, by Shard")
+    return Division(place.dim % parameter.ndim, parameter.device_mesh, dimension)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor, for changes in place."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def local_gradient(parameter: Tensor) -> Tensor:
+    """What this process holds of a parameter's gradient, divided as the parameter is."""
+    gradient = parameter.grad
+    assert gradient is not None
+    if isinstance(gradient, DTensor) and isinstance(parameter, DTensor):
+        gradient = gradient.redistribute(placements=parameter.placements)
+    return local(gradient)
+
+
+def add_over_processes(parts: Iterable[tuple[Tensor, Division | None]]) -> None:
+    """Sum tensors, in place, over the processes that each is divided among: one message for all of one group."""
+    bundles = defaultdict[tuple[ProcessGroup, torch.dtype, torch.device], list[Tensor]](list)
+    for tensor, division in parts:
+        if division is not None:
+            bundles[division.group, tensor.dtype, tensor.device].append(tensor)
+    for (group, *_), tensors in bundles.items():
+        message = torch.cat([tensor.flatten() for tensor in tensors])
+        torch.distributed.all_reduce(message, group=group)
+        for tensor, total in zip(tensors, message.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(total.view_as(tensor))
