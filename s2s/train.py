@@ -1,7 +1,6 @@
 """Train a run, or go on with it: ``accelerate launch s2s/train.py recipe=title_gen [key=value ...]``."""
 
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from s2s.checkpoints import Best, Checkpoint
 from s2s.data.batches import Place, micro_batches, schedule
 from s2s.errors import UserError
 from s2s.evaluation import evaluate
+from s2s.machine import machine_report
 from s2s.matmul import kernel
 from s2s.objective import Objective
 from s2s.preparation import Prepared, check_same, prepare, start_objective, start_processes
@@ -160,17 +160,8 @@ def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, rep
         f"{prepared.recipe.run.folder}: {parameters / 1e6:.1f}M parameters, {facts.precision}, "
         f"{facts.threads} threads, data {facts.data}"
     )
-    for line in (*prepared.dataset.report, *facts.report, *report, *_idle_cores(prepared)):
+    for line in (*prepared.dataset.report, *facts.report, *report, *machine_report(prepared)):
         reporter.say(f"  {line}")
-
-
-def _idle_cores(prepared: Prepared) -> list[str]:
-    """A line where training on CPU leaves cores idle: launchers set one thread a process unless told otherwise."""
-    accelerator, cores = prepared.accelerator, len(os.sched_getaffinity(0))
-    used = accelerator.num_processes * prepared.facts.threads
-    if accelerator.device.type != "cpu" or used >= cores:
-        return []
-    return [f"{used} of {cores} cores are used; for a new run set OMP_NUM_THREADS={cores // accelerator.num_processes}"]
 
 
 def main(arguments: Sequence[str]) -> int:

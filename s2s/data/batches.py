@@ -92,6 +92,12 @@ def _cut(indices: Indices, lengths: NDArray[numpy.int64], budget: int) -> Iterat
     yield indices[start:]
 
 
+def real_share(lengths: NDArray[numpy.int64], plan: Sequence[Indices]) -> float:
+    """The share of the columns of a plan's updates, each padded as one batch, that hold tokens."""
+    padded = sum(int(lengths[indices].max(axis=0).sum()) * len(indices) for indices in plan)
+    return float(lengths.sum()) / padded
+
+
 class Place(NamedTuple):
     """Where in the data an update stands."""
 

@@ -127,8 +127,8 @@ class SequenceShaper(Shaper):
 
 def teacher_forcing(passes: Passes, batch: Batch) -> Shaped:
     """The cross-entropy of each label given the source and the decoder inputs before it."""
-    scores = passes.score(batch)
-    return Shaped({"cross_entropy": Term(passes.cross_entropy(scores))}, scores.nll())
+    loss, nll = passes.losses(batch)
+    return Shaped({"cross_entropy": Term(loss)}, nll)
 
 
 def mixed(share: float, clean: Tensor, name: str, method: Tensor) -> dict[str, Term]:

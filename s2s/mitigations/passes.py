@@ -11,6 +11,7 @@ from s2s.batch import IGNORED, Batch
 from s2s.losses import Scores, at_least_float32
 from s2s.mitigations.sharding import kept_gathered
 from s2s.model import Memory, PrefixTransformer
+from s2s.vocabulary_loss import vocabulary_loss
 
 
 class Words(NamedTuple):
@@ -70,6 +71,13 @@ class Passes:
         """The scores at labelled positions, from hidden rows [B, T, D], labels [B, T] and any other output table."""
         real = labels != IGNORED
         return Scores(at_least_float32(self.model.logits(hidden[real], table)), labels[real])
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The summed cross-entropy and negative log-likelihood of the labels, without all their scores in memory."""
+        real, model = batch.labels != IGNORED, self.model
+        rows = model.transform(self.hidden(batch)[real])
+        table, bias = model.embedding.tokens.weight, model.output_bias
+        return vocabulary_loss(rows, table, bias, batch.labels[real], self.label_smoothing)
 
     def score_copies(self, batches: Sequence[Batch]) -> list[Scores]:
         """The scores of several targets of the same sources, decoded side by side in one pass."""

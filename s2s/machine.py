@@ -1,0 +1,42 @@
+"""What the log says of how a run uses its machine: padding, idle cores, the allocator."""
+
+import os
+
+from s2s.data.batches import real_share, updates
+from s2s.preparation import Prepared
+
+ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+"""Settings with which glibc keeps freed memory instead of returning it, to be faulted in again at every step."""
+
+
+def machine_report(prepared: Prepared) -> list[str]:
+    """Lines on what could be used better, and on how full the batches are."""
+    return [*_padding(prepared), *_idle_cores(prepared), *_allocator(prepared)]
+
+
+def _padding(prepared: Prepared) -> list[str]:
+    lengths, run = prepared.train.lengths(), prepared.recipe.run
+    if not len(lengths):
+        return []
+    plan = updates(lengths, run.tokens, run.seed, 0)
+    return [f"an epoch has {len(plan)} updates; {real_share(lengths, plan):.1%} of their columns are tokens"]
+
+
+def _idle_cores(prepared: Prepared) -> list[str]:
+    """Launchers set one thread a process unless told otherwise."""
+    accelerator, cores = prepared.accelerator, len(os.sched_getaffinity(0))
+    used = accelerator.num_processes * prepared.facts.threads
+    if accelerator.device.type != "cpu" or used >= cores:
+        return []
+    return [f"{used} of {cores} cores are used; for a new run set OMP_NUM_THREADS={cores // accelerator.num_processes}"]
+
+
+def _allocator(prepared: Prepared) -> list[str]:
+    missing = [f"{name}={value}" for name, value in ALLOCATOR.items() if name not in os.environ]
+    if prepared.accelerator.device.type != "cpu" or not missing:
+        return []
+    return [f"glibc returns freed memory at every step; set {' '.join(missing)} to spare that time"]
