@@ -85,7 +85,7 @@ def test_a_pass_beyond_the_target_s_end_adds_nothing(random_model, random_batch)
 def test_at_its_zeros_it_is_teacher_forcing(random_model, random_batch, sizes, seed, smoothing):
     model, batch = random_model(seed), random_batch(sizes, seed)
     assert_teacher_forcing(objective_of(model, "teaforn", smoothing, weight=0.0), batch, exact=True)
-    assert_teacher_forcing(objective_of(model, "teaforn", smoothing, passes=1), batch, exact=True)
+    assert_teacher_forcing(objective_of(model, "teaforn", smoothing, passes=1), batch, exact=False)
     assert_teacher_forcing(objective_of(model, "teaforn", smoothing, decay=0.0, passes=3), batch, exact=False)
 
 
