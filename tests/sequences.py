@@ -49,6 +49,11 @@ def shared(hypothesis: str, reference: str) -> float:
     return min(len(set(found) & set(reference.split())) * 8 + len(found), 32) / 32
 
 
+def spelling(hypothesis: str, reference: str) -> float:  # noqa: ARG001
+    """A metric that tells any two texts apart."""
+    return int.from_bytes(hypothesis.encode()[:7].ljust(7, b"\0")) / 256**7
+
+
 METRIC = "sequences:shared"
 
 

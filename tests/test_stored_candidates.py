@@ -121,7 +121,7 @@ def test_what_the_decoder_writes_is_what_methods_read_with_the_scores_of_the_run
     row = json.loads(decoded.read_text().splitlines()[0])
     assert row["settings"]["max_length"] == run.recipe.data.max_target
     assert len(row["hypotheses"][0]["tokens"]) == run.recipe.data.max_target
-    method = f"{{name: dpo, path: {decoded}, metric: chrf}}"
+    method = f"{{name: dpo, path: {decoded}, metric: sequences:spelling}}"
     recipe = s2s.Recipe.load(run.folder / "recipe.yaml", [f"mitigations=[{method}]"])
     objective = Objective(run.model, recipe.objective, recipe.build_mitigations(run.vocabulary))
     tokens = tokenise(train, run.vocabulary, run.recipe.data.max_source, run.recipe.data.max_target, "train")
