@@ -1,18 +1,82 @@
 """Scores of generated texts and tests of their differences."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from s2s.metrics.bags import movers_problem, rotators_problem
+from s2s.metrics.bounds import (
+    relaxed_word_movers_distance,
+    relaxed_word_rotators_distance,
+    word_centroid_distance,
+    word_centroid_distance_article,
+    word_rotators_bound,
+)
+from s2s.metrics.corpus import corpus_distances
 from s2s.metrics.overlap import Scores, rouge_l_by_sentence, score, show
+from s2s.metrics.repetition import copy_rate, distinct_n, length_ratio, longest_copy, seq_rep_n
 from s2s.metrics.rouge import characters, rouge_l, rouge_n, words
 from s2s.metrics.significance import Comparison, paired_bootstrap
+from s2s.metrics.transport import (
+    transport_plan,
+    word_movers_distance,
+    word_movers_distance_article,
+    word_rotators_distance,
+)
+from s2s.metrics.vectors import centring, changed, table_embedding, whitening
+
+if TYPE_CHECKING:
+    from s2s.metrics.batched_bags import movers_problems, rotators_problems
+    from s2s.metrics.corpus_sinkhorn import corpus_sinkhorn_distances
+    from s2s.metrics.sinkhorn import sinkhorn_transport
 
 __all__ = [
     "Comparison",
     "Scores",
+    "centring",
+    "changed",
     "characters",
+    "copy_rate",
+    "corpus_distances",
+    "corpus_sinkhorn_distances",
+    "distinct_n",
+    "length_ratio",
+    "longest_copy",
+    "movers_problem",
+    "movers_problems",
     "paired_bootstrap",
+    "relaxed_word_movers_distance",
+    "relaxed_word_rotators_distance",
+    "rotators_problem",
+    "rotators_problems",
     "rouge_l",
     "rouge_l_by_sentence",
     "rouge_n",
     "score",
+    "seq_rep_n",
     "show",
+    "sinkhorn_transport",
+    "table_embedding",
+    "transport_plan",
+    "whitening",
+    "word_centroid_distance",
+    "word_centroid_distance_article",
+    "word_movers_distance",
+    "word_movers_distance_article",
+    "word_rotators_bound",
+    "word_rotators_distance",
     "words",
 ]
+
+# Looked up when first asked for: scoring a file should not wait for torch.
+_HOMES = {
+    "corpus_sinkhorn_distances": "s2s.metrics.corpus_sinkhorn",
+    "movers_problems": "s2s.metrics.batched_bags",
+    "rotators_problems": "s2s.metrics.batched_bags",
+    "sinkhorn_transport": "s2s.metrics.sinkhorn",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 's2s.metrics' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
