@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from s2s.batch import Batch, Counts, count
+from s2s.draws import Draws
 from s2s.errors import UserError
 from s2s.losses import Losses, Term, share
 from s2s.mitigations.base import Feed, Mitigation, Shaped, Shaper, Turn
-from s2s.mitigations.draws import Draws
 from s2s.mitigations.passes import Passes
 from s2s.mitigations.sharding import is_sharded
 from s2s.model import PrefixTransformer

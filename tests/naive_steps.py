@@ -3,7 +3,7 @@
 import torch
 from naive import cross_entropy, embedded, predict
 
-from s2s.mitigations.draws import Draws
+from s2s.draws import Draws
 
 
 def length(parts):

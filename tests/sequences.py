@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from s2s.batch import IGNORED, Batch, count
 from s2s.data.batches import Tokens
+from s2s.draws import Draws
 from s2s.metrics.sentence import Metric
 from s2s.mitigations import MITIGATIONS, Materials
 from s2s.mitigations.base import Turn
 from s2s.mitigations.candidates import Candidate
-from s2s.mitigations.draws import Draws
 from s2s.mitigations.passes import Passes
 from s2s.objective import Objective, ObjectiveSettings
 from s2s.vocabulary import Vocabulary

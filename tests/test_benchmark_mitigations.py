@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2s.batch import IGNORED, Batch, count
+from s2s.draws import Draws
 from s2s.errors import UserError
 from s2s.mitigations import Mitigation
 from s2s.mitigations.base import Turn
-from s2s.mitigations.draws import Draws
 from s2s.mitigations.passes import Passes
 from s2s.mitigations.penalty import GradientPenalty
 from s2s.mitigations.perturbation import FastGradient

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from naive import FIXED, SEEDS, SHAPES, SIZES, distance, few, gradient, objective_of, rows_of
 
 from s2s.batch import add, count, without_weight
+from s2s.draws import Draws
 from s2s.errors import UserError
 from s2s.mitigations import MITIGATIONS
 from s2s.mitigations.base import Mitigation, Turn
-from s2s.mitigations.draws import Draws
 from s2s.mitigations.passes import Passes
 from s2s.objective import Objective, ObjectiveSettings
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2s.mitigations.draws import Draws
+from s2s.draws import Draws
 from s2s.seeds import seed_of
 
 few = settings(deadline=None, max_examples=20)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2s.batch import IGNORED, collate, count, real_inputs
+from s2s.draws import Draws
 from s2s.errors import UserError
 from s2s.mitigations.base import Turn
-from s2s.mitigations.draws import Draws
 from s2s.mitigations.noise import DuplicateNoise, ShiftNoise, SwapNoise, WordDropout
 from s2s.mitigations.passes import Passes
 from s2s.objective import Objective, ObjectiveSettings

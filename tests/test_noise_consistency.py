@@ -20,10 +20,10 @@ from naive import (
 )
 
 from s2s.batch import IGNORED, count
+from s2s.draws import Draws
 from s2s.errors import UserError
 from s2s.mitigations import MITIGATIONS
 from s2s.mitigations.base import Turn
-from s2s.mitigations.draws import Draws
 from s2s.mitigations.passes import Passes
 from s2s.objective import Objective, ObjectiveSettings
 

@@ -8,8 +8,8 @@ import torch
 
 from s2s.batch import collate, count
 from s2s.data.batches import Tokens
+from s2s.draws import Draws
 from s2s.mitigations.base import Materials, Turn
-from s2s.mitigations.draws import Draws
 from s2s.mitigations.passes import Passes
 from s2s.mitigations.replacement import RandomReplacement
 from s2s.vocabulary import Vocabulary

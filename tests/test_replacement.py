@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from s2s.batch import IGNORED, collate, count
 from s2s.data.batches import Tokens
+from s2s.draws import Draws
 from s2s.errors import UserError
 from s2s.mitigations.base import Materials, Shaper, Turn, teacher_forcing
-from s2s.mitigations.draws import Draws
 from s2s.mitigations.passes import Passes
 from s2s.mitigations.pools import POOLS
 from s2s.mitigations.replacement import RandomReplacement

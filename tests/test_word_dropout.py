@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2s.batch import collate, count
+from s2s.draws import Draws
 from s2s.mitigations.base import Turn
-from s2s.mitigations.draws import Draws
 from s2s.mitigations.noise import WordDropout
 from s2s.mitigations.passes import Passes
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from s2s.batch import Batch, Counts
 from s2s.data.batches import Tokens
+from s2s.draws import Draws
 from s2s.errors import UserError
 from s2s.losses import Term
-from s2s.mitigations.draws import Draws
 from s2s.mitigations.passes import Passes
 from s2s.vocabulary import Vocabulary
 

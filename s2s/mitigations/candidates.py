@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from s2s.batch import IGNORED, Batch, pad
+from s2s.draws import Draws
 from s2s.errors import UserError
 from s2s.metrics.sentence import Metric
 from s2s.mitigations.base import Materials, Turn
-from s2s.mitigations.draws import Draws
 from s2s.mitigations.passes import Passes
 from s2s.mitigations.sharding import gathered
 from s2s.model import Memory, PrefixTransformer

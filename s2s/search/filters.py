@@ -1,0 +1,137 @@
+"""What a sample may be drawn from: each filter leaves some tokens of a distribution, one at least.
+
+A filter is given log-probabilities that sum to 1 and sets those of the tokens it cuts off to -inf. Of equally likely
+tokens the first are kept.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+Filter = Callable[[Tensor], Tensor]
+"""Log-probabilities [N, V] to the same with -inf for what is cut off; each row by itself."""
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The ``count`` likeliest tokens (Fan et al. 2018)."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"top-k keeps at least 1 token, not {self.count}")
+
+    def __call__(self, log_probs: Tensor) -> Tensor:
+        """-inf for all but the likeliest."""
+        order = log_probs.sort(dim=1, descending=True, stable=True).indices
+        return log_probs.masked_fill(
+            ~_members(order, torch.arange(order.size(1), device=order.device) < self.count), -math.inf
+        )
+
+
+@dataclass(frozen=True)
+class TopP:
+    """The fewest likeliest tokens that have ``mass`` together (Holtzman et al. 2020, section 3.1)."""
+
+    mass: float
+
+    def __post_init__(self) -> None:
+        _check_share("top-p", self.mass)
+
+    def __call__(self, log_probs: Tensor) -> Tensor:
+        """-inf for the tokens before which the likelier ones already have the mass."""
+        order = log_probs.sort(dim=1, descending=True, stable=True).indices
+        return _leading(log_probs, order, self.mass)
+
+
+@dataclass(frozen=True)
+class Typical:
+    """The fewest tokens whose surprise is nearest the entropy that have ``mass`` together (Meister et al. 2023).
+
+    The likeliest token may be cut off here; the most typical one never is.
+    """
+
+    mass: float
+
+    def __post_init__(self) -> None:
+        _check_share("typical sampling", self.mass)
+
+    def __call__(self, log_probs: Tensor) -> Tensor:
+        """-inf for the tokens before which the more typical ones already have the mass."""
+        distances = (-log_probs - _entropy(log_probs)).abs()
+        return _leading(log_probs, distances.sort(dim=1, stable=True).indices, self.mass)
+
+
+@dataclass(frozen=True)
+class MinP:
+    """The tokens of at least ``share`` times the likeliest one's probability (Nguyen et al. 2024)."""
+
+    share: float
+
+    def __post_init__(self) -> None:
+        _check_share("min-p", self.share)
+
+    def __call__(self, log_probs: Tensor) -> Tensor:
+        """-inf for what is less likely."""
+        return _at_least(log_probs, log_probs.amax(dim=1, keepdim=True) + math.log(self.share))
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """The tokens of at least ``cutoff`` probability, or the likeliest (Hewitt et al. 2022)."""
+
+    cutoff: float
+
+    def __post_init__(self) -> None:
+        _check_share("epsilon sampling", self.cutoff)
+
+    def __call__(self, log_probs: Tensor) -> Tensor:
+        """-inf for what is less likely."""
+        return _at_least(log_probs, torch.full_like(log_probs[:, :1], math.log(self.cutoff)))
+
+
+@dataclass(frozen=True)
+class Eta:
+    """The tokens of at least min(``cutoff``, sqrt(``cutoff``) exp(-entropy)), or the likeliest (Hewitt et al. 2022)."""
+
+    cutoff: float
+
+    def __post_init__(self) -> None:
+        _check_share("eta sampling", self.cutoff)
+
+    def __call__(self, log_probs: Tensor) -> Tensor:
+        """-inf for what is less likely."""
+        logarithm = math.log(self.cutoff)
+        return _at_least(log_probs, (logarithm / 2 - _entropy(log_probs)).clamp(max=logarithm))
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0 < share <= 1:
+        raise ValueError(f"{name}: {share} is not in (0, 1]")
+
+
+def _entropy(log_probs: Tensor) -> Tensor:
+    """The entropy [N, 1] in nats; impossible tokens add nothing."""
+    return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(dim=1, keepdim=True)
+
+
+def _at_least(log_probs: Tensor, threshold: Tensor) -> Tensor:
+    """-inf for what is below the row's threshold [N, 1], but for the likeliest token."""
+    likeliest = torch.zeros_like(log_probs, dtype=torch.bool).scatter(1, log_probs.argmax(dim=1, keepdim=True), True)
+    return log_probs.masked_fill((log_probs < threshold) & ~likeliest, -math.inf)
+
+
+def _leading(log_probs: Tensor, order: Tensor, mass: float) -> Tensor:
+    """-inf for the tokens before which, in the order [N, V], others already have ``mass``; the first one stays."""
+    before = pad(log_probs.gather(1, order).exp().cumsum(dim=1)[:, :-1], (1, 0))
+    return log_probs.masked_fill(~_members(order, before < mass), -math.inf)
+
+
+def _members(order: Tensor, kept: Tensor) -> Tensor:
+    """Which tokens [N, V] are at places of the order [N, V] that are kept [N, V] or [V]."""
+    return torch.empty_like(order, dtype=torch.bool).scatter(1, order, kept.expand_as(order))

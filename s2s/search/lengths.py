@@ -1,0 +1,57 @@
+"""What a finished hypothesis is worth, given its length; and lengths that follow the source's."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+LengthScore = Callable[[float, int], float]
+"""(summed log-probability, length with the end) to the score; lengths are at least 1.
+
+It may not fall with the sum, and at one sum it only rises or only falls with the length (or falls and then rises): the
+best score within a range of lengths then stands at one of the range's ends, which is what ``best_reachable`` and so
+every safe early stop rely on.
+"""
+
+
+@dataclass(frozen=True)
+class PowerPenalty:
+    """sum / length ** ``power``: 0 is the sum, 1 the average (Cho et al. 2014)."""
+
+    power: float = 0.0
+
+    def __call__(self, total: float, length: int) -> float:
+        """The score."""
+        return total / length**self.power
+
+
+@dataclass(frozen=True)
+class TranslationPenalty:
+    """sum / ((5 + length) / 6) ** ``alpha`` (Wu et al. 2016, "Google's Neural Machine Translation System", eq. 14)."""
+
+    alpha: float = 0.6
+
+    def __call__(self, total: float, length: int) -> float:
+        """The score."""
+        return total / ((5 + length) / 6) ** self.alpha
+
+
+@dataclass(frozen=True)
+class WordReward:
+    """sum + ``gamma`` * length (He et al. 2016, "Improved NMT with SMT Features"); ``gamma`` is in nats a token."""
+
+    gamma: float
+
+    def __call__(self, total: float, length: int) -> float:
+        """The score."""
+        return total + self.gamma * length
+
+
+def best_reachable(score: LengthScore, total: float, shortest: int, longest: int) -> float:
+    """No hypothesis of a sum up to ``total`` and a length from ``shortest`` to ``longest`` scores higher."""
+    return max(score(total, shortest), score(total, longest))
+
+
+def relative_lengths(sources: Sequence[int], ratio: float, offset: int = 0, limit: int | None = None) -> list[int]:
+    """``ratio`` * length + ``offset`` for each source's length, rounded down, within 0 .. ``limit``."""
+    lengths = [max(0, math.floor(ratio * source) + offset) for source in sources]
+    return lengths if limit is None else [min(length, limit) for length in lengths]
