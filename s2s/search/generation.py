@@ -7,6 +7,7 @@ import torch
 from s2s.batch import pad
 from s2s.model import PrefixTransformer
 from s2s.search.beam import beam_search
+from s2s.search.constraints import ConstrainedScorer
 from s2s.search.prefix import PrefixScorer
 from s2s.search.settings import SearchSettings
 from s2s.vocabulary import Vocabulary
@@ -42,15 +43,12 @@ def _search(
     settings: SearchSettings,
     max_length: int,
 ) -> list[Hypotheses]:
-    device = model.output_bias.device
-    lengths = torch.tensor([len(source) for source in sources], device=device)
+    device, lengths = model.output_bias.device, [len(source) for source in sources]
     rows = pad(sources, vocabulary.padding).to(device)
-    scorer = PrefixScorer(model, rows, lengths, begin=vocabulary.end, end=vocabulary.end)
-    return beam_search(
-        scorer,
-        settings.beams,
-        max_length,
-        settings.n_best,
-        settings.length_penalty,
-        min(settings.min_length, max_length),
-    )
+    scorer = PrefixScorer(model, rows, torch.tensor(lengths, device=device), vocabulary.end, vocabulary.end)
+    longest = settings.longest([length - 2 for length in lengths], max_length)
+    shortest = [min(settings.min_length, limit) for limit in longest]
+    beams, n_best, score = settings.beams, settings.n_best, settings.length_score()
+    if constraints := settings.constraints():
+        return beam_search(ConstrainedScorer(scorer, constraints), beams, longest, n_best, score, shortest)
+    return beam_search(scorer, beams, longest, n_best, score, shortest)
