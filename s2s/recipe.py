@@ -12,6 +12,7 @@ from s2s.config import Layer, merge, read_arguments, read_file
 from s2s.data import Dataset, DataSettings, load
 from s2s.data.batches import tokenise
 from s2s.errors import UserError, nearest
+from s2s.limits import check_slots, with_slots
 from s2s.mitigations import MITIGATIONS, Composition, Materials, Mitigation, check
 from s2s.model import ModelSettings, PrefixTransformer, pretrained
 from s2s.model.architecture import from_scratch
@@ -50,6 +51,7 @@ class Recipe:
         in_parts = self.run.processes * self.run.accumulate > 1
         names = [_name(MITIGATIONS, method) for method in self.mitigations]
         check(Composition(self.mitigations, in_parts, self.objective.label_smoothing), names)
+        check_slots(self.model, self.data, self.search)
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
@@ -76,9 +78,7 @@ class Recipe:
 
     def build_objective(self, vocabulary: Vocabulary) -> tuple[Objective, list[str]]:
         """The untrained objective, a function of recipe and vocabulary, and lines on what a warm start matched."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self.run.seed, "weights"))
-            model, report = self._model(vocabulary)
+        model, report = self.build_model(vocabulary.size, vocabulary.keep)
         needed, positions = self.data.max_source + self.data.max_target, model.shape.positions
         if needed > positions:
             raise UserError(
@@ -104,16 +104,20 @@ class Recipe:
             method.prepare(materials)
         return methods
 
-    def _model(self, vocabulary: Vocabulary) -> tuple[PrefixTransformer, list[str]]:
-        if self.model.pretrained is None:
-            model = PrefixTransformer(from_scratch(self.model, vocabulary.size))
-            initialise(model)
-            return model, []
-        checkpoint = pretrained.read(self.model, vocabulary.keep)
-        rows = checkpoint.architecture.vocabulary
-        if rows < vocabulary.size:
-            raise UserError(f"vocabulary: {vocabulary.size} pieces, but '{self.model.pretrained}' has {rows} rows")
-        model = PrefixTransformer(checkpoint.architecture)
+    def build_model(self, size: int, keep: Sequence[int] | None) -> tuple[PrefixTransformer, list[str]]:
+        """The untrained model for so many pieces, a checkpoint's cut to those to keep, and lines on what it matched."""
+        settings = with_slots(self.model, self.data)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.run.seed, "weights"))
+            if settings.pretrained is None:
+                model = PrefixTransformer(from_scratch(settings, size))
+                initialise(model, settings.initialization)
+                return model, []
+            checkpoint = pretrained.read(settings, keep)
+            if (rows := checkpoint.architecture.vocabulary) < size:
+                raise UserError(f"vocabulary: {size} pieces, but '{self.model.pretrained}' has {rows} rows")
+            model = PrefixTransformer(checkpoint.architecture)
+            initialise(model, settings.initialization)
         model.load_state_dict(checkpoint.state, strict=False)
         return model, checkpoint.report
 

@@ -99,8 +99,8 @@ class Run:
         return [self.vocabulary.source_ids(row, limit) for row in ids]
 
     def max_length(self, settings: SearchSettings) -> int:
-        """The search's own limit, or that of the training targets; both end within the position table."""
-        room = self.model.shape.positions - self.recipe.data.max_source
+        """The search's own limit, or that of the training targets; both end within the model's room."""
+        room = self.model.shape.room(self.recipe.data.max_source)
         length = settings.max_length or min(self.recipe.data.max_target, room)
         if length > room:
             raise UserError(f"search.max_length: {length} tokens, but behind the sources there is room for {room}")

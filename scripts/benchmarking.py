@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -83,15 +84,18 @@ def _adjusted(lengths: Lengths, mean: int, low: int, high: int, random: numpy.ra
     return flat.reshape(lengths.shape)
 
 
+def random_pairs(lengths: Lengths, vocabulary: int) -> list[tuple[list[int], list[int]]]:
+    """Examples of random ids with the given lengths [N, 2]: source with begin and end, target with neither."""
+    random, span = numpy.random.default_rng(0), (PLAIN, vocabulary)
+    return [
+        ([BEGIN, *random.integers(*span, source - 2).tolist(), END], random.integers(*span, target - 1).tolist())
+        for source, target in lengths
+    ]
+
+
 def random_batch(lengths: Lengths, vocabulary: int) -> Batch:
     """A batch of random ids with the given lengths [B, 2]."""
-    random = numpy.random.default_rng(0)
-
-    def ids(length: int) -> list[int]:
-        return list(random.integers(PLAIN, vocabulary, length))
-
-    pairs = [([BEGIN, *ids(source - 2), END], ids(target - 1)) for source, target in lengths]
-    return collate(pairs, PADDING, END)
+    return collate(random_pairs(lengths, vocabulary), PADDING, END)
 
 
 def interleaved(
@@ -103,16 +107,16 @@ def interleaved(
     changes of the machine's speed meet all works alike.
     """
     names, found = list(works), {name: list[Time]() for name in works}
-    numbers = range(-warmup, rounds)
-    for number in track(numbers, "rounds", console=Console(stderr=True), transient=True):
+    for number in track(range(-warmup, rounds), "rounds", console=Console(stderr=True), transient=True):
         first = number % len(names)
-        taken = {name: _timed(partial(works[name], number), device) for name in names[first:] + names[:first]}
+        taken = {name: timed(partial(works[name], number), device) for name in names[first:] + names[:first]}
         for name in names if number >= 0 else ():
             found[name].append(taken[name])
     return found
 
 
-def _timed(work: Callable[[], object], device: torch.device) -> Time:
+def timed(work: Callable[[], object], device: torch.device) -> Time:
+    """The time of some work, what a GPU was asked to do included."""
     wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
     wait()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -146,10 +150,7 @@ def resting_bytes(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> 
 
 
 def summarised(times: Mapping[str, Sequence[Time]], memory: Mapping[str, int]) -> list[dict[str, Any]]:
-    """A row a work: medians over rounds, and ratios to the first work.
-
-    A ratio of times is the median over rounds of this work's time by the first one's in the same round.
-    """
+    """A row a work: medians over rounds; ratios of times are medians of ratios to the first work in a round."""
     rows, first = [], next(iter(times))
     for name, taken in times.items():
         pairs = list(zip(taken, times[first], strict=True))
@@ -194,6 +195,5 @@ def processor(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+    named = re.search(r"^model name\s*:\s*(.+)$", described.read_text() if described.exists() else "", re.MULTILINE)
+    return named[1] if named else platform.machine()

@@ -1,10 +1,17 @@
 """The shape of a model: what a recipe asks for, and what is built once a checkpoint and a vocabulary are known."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from s2s.errors import UserError, nearest
-from s2s.model.variants import ATTENTIONS
+from s2s.model import variants
+from s2s.model.initialization.rules import INITIALIZATIONS
+
+# fmt: off
+AT_LEAST_1 = (
+    "layers", "width", "heads", "feed_forward", "positions", "source_slots", "target_slots", "attention_rank",
+)
+# fmt: on
 
 
 @dataclass
@@ -18,15 +25,23 @@ class ModelSettings:
     norm: Literal["pre", "post"] | None = None  # null: pre, or post as BERT with a checkpoint
     positions: int | None = None  # the longest source and target together, in tokens
     dropout: float = 0.1  # of embeddings and of what each half of a block adds
-    attention: str = "dot"
+    attention: Any = "dot"  # rows of s2s.model.scores.SCORES; a+b mixes, a,b or a list names one a layer
+    source_slots: int | None = None  # of attention without keys; null: data.max_source
+    target_slots: int | None = None  # likewise; null: data.max_target
+    attention_rank: int = 8  # of factorized_random
+    initialization: str = "xavier"  # a row of s2s.model.initialization.INITIALIZATIONS
     pretrained: str | None = None  # hub name, path, a name under $S2S_MODELS, or an installed package
 
     def __post_init__(self) -> None:
-        if self.attention not in ATTENTIONS:
-            raise UserError(f"model.attention: no variant '{self.attention}'{nearest(self.attention, ATTENTIONS)}")
+        self.attention = variants.canonical(self.attention)
+        if (self.source_slots or self.target_slots) and not variants.has_slots(self.attention):
+            raise UserError(f"model.source_slots, model.target_slots: '{self.attention}' has no slots; leave them null")
+        if self.initialization not in INITIALIZATIONS:
+            close = nearest(self.initialization, INITIALIZATIONS)
+            raise UserError(f"model.initialization: no '{self.initialization}'{close}")
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout: {self.dropout} is not in [0, 1)")
-        for name in ("layers", "width", "heads", "feed_forward", "positions"):
+        for name in AT_LEAST_1:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"model.{name}: {value} is not at least 1")
@@ -45,6 +60,9 @@ class Architecture:
     positions: int = 512
     dropout: float = 0.1
     attention: str = "dot"
+    source_slots: int = 0  # 0: no layer needs them
+    target_slots: int = 0
+    attention_rank: int = 8
     activation: str = "gelu"
     epsilon: float = 1e-12  # of the layer norms, as BERT
     position_offset: int = 0  # RoBERTa's first position is 2
@@ -53,6 +71,22 @@ class Architecture:
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise UserError(f"model.width: {self.width} is not a multiple of model.heads: {self.heads}")
+        variants.by_layer(self.attention, self.layers)
+        if self.has_slots and min(self.source_slots, self.target_slots) < 1:
+            raise UserError(
+                f"model.attention: '{self.attention}' needs model.source_slots and model.target_slots, "
+                f"not {self.source_slots} and {self.target_slots}"
+            )
+
+    @property
+    def has_slots(self) -> bool:
+        """Whether sources and targets are limited to slots."""
+        return variants.has_slots(self.attention)
+
+    def room(self, source: int) -> int:
+        """How many target tokens fit behind a source of so many."""
+        behind = self.positions - source
+        return min(behind, self.target_slots) if self.has_slots else behind
 
 
 def from_scratch(settings: ModelSettings, vocabulary: int) -> Architecture:
@@ -69,4 +103,7 @@ def from_scratch(settings: ModelSettings, vocabulary: int) -> Architecture:
         positions=settings.positions or default.positions,
         dropout=settings.dropout,
         attention=settings.attention,
+        source_slots=settings.source_slots or 0,
+        target_slots=settings.target_slots or 0,
+        attention_rank=settings.attention_rank,
     )

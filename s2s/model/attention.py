@@ -1,15 +1,26 @@
 """Dot-product attention, and the contract that every attention variant keeps.
 
 A variant is a module with three methods. ``forward`` attends from rows to themselves and to a memory and returns what
-it would cache of those rows; ``remember`` returns only that; ``step`` attends from one new row a hypothesis.
+it would cache of those rows; ``remember`` returns only that; ``step`` attends from one new row a hypothesis. A variant
+that tells rows apart by their place is told the slots that they take.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from s2s.model.slots import Slots
+
 Cached = tuple[Tensor, ...]
-"""What an attention keeps of the rows it has seen; for the dot product keys and values, [B, H, L, D / H] each."""
+"""What an attention keeps of the rows it has seen, [B, H, L, D / H] each; for the dot product keys and values."""
+
+
+class FusedLinear(nn.Linear):
+    """Several linear maps of one input in one matrix, [maps * outputs, inputs]."""
+
+    def __init__(self, inputs: int, outputs: int, maps: int) -> None:
+        super().__init__(inputs, maps * outputs)
+        self.maps = maps
 
 
 class DotProductAttention(nn.Module):
@@ -18,61 +29,88 @@ class DotProductAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query_key_value = nn.Linear(width, 3 * width)
+        self.query_key_value = FusedLinear(width, width, maps=3)
         self.output = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, mask: Tensor, memory: Cached | None = None) -> tuple[Tensor, Cached]:
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        memory: Cached | None = None,
+        slots: Slots | None = None,  # noqa: ARG002 - keys tell the rows apart
+    ) -> tuple[Tensor, Cached]:
         """Attend from x [B, L, D] to the memory's rows and to x itself.
 
-        The mask is added to the scores: [B or 1, 1, L or 1, M + L] for a memory of M rows. Returns [B, L, D] and the
-        keys and values of x alone.
+        The mask is added to the scores: [B or 1, 1, L or 1, M + L] for a memory of M rows. Its columns of a memory
+        are the same for all rows, and its other columns then the same for all examples. Returns [B, L, D] and the keys
+        and values of x alone.
         """
-        query, key, value = (self._split(part) for part in self.query_key_value(x).chunk(3, dim=-1))
-        keys, values = (key, value) if memory is None else _append(memory, key, value)
+        query, key, value = (split(part, self.heads) for part in self.query_key_value(x).chunk(3, dim=-1))
+        keys, values = (key, value) if memory is None else append(memory, (key, value))
         attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-        return self.output(self._merge(attended)), (key, value)
+        return self.output(merge(attended)), (key, value)
 
     def remember(self, x: Tensor) -> Cached:
         """Keys and values of x [B, L, D], without its queries."""
         weight, bias = self.query_key_value.weight, self.query_key_value.bias
         width = x.shape[-1]
         key, value = functional.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
-        return self._split(key), self._split(value)
+        return split(key, self.heads), split(value, self.heads)
 
-    def step(self, x: Tensor, mask: Tensor, memory: Cached, cache: Cached | None) -> tuple[Tensor, Cached]:
+    def step(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        memory: Cached,
+        cache: Cached | None,
+        slot: int = 0,  # noqa: ARG002 - keys tell the rows apart
+    ) -> tuple[Tensor, Cached]:
         """Attend from one new row of each hypothesis to its source and to its own past.
 
         x is [N, D] with N = B K, the K hypotheses of a source standing together; the memory's tensors are
-        [B, H, S, d] and shared by them; the cache's are [N, H, t, d]; the mask is [B, 1, 1, S]. Returns [N, D] and
-        the cache with the new row.
+        [B, H, S, d] and shared by them; the cache's are [N, H, t, d]; the mask is [B, 1, 1, S]; ``slot`` is that of
+        the new row. Returns [N, D] and the cache with the new row.
         """
-        query, key, value = (self._split(part) for part in self.query_key_value(x[:, None]).chunk(3, dim=-1))
-        keys, values = (key, value) if cache is None else _append(cache, key, value)
-        grouped = self._group(query, memory[0].shape[0])
-        on_source = grouped @ memory[0].transpose(2, 3) * query.shape[-1] ** -0.5 + mask
-        on_past = query @ keys.transpose(2, 3) * query.shape[-1] ** -0.5
-        weights = torch.cat([self._ungroup(on_source), on_past], dim=-1).softmax(dim=-1)
-        columns = memory[0].shape[2]
-        from_source = self._group(weights[..., :columns], memory[0].shape[0]) @ memory[1]
-        attended = self._ungroup(from_source) + weights[..., columns:] @ values
-        return self.output(self._merge(attended))[:, 0], (keys, values)
-
-    def _split(self, x: Tensor) -> Tensor:
-        """[B, L, D] as [B, H, L, d]."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-    def _merge(self, x: Tensor) -> Tensor:
-        """[B, H, L, d] as [B, L, D]."""
-        return x.transpose(1, 2).flatten(2)
-
-    def _group(self, x: Tensor, sources: int) -> Tensor:
-        """[N, H, 1, d] as [B, H, K, d]: the hypotheses of a source become rows of one product."""
-        return x.unflatten(0, (sources, -1)).squeeze(3).transpose(1, 2)
-
-    def _ungroup(self, x: Tensor) -> Tensor:
-        """[B, H, K, d] as [N, H, 1, d]."""
-        return x.transpose(1, 2).flatten(0, 1).unsqueeze(2)
+        query, key, value = (split(part, self.heads) for part in self.query_key_value(x[:, None]).chunk(3, dim=-1))
+        keys, values = (key, value) if cache is None else append(cache, (key, value))
+        rows, columns = len(query) // len(mask), keys.shape[2]
+        scores = dot_products(query, memory[0], keys)
+        weights = (scores + functional.pad(mask.repeat_interleave(rows, dim=0), (0, columns))).softmax(dim=-1)
+        return self.output(merge(weighted(weights, memory[1], values)))[:, 0], (keys, values)
 
 
-def _append(cached: Cached, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.cat([cached[0], key], dim=2), torch.cat([cached[1], value], dim=2)
+def split(x: Tensor, heads: int) -> Tensor:
+    """[B, L, D] as [B, H, L, d]."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge(x: Tensor) -> Tensor:
+    """[B, H, L, d] as [B, L, D]."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def append(cached: Cached, new: Cached) -> Cached:
+    """What was cached of earlier rows and of new ones, together."""
+    return tuple(torch.cat(pair, dim=2) for pair in zip(cached, new, strict=True))
+
+
+def dot_products(query: Tensor, source: Tensor | None, keys: Tensor) -> Tensor:
+    """Scaled scores [N, H, L, S + t] of queries [N, H, L, d]: on shared keys [B, H, S, d] and own ones [N, H, t, d]."""
+    query = query * query.shape[-1] ** -0.5
+    own = query @ keys.transpose(2, 3)
+    return own if source is None else torch.cat([shared_product(query, source.transpose(2, 3)), own], dim=-1)
+
+
+def weighted(weights: Tensor, source: Tensor | None, values: Tensor) -> Tensor:
+    """Weighted sums [N, H, L, d] of shared values [B, H, S, d] and own ones [N, H, t, d]."""
+    if source is None:
+        return weights @ values
+    columns = source.shape[2]
+    return shared_product(weights[..., :columns], source) + weights[..., columns:] @ values
+
+
+def shared_product(rows: Tensor, matrix: Tensor) -> Tensor:
+    """[N, H, L, a] times [B, H, a, b]: the rows of the N / B hypotheses of a source enter one product."""
+    hypotheses, length = len(rows) // len(matrix), rows.shape[2]
+    grouped = rows.unflatten(0, (len(matrix), hypotheses)).transpose(1, 2).flatten(2, 3)
+    return (grouped @ matrix).unflatten(2, (hypotheses, length)).transpose(1, 2).flatten(0, 1)

@@ -3,10 +3,12 @@
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from s2s.model import variants
 from s2s.model.architecture import Architecture
 from s2s.model.attention import Cached
 from s2s.model.recomputation import CHECKPOINTING
-from s2s.model.variants import ATTENTIONS
+from s2s.model.scores import Sizes
+from s2s.model.slots import Slots
 
 
 class FeedForward(nn.Sequential):
@@ -26,33 +28,38 @@ class Block(nn.Module):
     Returns plain tuples of tensors, and does all but single steps in ``forward``, as hooks of sharding need it.
     """
 
-    def __init__(self, shape: Architecture) -> None:
+    def __init__(self, shape: Architecture, kinds: list[str]) -> None:
         super().__init__()
         self.pre = shape.norm == "pre"
-        self.attention = ATTENTIONS[shape.attention](shape.width, shape.heads)
+        slots = shape.source_slots + shape.target_slots
+        self.attention = variants.build(kinds, Sizes(shape.width, shape.heads, slots, shape.attention_rank))
         self.attention_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
         self.feed_forward = FeedForward(shape)
         self.feed_forward_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
         self.dropout = nn.Dropout(shape.dropout)
         self.keeping = CHECKPOINTING["none"]
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, memory: Cached | None = None) -> tuple[Tensor, Cached]:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, memory: Cached | None = None, slots: Slots | None = None
+    ) -> tuple[Tensor, Cached]:
         """Rows [B, L, D] to rows [B, L, D], and what the attention caches of them.
 
         Without a mask the rows are not needed, only what is cached of them; they come back as they are.
         """
         if mask is None:
             return x, self.attention.remember(self._entry(x))
-        rows, cached = self.keeping.block(self._body, x, mask, memory)
+        rows, cached = self.keeping.block(self._body, x, mask, memory, slots)
         return rows, cached
 
-    def _body(self, x: Tensor, mask: Tensor, memory: Cached | None) -> tuple[Tensor, Cached]:
-        attended, cached = self.attention(self._entry(x), mask, memory)
+    def _body(self, x: Tensor, mask: Tensor, memory: Cached | None, slots: Slots | None) -> tuple[Tensor, Cached]:
+        attended, cached = self.attention(self._entry(x), mask, memory, slots)
         return self._leave(x, attended), cached
 
-    def step(self, x: Tensor, mask: Tensor, memory: Cached, cache: Cached | None) -> tuple[Tensor, Cached]:
+    def step(
+        self, x: Tensor, mask: Tensor, memory: Cached, cache: Cached | None, slot: int = 0
+    ) -> tuple[Tensor, Cached]:
         """One new row a hypothesis, [N, D] to [N, D], and the grown cache."""
-        attended, cache = self.attention.step(self._entry(x), mask, memory, cache)
+        attended, cache = self.attention.step(self._entry(x), mask, memory, cache, slot)
         return self._leave(x, attended), cache
 
     def _entry(self, x: Tensor) -> Tensor:

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
+from s2s.model import variants
 from s2s.model.architecture import Architecture
 from s2s.model.attention import Cached
 from s2s.model.block import Block
 from s2s.model.recomputation import CHECKPOINTING
+from s2s.model.slots import Slots
 
 Stack = tuple[Cached, ...]
 """What the attention of each layer caches."""
@@ -61,7 +63,7 @@ class PrefixTransformer(nn.Module):
         super().__init__()
         self.shape = shape
         self.embedding = Embedding(shape)
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.blocks = nn.ModuleList(Block(shape, kinds) for kinds in variants.by_layer(shape.attention, shape.layers))
         self.final_norm = nn.LayerNorm(shape.width, eps=shape.epsilon) if shape.norm == "pre" else nn.Identity()
         self.transform = Transform(shape) if shape.transform else nn.Identity()
         self.output_bias = nn.Parameter(torch.zeros(shape.vocabulary))
@@ -108,9 +110,9 @@ class PrefixTransformer(nn.Module):
         columns = torch.arange(target.shape[1] // copies, device=target.device)
         positions = (memory.lengths[:, None] + self._within(columns, memory)).repeat(1, copies)
         x = self.embedding(self.words(target) if words is None else words, positions, segment=1)
-        mask = _target_mask(memory.mask, len(columns), copies)
+        mask, slots = _target_mask(memory.mask, len(columns), copies), self._target_slots(len(columns), copies)
         for block, cached in zip(self.blocks, memory.layers, strict=True):
-            x, _ = block(x, mask, cached)
+            x, _ = block(x, mask, cached, slots)
         return self.final_norm(x)
 
     def step(self, tokens: Tensor, column: int, memory: Memory, cache: Stack | None) -> tuple[Tensor, Stack]:
@@ -121,9 +123,11 @@ class PrefixTransformer(nn.Module):
         lengths = memory.lengths.repeat_interleave(len(tokens) // len(memory.lengths))
         self._within(torch.tensor([column]), memory)
         x = self.embedding(self.words(tokens), lengths + column, segment=1)
+        slot = self._target_slots(column + 1).first + column
         grown = []
         for index, (block, cached) in enumerate(zip(self.blocks, memory.layers, strict=True)):
-            x, own = block.step(x, memory.mask, cached, None if cache is None else cache[index])  # type: ignore[operator]
+            past = None if cache is None else cache[index]
+            x, own = block.step(x, memory.mask, cached, past, slot)  # type: ignore[operator]
             grown.append(own)
         return self.final_norm(x), tuple(grown)
 
@@ -138,9 +142,19 @@ class PrefixTransformer(nn.Module):
             raise ValueError(
                 f"a source of {len(columns)} tokens is beyond the model's {self.shape.positions} positions"
             )
+        self._check_slots("source", len(columns), self.shape.source_slots)
         x = self.embedding(self.words(source) if words is None else words, columns[None], segment=0)
         mask = torch.zeros(source.shape, dtype=x.dtype, device=x.device)
         return x, mask.masked_fill(columns >= lengths[:, None], -torch.inf)[:, None, None]
+
+    def _target_slots(self, columns: int, copies: int = 1) -> Slots:
+        """The slots of so many target columns, once they are known to have some."""
+        self._check_slots("target", columns, self.shape.target_slots)
+        return Slots(self.shape.source_slots, columns, copies)
+
+    def _check_slots(self, side: str, columns: int, slots: int) -> None:
+        if self.shape.has_slots and columns > slots:
+            raise ValueError(f"a {side} of {columns} tokens is beyond the model's {slots} {side} slots")
 
     def _within(self, columns: Tensor, memory: Memory) -> Tensor:
         """The columns, once none of them is known to lie beyond the position table."""

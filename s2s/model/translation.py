@@ -7,6 +7,7 @@ from torch import Tensor
 
 from s2s.errors import UserError
 from s2s.model.architecture import Architecture
+from s2s.model.variants import by_layer
 
 State = dict[str, Tensor]
 
@@ -24,6 +25,8 @@ LAYER = {
     "feed_forward.2": "output.dense",
     "feed_forward_norm": "output.LayerNorm",
 }
+HEAD_START = 3.0
+"""A mixture's number for the dot product, 0 being those of other scores: 95 % of the weight between two."""
 # Where BERT and where RoBERTa keep the layers before the output.
 TRANSFORMS = (
     {
@@ -59,14 +62,26 @@ def translate(name: str, shape: Architecture, original: State, keep: Sequence[in
 
 
 def _fuse(shape: Architecture, original: State, state: State) -> set[str]:
-    """Put query, key and value of each layer into one projection."""
+    """Put query, key and value of each layer where its attention has them; mixtures start close to the dot product."""
     used = set()
-    for layer in range(shape.layers):
-        for kind in ("weight", "bias"):
-            parts = [f"encoder.layer.{layer}.attention.self.{part}.{kind}" for part in ("query", "key", "value")]
-            state[f"blocks.{layer}.attention.query_key_value.{kind}"] = torch.cat([original[part] for part in parts])
-            used.update(parts)
+    for layer, kinds in enumerate(by_layer(shape.attention, shape.layers)):
+        place = f"blocks.{layer}.attention."
+        for ours, parts in _projections(kinds).items():
+            for kind in ("weight", "bias"):
+                theirs = [f"encoder.layer.{layer}.attention.self.{part}.{kind}" for part in parts]
+                state[f"{place}{ours}.{kind}"] = torch.cat([original[name] for name in theirs])
+                used.update(theirs)
+        if "dot" in kinds and len(kinds) > 1:
+            rows = torch.tensor([HEAD_START * (kind == "dot") for kind in kinds])
+            state[f"{place}mixture"] = rows[:, None].repeat(1, shape.heads)
     return used
+
+
+def _projections(kinds: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """A layer's linear maps of which the checkpoint has parts, and those parts."""
+    if list(kinds) == ["dot"]:
+        return {"query_key_value": ("query", "key", "value")}
+    return {"value": ("value",)} | ({"parts.dot.query_key": ("query", "key")} if "dot" in kinds else {})
 
 
 def _fit(shape: Architecture, state: State, keep: Sequence[int] | None) -> None:
@@ -93,12 +108,14 @@ def report(
     lines = [f"warm start: {shape.layers} of {sizes[0]} layers, width {shape.width}"]
     lines.append(f"vocabulary: {shape.vocabulary} of {sizes[1]} pieces")
     if unused:
-        lines.append(f"not used of the checkpoint: {', '.join(_by_layer(unused))}")
+        lines.append(f"not used of the checkpoint: {', '.join(_by_layer(unused, shape.layers))}")
     if not shape.transform:
         lines.append("not in the checkpoint: the prediction head; the output is the embeddings and a bias of zeros")
     segments = original.get(EMBEDDINGS["embedding.segments.weight"])
     if segments is None or len(segments) < 2:
         lines.append("not in the checkpoint: a second segment; the first was copied")
+    if shape.has_slots:
+        lines.append(f"not in the checkpoint: the scores of {shape.attention} but for dot products")
     return lines
 
 
@@ -113,7 +130,13 @@ def _tied(original: State) -> set[str]:
     return {copy for copy, own in pairs if copy in original and torch.equal(original[copy], original[own])}
 
 
-def _by_layer(names: Sequence[str]) -> list[str]:
-    """Names with the tensors of a whole layer folded into one."""
-    folded = [".".join(name.split(".")[:3]) if name.startswith("encoder.layer.") else name for name in names]
-    return list(dict.fromkeys(folded))
+def _by_layer(names: Sequence[str], layers: int) -> list[str]:
+    """Names with the tensors of a layer that is left out folded into one, and those of the others into one a kind."""
+    return list(dict.fromkeys(_folded(name, layers) for name in names))
+
+
+def _folded(name: str, layers: int) -> str:
+    if not name.startswith("encoder.layer."):
+        return name
+    parts = name.split(".")
+    return ".".join(parts[:3] if int(parts[2]) >= layers else ["encoder.layer.*", *parts[3:]])

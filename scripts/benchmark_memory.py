@@ -1,0 +1,161 @@
+"""Memory and time of a training step with each kind of recomputation (``run.checkpointing``): ``--help`` lists options.
+
+All examples are equally long. Memory is that of parameters, optimizer and the most of other tensors that live at one
+time during a step; activations are what lives once the loss is computed and its backward has not begun, the loss's own
+scores among them. ``fits`` is the largest batch found whose step takes no more memory than one of ``--batch`` examples
+does without recomputation. Times are medians over rounds in which all rows take turns; a ratio is that to no
+recomputation with a batch of the same size, in the same round.
+
+``--large`` adds a step of a model of 300 million parameters with AdaFactor, bfloat16 and recomputation of blocks in a
+process of its own, and the most memory that it held (``benchmark_large.py``).
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import benchmarking
+import torch
+from benchmark_recomputation import CPU, Trainer, largest
+from benchmarking import Time
+from rich.console import Console
+from rich.table import Table
+
+from s2s.errors import UserError, nearest
+from s2s.matmul import KERNELS, choose, kernel
+from s2s.model.recomputation import CHECKPOINTING
+
+NUMBERS = {
+    "threads": 1,
+    "rounds": 3,
+    "batch": 48,
+    "tries": 4,
+    "source_tokens": 224,
+    "target_tokens": 32,
+    "vocabulary": 8000,
+    "width": 256,
+    "layers": 12,
+    "heads": 4,
+}
+"""Options that are whole numbers, and their defaults."""
+SHARED = ("precision", "kernel", "threads", "rounds", "source_tokens", "target_tokens")
+"""The options that every row of the JSON bears."""
+SHAPE = ("vocabulary", "width", "layers", "heads", "dropout")
+"""And those that fix the model."""
+MODES = ("none", "block", "selective")
+"""The kinds of recomputation that help a processor."""
+
+
+def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of the JSON: each kind of recomputation with each size of batch, then with the largest that fits."""
+    trainer, sizes = Trainer(arguments), sorted({*arguments.sizes, arguments.batch})
+    peaks = {mode: {rows: trainer.peak(mode, rows) for rows in sizes} for mode in arguments.modes}
+    limit = peaks["none"][arguments.batch]
+    fits = {mode: largest(partial(trainer.peak, mode), limit, peaks[mode], arguments.tries) for mode in arguments.modes}
+    works = {f"{mode} {rows}": partial(_ignoring_round, trainer, mode, rows) for rows in sizes for mode in peaks}
+    times = benchmarking.interleaved(works, arguments.rounds, 1, CPU)
+    found = [
+        _row(trainer, mode, rows, (times[f"{mode} {rows}"], times[f"none {rows}"]))
+        | {"memory_bytes": peaks[mode][rows], "fits": fits[mode], "limit_bytes": limit}
+        for mode in arguments.modes
+        for rows in sizes
+    ]
+    shared = {name: getattr(arguments, name) for name in (*SHARED, *SHAPE)}
+    shared |= {"torch": torch.__version__, "processor": benchmarking.processor(CPU)}
+    return [{"system": "s2s", **row, **shared} for row in found]
+
+
+def _row(trainer: Trainer, mode: str, rows: int, times: tuple[list[Time], list[Time]]) -> dict[str, Any]:
+    """Times of a kind of recomputation and of none, and what both keep."""
+    ours, plain = times
+    kept, whole = (trainer.activations(name, rows) for name in (mode, "none"))
+    return {
+        "checkpointing": mode,
+        "batch": rows,
+        "activation_bytes": kept,
+        "activation_ratio": kept / whole,
+        "seconds_a_sample": statistics.median(each.wall for each in ours) / rows,
+        "cpu_seconds_a_sample": statistics.median(each.cpu for each in ours) / rows,
+        "time_ratio": statistics.median(one.cpu / other.cpu for one, other in zip(ours, plain, strict=True)),
+    }
+
+
+def _ignoring_round(trainer: Trainer, mode: str, rows: int, number: int) -> None:  # noqa: ARG001
+    trainer.step(mode, rows)
+
+
+def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Print the rows as a table."""
+    table = Table("recomputation", title=title)
+    heads = ("batch", "MB", "activations MB", "ratio", "ms a sample", "CPU ms", "CPU ratio", "fits")
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
+        memory = f"{row['memory_bytes'] / 1e6:.0f}", f"{row['activation_bytes'] / 1e6:.0f}"
+        times = f"{1000 * row['seconds_a_sample']:.1f}", f"{1000 * row['cpu_seconds_a_sample']:.1f}"
+        ratios = f"{row['activation_ratio']:.2f}", f"{row['time_ratio']:.2f}"
+        table.add_row(row["checkpointing"], str(row["batch"]), *memory, ratios[0], *times, ratios[1], str(row["fits"]))
+    Console(width=120).print(table)
+
+
+def large(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The row of the large model, from its own process."""
+    script = Path(__file__).with_name("benchmark_large.py")
+    command = [sys.executable, str(script), "--precision", arguments.large_precision]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"{script.name} ended with code {done.returncode}")
+    row: dict[str, Any] = json.loads(done.stdout)
+    print(f"{row['parameters'] / 1e6:.0f}M parameters, {row['precision']}: {row['memory_bytes'] / 1e9:.2f} GB at most")
+    return row
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    for name, default in NUMBERS.items():
+        options.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"default {default}")
+    options.add_argument("--sizes", type=int, nargs="+", default=[16], help="further sizes of a batch; default 16")
+    options.add_argument("--modes", nargs="+", default=list(MODES), metavar="KIND", help="default: all but offload")
+    options.add_argument("--dropout", type=float, default=0.1, help="default 0.1")
+    options.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default fp32")
+    options.add_argument("--kernel", choices=KERNELS, help="of float32 products; default: the better one")
+    options.add_argument("--large", action="store_true", help="a step of a model of 300 million parameters too")
+    options.add_argument("--large-precision", choices=("fp32", "bf16"), default="bf16", help="default bf16")
+    options.add_argument("--json", type=Path, help="write the rows there")
+    return options
+
+
+def main(texts: Sequence[str]) -> int:
+    """The command: 0, or 2 after an error that the user can mend."""
+    arguments = parser().parse_args(texts)
+    if low := [name for name in NUMBERS if getattr(arguments, name) < 1]:
+        parser().error(f"--{low[0].replace('_', '-')}: {getattr(arguments, low[0])} is too small")
+    torch.set_num_threads(arguments.threads)
+    arguments.kernel = arguments.kernel or choose()[0]
+    try:
+        if wrong := [mode for mode in arguments.modes if mode not in CHECKPOINTING]:
+            raise UserError(f"--modes: no kind '{wrong[0]}'{nearest(wrong[0], CHECKPOINTING)}")
+        arguments.modes = list(dict.fromkeys(["none", *arguments.modes]))
+        with kernel(arguments.kernel):
+            rows = measure(arguments)
+        show(f"{rows[0]['processor']}, {arguments.precision}, threads: {arguments.threads}", rows)
+        rows += [large(arguments)] if arguments.large else []
+        if arguments.json:
+            benchmarking.write(arguments.json, rows)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

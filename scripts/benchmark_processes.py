@@ -1,0 +1,84 @@
+"""Processes of benchmarks: the memory of one's own, and the parent's side of ``benchmark_worker.py``."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from benchmarking import Time
+
+from s2s.errors import UserError
+
+ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+"""Let glibc keep freed memory instead of returning it page by page, as this project's own scripts do."""
+
+
+class Worker:
+    """A process with one system; what is measured of it gathers in ``times``, by repeat, and ``peaks``."""
+
+    def __init__(self, name: str, switches: bool, settings: dict[str, Any]) -> None:
+        self.name, self.switches = name, switches
+        self.times: defaultdict[int, list[Time]] = defaultdict(list)
+        self.peaks: list[float] = []
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("benchmark_worker.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(switches, settings["threads"]),
+        )
+        facts = self.ask(**settings)
+        self.missing: str | None = facts.get("missing")
+        self.parameters: int = facts.get("parameters", 0)
+        self.work: float = facts.get("work", 0.0)
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        if error is not None:
+            self.process.kill()
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+    def ask(self, **question: Any) -> Any:
+        """Put a question and wait for its answer."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            print(json.dumps(question), file=self.process.stdin, flush=True)
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            raise UserError(f"{self.name}: its process ended with code {self.process.wait()}")
+        return json.loads(answer)
+
+    def step(self, batch: int) -> Time:
+        """One training step with a batch."""
+        return Time(*self.ask(step=batch))
+
+
+def environment(switches: bool, threads: int) -> dict[str, str]:
+    """The parent's variables, with our switches of the allocator or with none."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    return {**plain, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", **(ALLOCATOR if switches else {})}
+
+
+def resident_peak() -> int:
+    """The most bytes of main memory that this process has held, libraries included."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
