@@ -93,6 +93,18 @@ def test_a_square_random_matrix_is_orthogonal_by_entries_only():
     assert math.isclose(x.norm(), 1, rel_tol=1e-9)
 
 
+def test_a_signal_keeps_its_norm_through_48_orthogonal_layers():
+    x = start = torch.randn(96, 7, dtype=torch.float64)
+    for layer in range(48):
+        x = drawn("orthogonal", 96, 96, layer) @ x
+    assert (x.norm(dim=0) / start.norm(dim=0) - 1).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("name", ["bert", "xavier", "he", "lecun"])
+def test_cut_normals_have_the_variance_asked_for_to_a_hundredth(name):
+    assert math.isclose(drawn(name, 1500, 1500).var(), VARIANCES[name](1500, 1500), rel_tol=0.01)
+
+
 @pytest.mark.parametrize(("outputs", "inputs"), [(30, 12), (12, 30), (20, 20)])
 def test_orthogonal_maps_have_orthonormal_columns_or_rows(outputs, inputs):
     weight = drawn("orthogonal", outputs, inputs)
