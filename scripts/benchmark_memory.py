@@ -22,6 +22,7 @@ from typing import Any
 
 import benchmarking
 import torch
+from benchmark_options import options, parsed
 from benchmark_recomputation import CPU, Trainer, largest
 from benchmarking import Time
 from rich.console import Console
@@ -118,27 +119,18 @@ def large(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    for name, default in NUMBERS.items():
-        options.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"default {default}")
-    options.add_argument("--sizes", type=int, nargs="+", default=[16], help="further sizes of a batch; default 16")
-    options.add_argument("--modes", nargs="+", default=list(MODES), metavar="KIND", help="default: all but offload")
-    options.add_argument("--dropout", type=float, default=0.1, help="default 0.1")
-    options.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default fp32")
-    options.add_argument("--kernel", choices=KERNELS, help="of float32 products; default: the better one")
-    options.add_argument("--large", action="store_true", help="a step of a model of 300 million parameters too")
-    options.add_argument("--large-precision", choices=("fp32", "bf16"), default="bf16", help="default bf16")
-    options.add_argument("--json", type=Path, help="write the rows there")
-    return options
+    found = options(__doc__, NUMBERS)
+    found.add_argument("--sizes", type=int, nargs="+", default=[16], help="further sizes of a batch; default 16")
+    found.add_argument("--modes", nargs="+", default=list(MODES), metavar="KIND", help="default: all but offload")
+    found.add_argument("--kernel", choices=KERNELS, help="of float32 products; default: the better one")
+    found.add_argument("--large", action="store_true", help="a step of a model of 300 million parameters too")
+    found.add_argument("--large-precision", choices=("fp32", "bf16"), default="bf16", help="default bf16")
+    return found
 
 
 def main(texts: Sequence[str]) -> int:
     """The command: 0, or 2 after an error that the user can mend."""
-    arguments = parser().parse_args(texts)
-    if low := [name for name in NUMBERS if getattr(arguments, name) < 1]:
-        parser().error(f"--{low[0].replace('_', '-')}: {getattr(arguments, low[0])} is too small")
+    arguments = parsed(parser(), texts, NUMBERS)
     torch.set_num_threads(arguments.threads)
     arguments.kernel = arguments.kernel or choose()[0]
     try:

@@ -14,13 +14,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import benchmarking
 import torch
 from benchmark_methods import GivenRisk, WholeFastGradient, WholePenalty
+from benchmark_options import options, parsed
 from torch.nn import Module
 from torch.optim import Optimizer
 
@@ -141,24 +141,15 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> list[dict[st
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    for name, default in NUMBERS.items():
-        options.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"default {default}")
-    options.add_argument("--dropout", type=float, default=0.1, help="default 0.1")
-    options.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default fp32")
-    options.add_argument("--kernel", choices=KERNELS, help="of float32 products; default: the better one")
-    options.add_argument("--device", default="auto", help="default auto: a GPU if there is one")
-    options.add_argument("--json", type=Path, help="write the rows there")
-    return options
+    found = options(__doc__, NUMBERS)
+    found.add_argument("--kernel", choices=KERNELS, help="of float32 products; default: the better one")
+    found.add_argument("--device", default="auto", help="default auto: a GPU if there is one")
+    return found
 
 
 def main(texts: Sequence[str]) -> int:
     """The command: 0, or 2 after an error that the user can mend."""
-    arguments = parser().parse_args(texts)
-    if low := [name for name in NUMBERS if getattr(arguments, name) < (name != "warmup")]:
-        parser().error(f"--{low[0].replace('_', '-')}: {getattr(arguments, low[0])} is too small")
+    arguments = parsed(parser(), texts, NUMBERS, may_be_0=["warmup"])
     torch.set_num_threads(arguments.threads)
     wanted = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(wanted if arguments.device == "auto" else arguments.device)

@@ -18,11 +18,11 @@ import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import benchmarking
 import torch
+from benchmark_options import options, parsed
 from benchmark_peers import Shape
 from benchmark_processes import Worker
 from benchmark_systems import SYSTEMS
@@ -143,26 +143,17 @@ def show(title: str, rows: Iterable[dict[str, Any]]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    for name, default in NUMBERS.items():
-        options.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"default {default}")
-    options.add_argument("--dropout", type=float, default=0.1, help="default 0.1")
-    options.add_argument("--attention-dropout", type=float, default=0.0, help="of the peers; s2s has none; default 0")
-    options.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default fp32")
-    options.add_argument("--kernel", choices=KERNELS, help="of float32 products with our switches; default: the better")
-    options.add_argument("--systems", nargs="+", default=list(SYSTEMS), metavar="SYSTEM", help="default: all")
-    options.add_argument("--switches", nargs="+", choices=SWITCHES, default=list(SWITCHES), help="default: both")
-    options.add_argument("--json", type=Path, help="write the rows there")
-    return options
+    found = options(__doc__, NUMBERS)
+    found.add_argument("--attention-dropout", type=float, default=0.0, help="of the peers; s2s has none; default 0")
+    found.add_argument("--kernel", choices=KERNELS, help="of float32 products with our switches; default: the better")
+    found.add_argument("--systems", nargs="+", default=list(SYSTEMS), metavar="SYSTEM", help="default: all")
+    found.add_argument("--switches", nargs="+", choices=SWITCHES, default=list(SWITCHES), help="default: both")
+    return found
 
 
 def main(texts: Sequence[str]) -> int:
     """The command: 0, or 2 after an error that the user can mend."""
-    arguments = parser().parse_args(texts)
-    if low := [name for name in NUMBERS if getattr(arguments, name) < 1]:
-        parser().error(f"--{low[0].replace('_', '-')}: {getattr(arguments, low[0])} is too small")
+    arguments = parsed(parser(), texts, NUMBERS)
     torch.set_num_threads(arguments.threads)
     try:
         if wrong := [name for name in arguments.systems if name not in SYSTEMS]:

@@ -1,0 +1,28 @@
+"""The options that all benchmark commands have, and their checks."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def options(description: str | None, numbers: Mapping[str, int]) -> argparse.ArgumentParser:
+    """A parser with an option for each whole number, and those for dropout, precision and the file of rows."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"default {default}")
+    parser.add_argument("--dropout", type=float, default=0.1, help="default 0.1")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default fp32")
+    parser.add_argument("--json", type=Path, help="write the rows there")
+    return parser
+
+
+def parsed(
+    parser: argparse.ArgumentParser, texts: Sequence[str], numbers: Mapping[str, int], may_be_0: Sequence[str] = ()
+) -> argparse.Namespace:
+    """The arguments; a number below 1, or below 0 where it may be 0, ends the command by name."""
+    arguments = parser.parse_args(texts)
+    if low := [name for name in numbers if getattr(arguments, name) < (name not in may_be_0)]:
+        parser.error(f"--{low[0].replace('_', '-')}: {getattr(arguments, low[0])} is too small")
+    return arguments
