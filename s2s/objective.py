@@ -98,9 +98,9 @@ def _anchored(shaped: Shaped, kept: float, passes: Passes, batch: Batch) -> Shap
     """``kept`` of a loss and the rest teacher forcing on gold."""
     if kept == 1:
         return shaped
-    gold = passes.score(batch)
+    loss, nll = passes.losses(batch)
     terms = {name: Term(kept * term.sum, term.unit) for name, term in shaped.terms.items()}
-    return Shaped({"anchor": Term((1 - kept) * passes.cross_entropy(gold)), **terms}, gold.nll())
+    return Shaped({"anchor": Term((1 - kept) * loss), **terms}, nll)
 
 
 def _numbered(mitigations: Sequence[tuple[str, Mitigation]]) -> list[Named]:

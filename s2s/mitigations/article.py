@@ -6,7 +6,6 @@ import torch
 
 from s2s.batch import Batch
 from s2s.errors import UserError
-from s2s.losses import Term
 from s2s.mitigations.base import Composition, Shaped, Shaper, Turn, mixed
 
 
@@ -46,6 +45,4 @@ class ArticleFastGradient(Shaper):
         memory = passes.model.encode(fed.source, fed.source_lengths, passes.model.words(fed.source, moved))
         hidden = passes.model.decode(fed.target, memory, passes.model.words(fed.target, moved))
         adversarial = passes.cross_entropy(passes.scores(hidden, fed.labels, moved))
-        if self.share(turn) == 1:
-            return Shaped({"adversarial": Term(adversarial)}, scores.nll())
         return Shaped(mixed(self.share(turn), loss, "adversarial", adversarial), scores.nll())

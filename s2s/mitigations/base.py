@@ -120,9 +120,8 @@ class SequenceShaper(Shaper):
         terms = {name: Term(share * method, "examples")}
         if share == 1:
             return Shaped(terms, None)
-        forced = turn.passes.score(fed)
-        entropy = Term((1 - share) * turn.passes.cross_entropy(forced))
-        return Shaped({"cross_entropy": entropy, **terms}, forced.nll())
+        loss, nll = turn.passes.losses(fed)
+        return Shaped({"cross_entropy": Term((1 - share) * loss), **terms}, nll)
 
 
 def teacher_forcing(passes: Passes, batch: Batch) -> Shaped:

@@ -10,7 +10,6 @@ from s2s import checkpoints
 from s2s.batch import IGNORED, Batch
 from s2s.errors import UserError, nearest
 from s2s.facts import read_facts
-from s2s.losses import Scores
 from s2s.mitigations.base import Materials, Shaped, Shaper, Turn, mixed
 from s2s.mitigations.passes import Passes
 from s2s.model import PrefixTransformer
@@ -77,14 +76,13 @@ class OffPolicy(Shaper):
         if self._reference is None:
             return torch.ones_like(log_probs)
         self._reference.to(clean.source.device)
-        scores: Scores = Passes(self._reference, 0.0, self._reference).score(clean)
+        scores = Passes(self._reference, 0.0, self._reference).score(clean)
         real = clean.labels != IGNORED
         rewards = scores.logits.new_zeros(real.shape)
         rewards[real] = REWARDS[self.reward](scores.log_probs(), self.baseline)
-        returns = rewards
-        for column in reversed(range(rewards.shape[1] - 1)):
-            returns[:, column] += self.discount * returns[:, column + 1]
-        return returns[fed.labels != IGNORED].to(log_probs.dtype)
+        for column in reversed(range(rewards.shape[1] - 1)):  # each becomes the return of the rest of the target
+            rewards[:, column] += self.discount * rewards[:, column + 1]
+        return rewards[fed.labels != IGNORED].to(log_probs.dtype)
 
 
 def read_model(folder: str, vocabulary: int) -> PrefixTransformer:

@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from s2s.batch import Batch
 from s2s.losses import Term
-from s2s.mitigations.base import Shaped, Turn, mixed
+from s2s.mitigations.base import Shaped, Turn
 from s2s.mitigations.perturbation import Perturbed
 
 
@@ -50,13 +50,8 @@ class GradientPenalty(Perturbed):
         return Shaped({"cross_entropy": Term(loss), "penalty": Term(penalty)}, scores.nll())
 
     def _first_order(self, fed: Batch, turn: Turn) -> Shaped:
-        passes, words = turn.passes, turn.passes.words(fed, self.scope)
-        scores = passes.score(fed, words)
-        loss = passes.cross_entropy(scores)
         factor = self.epsilon * self.scale(turn)
-        step = [factor * part for part in passes.gradients(loss, words)]
-        moved = passes.cross_entropy(passes.score(fed, words.moved(step)))
-        return Shaped(mixed(self.share(turn), loss, "penalty", moved), scores.nll())
+        return self.ascended(fed, turn, "penalty", lambda gradients: [factor * part for part in gradients])
 
     @property
     def shardable(self) -> bool:

@@ -5,7 +5,7 @@ Everywhere ``scope: target`` perturbs the decoder's inputs only, so that all pas
 a row's perturbation does not depend on its neighbours. Padding has no gradient and stays as it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +34,17 @@ class Perturbed(Shaper):
         if self.epsilon < 0:
             raise UserError(f"epsilon: {self.epsilon} is below 0")
 
+    def ascended(
+        self, fed: Batch, turn: Turn, name: str, step_of: Callable[[Sequence[Tensor]], Perturbation]
+    ) -> Shaped:
+        """(1 - share) L(e) + share L(e + d), where d is made of the gradients of L(e) and held constant."""
+        passes, words = turn.passes, turn.passes.words(fed, self.scope)
+        scores = passes.score(fed, words)
+        loss = passes.cross_entropy(scores)
+        step = step_of(passes.gradients(loss, words))
+        moved = passes.cross_entropy(passes.score(fed, words.moved(step)))
+        return Shaped(mixed(self.share(turn), loss, name, moved), scores.nll())
+
 
 @dataclass
 class FastGradient(Perturbed):
@@ -48,12 +59,7 @@ class FastGradient(Perturbed):
     weight: float = 0.5
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
-        passes, words = turn.passes, turn.passes.words(fed, self.scope)
-        scores = passes.score(fed, words)
-        loss = passes.cross_entropy(scores)
-        step = scaled(passes.gradients(loss, words), self.epsilon)
-        moved = passes.cross_entropy(passes.score(fed, words.moved(step)))
-        return Shaped(mixed(self.share(turn), loss, "adversarial", moved), scores.nll())
+        return self.ascended(fed, turn, "adversarial", lambda gradients: scaled(gradients, self.epsilon))
 
 
 @dataclass
@@ -115,8 +121,8 @@ class FreeLargeBatch(ProjectedGradient):
         method = torch.stack(losses).mean()
         if self.share(turn) == 1:
             return Shaped({"adversarial": Term(method)}, scores.nll())
-        gold = passes.score(fed)
-        return Shaped(mixed(self.share(turn), passes.cross_entropy(gold), "adversarial", method), gold.nll())
+        loss, nll = passes.losses(fed)
+        return Shaped(mixed(self.share(turn), loss, "adversarial", method), nll)
 
     def _start(self, words: Words, fed: Batch, turn: Turn) -> Perturbation:
         """Uniform numbers at the real positions, no longer than epsilon."""

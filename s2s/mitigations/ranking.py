@@ -10,7 +10,7 @@ from torch.nn import functional
 from s2s.batch import Batch
 from s2s.errors import UserError
 from s2s.losses import Term
-from s2s.mitigations.base import Materials, Shaped, Turn
+from s2s.mitigations.base import Materials, Shaped, Turn, teacher_forcing
 from s2s.mitigations.candidates import Candidate, Packed, read
 from s2s.mitigations.risk import Sampled, has_labels
 
@@ -70,12 +70,9 @@ class CandidateRanking(Ranking):
         packed = self._pack([[one.candidate for one in row] for row in self.ranked(clean)], clean)
         scores = packed.log_probs(turn.passes, clean) / packed.lengths().clamp(min=1) ** self.length_penalty
         ranking = (margins(scores, packed, self.margin) * has_labels(clean)).sum()
-        forced = turn.passes.score(fed)
-        terms = {
-            "cross_entropy": Term(turn.passes.cross_entropy(forced)),
-            "ranking": Term(self.share(turn) * self.gamma * ranking, "examples"),
-        }
-        return Shaped(terms, forced.nll())
+        forced = teacher_forcing(turn.passes, fed)
+        term = Term(self.share(turn) * self.gamma * ranking, "examples")
+        return Shaped({**forced.terms, "ranking": term}, forced.nll)
 
 
 def margins(scores: Tensor, packed: Packed, margin: float) -> Tensor:
