@@ -1,28 +1,38 @@
-"""Score hypotheses against references with ROUGE, BLEU and chrF."""
+"""Score hypotheses against references with ROUGE, BLEU and chrF, and compare the systems of several files."""
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.table import Table
 
-from s2s.data.lines import Row, field_text, place, read_rows
+from s2s.data.scored import files, hypothesis_text, read_references, read_texts
+from s2s.diagnosis.systems import SAMPLES, Difference, differences, signature
 from s2s.errors import UserError, nearest
-from s2s.metrics import Scores, score, show
+from s2s.metrics import Scores, show
+from s2s.metrics.overlap import Statistics, measured, published_statistics, score_statistics
+from s2s.metrics.references import References
 
 USAGE = """\
-usage: python scripts/evaluate.py hypotheses=FILE references=FILE [lang=CODE] [field=NAME] [json=FILE]
+usage: python scripts/evaluate.py hypotheses=FILE[,FILE ...] references=FILE[,FILE ...] [lang=CODE] [published=true]
+                                  [field=NAME] [json=FILE] [samples=NUMBER] [seed=NUMBER]
 
-  hypotheses  the generated texts; - reads standard input
-  references  the true texts, in the same order
+  hypotheses  the generated texts; - reads standard input. With several files, the first is also compared with each of
+              the others: differences, 95 % intervals of a paired bootstrap, p-values of it and of randomisation
+  references  the true texts, in the same order; of several files, each has one reference more for every text
   lang        language of the texts, for BLEU's tokenizer (default: en)
-  field       the field that holds the text in a row of JSONL (default: target)
+  published   also show the metrics of Su Jianlin's tables: set-based ROUGE-L of rouge 1.0.0, sentence BLEU with
+              smoothing method 1, on lower-cased characters (default: true for lang=zh, else false)
+  field       the field that holds the text in a row of JSONL (default: target); a list in references is several
   json        also write the scores to this file
+  samples     how often texts are drawn for a comparison (default: 10000)
+  seed        of those draws (default: 0)
 
 A file has a text per line (an empty line is an empty text), or a JSON object per line if its name ends in .jsonl;
 either may be compressed (.gz). Standard input is taken as JSONL if its first line is a JSON object. In hypotheses,
@@ -37,21 +47,34 @@ class Arguments:
     hypotheses: str = MISSING
     references: str = MISSING
     lang: str = "en"
+    published: bool | None = None
     field: str = "target"
     json: str | None = None
+    samples: int = SAMPLES
+    seed: int = 0
+
+
+class System(NamedTuple):
+    """The scores of one file of hypotheses, and the statistics that they are made of."""
+
+    name: str
+    scores: Scores
+    statistics: dict[str, Statistics]
 
 
 def parse_arguments(arguments: Sequence[str]) -> Arguments:
     """The typed arguments of ``key=value`` strings; raises ``UserError`` for unknown and missing ones."""
     quoted = [_quote(argument) for argument in arguments]
-    merged = OmegaConf.merge(OmegaConf.structured(Arguments), OmegaConf.from_dotlist(quoted))
+    merged = OmegaConf.structured(Arguments)
     try:
+        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(quoted))
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
             raise UserError(f"missing {' and '.join(f'{name}=FILE' for name in missing)}; --help shows the usage")
         return cast(Arguments, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from error
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise UserError(key + str(error).splitlines()[0]) from error
 
 
 def _quote(argument: str) -> str:
@@ -65,38 +88,76 @@ def _quote(argument: str) -> str:
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
-def read_texts(path: str, field: str, text_of: Callable[[Row, str, str], str]) -> list[str]:
-    """The texts of a file, plain or JSONL; ``text_of(row, field, place)`` takes them out of the rows of the latter."""
-    lines, rows = read_rows(path)
-    if rows is None:
-        return lines
-    return [text_of(row, field, place(path, index)) for index, row in enumerate(rows)]
-
-
-def hypothesis_text(row: Row, field: str, place: str) -> str:
-    """The best hypothesis of a row that the decoder wrote; the ``field`` of any other row."""
-    if "hypotheses" not in row:
-        return field_text(row, field, place)
-    match row["hypotheses"]:
-        case [{"text": str(text)}, *_]:
-            return text
-    raise UserError(f"{place}: 'hypotheses' is not a list whose first item has a 'text'")
-
-
 def evaluate(arguments: Arguments) -> None:
     """Read, score, print and, on request, write the scores."""
-    if arguments.hypotheses == arguments.references == "-":
+    names, reference_files = files(arguments.hypotheses), files(arguments.references)
+    if [*names, *reference_files].count("-") > 1:
         raise UserError("only one of hypotheses and references can be standard input")
-    hypotheses = read_texts(arguments.hypotheses, arguments.field, hypothesis_text)
-    references = read_texts(arguments.references, arguments.field, field_text)
-    scores = score(hypotheses, references, arguments.lang)
-    show(scores, Console())
+    texts = [read_texts(name, arguments.field, hypothesis_text) for name in names]
+    references = read_references(reference_files, arguments.field)
+    systems = [_system(name, each, references, arguments) for name, each in zip(names, texts, strict=True)]
+    first, others = systems[0], systems[1:]
+    found = [differences(first.statistics, other.statistics, arguments.samples, arguments.seed) for other in others]
+    how = signature(arguments.samples, arguments.seed)
     if arguments.json is not None:
-        _write_json(Path(arguments.json), arguments, scores, len(references))
+        _write_json(Path(arguments.json), _record(arguments, systems, found, len(references), how))
+    console = Console()
+    if not others:
+        show(first.scores, console)
+    for other, compared in zip(others, found, strict=True):
+        show_comparison(first, other, compared, how, console)
 
 
-def _write_json(path: Path, arguments: Arguments, scores: Scores, sentences: int) -> None:
-    record = {**scores._asdict(), "sentences": sentences, "arguments": asdict(arguments)}
+def _system(name: str, texts: list[str], references: References, arguments: Arguments) -> System:
+    statistics, signature = score_statistics(texts, references, arguments.lang)
+    chinese = arguments.lang.lower().startswith("zh")
+    if arguments.published or (arguments.published is None and chinese):
+        published, how = published_statistics(texts, references)
+        statistics, signature = statistics | published, f"{signature} + {how}"
+    return System(name, Scores(measured(statistics), signature), statistics)
+
+
+def show_comparison(first: System, second: System, found: dict[str, Difference], how: str, console: Console) -> None:
+    """Print both systems' scores, their differences and how they were tested; tab-separated where it is no terminal."""
+    columns = ["metric", first.name, second.name, "difference", "low", "high", "p (bootstrap)", "p (randomisation)"]
+    rows = [
+        [name, *(f"{system.scores.values[name]:.2f}" for system in (first, second)), *_cells(row)]
+        for name, row in found.items()
+    ]
+    closing = f"{first.scores.signature} + {how}"
+    if not console.is_terminal:
+        print(*("\t".join(row) for row in [columns, *rows, ["signature", closing]]), sep="\n", file=console.file)
+        return
+    table = Table(columns[0])
+    for column in columns[1:]:
+        table.add_column(column, justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.out(closing, highlight=False)
+
+
+def _cells(row: Difference) -> list[str]:
+    return [*(f"{value:+.2f}" for value in row[:3]), *(f"{p:.4f}" for p in row[3:])]
+
+
+def _record(
+    arguments: Arguments, systems: Sequence[System], found: Sequence[dict[str, Difference]], sentences: int, how: str
+) -> dict[str, Any]:
+    """What the file of scores holds; comparisons are of the first system with each of the others."""
+    record = {**systems[0].scores._asdict(), "sentences": sentences, "arguments": asdict(arguments)}
+    if found:
+        record["systems"] = [{"hypotheses": system.name, "values": system.scores.values} for system in systems]
+        record["comparisons"] = [
+            {"first": systems[0].name, "second": other.name, "metric": name, **row._asdict()}
+            for other, compared in zip(systems[1:], found, strict=True)
+            for name, row in compared.items()
+        ]
+        record["test"] = how
+    return record
+
+
+def _write_json(path: Path, record: dict[str, Any]) -> None:
     try:
         path.write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     except OSError as error:

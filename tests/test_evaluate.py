@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2s.data.lines import field_text
+from s2s.data.scored import hypothesis_text, read_texts
 from s2s.errors import UserError
-from s2s.metrics import score
+from s2s.metrics import Scores, published_score, score
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
 
@@ -56,8 +58,16 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return captured.err
 
 
+def expected_scores(hypotheses: list[str], references: list[str], lang: str) -> Scores:
+    scores = score(hypotheses, references, lang)
+    if lang != "zh":
+        return scores
+    published = published_score(hypotheses, references)
+    return Scores(scores.values | published.values, f"{scores.signature} + {published.signature}")
+
+
 def plain_output(hypotheses: list[str], references: list[str], lang: str = "en") -> str:
-    values, signature = score(hypotheses, references, lang)
+    values, signature = expected_scores(hypotheses, references, lang)
     return "".join(f"{name}\t{value:.2f}\n" for name, value in values.items()) + f"signature\t{signature}\n"
 
 
@@ -67,7 +77,7 @@ def test_plain_lines_are_read_back(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], name: str, ending: str
 ) -> None:
     path = write(tmp_path_factory.mktemp("plain") / name, "".join(text + ending for text in texts))
-    assert script.read_texts(path, "target", script.field_text) == texts
+    assert read_texts(path, "target", field_text) == texts
 
 
 @settings(deadline=None)
@@ -75,15 +85,15 @@ def test_plain_lines_are_read_back(
 def test_rows_are_read_back(tmp_path_factory: pytest.TempPathFactory, texts: list[str], name: str) -> None:
     folder = tmp_path_factory.mktemp("rows")
     plain = write(folder / name, as_jsonl([{"target": text} for text in texts]))
-    assert script.read_texts(plain, "target", script.field_text) == texts
-    assert script.read_texts(plain, "target", script.hypothesis_text) == texts
+    assert read_texts(plain, "target", field_text) == texts
+    assert read_texts(plain, "target", hypothesis_text) == texts
     best = write(folder / f"best-{name}", as_jsonl([decoded(text) for text in texts]))
-    assert script.read_texts(best, "target", script.hypothesis_text) == texts
+    assert read_texts(best, "target", hypothesis_text) == texts
 
 
 def test_white_space_and_empty_lines_stay(tmp_path: Path) -> None:
     path = write(tmp_path / "t.txt", b"\xef\xbb\xbf a \t\n\n\xe2\x80\xa8b\x0cc\r\n last")
-    assert script.read_texts(path, "target", script.field_text) == [" a \t", "", "\u2028b\x0cc", " last"]
+    assert read_texts(path, "target", field_text) == [" a \t", "", "\u2028b\x0cc", " last"]
 
 
 def test_scores_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +105,7 @@ def test_scores_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFi
     assert script.main(arguments) == 0
     assert capsys.readouterr().out == plain_output(texts, truths, "zh")
     written = json.loads(record.read_text(encoding="utf-8"))
-    expected = score(texts, truths, "zh")
+    expected = expected_scores(texts, truths, "zh")
     assert (written["values"], written["signature"], written["sentences"]) == (expected.values, expected.signature, 3)
     assert written["arguments"]["references"] == references
 
@@ -122,7 +132,7 @@ def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
 def test_help_needs_no_other_argument(capsys: pytest.CaptureFixture[str]) -> None:
     assert script.main(["--help"]) == 0
     usage = capsys.readouterr().out
-    assert all(f"{name}=" in usage for name in ("hypotheses", "references", "lang", "field", "json"))
+    assert all(f"{name}=" in usage for name in ("hypotheses", "references", "lang", "field", "json", "samples"))
 
 
 # OmegaConf gives ${...} and ??? a meaning of their own.
@@ -141,7 +151,7 @@ def test_arguments_stay_the_strings_they_are(value: str) -> None:
         (["hypotheses=a"], "missing references=FILE"),
         (["referense=a"], "unknown argument 'referense'; did you mean 'references'?"),
         (["hypotheses.x=a"], "unknown argument 'hypotheses.x'; did you mean 'hypotheses'?"),
-        (["=a"], "unknown argument ''; valid: field, hypotheses, json, lang, references"),
+        (["=a"], "unknown argument ''; valid: field, hypotheses, json, lang, published, references, samples, seed"),
         (["--lang"], "expected key=value, found '--lang'; did you mean 'lang'?"),
         (["hypotheses=${nowhere}", "references=a"], "nowhere"),
         (["hypotheses=-", "references=-"], "only one of"),
@@ -189,7 +199,7 @@ def test_damaged_compression_is_named(
 @pytest.mark.parametrize("beams", [[], [{}], [{"text": 1}], "text", None])
 def test_rows_without_a_hypothesis_are_named(beams: object) -> None:
     with pytest.raises(UserError, match="place: 'hypotheses' is not a list"):
-        script.hypothesis_text({"hypotheses": beams, "target": "a"}, "target", "place")
+        hypothesis_text({"hypotheses": beams, "target": "a"}, "target", "place")
 
 
 def test_unwritable_record_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,8 @@ from s2s.metrics.bounds import (
     word_rotators_bound,
 )
 from s2s.metrics.corpus import corpus_distances
-from s2s.metrics.overlap import Scores, rouge_l_by_sentence, score, show
+from s2s.metrics.overlap import Scores, published_score, rouge_l_by_sentence, score, show
+from s2s.metrics.published import method1_bleu, published_bleu, published_rouge
 from s2s.metrics.repetition import copy_rate, distinct_n, length_ratio, longest_copy, seq_rep_n
 from s2s.metrics.rouge import characters, rouge_l, rouge_n, words
 from s2s.metrics.significance import Comparison, paired_bootstrap
@@ -41,9 +42,13 @@ __all__ = [
     "distinct_n",
     "length_ratio",
     "longest_copy",
+    "method1_bleu",
     "movers_problem",
     "movers_problems",
     "paired_bootstrap",
+    "published_bleu",
+    "published_rouge",
+    "published_score",
     "relaxed_word_movers_distance",
     "relaxed_word_rotators_distance",
     "rotators_problem",

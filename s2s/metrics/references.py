@@ -1,0 +1,33 @@
+"""One reference a text, or several."""
+
+from collections.abc import Sequence
+
+from s2s.errors import UserError
+
+References = Sequence[str | Sequence[str]]
+"""For each text its reference, or a list of several."""
+
+
+def listed(hypotheses: Sequence[str], references: References) -> list[list[str]]:
+    """The references of each text as a list; raises ``UserError`` for unpaired or no texts, and where there is none."""
+    counts = f"{len(hypotheses)} hypotheses and {len(references)} references"
+    if len(hypotheses) != len(references):
+        raise UserError(f"{counts}: there must be one reference for each hypothesis")
+    if not hypotheses:
+        raise UserError(f"{counts}: there is nothing to score")
+    lists = [[item] if isinstance(item, str) else list(item) for item in references]
+    if [] in lists:
+        raise UserError(f"text {lists.index([]) + 1} has no reference")
+    return lists
+
+
+def streams(lists: Sequence[Sequence[str]]) -> list[list[str | None]]:
+    """The layout of sacrebleu: the first reference of all texts, then the second ...; None where a text has fewer."""
+    most = max(map(len, lists))
+    return [[row[index] if index < len(row) else None for row in lists] for index in range(most)]
+
+
+def number(lists: Sequence[Sequence[str]]) -> str:
+    """How many references a text has, for a signature."""
+    counts = {len(row) for row in lists}
+    return str(counts.pop()) if len(counts) == 1 else "var"
