@@ -4,7 +4,7 @@ Shape legend of the whole package: B rows, S source columns, T target columns, H
 K copies or beams, N rows of a search (sources times beams).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,17 +17,32 @@ IGNORED = -100
 
 
 class Batch(NamedTuple):
-    """Source and target of B examples, padded on the right; a tuple of tensors, so wrappers pass it through."""
+    """Source and target of B examples, padded on the right; a tuple of tensors, so wrappers pass it through.
+
+    Without targets, T is 0.
+    """
 
     source: Tensor  # [B, S] begin x1 ... xm end
     source_lengths: Tensor  # [B] columns of each row that are not padding
     target: Tensor  # [B, T] decoder inputs: end y1 ... yn
     labels: Tensor  # [B, T] y1 ... yn end, then IGNORED
     seeds: Tensor  # [B] of what is drawn for each row: a function of (seed, epoch, example) alone
+    heads: tuple[Tensor, ...] = ()  # [B, ...] the labels of each head, in the recipe's order; IGNORED: none
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch of a function's results at every tensor, such as some of its rows."""
+        return Batch(
+            source=function(self.source),
+            source_lengths=function(self.source_lengths),
+            target=function(self.target),
+            labels=function(self.labels),
+            seeds=function(self.seeds),
+            heads=tuple(function(labels) for labels in self.heads),
+        )
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def real_inputs(batch: Batch) -> Tensor:
@@ -46,7 +61,7 @@ class Counts(NamedTuple):
 def count(batch: Batch) -> Counts:
     """The units of one batch; rows without any label (the filling of an idle process) count for nothing."""
     labelled = batch.labels != IGNORED
-    real = labelled.any(dim=1)
+    real = torch.stack([(labels != IGNORED).any(dim=1) for labels in (batch.labels, *batch.heads)]).any(dim=0)
     return Counts(labelled.sum(), (batch.source_lengths * real).sum(), real.sum())
 
 
@@ -58,22 +73,33 @@ def add(counts: Sequence[Counts]) -> Counts:
 def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """Stack rows of ids as [B, longest], filled with ``value`` on the right."""
     width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long).view(
+        len(rows), width
+    )
 
 
 def collate(
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], padding: int, end: int, seeds: Sequence[int] | None = None
+    pairs: Sequence[tuple[Sequence[int], Sequence[int] | None]],
+    padding: int,
+    end: int,
+    seeds: Sequence[int] | None = None,
+    heads: Sequence[Sequence[Sequence[int]]] = (),
 ) -> Batch:
-    """Make a batch of (source ids with begin and end, target ids with neither); without seeds, by row number."""
+    """Make a batch of (source ids with begin and end, target ids with neither); without seeds, by row number.
+
+    A target of None has no columns at all. ``heads`` holds for each head the labels of each row.
+    """
     return Batch(
         source=pad([source for source, _ in pairs], padding),
         source_lengths=torch.tensor([len(source) for source, _ in pairs]),
-        target=pad([[end, *target] for _, target in pairs], padding),
-        labels=pad([[*target, end] for _, target in pairs], IGNORED),
+        target=pad([[] if target is None else [end, *target] for _, target in pairs], padding),
+        labels=pad([[] if target is None else [*target, end] for _, target in pairs], IGNORED),
         seeds=torch.tensor([seed_of("row", row) for row in range(len(pairs))] if seeds is None else seeds),
+        heads=tuple(pad(rows, IGNORED) for rows in heads),
     )
 
 
 def without_weight(batch: Batch) -> Batch:
     """The same batch with every label ignored: it goes through all parameters and adds exactly nothing."""
-    return batch._replace(labels=torch.full_like(batch.labels, IGNORED))
+    heads = tuple(torch.full_like(labels, IGNORED) for labels in batch.heads)
+    return batch._replace(labels=torch.full_like(batch.labels, IGNORED), heads=heads)

@@ -97,7 +97,7 @@ def main(folder: Path) -> None:
     distributed.init_process_group("gloo")
     vocabulary, whole = update(folder)
     distributed.barrier()
-    parts = [Batch(*(tensor[index] for tensor in whole)) for index in DEALT[distributed.get_rank()]]
+    parts = [whole.map(lambda tensor, index=index: tensor[index]) for index in DEALT[distributed.get_rank()]]
     found: dict[tuple[str, str], Tensor | str] = {}
     for name, row in rows(folder).items():
         for kind, run in {"ddp": under_ddp, "fsdp": under_fsdp}.items():

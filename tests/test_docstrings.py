@@ -28,7 +28,7 @@ def expected(number: int) -> Example:
 
 
 def documented(number: int, indent: int = 4) -> str:
-    source, target = expected(number)
+    source, target = expected(number)[:2]
     return textwrap.indent(f'"""{target}\n\n{source}\n"""\n', " " * indent)
 
 
@@ -82,7 +82,7 @@ PAIRS = {
 
 @pytest.mark.parametrize(("docstring", "expected"), PAIRS.items())
 def test_title_and_body_are_plain_text_on_one_line(docstring: str, expected: tuple[str, str]) -> None:
-    assert pair(docstring) == expected[::-1]
+    assert pair(docstring) == Example(*expected[::-1])
 
 
 NO_TITLES = ["Two words.", "word " * 21, "a\nb c d\ne f", "3 numbers are returned.", "Copyright of the authors."]
@@ -125,7 +125,7 @@ def test_equal_bodies_and_frequent_titles_are_dropped(package: Path) -> None:
     examples = examples_of(load(settings(package)))
     assert len({example.source.casefold() for example in examples}) == len(examples) == 120 + 20
     assert [number for number in range(120) if expected(number) not in examples] == [0, 1, 2]
-    assert [source for source, target in examples if "of it" in target] == [f"{BODY} {n}" for n in range(500, 520)]
+    assert [each.source for each in examples if "of it" in each.target] == [f"{BODY} {n}" for n in range(500, 520)]
 
 
 def test_what_is_not_read_is_passed_over_or_reported(package: Path) -> None:

@@ -47,14 +47,14 @@ def error_of(call: Callable[[], object]) -> str:
 def test_json_lines_come_back(pairs: Pairs, suffix: str, escaped: bool, tmp_path_factory: Folders) -> None:
     lines = [json.dumps({"other": 1, **Example(*pair)._asdict()}, ensure_ascii=escaped) for pair in pairs]
     path = write(tmp_path_factory.mktemp("set") / f"train.tsv.jsonl{suffix}", "\n".join(lines).encode())
-    assert read(path, FIELDS, "stop") == ([(source.strip(), target.strip()) for source, target in pairs], [])
+    assert read(path, FIELDS, "stop") == ([Example(source.strip(), target.strip()) for source, target in pairs], [])
 
 
 @given(pairs=st.lists(st.tuples(CELLS, CELLS), min_size=1), suffix=st.sampled_from(["", ".gz"]))
 def test_columns_come_back(pairs: Pairs, suffix: str, tmp_path_factory: Folders) -> None:
     lines = ["target\tother\tsource", *(f"{target}\tx\t{source}" for source, target in pairs)]
     path = write(tmp_path_factory.mktemp("set") / f"train.jsonl.tsv{suffix}", "\n".join(lines).encode())
-    assert read(path, FIELDS, "stop") == ([(source.strip(), target.strip()) for source, target in pairs], [])
+    assert read(path, FIELDS, "stop") == ([Example(source.strip(), target.strip()) for source, target in pairs], [])
 
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
@@ -142,7 +142,7 @@ FOLDERS = {
     "train.jsonl train.tsv": (".", "two files for one split: train.jsonl and train.tsv"),
     "dev.tsv val.tsv.gz": (".", "two files for one split: dev.tsv and val.tsv.gz"),
     "dev.jsonl train.json mytrain.tsv": (".", "no train file"),
-    "a.csv": ("a.csv", "unknown kind of file"),
+    "a.xyz": ("a.xyz", "unknown kind of file"),
     "train.tsv/x": (".", "cannot be read: Is a directory"),
     "newz/train.tsv": ("news", "/news is missing (root: {root}); did you mean 'newz'?"),
     "x/train.tsv": ("none/news", "so is its folder (root: {root})"),
@@ -186,7 +186,7 @@ def test_the_copy_task_copies_and_its_splits_are_distinct(size: int) -> None:
     examples = [example for split in data[:3] for example in split]
     assert [len(split) for split in data[:3]] == [size - 200, 100, 100]
     assert len(set(examples)) == size
-    assert all(source == target and re.fullmatch("[a-j]( [a-j]){2,9}", source) for source, target in examples)
+    assert all(each.source == each.target and re.fullmatch("[a-j]( [a-j]){2,9}", each.source) for each in examples)
 
 
 @given(texts=st.lists(st.text(), min_size=4, max_size=4), other=st.text(), cut=st.integers(0, 2))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from s2s.batch import IGNORED, Batch, add, collate, count, without_weight
+from s2s.batch import IGNORED, add, collate, count, without_weight
 from s2s.errors import UserError
 from s2s.objective import Objective, ObjectiveSettings
 
@@ -108,7 +108,7 @@ def test_counts_are_tokens_and_examples(random_batch, sizes):
     expected = (sum(target + 1 for _, target in sizes), sum(source for source, _ in sizes), len(sizes))
     assert count(batch) == expected
     assert count(without_weight(batch)) == (0, 0, 0)
-    idle = Batch(*(part[:1] for part in without_weight(batch)))
+    idle = without_weight(batch).map(lambda part: part[:1])
     assert add([count(batch), count(idle), count(batch)]) == tuple(2 * units for units in expected)
 
 

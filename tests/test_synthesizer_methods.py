@@ -5,7 +5,7 @@ import torch
 from naive import FIXED, gradient, objective_of
 from slotted import SLOTS, VARIANTS
 
-from s2s.batch import Batch, add, count
+from s2s.batch import add, count
 from s2s.mitigations import MITIGATIONS
 from s2s.objective import Objective, ObjectiveSettings
 
@@ -73,6 +73,6 @@ def test_the_parts_of_an_update_add_up(slotted_model, random_batch, attention, n
     model, batch = slotted_model(attention), random_batch(FIXED)
     objective = objective_of(model, name, **METHODS[name])
     whole = gradient(model, objective(batch).total)
-    parts = [Batch(*(tensor[rows] for tensor in batch)) for rows in (slice(0, 1), slice(1, None))]
+    parts = [batch.map(lambda tensor, rows=rows: tensor[rows]) for rows in (slice(0, 1), slice(1, None))]
     counts = add([count(part) for part in parts])
     close(sum(gradient(model, objective(part, 0, counts).total) for part in parts), whole)

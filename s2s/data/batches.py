@@ -7,7 +7,8 @@ import numpy
 from numpy.typing import NDArray
 
 from s2s.batch import Batch, collate, without_weight
-from s2s.data.examples import Example
+from s2s.data.rows import Example
+from s2s.data.sources import PLAIN, Labelling, encode_sources
 from s2s.errors import UserError
 from s2s.seeds import seed_of
 from s2s.vocabulary import Vocabulary
@@ -20,37 +21,50 @@ SOURCE_BIN = 8
 
 
 class Tokens(NamedTuple):
-    """The examples of a split as ids: sources with begin and end, targets with neither."""
+    """The examples of a split as ids: sources with begin and end, targets with neither.
+
+    ``heads`` holds for each head the labels of each example. ``has_targets`` is False in a set without targets.
+    """
 
     sources: list[list[int]]
     targets: list[list[int]]
     report: list[str]
+    heads: tuple[list[list[int]], ...] = ()
+    has_targets: bool = True
 
     def lengths(self) -> NDArray[numpy.int64]:
         """[examples, 2]: columns that each example needs in source and in target."""
-        return numpy.array([(len(x), len(y) + 1) for x, y in zip(self.sources, self.targets, strict=True)])
+        end = int(self.has_targets)
+        return numpy.array([(len(x), len(y) + end) for x, y in zip(self.sources, self.targets, strict=True)])
 
     def batch(self, indices: Indices, vocabulary: Vocabulary, seed: int = 0, epoch: int = 0) -> Batch:
         """The batch of the given examples; what is drawn for them depends on seed and epoch."""
-        pairs = [(self.sources[index], self.targets[index]) for index in indices]
+        pairs = [(self.sources[index], self.targets[index] if self.has_targets else None) for index in indices]
         seeds = [seed_of(seed, "example", epoch, int(index)) for index in indices]
-        return collate(pairs, vocabulary.padding, vocabulary.end, seeds)
+        heads = [[rows[index] for index in indices] for rows in self.heads]
+        return collate(pairs, vocabulary.padding, vocabulary.end, seeds, heads)
 
 
 def tokenise(
-    examples: Sequence[Example], vocabulary: Vocabulary, max_source: int, max_target: int, name: str
+    examples: Sequence[Example],
+    vocabulary: Vocabulary,
+    max_source: int,
+    max_target: int,
+    name: str,
+    labelling: Labelling = PLAIN,
 ) -> Tokens:
     """Turn examples into ids, at most ``max_source`` and ``max_target`` long with their special ids, and count cuts."""
-    sources = vocabulary.encode_all([example.source for example in examples])
-    targets = vocabulary.encode_all([example.target for example in examples])
-    cut = (sum(len(ids) > max_source - 2 for ids in sources), sum(len(ids) > max_target - 1 for ids in targets))
-    report = [
-        f"{name}: {count} of {len(examples)} {kind} cut to {limit} tokens"
-        for count, kind, limit in zip(cut, ("sources", "targets"), (max_source, max_target), strict=True)
-        if count
-    ]
-    rows = [vocabulary.source_ids(ids, max_source) for ids in sources]
-    return Tokens(rows, [ids[: max_target - 1] for ids in targets], report)
+    given = [labelling.tokens(example) if labelling.tokens else example.source for example in examples]
+    sources, report = encode_sources(given, vocabulary, max_source)
+    whole = vocabulary.encode_all([example.target for example in examples])
+    targets = [ids[: max_target - 1] for ids in whole]
+    if cut := sum(len(ids) > max_target - 1 for ids in whole):
+        report.append(f"{cut} of {len(examples)} targets cut to {max_target} tokens")
+    rows = list(zip(examples, sources, targets, strict=True))
+    heads = tuple([labeller(*row) for row in rows] for labeller in labelling.heads)
+    has_targets = any(example.target for example in examples)
+    lines = [f"{name}: {line}" for line in report]
+    return Tokens([source.ids for source in sources], targets, lines, heads, has_targets)
 
 
 def updates(lengths: NDArray[numpy.int64], budget: int, seed: int, epoch: int) -> list[Indices]:

@@ -184,7 +184,7 @@ def _read_cache(path: Path) -> tuple[Splits, list[str]]:
 
 def _write_cache(path: Path, splits: Splits, report: list[str]) -> list[str]:
     """Writes the cache in one step, so that several processes can do it at once; a line if that is impossible."""
-    rows = [[split, *example] for split, examples in splits.items() for example in examples]
+    rows = [[split, *example[:2]] for split, examples in splits.items() for example in examples]
     content = "".join(json.dumps(row) + "\n" for row in [report, *rows])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from s2s.data import docstrings, files
@@ -27,13 +27,17 @@ class Dataset(NamedTuple):
     report: list[str]
 
 
-def load(data: DataSettings) -> Dataset:
-    """The data set that ``data`` describes, the same at every call; raises `UserError` if there is none."""
+def load(data: DataSettings, labels: Sequence[str] = ()) -> Dataset:
+    """The data set that ``data`` describes, the same at every call; raises `UserError` if there is none.
+
+    ``labels`` are fields of the user's files that examples are to have besides source and target.
+    """
     check_origin(data)
     if data.source is not None and data.source not in BUILT_IN:
         raise UserError(f"data.source: '{data.source}' is unknown{nearest(data.source, BUILT_IN)}")
-    read = files.load if data.source is None else BUILT_IN[data.source]
-    splits, report = read(data)
+    if data.source is not None and (labels or data.target_field is None):
+        raise UserError(f"data.source: '{data.source}' has sources and targets, no other fields; labels need data.path")
+    splits, report = files.load(data, labels) if data.source is None else BUILT_IN[data.source](data)
     counts = ", ".join(f"{split} {len(examples)}" for split, examples in splits.items())
     report = [f"examples: {counts}", *report, *_overlap(splits)]
     return Dataset(splits["train"], splits["dev"], splits["test"], fingerprint(splits), report)
@@ -44,7 +48,8 @@ def fingerprint(splits: Splits) -> str:
     digest = hashlib.sha256()
     for split, examples in splits.items():
         for example in examples:
-            digest.update(json.dumps([split, *example]).encode() + b"\n")
+            labels = example[2:] if example.tokens or example.fields else ()  # plain pairs keep the hash they had
+            digest.update(json.dumps([split, *example[:2], *labels]).encode() + b"\n")
     return digest.hexdigest()[:12]
 
 

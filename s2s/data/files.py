@@ -1,41 +1,38 @@
-"""Examples from the user's own files: JSON Lines or tab-separated values, plain or gzipped, in UTF-8."""
+"""Examples from the user's own files: JSON Lines, tab-separated values or segmented text, plain or gzipped, in UTF-8.
+
+Segmented text (``.txt``, ``.utf8``) has a sentence a line, its words separated by blanks; its fields are ``text``, the
+sentence without blanks, and ``bmes``, the tag of each character: begin, middle or end of a word, or single.
+"""
 
 import gzip
 import hashlib
-import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from s2s.data.rows import Example, Row, json_row, segmented_row, to_example
 from s2s.data.settings import DataSettings, root_folder
 from s2s.errors import UserError, nearest
 
-
-class Example(NamedTuple):
-    """A source text and the text to be generated from it."""
-
-    source: str
-    target: str
-
-
 Splits = dict[str, list[Example]]
-Row = dict[str, object]
 
 STEMS = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
-FILE_NAME = re.compile(rf"({'|'.join(STEMS)})\.(jsonl|tsv)(\.gz)?")
-SUFFIX = re.compile(r".+\.(jsonl|tsv)(\.gz)?")
+KINDS = "jsonl|tsv|txt|utf8"
+FILE_NAME = re.compile(rf"({'|'.join(STEMS)})\.({KINDS})(\.gz)?")
+SUFFIX = re.compile(rf".+\.({KINDS})(\.gz)?")
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.05, 1000
 
 
-def load(data: DataSettings) -> tuple[Splits, list[str]]:
+def load(data: DataSettings, labels: Sequence[str] = ()) -> tuple[Splits, list[str]]:
     """The splits of the set at ``data.path`` and report lines; without a dev file a part of train is held out.
 
-    Raises `UserError` for a missing or ambiguous file and for a line that cannot be used.
+    ``labels`` are further fields that examples are to have. Raises `UserError` for a missing or ambiguous file
+    and for a line that cannot be used.
     """
-    fields = (data.source_field, data.target_field)
+    fields = (data.source_field, data.target_field, *labels)
     splits: Splits = {"train": [], "dev": [], "test": []}
     report: list[str] = []
     for split, path in _split_files(_locate(data)).items():
@@ -63,7 +60,8 @@ def _locate(data: DataSettings) -> Path:
 def _split_files(path: Path) -> dict[str, Path]:
     if path.is_file():
         if not SUFFIX.fullmatch(path.name):
-            raise UserError(f"{path}: unknown kind of file; valid: .jsonl, .tsv, .jsonl.gz, .tsv.gz")
+            kinds = ", ".join(f".{kind}" for kind in KINDS.split("|"))
+            raise UserError(f"{path}: unknown kind of file; valid: {kinds}, each with or without .gz")
         return {"train": path}
     found: dict[str, Path] = {}
     for entry in sorted(path.iterdir()):
@@ -77,18 +75,21 @@ def _split_files(path: Path) -> dict[str, Path]:
     return found
 
 
-def read(path: Path, fields: tuple[str, str], on_error: Literal["stop", "skip"]) -> tuple[list[Example], list[str]]:
-    """The examples of one file, whose two texts are in ``fields``, and report lines about lines skipped.
+def read(
+    path: Path, fields: Sequence[str | None], on_error: Literal["stop", "skip"]
+) -> tuple[list[Example], list[str]]:
+    """The examples of one file and report lines about lines skipped.
 
-    Raises `UserError` at the first bad line ("stop"), and for a file that is broken, empty or without a good line.
+    ``fields`` name the source, the target (None: there is none) and any labels. Raises `UserError` at the first bad
+    line ("stop"), and for a file that is broken, empty or without a good line.
     """
     examples: list[Example] = []
     first, count = "", 0
     lines = _lines(path)
-    parse = _tsv_parser(path, lines, fields) if path.name.removesuffix(".gz").endswith(".tsv") else _json_row
+    parse = _parser(path, lines, fields)
     for number, line in lines:
         try:
-            examples.append(_example(parse(_decode(line)), fields))
+            examples.append(to_example(parse(_decode(line)), fields))
         except ValueError as error:
             if on_error == "stop":
                 raise UserError(f"{path}:{number}: {error}") from error
@@ -122,19 +123,15 @@ def _decode(line: bytes) -> str:
     return text
 
 
-def _json_row(line: str) -> Row:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"malformed JSON: {error.msg} at column {error.colno}") from error
-    except RecursionError as error:
-        raise ValueError("malformed JSON: nested too deeply") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"not an object but {type(row).__name__}")
-    return row
+def _parser(path: Path, lines: Iterator[tuple[int, bytes]], fields: Sequence[str | None]) -> Callable[[str], Row]:
+    """What makes a row of a line, by the kind of file."""
+    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if kind == ".tsv":
+        return _tsv_parser(path, lines, [field for field in fields if field is not None])
+    return json_row if kind == ".jsonl" else segmented_row
 
 
-def _tsv_parser(path: Path, lines: Iterator[tuple[int, bytes]], fields: tuple[str, str]) -> Callable[[str], Row]:
+def _tsv_parser(path: Path, lines: Iterator[tuple[int, bytes]], fields: Sequence[str]) -> Callable[[str], Row]:
     header = next(lines, None)
     if header is None:
         raise UserError(f"{path}: empty")
@@ -154,25 +151,6 @@ def _tsv_parser(path: Path, lines: Iterator[tuple[int, bytes]], fields: tuple[st
         return dict(zip(names, values, strict=True))
 
     return parse
-
-
-def _example(row: Row, fields: tuple[str, str]) -> Example:
-    source, target = (_text(row, field) for field in fields)
-    return Example(source, target)
-
-
-def _text(row: Row, field: str) -> str:
-    if field not in row:
-        raise ValueError(f"no field '{field}'{nearest(field, row) if row else '; the object is empty'}")
-    value = row[field]
-    if not isinstance(value, str):
-        raise ValueError(f"field '{field}' is not a string but {type(value).__name__}")
-    if not value.strip():
-        raise ValueError(f"field '{field}' is blank")
-    # An escape such as "\ud800" alone is legal JSON, but no text: it cannot be encoded again.
-    if not value.isascii() and re.search("[\ud800-\udfff]", value):
-        raise ValueError(f"field '{field}' holds half of a surrogate pair")
-    return value.strip()
 
 
 def hold_out(examples: list[Example]) -> tuple[list[Example], list[Example]]:

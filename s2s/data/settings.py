@@ -27,15 +27,17 @@ class DataSettings:
     ``source`` names a built-in set ("docstrings" or "copy"); ``path`` is a folder or a file, a relative one below
     ``root`` (null: the environment variable S2S_DATA, else "data"). ``max_source`` and ``max_target`` are in tokens,
     special tokens included; ``size`` is the number of examples of the copy task; ``packages`` are the top-level names
-    whose docstrings are read, "stdlib" being the standard library; ``cache`` is a folder (null: the environment
-    variable S2S_CACHE, else ~/.cache/s2s). Raises `UserError` for a value out of range.
+    whose docstrings are read, "stdlib" being the standard library; ``target_field`` is null in a set without targets;
+    ``split`` is how a source given as text falls into tokens, for heads that tag them; ``cache`` is a folder (null:
+    the environment variable S2S_CACHE, else ~/.cache/s2s). Raises `UserError` for a value out of range.
     """
 
     source: str | None = None
     path: str | None = None
     root: str | None = None
     source_field: str = "source"
-    target_field: str = "target"
+    target_field: str | None = "target"
+    split: Literal["blanks", "characters"] = "blanks"
     on_error: Literal["stop", "skip"] = "stop"
     max_source: int = 256
     max_target: int = 48
@@ -49,7 +51,7 @@ class DataSettings:
             if getattr(self, key) < least:
                 raise UserError(f"data.{key}: {getattr(self, key)} is too small; it must be at least {least}")
         for key in ("source_field", "target_field", "lang"):
-            if not getattr(self, key).strip():
+            if getattr(self, key) is not None and not getattr(self, key).strip():
                 raise UserError(f"data.{key}: it is blank; it must be a name")
         if self.on_error not in ("stop", "skip"):
             raise UserError(f"data.on_error: '{self.on_error}' is unknown; valid: skip, stop")

@@ -69,7 +69,7 @@ class ArticleRDrop(RDrop):
 
 def _halves(fed: Batch, turn: Turn) -> list[Scores]:
     """The scores of two whole passes, which differ in their dropout."""
-    twice = Batch(*(torch.cat([part, part]) for part in fed))
+    twice = fed.map(lambda part: torch.cat([part, part]))
     scores = turn.passes.score(twice)
     return [Scores(*rows) for rows in zip(scores.logits.chunk(2), scores.labels.chunk(2), strict=True)]
 

@@ -21,6 +21,7 @@ class Vocabulary(ABC):
 
     size: int
     padding: int
+    unknown: int
     begin: int
     end: int
     keep: list[int] | None = None
@@ -40,6 +41,19 @@ class Vocabulary(ABC):
     def encode(self, text: str) -> list[int]:
         """Ids of one text, without special ids."""
         return self.encode_all([text])[0]
+
+    def encode_tokens(self, rows: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        """Ids of each token of each row, as if it stood alone: at least one, the unknown one where there is none.
+
+        A mark of a word's begin that is a piece of its own says nothing of a token and is left out.
+        """
+        distinct = sorted({token for row in rows for token in row})
+        known = {token: self._token(ids) for token, ids in zip(distinct, self.encode_all(distinct), strict=True)}
+        return [[known[token] for token in row] for row in rows]
+
+    def _token(self, ids: list[int]) -> list[int]:
+        has_lone_mark = len(ids) > 1 and not self.decode(ids[:1]).strip()
+        return (ids[1:] if has_lone_mark else ids) or [self.unknown]
 
     def source_ids(self, text_ids: Sequence[int], limit: int | None = None) -> list[int]:
         """The source's row: begin, the text cut so that the row is at most ``limit`` long, end."""

@@ -19,7 +19,7 @@ class SentencePieceVocabulary(Vocabulary):
         self.model = model
         self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.size = self.processor.get_piece_size()
-        self.padding, self.begin, self.end = 0, 2, 3
+        self.padding, self.unknown, self.begin, self.end = 0, 1, 2, 3
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         return self.processor.encode([fold(text) for text in texts])

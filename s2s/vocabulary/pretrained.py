@@ -31,6 +31,7 @@ class PretrainedVocabulary(Vocabulary):
         self.end = end
         self.begin = _first(tokenizer.cls_token_id, tokenizer.bos_token_id, end)
         self.padding = _first(tokenizer.pad_token_id, end)
+        self.unknown = _first(tokenizer.unk_token_id, self.padding)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self.blanks_between_pieces = type(getattr(backend, "model", None)).__name__ == "WordPiece"
 

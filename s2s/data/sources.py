@@ -1,0 +1,76 @@
+"""Sources as rows of ids: of a text, or of tokens that keep their boundaries."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from s2s.data.rows import Example
+from s2s.vocabulary import Vocabulary
+
+
+class Source(NamedTuple):
+    """A source as ids, begin and end included, and the column of the first piece of each given token that fits.
+
+    ``starts`` is empty where the source was given as text.
+    """
+
+    ids: list[int]
+    starts: list[int]
+
+
+Labeller = Callable[[Example, Source, list[int]], list[int]]
+"""The labels of one head for an example, its source and its target ids; none for an example that has no label."""
+
+
+class Labelling(NamedTuple):
+    """The labels that heads want, and how they want sources: as texts, or as the tokens that a function finds."""
+
+    heads: Sequence[Labeller] = ()
+    tokens: Callable[[Example], Sequence[str]] | None = None
+
+
+PLAIN = Labelling()
+
+
+def encode_sources(
+    sources: Sequence[str | Sequence[str]], vocabulary: Vocabulary, limit: int
+) -> tuple[list[Source], list[str]]:
+    """Rows of at most ``limit`` ids, and what was cut: a line for sources and one for the tokens lost with them."""
+    whole = list(_whole(sources, vocabulary))
+    found = [
+        Source(vocabulary.source_ids(ids, limit), [at for at in starts if at < limit - 1]) for ids, starts in whole
+    ]
+    report = []
+    if cut := sum(len(ids) > limit - 2 for ids, _ in whole):
+        report.append(f"{cut} of {len(sources)} sources cut to {limit} tokens")
+    tokens, kept = sum(len(starts) for _, starts in whole), sum(len(source.starts) for source in found)
+    if kept < tokens:
+        report.append(f"{tokens - kept} of {tokens} tokens to be tagged lost by that")
+    return found, report
+
+
+def _whole(sources: Sequence[str | Sequence[str]], vocabulary: Vocabulary) -> Iterator[tuple[list[int], list[int]]]:
+    """The ids of each source without begin and end, and where its tokens will start behind the begin."""
+    texts = [source for source in sources if isinstance(source, str)]
+    of_texts = iter(vocabulary.encode_all(texts) if texts else [])
+    of_tokens = iter(vocabulary.encode_tokens([source for source in sources if not isinstance(source, str)]))
+    for source in sources:
+        if isinstance(source, str):
+            yield next(of_texts), []
+        else:
+            pieces = next(of_tokens)
+            yield [id for ids in pieces for id in ids], list(accumulate(map(len, pieces[:-1]), initial=1))
+
+
+def blanks(text: str) -> list[str]:
+    """The words of a text between blanks."""
+    return text.split()
+
+
+def characters(text: str) -> list[str]:
+    """The characters of a text that are no blanks."""
+    return [character for word in text.split() for character in word]
+
+
+SPLITS: dict[str, Callable[[str], list[str]]] = {"blanks": blanks, "characters": characters}
+"""What ``data.split`` may name."""
