@@ -38,7 +38,7 @@ class Recipe:
     vocabulary: VocabularySettings = field(default_factory=VocabularySettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     mitigations: list[Any] = field(default_factory=list)  # rows of s2s.mitigations.MITIGATIONS, each with its ``name``
-    heads: dict[str, Any] = field(default_factory=dict)
+    heads: dict[str, Any] = field(default_factory=dict)  # none to choose from yet
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     optimizer: Any = field(default_factory=AdamW)
     schedule: Any = field(default_factory=Linear)

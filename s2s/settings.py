@@ -18,12 +18,12 @@ AT_LEAST_1 = (
 class RunSettings:
     """A recipe's ``run:``; a step is one update of the weights."""
 
-    folder: str = "runs/unnamed"
-    seed: int = 0
-    steps: int = 1000
+    folder: str = "runs/unnamed"  # what the run leaves behind; the same folder again goes on with it
+    seed: int = 0  # of weights, order, dropout and draws
+    steps: int = 1000  # updates of the whole run
     tokens: int = 4096  # of one update: source and target columns, padding included
     accumulate: int = 1  # micro-batches that an update is dealt to, in each process
-    processes: int = 1
+    processes: int = 1  # that share an update; compared with those that came up
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it, else fp32
     checkpointing: str = "none"  # what blocks keep for the backward: a row of s2s.model.recomputation.CHECKPOINTING
     checkpointing_every: int = 1  # in every so many-th block

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from s2s import checkpoints, store
+from s2s import checkpoints, commands, store
 from s2s.batch import Counts, add, count
 from s2s.checkpoints import Best, Checkpoint
+from s2s.config.describing import Schema, explain
 from s2s.data.batches import Place, micro_batches, schedule
 from s2s.errors import UserError
 from s2s.evaluation import evaluate
@@ -25,12 +26,19 @@ from s2s.matmul import kernel
 from s2s.objective import Objective
 from s2s.preparation import Prepared, check_same, prepare, start_objective, start_processes
 from s2s.progress import Reporter
-from s2s.recipe import Recipe
+from s2s.recipe import LISTS, TABLES, Recipe
 from s2s.run import Run
 from s2s.run import load as load_run
 from s2s.seeds import seed_of
 
-USAGE = "usage: accelerate launch s2s/train.py recipe=NAME_OR_PATH [key=value ...]"
+USAGE = """\
+usage: accelerate launch s2s/train.py recipe=NAME_OR_PATH [key=value ...]
+       accelerate launch s2s/train.py --help [SECTION]
+
+Trains the run of a recipe, or goes on with it. A recipe is a YAML file that lists what differs from the defaults, and
+may name one other as its base; key=value (run.steps=500) comes last. Exit codes: 0 finished, 2 an error that you can
+mend, 130 interrupted.
+"""
 
 
 def fit(recipe: Recipe) -> Run:
@@ -166,21 +174,19 @@ def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, rep
 
 def main(arguments: Sequence[str]) -> int:
     """The command: 0 when the run is finished, 2 after an error that the user can mend, 130 after an interrupt."""
-    if not arguments or {"-h", "--help"} & set(arguments):
+    if not arguments:
         print(USAGE)
-        return 0 if arguments else 2
-    try:
-        recipes = [argument.removeprefix("recipe=") for argument in arguments if argument.startswith("recipe=")]
-        if len(recipes) != 1:
-            raise UserError(f"command line: one recipe=NAME is needed, not {len(recipes)}\n{USAGE}")
-        fit(Recipe.load(recipes[0], [argument for argument in arguments if not argument.startswith("recipe=")]))
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0
+    if {"-h", "--help"} & set(arguments):
+        return commands.run(lambda: print(explain(USAGE, Schema(Recipe, TABLES, LISTS), arguments)))
+    return commands.run(lambda: _command(arguments), "stopped; the same command goes on from the last checkpoint")
+
+
+def _command(arguments: Sequence[str]) -> None:
+    recipes = [argument.removeprefix("recipe=") for argument in arguments if argument.startswith("recipe=")]
+    if len(recipes) != 1:
+        raise UserError(f"command line: one recipe=NAME is needed, not {len(recipes)}\n{USAGE}")
+    fit(Recipe.load(recipes[0], [argument for argument in arguments if not argument.startswith("recipe=")]))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 import s2s
+from s2s import commands
 from s2s.data import load
-from s2s.errors import UserError
 from s2s.metrics import rouge_l_by_sentence
 from s2s.run import Run
 
@@ -102,15 +102,15 @@ def main(arguments: Sequence[str]) -> int:
     options, rest = parser.parse_known_intermixed_args(arguments)
     if rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    try:
-        rows = [measure(options, variant) for variant in options.variants]
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return commands.run(lambda: compare(options))
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Measure, show and write."""
+    rows = [measure(options, variant) for variant in options.variants]
     show(rows)
     if options.json:
         write(options.json, rows)
-    return 0
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 import s2s
+from s2s import commands
 from s2s.config import Layer, merge, read_arguments
+from s2s.config.describing import Schema, explain
 from s2s.data.lines import field_text, place, read_rows
 from s2s.errors import UserError
 from s2s.run import Hypothesis, Run
@@ -33,9 +35,9 @@ USAGE = "usage: python scripts/decode.py run=FOLDER input=FILE output=FILE [fiel
 class Settings:
     """The command's arguments; ``search`` starts from the run's recipe."""
 
-    run: str = ""
-    input: str = "-"
-    output: str = "-"
+    run: str = ""  # a run's folder; needed
+    input: str = "-"  # a file of sources; -: standard input
+    output: str = "-"  # a file; -: standard output
     field: str | None = None  # of JSONL rows; null: the recipe's data.source_field, or else "source"
     checkpoint: Literal["best", "last"] | None = None  # null: the best
     search: SearchSettings = dataclasses.field(default_factory=SearchSettings)
@@ -109,21 +111,22 @@ def decode(run: Run, settings: Settings) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """The command: 0 when all is written, 2 after an error of the user's."""
-    if not arguments or {"-h", "--help"} & set(arguments):
+    if not arguments:
         print(USAGE)
-        return 0 if arguments else 2
-    try:
-        layer = read_arguments(arguments)
-        first = merge(Settings, [layer], {})
-        if not first.run:
-            raise UserError(f"command line: run=FOLDER is missing\n{USAGE}")
-        run = s2s.load(first.run, first.checkpoint)
-        own = Layer(f"{first.run}/recipe.yaml", {"search": asdict(run.recipe.search)}, {})
-        decode(run, merge(Settings, [own, layer], {}))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    if {"-h", "--help"} & set(arguments):
+        return commands.run(lambda: print(explain(USAGE, Schema(Settings, {}, {}), arguments)))
+    return commands.run(lambda: _command(arguments))
+
+
+def _command(arguments: Sequence[str]) -> None:
+    layer = read_arguments(arguments)
+    first = merge(Settings, [layer], {})
+    if not first.run:
+        raise UserError(f"command line: run=FOLDER is missing\n{USAGE}")
+    run = s2s.load(first.run, first.checkpoint)
+    own = Layer(f"{first.run}/recipe.yaml", {"search": asdict(run.recipe.search)}, {})
+    decode(run, merge(Settings, [own, layer], {}))
 
 
 if __name__ == "__main__":

@@ -22,29 +22,24 @@ SMALLEST = {"max_source": 3, "max_target": 2, "size": 201}
 
 @dataclass
 class DataSettings:
-    """Settings of a data set; exactly one of ``source`` and ``path`` is to be given before it can be loaded.
+    """A recipe's ``data:``; exactly one of ``source`` and ``path`` is to be given before a set can be loaded.
 
-    ``source`` names a built-in set ("docstrings" or "copy"); ``path`` is a folder or a file, a relative one below
-    ``root`` (null: the environment variable S2S_DATA, else "data"). ``max_source`` and ``max_target`` are in tokens,
-    special tokens included; ``size`` is the number of examples of the copy task; ``packages`` are the top-level names
-    whose docstrings are read, "stdlib" being the standard library; ``target_field`` is null in a set without targets;
-    ``split`` is how a source given as text falls into tokens, for heads that tag them; ``cache`` is a folder (null:
-    the environment variable S2S_CACHE, else ~/.cache/s2s). Raises `UserError` for a value out of range.
+    Raises `UserError` for a value out of range.
     """
 
-    source: str | None = None
-    path: str | None = None
-    root: str | None = None
-    source_field: str = "source"
-    target_field: str | None = "target"
-    split: Literal["blanks", "characters"] = "blanks"
-    on_error: Literal["stop", "skip"] = "stop"
-    max_source: int = 256
-    max_target: int = 48
-    lang: str = "en"
-    packages: list[str] = field(default_factory=PACKAGES.copy)
-    cache: str | None = None
-    size: int = 4000
+    source: str | None = None  # a built-in set, docstrings or copy; or else path
+    path: str | None = None  # a folder or a file, a relative one below root
+    root: str | None = None  # null: the environment variable S2S_DATA, else data
+    source_field: str = "source"  # of a row: the text to read
+    target_field: str | None = "target"  # of a row: the text to generate; null in a set without targets
+    split: Literal["blanks", "characters"] = "blanks"  # how a source given as text falls into tokens, for heads
+    on_error: Literal["stop", "skip"] = "stop"  # a malformed line is an error, or is counted and left out
+    max_source: int = 256  # tokens, special ones included; longer sources are cut and counted
+    max_target: int = 48  # likewise
+    lang: str = "en"  # of the targets: how metrics cut texts into words
+    packages: list[str] = field(default_factory=PACKAGES.copy)  # read for docstrings; stdlib: Python's own
+    cache: str | None = None  # a folder; null: the environment variable S2S_CACHE, else ~/.cache/s2s
+    size: int = 4000  # examples of the copy task
 
     def __post_init__(self) -> None:
         for key, least in SMALLEST.items():

@@ -19,7 +19,7 @@ class ArticleFastGradient(Shaper):
     processes or micro-batches, and under sharding.
     """
 
-    epsilon: float = 1.0
+    epsilon: float = 1.0  # length of the table's perturbation
 
     def __post_init__(self) -> None:
         super().__post_init__()

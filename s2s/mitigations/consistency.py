@@ -47,7 +47,7 @@ class RDrop(Consistency):
     dropout. Teacher forcing at weight 0; at alpha 0 the mean of two passes. It does nothing without dropout.
     """
 
-    scope: Literal["target", "all"] = "all"
+    scope: Literal["target", "all"] = "all"  # two targets behind one source, or the whole sequence twice
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
         one, two = _halves(fed, turn) if self.scope == "all" else turn.passes.score_copies([fed, fed])
@@ -86,8 +86,8 @@ class NoiseConsistency(Consistency):
     """
 
     alpha: float = 1.0
-    rate: float = 0.3
-    detach_clean: bool = False
+    rate: float = 0.3  # of replaced tokens in the second view
+    detach_clean: bool = False  # the clean view is a constant
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -51,7 +51,7 @@ class WordDropout(Noise):
     drops occurrences, not all places of a type at once; ``position_decay`` is for the target alone.
     """
 
-    scope: Literal["target", "all"] = "target"
+    scope: Literal["target", "all"] = "target"  # the decoder's input, or the source as well
 
     def feed(self, batch: Batch, turn: Turn) -> Batch:
         batch = batch._replace(target=batch.target.masked_fill(self.hits(batch, turn), -1))

@@ -42,11 +42,11 @@ class OffPolicy(Shaper):
     likelihood gets worse: choose by another score. The method's part has no label smoothing.
     """
 
-    floor: float = 0.1
-    reward: str = "constant"
-    reference: str | None = None
-    discount: float = 1.0
-    baseline: float = -10.0
+    floor: float = 0.1  # least weight of a token
+    reward: str = "constant"  # a row of REWARDS: constant, sum or product
+    reference: str | None = None  # the folder of a run trained by teacher forcing, for sum and product
+    discount: float = 1.0  # of later rewards
+    baseline: float = -10.0  # for product: taken from log-probabilities
 
     def __post_init__(self) -> None:
         super().__post_init__()

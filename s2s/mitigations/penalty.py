@@ -27,7 +27,7 @@ class GradientPenalty(Perturbed):
     """
 
     epsilon: float = 0.003  # 1 / 320: the article's 1 at the 320 labels of its update
-    first_order: bool = False
+    first_order: bool = False  # the loss at a perturbation instead: no double backward
 
     def scale(self, turn: Turn) -> Tensor | float:  # noqa: ARG002
         """What the square of a sum's gradient is multiplied by, besides epsilon / 2."""
@@ -68,7 +68,7 @@ class ArticlePenalty(GradientPenalty):
     """
 
     scope: Literal["target", "all"] = "all"
-    epsilon: float = 1.0
+    epsilon: float = 1.0  # of updates of about 320 labels
 
     def scale(self, turn: Turn) -> Tensor | float:
         return 1 / turn.counts.target_tokens.clamp(min=1)

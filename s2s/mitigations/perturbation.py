@@ -26,7 +26,7 @@ Perturbation = Sequence[Tensor]
 class Perturbed(Shaper):
     """The keys of methods that perturb embeddings."""
 
-    scope: Literal["target", "all"] = "target"
+    scope: Literal["target", "all"] = "target"  # embeddings of the decoder's input, or of the source as well
     epsilon: float = 1.0  # length of a sequence's perturbation
 
     def __post_init__(self) -> None:
@@ -72,8 +72,8 @@ class ProjectedGradient(Perturbed):
     """
 
     weight: float = 0.5
-    steps: int = 3
-    stride: float = 0.3
+    steps: int = 3  # of the ascent
+    stride: float = 0.3  # length of each
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,8 +141,8 @@ class VirtualAdversarial(Perturbed):
     not use labels, so it does not follow the loss where model and label differ.
     """
 
-    xi: float = 10.0
-    iterations: int = 1
+    xi: float = 10.0  # length at which the divergence is differentiated
+    iterations: int = 1  # of the search for the direction
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
         passes, words = turn.passes, turn.passes.words(fed, self.scope)

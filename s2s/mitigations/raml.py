@@ -22,7 +22,7 @@ class RewardAugmented(Feed):
     are noised too, unlike in random replacement, and lengths never change. A ramp scales the probability.
     """
 
-    temperature: float = 0.1
+    temperature: float = 0.1  # 0 draws gold itself
 
     def __post_init__(self) -> None:
         super().__post_init__()

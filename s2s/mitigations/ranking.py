@@ -27,7 +27,7 @@ class Ranked(NamedTuple):
 class Ranking(Sampled):
     """The keys of methods that rank the candidates of a file: decoded JSONL at ``path``, ranked by ``metric``."""
 
-    path: str = ""
+    path: str = ""  # a file of decoded candidates
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,9 +59,9 @@ class CandidateRanking(Ranking):
     """
 
     candidates: int = 16
-    gamma: float = 100.0
-    margin: float = 0.001
-    length_penalty: float = 2.0
+    gamma: float = 100.0  # strength of the ranking
+    margin: float = 0.001  # between neighbours
+    length_penalty: float = 2.0  # log-probabilities are divided by length ** length_penalty
 
     def refuse(self, beside: object) -> str | None:  # noqa: ARG002
         return None  # its cross-entropy reads what feeds edit
@@ -94,7 +94,7 @@ class PreferenceOptimisation(Ranking):
     likelihood of both may fall; a weight below 1 holds it.
     """
 
-    beta: float = 0.1
+    beta: float = 0.1  # how far a preference may pull from the reference
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
         pairs = [[row[0], row[-1]] for row in self.ranked(clean)]

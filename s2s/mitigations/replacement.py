@@ -31,7 +31,7 @@ class RandomReplacement(Noise):
 
     rate: float = 0.3
     gate: float = 0.5
-    pool: str = "target"
+    pool: str = "target"  # a row of s2s.mitigations.pools.POOLS: where the new tokens come from
     top_k: int = 10  # for pool model_top_k
     temperature: float = 0.1  # for pool similar
 

@@ -51,9 +51,9 @@ class MinimumRisk(Sampled):
     0. What it gains may be peakiness rather than reward (Choshen et al. 2020): ``mrt_shuffled`` is the control.
     """
 
-    alpha: float = 0.005
-    with_gold: bool = False
-    path: str | None = None
+    alpha: float = 0.005  # sharpness of Q
+    with_gold: bool = False  # the gold target is a candidate too
+    path: str | None = None  # a file of decoded candidates; null: samples of the model
 
     def prepare(self, materials: Materials) -> None:
         super().prepare(materials)

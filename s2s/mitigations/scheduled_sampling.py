@@ -49,14 +49,14 @@ class ScheduledSampling(Feed):
     - always: 1
     """
 
-    rate: float = 1.0
-    policy: str = "decoding_step"
-    passes: int = 1
-    noise: float = 0.0
-    base: float = 0.97
-    decay: float = 1000.0
-    confident: float = 0.9
-    sure: float = 0.95
+    rate: float = 1.0  # largest probability of a prediction
+    policy: str = "decoding_step"  # a row of POLICIES: how the probability grows
+    passes: int = 1  # predictions from predictions, so many deep
+    noise: float = 0.0  # of Gumbel; 0: the likeliest word, 1: a sample
+    base: float = 0.97  # for the policies by decoding step
+    decay: float = 1000.0  # steps, for the policies by training step
+    confident: float = 0.9  # for policy confidence: gold at or below it
+    sure: float = 0.95  # likewise: a random token above it
 
     def __post_init__(self) -> None:
         super().__post_init__()

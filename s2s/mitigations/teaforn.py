@@ -23,8 +23,8 @@ class TeacherForcingWithNGrams(Shaper):
     words, which the paper found unstable.
     """
 
-    passes: int = 2
-    decay: float = 0.5
+    passes: int = 2  # 1 is teacher forcing
+    decay: float = 0.5  # each pass counts so much of the one before
 
     def __post_init__(self) -> None:
         super().__post_init__()

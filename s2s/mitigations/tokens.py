@@ -21,11 +21,11 @@ class GraduatedLabelSmoothing(Shaper):
     takes the place of ``objective.label_smoothing``, which has to be 0.
     """
 
-    high: float = 0.7
-    low: float = 0.3
-    smooth_high: float = 0.3
-    smooth: float = 0.1
-    smooth_low: float = 0.0
+    high: float = 0.7  # confidence above which smooth_high is spread
+    low: float = 0.3  # confidence below which smooth_low is spread
+    smooth_high: float = 0.3  # share of a label
+    smooth: float = 0.1  # likewise, between low and high
+    smooth_low: float = 0.0  # likewise
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,7 +62,7 @@ class Unlikelihood(Shaper):
     only.
     """
 
-    alpha: float = 1.0
+    alpha: float = 1.0  # strength of the penalty
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,9 +18,9 @@ AT_LEAST_1 = (
 class ModelSettings:
     """A recipe's ``model:``; null means the checkpoint's value, or the default of ``Architecture`` without one."""
 
-    layers: int | None = None
-    width: int | None = None
-    heads: int | None = None
+    layers: int | None = None  # 6 without a checkpoint
+    width: int | None = None  # 256 without a checkpoint
+    heads: int | None = None  # of attention; 4 without a checkpoint
     feed_forward: int | None = None  # width of the hidden layer; 4 times the model's without a checkpoint
     norm: Literal["pre", "post"] | None = None  # null: pre, or post as BERT with a checkpoint
     positions: int | None = None  # the longest source and target together, in tokens

@@ -18,13 +18,13 @@ class AdafactorSettings:
     min(1e-2, 1 / sqrt(t)), is about ``rate: 0.01`` with ``schedule: {name: inverse_square_root, warmup: 10000}``.
     """
 
-    rate: float = 1e-3
+    rate: float = 1e-3  # the schedule's factor multiplies it
     scale_parameter: bool = True  # steps are relative to max(1e-3, RMS of the parameter)
     scale_vectors: bool = True  # those of biases and norms too; a bias of 0 then moves by a thousandth of the rate
     clip_threshold: float = 1.0  # largest RMS of an update before it is multiplied by the rate
     beta1: float = 0.0  # of a momentum; 0 keeps none
     beta2_cap: float = 1.0  # the largest beta2; below 1 the second moments never freeze
-    bf16_momentum: bool = False
+    bf16_momentum: bool = False  # halves the momentum's memory
     decay: float = 0.0  # of matrices; multiplied by the step's size
     min_dim_size_to_factor: int = 0  # second moments of matrices with a shorter axis are kept whole
 

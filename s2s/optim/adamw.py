@@ -13,11 +13,11 @@ from s2s.optim.groups import parameter_groups
 class AdamW:
     """A recipe's ``optimizer: {name: adamw}``; ``decay`` is decoupled and spares biases and norms."""
 
-    rate: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    decay: float = 0.01
+    rate: float = 1e-3  # the schedule's factor multiplies it
+    beta1: float = 0.9  # of the mean of gradients
+    beta2: float = 0.999  # of the mean of their squares
+    epsilon: float = 1e-8  # added to the root of the latter
+    decay: float = 0.01  # of matrices, decoupled; biases and norms are spared
 
     def __post_init__(self) -> None:
         for name in ("rate", "decay", "epsilon"):

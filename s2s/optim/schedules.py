@@ -10,7 +10,7 @@ from s2s.errors import UserError
 class Constant:
     """Rises from 0 over ``warmup`` steps, then stays at 1."""
 
-    warmup: int = 0
+    warmup: int = 0  # steps in which the factor rises from 0 to 1
 
     def __post_init__(self) -> None:
         if self.warmup < 0:
@@ -35,7 +35,7 @@ class Constant:
 class Falling(Constant):
     """A curve that ends at ``floor``."""
 
-    floor: float = 0.0
+    floor: float = 0.0  # the factor at the end of the run
 
     def __post_init__(self) -> None:
         super().__post_init__()

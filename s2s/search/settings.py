@@ -12,10 +12,10 @@ from s2s.search.lengths import LengthScore, PowerPenalty, TranslationPenalty, Wo
 class SearchSettings:
     """A recipe's ``search:``; lengths are in tokens."""
 
-    beams: int = 4
-    n_best: int = 1
+    beams: int = 4  # 1: greedy
+    n_best: int = 1  # hypotheses of each source, at most beams
     max_length: int | None = None  # null: the longest target of training, data.max_target
-    min_length: int = 0
+    min_length: int = 0  # no end before so many tokens
     length_penalty: float = 0.0  # scores are divided by length ** length_penalty
     translation_alpha: float | None = None  # instead: divided by ((5 + length) / 6) ** translation_alpha
     word_reward: float | None = None  # instead: so much is added for each token

@@ -23,7 +23,7 @@ KIND_FILE = "kind"
 class VocabularySettings:
     """A recipe's ``vocabulary:``."""
 
-    kind: str = "sentencepiece"
+    kind: str = "sentencepiece"  # sentencepiece, made from the train split, or pretrained
     size: int = 8000  # at most so many pieces, for sentencepiece
     name: str | None = None  # the tokenizer, for pretrained; null: that of model.pretrained
     trim: bool = True  # keep only the pieces that the train split uses, for pretrained

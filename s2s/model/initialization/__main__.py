@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from s2s.errors import UserError
+from s2s import commands
 from s2s.model.initialization.picture import draw
 from s2s.model.initialization.report import Depth, Matrix, depths, matrices
 from s2s.recipe import Recipe
@@ -34,28 +34,26 @@ def show(console: Console, found: Sequence[Matrix], lengths: Sequence[Depth]) ->
 
 def main(arguments: Sequence[str]) -> int:
     """The command: 0, or 2 after an error that the user can mend."""
-    pairs = [argument.partition("=") for argument in arguments]
-    given = {key: value for key, _, value in pairs if key in OWN}
-    if "recipe" not in given:
+    if not any(argument.startswith("recipe=") for argument in arguments):
         print(USAGE)
         return 2
-    overrides = [argument for argument in arguments if argument.partition("=")[0] not in OWN]
-    console = Console(width=120)
+    return commands.run(lambda: _command(arguments))
+
+
+def _command(arguments: Sequence[str]) -> None:
+    pairs = [argument.partition("=") for argument in arguments]
+    given = {key: value for key, _, value in pairs if key in OWN}
+    recipe = Recipe.load(given["recipe"], [text for text in arguments if text.partition("=")[0] not in OWN])
+    # Without data nothing is known of the pieces but the number that the recipe asks for; a checkpoint has its own.
+    model, _ = recipe.build_model(recipe.vocabulary.size if recipe.model.pretrained is None else 0, None)
+    console, picture = Console(width=120), Path(given.get("picture", "initialization.png"))
+    found, lengths = list(matrices(model)), depths(model)
+    show(console, found, lengths)
     try:
-        recipe = Recipe.load(given["recipe"], overrides)
-        # Without data nothing is known of the pieces but the number that the recipe asks for; a checkpoint has its own.
-        model, _ = recipe.build_model(recipe.vocabulary.size if recipe.model.pretrained is None else 0, None)
-        found, lengths = list(matrices(model)), depths(model)
-        show(console, found, lengths)
-        picture = Path(given.get("picture", "initialization.png"))
         draw(picture, found, lengths)
         console.print(f"picture: {picture}")
     except ImportError:
         console.print("no picture: matplotlib is not installed (pip install 's2s[plots]')", markup=False)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 if __name__ == "__main__":
