@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from s2s.config.layers import Layer
+from s2s.config.texts import as_written
 from s2s.errors import UserError, nearest
 
 Tables = Mapping[str, Mapping[str, type]]
@@ -102,9 +103,9 @@ def _pick(node: DictConfig, layer: Layer, section: str, values: Any, table: Mapp
     if not isinstance(values, dict):
         raise UserError(f"{layer.place(section)}: {section}: expected keys and values, such as {{name: {min(table)}}}")
     values = dict(values)
-    name = values.pop("name", None)
-    if name is None:
+    if "name" not in values:
         return values
+    name = values.pop("name")
     if not isinstance(name, str) or name not in table:
         place = layer.place(f"{section}.name")
         raise UserError(f"{place}: {section}.name: no '{name}'{nearest(str(name), table)}")
@@ -114,6 +115,11 @@ def _pick(node: DictConfig, layer: Layer, section: str, values: Any, table: Mapp
 
 
 def _merge(node: DictConfig, layer: Layer, key: str, value: Any, prefix: str = "") -> DictConfig:
+    place = (prefix + key).replace("[", ".").replace("]", "")
+    texts = {name.removeprefix(place): text for name, text in layer.texts.items() if name.startswith(place)}
+    value = as_written(node, key, value, texts)
+    if isinstance(value, str) and value == MISSING:
+        raise UserError(f"{layer.place(place) or layer.origin}: {prefix}{key}: '???' is no value")
     for name in reversed(key.split(".")):
         value = {name: value}
     try:
