@@ -11,6 +11,7 @@ import torch
 from diagnosed import TinyVocabulary, pairs_of, talkative
 
 from s2s.batch import collate
+from s2s.data.synthetic import Transduction
 from s2s.diagnosis.oracle import (
     Divergences,
     accumulate,
@@ -20,11 +21,10 @@ from s2s.diagnosis.oracle import (
     model_oracle,
     oracle_divergences,
     ratio,
-    rollouts,
     task_oracle,
 )
+from s2s.diagnosis.rollouts import rollouts
 from s2s.diagnosis.statistics import bootstrap
-from s2s.diagnosis.synthetic import Transduction
 from s2s.errors import UserError
 from s2s.vocabulary.pieces import train
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from s2s.batch import collate
 from s2s.diagnosis.corruptions import CORRUPTIONS, Prefix, corrupt, other_target
-from s2s.diagnosis.recovery import Recovery, half_life, recovery
+from s2s.diagnosis.recovery import NO_TOKEN, Recovery, half_life, recovery
 from s2s.diagnosis.statistics import bootstrap
 
 NAMES = tuple(CORRUPTIONS)
@@ -91,7 +91,7 @@ def test_damage_is_the_sum_of_mean_deltas_averaged_over_corruptions_and_lengths(
     deltas[generator.random(deltas.shape) < 0.3] = np.nan
     deltas[2, 0] = np.nan  # a corruption that changed nothing
     deltas[0, 0, :, 3] = np.nan  # a distance that no sentence has
-    found = Recovery(("drop", "swap", "distract"), (2, 5), deltas, np.ones((7, 2)))
+    found = Recovery(("drop", "swap", "distract"), (2, 5), deltas, np.ones((7, 2)), np.full((3, 2, 7, 6), NO_TOKEN))
     areas = []
     for place in (0, 2):
         for column in (0, 1):

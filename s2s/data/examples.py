@@ -9,6 +9,7 @@ from typing import NamedTuple
 from s2s.data import docstrings, files
 from s2s.data.files import Example, Splits
 from s2s.data.settings import DataSettings, check_origin
+from s2s.data.synthetic import Transduction
 from s2s.errors import UserError, nearest
 
 COPY_ALPHABET, COPY_LENGTHS, COPY_HELD_OUT = "abcdefghij", (3, 10), 100
@@ -71,7 +72,15 @@ def _copy_task(data: DataSettings) -> tuple[Splits, list[str]]:
     return {"train": examples[2 * COPY_HELD_OUT :], "dev": dev, "test": test}, []
 
 
+def _synthetic_task(data: DataSettings) -> tuple[Splits, list[str]]:
+    """``data.size`` examples of the chain of ``Transduction`` with its defaults; a tenth each for dev and test."""
+    examples = [Example(*pair) for pair in Transduction().pairs(data.size)]
+    part = data.size // 10
+    return {"train": examples[2 * part :], "dev": examples[:part], "test": examples[part : 2 * part]}, []
+
+
 BUILT_IN: dict[str, Callable[[DataSettings], tuple[Splits, list[str]]]] = {
     "docstrings": docstrings.load,
     "copy": _copy_task,
+    "synthetic": _synthetic_task,
 }

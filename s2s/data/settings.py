@@ -27,7 +27,7 @@ class DataSettings:
     Raises `UserError` for a value out of range.
     """
 
-    source: str | None = None  # a built-in set, docstrings or copy; or else path
+    source: str | None = None  # a built-in set, docstrings, copy or synthetic; or else path
     path: str | None = None  # a folder or a file, a relative one below root
     root: str | None = None  # null: the environment variable S2S_DATA, else data
     source_field: str = "source"  # of a row: the text to read
@@ -39,7 +39,7 @@ class DataSettings:
     lang: str = "en"  # of the targets: how metrics cut texts into words
     packages: list[str] = field(default_factory=PACKAGES.copy)  # read for docstrings; stdlib: Python's own
     cache: str | None = None  # a folder; null: the environment variable S2S_CACHE, else ~/.cache/s2s
-    size: int = 4000  # examples of the copy task
+    size: int = 4000  # examples of the copy task or of the synthetic one
 
     def __post_init__(self) -> None:
         for key, least in SMALLEST.items():

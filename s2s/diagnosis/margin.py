@@ -11,14 +11,19 @@ from random import Random
 import numpy as np
 
 from s2s.diagnosis.statistics import Interval, Numbers, bootstrap, mean, weighted
-from s2s.diagnosis.traces import Pair, trace
+from s2s.diagnosis.traces import Advance, Pair, silent, trace
 from s2s.model import PrefixTransformer
 from s2s.seeds import seed_of
 from s2s.vocabulary import Vocabulary
 
 
 def margins(
-    model: PrefixTransformer, vocabulary: Vocabulary, pairs: Sequence[Pair], seed: int = 0, size: int = 32
+    model: PrefixTransformer,
+    vocabulary: Vocabulary,
+    pairs: Sequence[Pair],
+    seed: int = 0,
+    size: int = 32,
+    advance: Advance = silent,
 ) -> Numbers:
     """The margin [N, tokens] in nats of each token of each target, its end included; NaN behind the end.
 
@@ -29,8 +34,9 @@ def margins(
     wrong = [
         (source, target if other is None else other) for (source, target), other in zip(pairs, chosen, strict=True)
     ]
+    others = trace(model, vocabulary, wrong, size, advance)
     found = np.full((len(pairs), max(len(one.tokens) for one in gold)), np.nan)
-    for row, one, other, text in zip(found, gold, trace(model, vocabulary, wrong, size), chosen, strict=True):
+    for row, one, other, text in zip(found, gold, others, chosen, strict=True):
         if text is not None:
             row[: len(one.tokens)] = one.log_probs - other.log_probs
     return found

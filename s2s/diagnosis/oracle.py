@@ -11,17 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from s2s.batch import IGNORED, count
+from s2s.batch import IGNORED
+from s2s.data.synthetic import Transduction
+from s2s.diagnosis.rollouts import rollouts
 from s2s.diagnosis.statistics import Numbers
-from s2s.diagnosis.synthetic import Transduction
-from s2s.diagnosis.traces import Integers, Pair, batches
-from s2s.draws import Draws
+from s2s.diagnosis.traces import Advance, Integers, Pair, batches, silent
 from s2s.errors import UserError
-from s2s.mitigations.base import Turn
-from s2s.mitigations.candidates import Candidate, sample
 from s2s.mitigations.passes import Passes
 from s2s.model import PrefixTransformer
-from s2s.seeds import seed_of
 from s2s.vocabulary import Vocabulary
 
 Oracle = Callable[[Sequence[int], Sequence[int]], Numbers]
@@ -104,40 +101,19 @@ def oracle_divergences(
     samples: int = 4,
     seed: int = 0,
     size: int = 32,
+    advance: Advance = silent,
 ) -> Divergences:
     """Measure along ``samples`` texts of each source, drawn from a model in evaluation mode, and along its gold target.
 
     A text that reaches ``max_length`` tokens is judged without an end.
     """
-    texts = rollouts(model, vocabulary, pairs, max_length, samples, seed, size)
+    texts = rollouts(model, vocabulary, pairs, max_length, samples, seed, size, advance)
     own = [(source, text.ids) for (source, _), row in zip(pairs, texts, strict=True) for text in row]
     ended = [text.ended for row in texts for text in row]
     along = _divergences(model, vocabulary, oracle, own, size)
     along = [row[: len(row) - (not whole)] for row, whole in zip(along, ended, strict=True)]
     data = [row for row in _divergences(model, vocabulary, oracle, pairs, size) for _ in range(samples)]
     return Divergences(_filled(along), _filled(data), np.repeat(np.arange(len(pairs)), samples))
-
-
-def rollouts(
-    model: PrefixTransformer,
-    vocabulary: Vocabulary,
-    pairs: Sequence[Pair],
-    max_length: int,
-    samples: int,
-    seed: int = 0,
-    size: int = 32,
-) -> list[list[Candidate]]:
-    """Texts drawn token by token from the model for each pair's source, a function of (seed, number of the pair)."""
-    found: dict[int, list[Candidate]] = {}
-    for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device):
-        seeds = torch.tensor(
-            [seed_of(seed, "rollout", index) for index in indices.tolist()], device=batch.source.device
-        )
-        turn = Turn(Passes(model, 0.0, model), Draws(seeds, "rollout"), count(batch), 0, 1.0)
-        with torch.no_grad():
-            texts = sample(batch, turn, samples, max_length, vocabulary.end)
-        found.update(zip(indices.tolist(), texts, strict=True))
-    return [found[index] for index in range(len(pairs))]
 
 
 def task_oracle(task: Transduction, vocabulary: Vocabulary) -> Oracle:

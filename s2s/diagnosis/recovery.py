@@ -15,13 +15,14 @@ import torch
 from s2s.batch import IGNORED, Batch, pad
 from s2s.diagnosis.corruptions import CORRUPTIONS, Prefix, corrupt, other_target
 from s2s.diagnosis.statistics import Measure, Numbers, mean
-from s2s.diagnosis.traces import Integers, Pair, batches
+from s2s.diagnosis.traces import Advance, Integers, Pair, batches, silent
 from s2s.mitigations.passes import Passes
 from s2s.mitigations.pools import plain_ids, special_ids
 from s2s.model import PrefixTransformer
 from s2s.vocabulary import Vocabulary
 
 Ids = Sequence[int]
+NO_TOKEN = -1
 
 
 class Recovery(NamedTuple):
@@ -31,6 +32,7 @@ class Recovery(NamedTuple):
     prefixes: tuple[int, ...]  # numbers k of corrupted tokens
     deltas: Numbers  # [corruptions, prefixes, N, distances], nats; NaN where there is no such token or corruption
     clean: Numbers  # [N, 2] nats of the gold target behind gold prefixes, and its tokens: for ``mean``
+    damaged: Integers  # [corruptions, prefixes, N, longest] ids of the corrupted prefixes; NO_TOKEN behind them
 
     @property
     def measure(self) -> Measure:
@@ -87,6 +89,7 @@ def recovery(
     corruptions: Sequence[str] = tuple(CORRUPTIONS),
     seed: int = 0,
     size: int = 32,
+    advance: Advance = silent,
 ) -> Recovery:
     """Measure a model in evaluation mode on gold pairs; a target shorter than k + 1 tokens has no prefix of k.
 
@@ -96,15 +99,20 @@ def recovery(
     targets = [target for _, target in pairs]
     deltas = np.full((len(corruptions), len(prefixes), len(pairs), distances), np.nan)
     clean = np.zeros((len(pairs), 2))
-    for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device):
+    damaged = np.full((*deltas.shape[:3], max(prefixes) + 1), NO_TOKEN)  # doubling makes it longer by one
+    for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device, advance):
         passes = Passes(model, 0.0, model)
         costs, greedy = _gold(passes, batch, vocabulary)
         clean[indices] = np.stack([np.nansum(costs, axis=1), (~np.isnan(costs)).sum(axis=1)], axis=1)
         for place, length in enumerate(prefixes):
             copies = _corrupted(indices, targets, greedy, length, corruptions, seed, plain_ids(vocabulary).tolist())
+            for damage_of, example in zip(copies, indices, strict=True):
+                for row, one in enumerate(damage_of):
+                    tokens = [] if one is None else one[0]
+                    damaged[row, place, example, : len(tokens)] = tokens
             after = _after(passes, batch, copies, length, distances)
             deltas[:, place, indices] = after - _window(costs, length, distances)
-    return Recovery(tuple(corruptions), tuple(prefixes), deltas, clean)
+    return Recovery(tuple(corruptions), tuple(prefixes), deltas, clean, damaged)
 
 
 def _gold(passes: Passes, batch: Batch, vocabulary: Vocabulary) -> tuple[Numbers, Integers]:

@@ -125,6 +125,21 @@ def hierarchical_bootstrap(
     return _comparison(observed, np.concatenate(drawn))
 
 
+def bootstrap_over_seeds(statistics: ArrayLike, measure: Measure, samples: int = 10_000, seed: int = 0) -> Interval:
+    """The mean measure over training seeds and its 95% interval, from statistics [seeds, N, F].
+
+    Seeds and sentences are drawn as in ``hierarchical_bootstrap``; of one seed it is ``bootstrap``.
+    """
+    each = np.asarray(statistics, dtype=np.float64)
+    if each.ndim != 3:
+        raise UserError(f"statistics are [seeds, sentences, sums], not of shape {each.shape}")
+    if len(each) == 1:
+        return bootstrap(each[0], measure, samples, seed)
+    generator = np.random.default_rng(seed)
+    drawn = [_over_seeds(each, counts, measure, generator) for counts in _draws(each.shape[1], samples, generator)]
+    return percentile_interval(np.concatenate(drawn), float(measure(each.sum(axis=1)).mean()))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values, in the order given: the family's error rate is at most what they are compared with.
 

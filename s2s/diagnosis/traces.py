@@ -1,6 +1,6 @@
 """What a model says at each token of a target, given the tokens before it: gold ones or its own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,6 +19,12 @@ from s2s.vocabulary import Vocabulary
 Pair = tuple[Sequence[int], Sequence[int]]
 """Ids of a source with begin and end, and of a target with neither."""
 Integers = NDArray[np.int64]
+Advance = Callable[[int], object]
+"""Hears how many more pairs are done."""
+
+
+def silent(done: int) -> None:
+    """Tell nobody."""
 
 
 class Trace(NamedTuple):
@@ -48,7 +54,7 @@ class Free(NamedTuple):
 
 
 def batches(
-    vocabulary: Vocabulary, pairs: Sequence[Pair], size: int, device: torch.device
+    vocabulary: Vocabulary, pairs: Sequence[Pair], size: int, device: torch.device, advance: Advance = silent
 ) -> Iterator[tuple[Integers, Batch]]:
     """Pairs of like length together, as batches with the pairs' numbers."""
     order = np.lexsort(([len(target) for _, target in pairs], [len(source) for source, _ in pairs]))
@@ -56,13 +62,20 @@ def batches(
         chosen = order[start : start + size]
         rows = [pairs[index] for index in chosen]
         yield chosen, collate(rows, vocabulary.padding, vocabulary.end).to(device)
+        advance(len(chosen))
 
 
 @torch.no_grad()
-def trace(model: PrefixTransformer, vocabulary: Vocabulary, pairs: Sequence[Pair], size: int = 32) -> list[Trace]:
+def trace(
+    model: PrefixTransformer,
+    vocabulary: Vocabulary,
+    pairs: Sequence[Pair],
+    size: int = 32,
+    advance: Advance = silent,
+) -> list[Trace]:
     """The trace of each pair's target; ``size`` pairs are read together by a model in evaluation mode."""
     found: dict[int, Trace] = {}
-    for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device):
+    for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device, advance):
         scores = Passes(model, 0.0, model).score(batch)
         log_probs = scores.logits.log_softmax(dim=-1)
         best = log_probs.max(dim=-1)
@@ -75,11 +88,16 @@ def trace(model: PrefixTransformer, vocabulary: Vocabulary, pairs: Sequence[Pair
 
 
 def run_free(
-    model: PrefixTransformer, vocabulary: Vocabulary, sources: Sequence[Sequence[int]], max_length: int, size: int = 32
+    model: PrefixTransformer,
+    vocabulary: Vocabulary,
+    sources: Sequence[Sequence[int]],
+    max_length: int,
+    size: int = 32,
+    advance: Advance = silent,
 ) -> list[Free]:
     """The greedy text of each source, of at most ``max_length`` tokens."""
     settings = replace(SearchSettings(), beams=1, batch=size)
-    found = generate(model, vocabulary, sources, settings, max_length, lambda _: None)
+    found = generate(model, vocabulary, sources, settings, max_length, advance)
     return [Free(best[0][0], len(best[0][0]) < max_length) for best in found]
 
 
@@ -89,8 +107,9 @@ def trace_free(
     sources: Sequence[Sequence[int]],
     free: Sequence[Free],
     size: int = 32,
+    advance: Advance = silent,
 ) -> list[Trace]:
     """The trace of each free text, with an end only where it has one."""
     pairs = [(source, text.ids) for source, text in zip(sources, free, strict=True)]
-    traces = trace(model, vocabulary, pairs, size)
+    traces = trace(model, vocabulary, pairs, size, advance)
     return [whole.first(len(text.ids) + text.ended) for whole, text in zip(traces, free, strict=True)]

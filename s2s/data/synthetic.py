@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
+from numpy.typing import NDArray
 
-from s2s.diagnosis.statistics import Numbers
 from s2s.errors import UserError
+
+Numbers = NDArray[np.float64]
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

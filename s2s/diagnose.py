@@ -1,0 +1,85 @@
+"""Measure exposure bias: ``python -m s2s.diagnose run=FOLDER[,FOLDER ...] [data=FILE] [output=FOLDER] ...``.
+
+Writes ``report.html``, ``report.json`` and ``tokens.parquet``; the keys are those of ``DiagnosisSettings``.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from s2s.config import merge, read_arguments
+from s2s.diagnosis.measures import Bar, measure
+from s2s.diagnosis.record import record
+from s2s.diagnosis.settings import DiagnosisSettings
+from s2s.diagnosis.subjects import choose, prepare
+from s2s.diagnosis.tokens import write_tokens
+from s2s.diagnosis.traces import Advance, silent
+from s2s.disk import write_atomically
+from s2s.errors import UserError
+from s2s.report import page
+
+USAGE = "usage: python -m s2s.diagnose run=FOLDER[,FOLDER ...] [data=FILE] [output=FOLDER] [key=value ...]"
+
+
+@contextmanager
+def no_bar(title: str, size: int) -> Iterator[Advance]:  # noqa: ARG001
+    """Show nothing."""
+    yield silent
+
+
+def diagnose(settings: DiagnosisSettings, bar: Bar = no_bar) -> dict[str, Any]:
+    """Measure the runs, write the report's files into ``settings.report`` and return what the JSON file holds.
+
+    Measures that were made before of the same weights on the same examples are read from the runs' folders. Raises
+    ``UserError`` for runs, data and packages that are not there.
+    """
+    examples = choose(settings)
+    subjects = [prepare(folder, examples) for folder in settings.folders]
+    measured = [measure(subject, settings, bar) for subject in subjects]
+    found = record(settings, examples, subjects, measured)
+    folder = settings.report
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tokens(folder / "tokens.parquet", measured)
+    write_atomically(folder / "report.json", json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+    write_atomically(folder / "report.html", page(found))
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command: 0 when all is written, 2 after an error of the user's."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0 if arguments else 2
+    console = Console(stderr=True)
+    try:
+        settings = merge(DiagnosisSettings, [read_arguments(arguments)], {})
+        with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as progress:
+
+            @contextmanager
+            def bar(title: str, size: int) -> Iterator[Advance]:
+                task = progress.add_task(title, total=size)
+                yield lambda done: progress.advance(task, done)
+
+            found = diagnose(settings, bar)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    tell(found, settings)
+    return 0
+
+
+def tell(found: dict[str, Any], settings: DiagnosisSettings) -> None:
+    """Print what was found, the signature and where the report is."""
+    for title, lines in (("found", found["findings"]["found"]), ("not found", found["findings"]["not_found"])):
+        print(f"{title}:", *lines, sep="\n  ")
+    print(found["signature"])
+    print(settings.report / "report.html")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,81 @@
+"""What was measured, kept as arrays in the run's folder: by the weights, the examples and what was asked.
+
+A file's name is a hash of all that its numbers depend on, so an outdated one is never read; it is written under another
+name first, so a broken off diagnosis leaves whole files or none.
+"""
+
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from hashlib import sha256
+from inspect import getsource
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2s import __version__
+from s2s.diagnosis import corruptions, margin, parts, ragged, recovery, traces
+from s2s.diagnosis.ragged import Arrays
+from s2s.diagnosis.subjects import Subject
+
+MEASURING = (corruptions, margin, parts, ragged, recovery, traces)
+"""The modules that the numbers come from: when one of them is edited, what was kept is no longer read."""
+
+
+class Cache:
+    """The measures of one run on one set of examples."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.folder = subject.run.folder / "diagnosis" / "cache"
+        self.identity = [__version__, code_hash(), weights_hash(subject), _ids_hash(subject), subject.run.kernel]
+
+    def get(self, name: str, asked: Mapping[str, Any], measure: Callable[[], Arrays]) -> Arrays:
+        """The arrays of a measure under these settings: as they were kept, or measured and kept now."""
+        path = self.path(name, asked)
+        if (found := _read(path)) is not None:
+            return found
+        arrays = measure()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        partial.replace(path)
+        return arrays
+
+    def path(self, name: str, asked: Mapping[str, Any]) -> Path:
+        """Where the arrays of a measure are kept."""
+        key = json.dumps([*self.identity, name, asked], sort_keys=True)
+        return self.folder / f"{name}-{sha256(key.encode()).hexdigest()[:16]}.npz"
+
+
+def code_hash() -> str:
+    """The SHA-256 of what measures."""
+    digest = sha256()
+    for module in MEASURING:
+        digest.update(getsource(module).encode())
+    return digest.hexdigest()
+
+
+def weights_hash(subject: Subject) -> str:
+    """The SHA-256 of a run's architecture and weights."""
+    digest = sha256(json.dumps(asdict(subject.run.model.shape), sort_keys=True).encode())
+    for name, tensor in sorted(subject.run.model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _ids_hash(subject: Subject) -> str:
+    rows = [[list(source), list(target)] for source, target in subject.pairs]
+    return sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _read(path: Path) -> Arrays | None:
+    """The arrays of a file; None where there is none, or a damaged one."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

@@ -1,0 +1,114 @@
+"""What a run's measures are in full, as plain values: curves, bins and counts beside the headlines."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from s2s.diagnosis import calibration
+from s2s.diagnosis.gap import accuracies, costs, entropies
+from s2s.diagnosis.headlines import golds, judged, qualities
+from s2s.diagnosis.margin import by_token, first_doubt, negative
+from s2s.diagnosis.measures import Measures
+from s2s.diagnosis.mismatch import mismatch
+from s2s.diagnosis.recovery import Recovery, half_life
+from s2s.diagnosis.search_errors import outcome
+from s2s.diagnosis.statistics import Numbers, mean
+from s2s.metrics.repetition import length_ratio
+
+Plain = dict[str, Any]
+
+
+def details(one: Measures, seed: int) -> Plain:
+    """All of a run's measures."""
+    return {
+        "gap": gap(one),
+        "recovery": {name: recovery(one.recovery, name) for name in one.recovery.corruptions},
+        "search": search(one),
+        "calibration": {
+            side: reliability(tokens) for side, tokens in zip(("forced", "free"), judged(one), strict=True)
+        },
+        "margin": margin(one.margins, seed),
+        "mismatch": differences(one, seed),
+    }
+
+
+def gap(one: Measures) -> Plain:
+    """Both sides by relative position, and how the free texts are aligned."""
+    sums = one.gap.statistics().sum(axis=0)
+    sides = {"accuracy": accuracies(sums), "cost": costs(sums), "entropy": entropies(sums)}
+    edits = dict(zip(("correct", "substituted", "inserted", "deleted"), one.gap.edits.sum(axis=0), strict=True))
+    curves = {name: {"forced": forced, "free": free} for name, (forced, free) in sides.items()}
+    return {**curves, "naive_accuracy": mean(one.gap.same_place.sum(axis=0)), "edits": edits}
+
+
+def recovery(found: Recovery, name: str) -> Plain:
+    """One corruption: its curve over distances, for each number of damaged tokens and on average."""
+    curves = {length: found.curve(name, length) for length in found.prefixes}
+    average = average_curve(list(curves.values()))
+    lengths = {
+        str(length): {"curve": curve, "sentences": found.sentences(name, length)} for length, curve in curves.items()
+    }
+    return {"curve": average, "half_life": half_life(average), "prefixes": lengths}
+
+
+def average_curve(curves: Sequence[Numbers]) -> Numbers:
+    """The mean of curves where they have a value; NaN where none has."""
+    each = np.stack(curves)
+    there = ~np.isnan(each)
+    return mean(np.stack([np.nan_to_num(each).sum(axis=0), there.sum(axis=0)], axis=-1))
+
+
+def search(one: Measures) -> list[Plain]:
+    """Each number of beams: quality, lengths, errors and Su's gap."""
+    gold, quality = golds(one), qualities(one).mean(axis=0)
+    return [
+        {
+            "beams": beams,
+            "chrf": score,
+            "length_ratio": length_ratio([ids for ids, _ in found], [each.ids for each in gold]),
+            "empty": sum(not ids for ids, _ in found) / len(found),
+            **outcome(gold, [[text] for text in found], one.max_length)._asdict(),
+        }
+        for (beams, found), score in zip(one.beams.items(), quality[:-1], strict=True)
+    ]
+
+
+def reliability(tokens: Sequence[calibration.Judged]) -> Plain:
+    """Accuracy by confidence, and the error over bins of equal width and of equal mass."""
+    edges = calibration.equal_width(), calibration.equal_mass(tokens)
+    wide, mass = (calibration.statistics(tokens, each).sum(axis=0) for each in edges)
+    accuracy, confidence, count = calibration.reliability(wide)
+    return {
+        "accuracy": accuracy,
+        "confidence": confidence,
+        "tokens": count,
+        "error": calibration.expected_calibration_error(wide),
+        "error_equal_mass": calibration.expected_calibration_error(mass),
+        "overconfidence": calibration.overconfidence(wide),
+    }
+
+
+def margin(found: Numbers, seed: int) -> Plain:
+    """The margin by token with its intervals, and where the doubt begins."""
+    paired = int((~np.isnan(found).all(axis=1)).sum())
+    if not paired:
+        return {"sentences": 0, "by_token": [], "first_doubt": None, "negative": {}}
+    intervals = by_token(found[:, ~np.isnan(found).all(axis=0)], seed=seed)
+    places = {"5": negative(found, 5), "10": negative(found, 10), "end": negative(found)}
+    each = [one._asdict() for one in intervals]
+    return {"sentences": paired, "by_token": each, "first_doubt": first_doubt(intervals), "negative": places}
+
+
+def differences(one: Measures, seed: int) -> Plain:
+    """How greedy texts differ from gold ones as sets; nothing where there are fewer than 2."""
+    if len(one.forced) < 2:
+        return {}
+    texts, gold = [text.ids for text in one.free_texts], [trace.tokens[:-1].tolist() for trace in one.forced]
+    found = mismatch(texts, gold, seed=seed)
+    values = {name: value for name, value in found._asdict().items() if name not in ("ngrams", "distinct", "repeated")}
+    orders = {
+        name: {str(n): value._asdict() for n, value in getattr(found, name).items()}
+        for name in ("ngrams", "distinct", "repeated")
+    }
+    return {**values, "empty": found.empty._asdict(), "lengths": found.lengths._asdict(), **orders}

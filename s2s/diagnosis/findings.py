@@ -1,0 +1,116 @@
+"""What was found and what was not, in words, from the numbers of a record."""
+
+from typing import Any
+
+Plain = dict[str, Any]
+LEVEL = 0.05
+
+
+def findings(record: Plain) -> Plain:
+    """Sentences on what the intervals show, on what they do not, and on what to keep in mind."""
+    rows = [*_levels(record), *_comparisons(record)]
+    return {
+        "found": [text for there, text in rows if there],
+        "not_found": [text for there, text in rows if not there],
+        "notes": _notes(record),
+    }
+
+
+def _levels(record: Plain) -> list[tuple[bool, str]]:
+    """What holds of each method by itself."""
+    return [row for method in record["methods"] for row in _level(method, record)]
+
+
+def _level(method: Plain, record: Plain) -> list[tuple[bool, str]]:
+    heads, name = method["headlines"], method["name"]
+    distances = record["settings"]["distances"]
+    rows = []
+    for key, kind in (("damage_held_out", "of kinds that were held out"), ("damage_own_errors", "with its own errors")):
+        if key in heads and (head := heads[key])["low"] is not None:
+            text = f"{name}: behind prefixes {kind} the next {distances} gold tokens cost {_nats(head)} more"
+            nothing = f"{name}: no sure damage behind prefixes {kind}: {_nats(head)}"
+            rows.append((True, text) if head["low"] > 0 else (False, nothing))
+    return [*rows, _growth(name, heads), *_search(name, heads)]
+
+
+def _growth(name: str, heads: Plain) -> tuple[bool, str]:
+    slope, control = heads["eb_slope"], heads["language_slope"]
+    language = f"the language's own slope, the control, is {_number(control)} nats"
+    if slope["low"] is not None and slope["low"] > 0:
+        return True, (
+            f"{name}: errors accumulate; the gap of accuracies grows by {_number(slope)} along a text; {language}"
+        )
+    return False, f"{name}: no accumulation: the gap of accuracies grows by {_number(slope)} along a text; {language}"
+
+
+def _search(name: str, heads: Plain) -> list[tuple[bool, str]]:
+    found = []
+    for key, text in (
+        ("su_gap", "sentences that are right at every step and wrong as a whole"),
+        ("beam_curse", "chrF lost by the widest beam"),
+        ("distracted", "sentences whose gold target is worth less than another sentence's"),
+        ("hallucinations", "sentences whose text breaks when one word is put before the source"),
+        ("excess_error_90", "percent of error in excess of what data would show"),
+    ):
+        if key in heads and (head := heads[key])["low"] is not None:
+            sure = head["low"] > 0
+            found.append((sure, f"{name}: {text}: {_number(head)}" + ("" if sure else "; not surely above 0")))
+    return found
+
+
+def _comparisons(record: Plain) -> list[tuple[bool, str]]:
+    """What sets a method apart from the baseline, at 5 % after Holm's correction."""
+    return [_compared(one, record) for one in record["comparisons"] if one["difference"] is not None]
+
+
+def _compared(one: Plain, record: Plain) -> tuple[bool, str]:
+    head = record["headlines"][one["headline"]]
+    good = {"lower": -1, "higher": 1, "neither": 0}[head["better"]] * one["difference"]
+    verdict = "better than" if good > 0 else "worse than" if good < 0 else "different from"
+    sure = one["p_holm"] < LEVEL
+    told = f"{_signed(one)} {head['unit']}, p = {one['p_holm']:.2g} after Holm"
+    if sure:
+        return True, f"{one['method']} is {verdict} {one['baseline']} in {head['title']}: {told}"
+    return False, f"{one['method']} is not surely different from {one['baseline']} in {head['title']}: {told}"
+
+
+def _notes(record: Plain) -> list[str]:
+    methods, settings = record["methods"], record["settings"]
+    notes = [
+        f"The endpoint declared beforehand is: {record['headlines'][record['primary']]['title']}."
+        if record["primary"] in record["headlines"]
+        else "Every corruption was seen in training; nothing is held out, so nothing can be claimed of damage.",
+        "Intervals hold the central 95 % of a bootstrap over sentences"
+        + (
+            ", and over seeds where a method has several runs." if any(len(one["runs"]) > 1 for one in methods) else "."
+        ),
+        "There is one reference a source, so right tokens may count as wrong: levels say less than differences.",
+    ]
+    seen = {name for run in record["runs"] for name in run["seen"]}
+    if seen:
+        notes.append(f"Seen in the training of a run, and so not held out: {', '.join(sorted(seen))}.")
+    if len(methods) > 1 and min(len(one["runs"]) for one in methods) == 1:
+        notes.append("A method with one run shows what that run does; other seeds may do otherwise.")
+    if (most := settings["search_examples"]) < record["data"]["pairs"]:
+        notes.append(f"The curve over beam widths, and Su's gap, are of the first {most} sentences.")
+    if len(methods) > 1:
+        count = len(record["comparisons"])
+        notes.append(
+            f"{count} comparisons were made; Holm's correction is over the {len(methods) - 1} methods of a line."
+        )
+    cut = [line for run in record["runs"] for line in run["report"]]
+    return [*notes, *record["data"]["report"], *dict.fromkeys(cut)]
+
+
+def _nats(head: Plain) -> str:
+    return f"{_number(head)} nats"
+
+
+def _number(head: Plain) -> str:
+    if head["low"] is None:
+        return "no number"
+    return f"{head['estimate']:.3g} ({head['low']:.3g} .. {head['high']:.3g})"
+
+
+def _signed(one: Plain) -> str:
+    return f"{one['difference']:+.3g} ({one['low']:+.3g} .. {one['high']:+.3g})"

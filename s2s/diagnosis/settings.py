@@ -1,0 +1,64 @@
+"""What to measure, on what, and where to put it: the arguments of a diagnosis."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from s2s.errors import UserError
+
+AT_LEAST_1 = ("examples", "search_examples", "samples", "resamples", "batch", "distances")
+
+
+@dataclass
+class DiagnosisSettings:
+    """The keys of ``python -m s2s.diagnose``. Raises `UserError` for a value out of range."""
+
+    run: str = ""  # folders of runs, with commas between them; the first one's method is what others are compared with
+    data: str | None = None  # JSONL or TSV with the first run's fields; null: its own split
+    split: Literal["test", "dev"] = "test"  # of the first run's data, where no file is given
+    output: str | None = None  # folder of the report; null: "diagnosis" in the first run's folder
+    examples: int = 500  # drawn from the data by the seed; where there are fewer, all
+    prefixes: list[int] = field(default_factory=lambda: [2, 5, 10])  # numbers of damaged tokens
+    distances: int = 10  # tokens behind a damaged prefix that are looked at
+    beams: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32, 64])
+    search_examples: int = 100  # of the examples, for the curve over beam widths
+    oracle: str | None = None  # folders of runs whose mean stands in for the truth, where the task has no exact one
+    samples: int = 4  # texts drawn from the model for each source, for the accumulated error
+    seed: int = 0
+    resamples: int = 10_000  # of every bootstrap and randomisation
+    batch: int = 32  # sources read together
+
+    def __post_init__(self) -> None:
+        for name in AT_LEAST_1:
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: {getattr(self, name)} is not at least 1")
+        for name in ("prefixes", "beams"):
+            values = getattr(self, name)
+            if not values or min(values) < 1 or sorted(set(values)) != values:
+                raise UserError(f"{name}: {values} are not different numbers from 1 on, in rising order")
+        if not self.folders:
+            raise UserError("run: missing; give run=FOLDER, or run=FOLDER,FOLDER to compare")
+        for name, folders in (("run", self.folders), ("oracle", self.oracles)):
+            twice = [str(folder) for folder in folders if folders.count(folder) > 1]
+            if twice:
+                raise UserError(f"{name}: {twice[0]} stands there twice")
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of the runs."""
+        return folders(self.run)
+
+    @property
+    def oracles(self) -> list[Path]:
+        """The folders of the runs that are the oracle."""
+        return folders(self.oracle or "")
+
+    @property
+    def report(self) -> Path:
+        """The folder of the report."""
+        return Path(self.output) if self.output else self.folders[0] / "diagnosis"
+
+
+def folders(text: str) -> list[Path]:
+    """Paths with commas between them."""
+    return [Path(part.strip()) for part in text.split(",") if part.strip()]

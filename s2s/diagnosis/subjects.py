@@ -1,0 +1,102 @@
+"""What is measured: runs in evaluation mode, and the same examples for all of them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from s2s import store
+from s2s.data import Dataset, Example, load
+from s2s.data.batches import tokenise
+from s2s.data.examples import fingerprint
+from s2s.data.files import read
+from s2s.diagnosis.corruptions import seen
+from s2s.diagnosis.settings import DiagnosisSettings
+from s2s.diagnosis.traces import Pair
+from s2s.errors import UserError
+from s2s.facts import read_facts
+from s2s.run import Run
+from s2s.run import load as load_run
+from s2s.seeds import seed_of
+
+
+class Examples(NamedTuple):
+    """Pairs of texts, the hash of them, where they are from, and lines on what was left out."""
+
+    pairs: list[Example]
+    fingerprint: str
+    origin: str
+    report: list[str]
+
+
+class Subject(NamedTuple):
+    """A run, the examples as its ids, what it has seen in training, and lines on what was cut."""
+
+    run: Run
+    pairs: list[Pair]
+    seen: frozenset[str]
+    report: list[str]
+
+
+def choose(settings: DiagnosisSettings) -> Examples:
+    """The examples: of a file, or of the first run's own data; drawn by the seed where there are more than asked for.
+
+    Raises ``UserError`` for a file that cannot be read, and where runs were trained on other data than the first.
+    """
+    first = settings.folders[0]
+    recipes = [store.read_recipe(folder) for folder in settings.folders]  # all, so that a missing one is found first
+    data = recipes[0].data
+    if settings.data is None:
+        dataset = load(data)
+        _check_same_data(settings.folders, dataset)
+        pairs, origin, report = _split(dataset, settings.split, first), f"{first}, {settings.split}", list[str]()
+    else:
+        pairs, report = read(Path(settings.data), (data.source_field, data.target_field), data.on_error)
+        origin = settings.data
+    chosen = _draw(pairs, settings.examples, settings.seed)
+    if len(chosen) < len(pairs):
+        report = [*report, f"{len(chosen)} of {len(pairs)} examples, drawn with seed {settings.seed}"]
+    return Examples(chosen, fingerprint({"test": chosen}), origin, report)
+
+
+def prepare(folder: Path, examples: Examples) -> Subject:
+    """A run and the examples in its own ids, cut to the lengths that it was trained for."""
+    run = load_run(folder)
+    data, count = run.recipe.data, len(examples.pairs)
+    tokens = tokenise(examples.pairs, run.vocabulary, data.max_source, data.max_target, str(folder))
+    pairs: list[Pair] = list(zip(tokens.sources, tokens.targets, strict=True))
+    assert len(pairs) == count
+    return Subject(run, pairs, frozenset(seen(run.recipe.mitigations)), tokens.report)
+
+
+def _split(dataset: Dataset, split: str, folder: Path) -> list[Example]:
+    found = {"test": dataset.test, "dev": dataset.dev}[split]
+    if not found:
+        raise UserError(f"split: the data of {folder} have no {split} examples; give split=dev or data=FILE")
+    return found
+
+
+def _check_same_data(runs: Sequence[Path], dataset: Dataset) -> None:
+    for folder in runs:
+        if (trained := read_facts(folder).data) != dataset.fingerprint:
+            raise UserError(
+                f"run: {folder} was trained on the data {trained}, and the settings of {runs[0]} now read "
+                f"{dataset.fingerprint}; give data=FILE to measure on one file"
+            )
+
+
+def _draw(pairs: Sequence[Example], most: int, seed: int) -> list[Example]:
+    if len(pairs) <= most:
+        return list(pairs)
+    chosen = Random(seed_of(seed, "diagnosis")).sample(range(len(pairs)), most)
+    return [pairs[index] for index in sorted(chosen)]
+
+
+def same_method(ours: Run, theirs: Run) -> bool:
+    """Whether two runs differ in nothing but their seeds and folders."""
+    return _method(ours) == _method(theirs)
+
+
+def _method(run: Run) -> str:
+    return replace(run.recipe, run=replace(run.recipe.run, seed=0, folder="")).to_yaml()

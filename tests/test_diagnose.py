@@ -1,0 +1,148 @@
+"""The diagnosis as a whole: one command from runs to a record, a table of tokens and a page."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from trained import trained
+
+from s2s.data import Example
+from s2s.diagnose import diagnose, main
+from s2s.diagnosis.settings import DiagnosisSettings
+from s2s.errors import UserError
+
+SMALL = {"examples": 30, "search_examples": 10, "beams": [1, 2, 4], "resamples": 200, "prefixes": [2, 5]}
+CORRUPTIONS = [
+    "replace_from_target",
+    "replace_from_vocabulary",
+    "swap",
+    "drop",
+    "duplicate",
+    "distract",
+    "own_errors",
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    noise = "mitigations=[{name: swap_noise, rate: 0.3}]"
+    for name, overrides in {"plain_0": (), "plain_1": ("run.seed=1",), "swap_0": (noise,)}.items():
+        trained(folder / name, *overrides)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def record(runs):
+    folders = ",".join(str(runs / name) for name in ("plain_0", "swap_0", "plain_1"))
+    return diagnose(DiagnosisSettings(run=folders, output=str(runs / "report"), **SMALL))
+
+
+def test_the_record_has_every_measure_and_the_file_is_the_record(runs, record):
+    assert json.loads((runs / "report" / "report.json").read_text()) == record
+    for run in record["runs"]:
+        assert {"gap", "recovery", "search", "calibration", "margin", "mismatch", "headlines"} <= run.keys()
+        assert list(run["recovery"]) == CORRUPTIONS
+        assert [point["beams"] for point in run["search"]] == [1, 2, 4]
+        assert run["search"][0]["su_gap"] in (0, None)
+    assert record["data"]["report"] == ["30 of 100 examples, drawn with seed 0"]
+    assert "s2s-" in record["signature"]
+    assert "chrF2|" in record["signature"]
+
+
+def test_runs_that_differ_in_their_seed_are_one_method(record):
+    assert [(method["name"], method["runs"]) for method in record["methods"]] == [
+        ("teacher_forcing", [0, 2]),
+        ("swap_noise", [1]),
+    ]
+    assert {row["method"] for row in record["comparisons"]} == {"swap_noise"}
+    for method in record["methods"]:
+        for key, row in method["headlines"].items():
+            each = [record["runs"][run]["headlines"][key]["estimate"] for run in method["runs"]]
+            assert row["values"] == each
+            if None not in each:
+                assert row["estimate"] == pytest.approx(np.mean(each))
+
+
+def test_what_one_run_was_trained_on_is_held_out_for_none(record):
+    assert record["runs"][1]["seen"] == ["swap"]
+    assert record["held_out"] == [name for name in CORRUPTIONS if name not in ("swap", "own_errors")]
+    assert "swap" in " ".join(record["findings"]["notes"])
+
+
+def test_damage_can_be_computed_again_from_the_table_of_tokens(runs, record):
+    rows = pyarrow.parquet.read_table(runs / "report" / "tokens.parquet").to_pylist()
+    assert {row["arm"] for row in rows} == {"forced", "free", "damaged"}
+    for number, run in enumerate(record["runs"]):
+        own = [row for row in rows if row["run"] == run["name"]]
+        gold = {(row["example"], row["place"]): row["log_prob"] for row in own if row["arm"] == "forced"}
+        areas = []
+        for name in record["held_out"]:
+            for length in SMALL["prefixes"]:
+                deltas: dict[int, list[float]] = {}
+                for row in own:
+                    if (row["arm"], row["corruption"], row["prefix"]) == ("damaged", name, length):
+                        delta = gold[row["example"], row["place"]] - row["log_prob"]
+                        deltas.setdefault(row["place"] - length, []).append(delta)
+                areas.append(sum(np.mean(each) for each in deltas.values()))
+        damage = record["runs"][number]["headlines"]["damage_held_out"]["estimate"]
+        assert damage == pytest.approx(np.mean(areas), rel=1e-5)
+        correct = np.mean([row["correct"] for row in own if row["arm"] == "free"])
+        assert run["headlines"]["accuracy_free"]["estimate"] == pytest.approx(correct)
+
+
+def test_kept_measures_are_read_and_those_of_other_settings_are_not(runs, record):
+    folder = runs / "plain_0" / "diagnosis" / "cache"
+    kept = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    again = diagnose(DiagnosisSettings(run=str(runs / "plain_0"), output=str(runs / "again"), **SMALL))
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == kept
+    assert again["runs"][0]["recovery"] == record["runs"][0]["recovery"]
+    diagnose(DiagnosisSettings(run=str(runs / "plain_0"), output=str(runs / "again"), **{**SMALL, "prefixes": [3]}))
+    assert len(list(folder.iterdir())) == len(kept) + 1
+
+
+def test_a_damaged_file_of_kept_measures_is_measured_again(runs, record):
+    damaged = next((runs / "swap_0" / "diagnosis" / "cache").glob("recovery-*"))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    again = diagnose(DiagnosisSettings(run=str(runs / "swap_0"), output=str(runs / "again"), **SMALL))
+    assert again["runs"][0]["recovery"] == record["runs"][1]["recovery"]
+
+
+def test_a_file_of_examples_has_the_run_s_fields_and_the_command_says_where_the_report_is(runs, capsys):
+    path = runs / "own.jsonl"
+    texts = ["a b c d", "d c b a j", "a a a", "j i h g f e"]
+    path.write_text("".join(json.dumps(Example(text, text)._asdict()) + "\n" for text in texts))
+    arguments = ["beams=[1,2]", "resamples=50", f"output={runs / 'own'}"]
+    assert main([f"run={runs / 'plain_0'}", f"data={path}", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert f"{runs / 'own' / 'report.html'}" in out
+    assert "diagnosis|data:" in out
+    found = json.loads((runs / "own" / "report.json").read_text())
+    assert (found["data"]["pairs"], found["data"]["origin"]) == (4, str(path))
+
+
+WRONG = [
+    (["rum=x"], "unknown key 'rum'; did you mean 'run'?"),
+    (["run=RUNS/none"], "run 'RUNS/none': no run there (no run.json)"),
+    (["data=x"], "run: missing; give run=FOLDER"),
+    (["run=RUNS/plain_0,RUNS/plain_0"], "run: RUNS/plain_0 stands there twice"),
+    (["run=RUNS/plain_0", "data=RUNS/none.jsonl"], "RUNS/none.jsonl: cannot be read: No such file or directory"),
+    (["run=RUNS/plain_0", "beams=[4,2]"], "beams: [4, 2] are not different numbers from 1 on, in rising order"),
+    (["run=RUNS/plain_0", "examples=0"], "examples: 0 is not at least 1"),
+    (["run=RUNS/plain_0", "split=train"], "split"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG)
+def test_a_mistake_is_told_in_one_line(runs, capsys, arguments, message):
+    assert main([argument.replace("RUNS", str(runs)) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message.replace("RUNS", str(runs)) in error
+    assert error.count("\n") == 1
+
+
+def test_runs_of_other_data_need_a_file(runs, tmp_path):
+    trained(tmp_path / "other", "data.size=401", "run.steps=1", "run.evaluate_every=1", "run.save_every=1")
+    with pytest.raises(UserError, match=r"was trained on the data .*; give data=FILE"):
+        diagnose(DiagnosisSettings(run=f"{runs / 'plain_0'},{tmp_path / 'other'}", **SMALL))
