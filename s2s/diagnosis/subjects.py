@@ -47,6 +47,8 @@ def choose(settings: DiagnosisSettings) -> Examples:
     first = settings.folders[0]
     recipes = [store.read_recipe(folder) for folder in settings.folders]  # all, so that a missing one is found first
     data = recipes[0].data
+    if any(recipe.data.target_field is None for recipe in recipes):
+        raise UserError("run: a run without targets has nothing to generate; exposure bias is of those that do")
     if settings.data is None:
         dataset = load(data)
         _check_same_data(settings.folders, dataset)
