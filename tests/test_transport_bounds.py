@@ -16,6 +16,7 @@ from s2s.metrics import (
     word_rotators_bound,
     word_rotators_distance,
 )
+from s2s.metrics.bags import distances_by_rows, movers_problem
 
 Array = NDArray[np.float64]
 few = settings(deadline=None, max_examples=60)
@@ -91,3 +92,9 @@ def test_bounds_refuse_what_their_distances_refuse() -> None:
     for bound in (word_rotators_bound, relaxed_word_rotators_distance):
         with pytest.raises(ValueError, match=r"^x: vector 0 is zero"):
             bound(0 * one, one)
+
+
+def test_distances_without_scipy_are_those_with_it() -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, 7, 5))
+    y[3] = x[2] * (1 + 1e-9)  # near: what products of vectors would get wrong
+    np.testing.assert_allclose(distances_by_rows(x, y), movers_problem(x, y).cost, rtol=1e-12)
