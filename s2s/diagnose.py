@@ -12,7 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from s2s import commands
 from s2s.config import merge, read_arguments
+from s2s.config.describing import Schema, explain
 from s2s.diagnosis.measures import Bar, measure
 from s2s.diagnosis.record import record
 from s2s.diagnosis.settings import DiagnosisSettings
@@ -20,7 +22,6 @@ from s2s.diagnosis.subjects import choose, prepare
 from s2s.diagnosis.tokens import write_tokens
 from s2s.diagnosis.traces import Advance, silent
 from s2s.disk import write_atomically
-from s2s.errors import UserError
 from s2s.report import page
 
 USAGE = "usage: python -m s2s.diagnose run=FOLDER[,FOLDER ...] [data=FILE] [output=FOLDER] [key=value ...]"
@@ -52,25 +53,26 @@ def diagnose(settings: DiagnosisSettings, bar: Bar = no_bar) -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> int:
     """The command: 0 when all is written, 2 after an error of the user's."""
-    if not arguments or {"-h", "--help"} & set(arguments):
+    if not arguments:
         print(USAGE)
-        return 0 if arguments else 2
-    console = Console(stderr=True)
-    try:
-        settings = merge(DiagnosisSettings, [read_arguments(arguments)], {})
-        with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as progress:
-
-            @contextmanager
-            def bar(title: str, size: int) -> Iterator[Advance]:
-                task = progress.add_task(title, total=size)
-                yield lambda done: progress.advance(task, done)
-
-            found = diagnose(settings, bar)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
         return 2
+    if {"-h", "--help"} & set(arguments):
+        return commands.run(lambda: print(explain(USAGE, Schema(DiagnosisSettings, {}, {}), arguments)))
+    return commands.run(lambda: _command(arguments))
+
+
+def _command(arguments: Sequence[str]) -> None:
+    console = Console(stderr=True)
+    settings = merge(DiagnosisSettings, [read_arguments(arguments)], {})
+    with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as progress:
+
+        @contextmanager
+        def bar(title: str, size: int) -> Iterator[Advance]:
+            task = progress.add_task(title, total=size)
+            yield lambda done: progress.advance(task, done)
+
+        found = diagnose(settings, bar)
     tell(found, settings)
-    return 0
 
 
 def tell(found: dict[str, Any], settings: DiagnosisSettings) -> None:

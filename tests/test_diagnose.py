@@ -1,6 +1,8 @@
 """The diagnosis as a whole: one command from runs to a record, a table of tokens and a page."""
 
 import json
+import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow.parquet
@@ -8,11 +10,14 @@ import pytest
 from trained import trained
 
 from s2s.data import Example
-from s2s.diagnose import diagnose, main
+from s2s.diagnose import diagnose, main, no_bar
+from s2s.diagnosis.measures import measure
+from s2s.diagnosis.parts import PARTS
 from s2s.diagnosis.settings import DiagnosisSettings
+from s2s.diagnosis.subjects import choose, prepare
 from s2s.errors import UserError
 
-SMALL = {"examples": 30, "search_examples": 10, "beams": [1, 2, 4], "resamples": 200, "prefixes": [2, 5]}
+SMALL = {"examples": 30, "search_examples": 10, "beams": [1, 2, 4], "resamples": 100, "prefixes": [2, 5]}
 CORRUPTIONS = [
     "replace_from_target",
     "replace_from_vocabulary",
@@ -92,21 +97,44 @@ def test_damage_can_be_computed_again_from_the_table_of_tokens(runs, record):
         assert run["headlines"]["accuracy_free"]["estimate"] == pytest.approx(correct)
 
 
+def measured(runs, name, bar=no_bar, **changed):
+    settings = DiagnosisSettings(run=str(runs / name), **{**SMALL, **changed})
+    return measure(prepare(runs / name, choose(settings)), settings, bar)
+
+
 def test_kept_measures_are_read_and_those_of_other_settings_are_not(runs, record):
     folder = runs / "plain_0" / "diagnosis" / "cache"
     kept = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    again = diagnose(DiagnosisSettings(run=str(runs / "plain_0"), output=str(runs / "again"), **SMALL))
+    again = measured(runs, "plain_0")
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == kept
-    assert again["runs"][0]["recovery"] == record["runs"][0]["recovery"]
-    diagnose(DiagnosisSettings(run=str(runs / "plain_0"), output=str(runs / "again"), **{**SMALL, "prefixes": [3]}))
+    assert again.recovery.clean.sum(axis=0)[0] / again.recovery.clean.sum(axis=0)[1] == pytest.approx(
+        record["runs"][0]["headlines"]["clean_cost"]["estimate"]
+    )
+    assert measured(runs, "plain_0", prefixes=[3]).recovery.prefixes == (3,)
     assert len(list(folder.iterdir())) == len(kept) + 1
 
 
 def test_a_damaged_file_of_kept_measures_is_measured_again(runs, record):
-    damaged = next((runs / "swap_0" / "diagnosis" / "cache").glob("recovery-*"))
+    before, damaged = measured(runs, "swap_0"), next((runs / "swap_0" / "diagnosis" / "cache").glob("recovery-*"))
     damaged.write_bytes(damaged.read_bytes()[:100])
-    again = diagnose(DiagnosisSettings(run=str(runs / "swap_0"), output=str(runs / "again"), **SMALL))
-    assert again["runs"][0]["recovery"] == record["runs"][1]["recovery"]
+    np.testing.assert_array_equal(measured(runs, "swap_0").recovery.deltas, before.recovery.deltas)
+
+
+def test_every_pass_tells_how_far_it_is(runs):
+    told = {}
+
+    @contextmanager
+    def bar(title, size):
+        told[title] = [size, 0]
+
+        def advance(done):
+            told[title][1] += done
+
+        yield advance
+
+    measured(runs, "plain_1", bar, seed=5, beams=[1, 3], examples=7)
+    assert len(told) == len(PARTS)
+    assert all(size == done > 0 for size, done in told.values())
 
 
 def test_a_file_of_examples_has_the_run_s_fields_and_the_command_says_where_the_report_is(runs, capsys):
@@ -143,6 +171,8 @@ def test_a_mistake_is_told_in_one_line(runs, capsys, arguments, message):
 
 
 def test_runs_of_other_data_need_a_file(runs, tmp_path):
-    trained(tmp_path / "other", "data.size=401", "run.steps=1", "run.evaluate_every=1", "run.save_every=1")
-    with pytest.raises(UserError, match=r"was trained on the data .*; give data=FILE"):
+    shutil.copytree(runs / "plain_0", tmp_path / "other", symlinks=True)
+    facts = json.loads((tmp_path / "other" / "run.json").read_text())
+    (tmp_path / "other" / "run.json").write_text(json.dumps(facts | {"data": "0123456789ab"}))
+    with pytest.raises(UserError, match=r"was trained on the data 0123456789ab, .*; give data=FILE"):
         diagnose(DiagnosisSettings(run=f"{runs / 'plain_0'},{tmp_path / 'other'}", **SMALL))

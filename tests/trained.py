@@ -7,10 +7,10 @@ TINY = [
     "model.layers=1",
     "model.width=32",
     "model.heads=2",
-    "run.steps=60",
+    "run.steps=40",
     "run.tokens=1024",
-    "run.evaluate_every=60",
-    "run.save_every=60",
+    "run.evaluate_every=40",
+    "run.save_every=40",
     "run.evaluate_examples=2",
 ]
 

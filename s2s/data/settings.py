@@ -39,7 +39,7 @@ class DataSettings:
     lang: str = "en"  # of the targets: how metrics cut texts into words
     packages: list[str] = field(default_factory=PACKAGES.copy)  # read for docstrings; stdlib: Python's own
     cache: str | None = None  # a folder; null: the environment variable S2S_CACHE, else ~/.cache/s2s
-    size: int = 4000  # examples of the copy task or of the synthetic one or of the synthetic one
+    size: int = 4000  # examples of the copy task or of the synthetic one
 
     def __post_init__(self) -> None:
         for key, least in SMALLEST.items():
