@@ -114,8 +114,9 @@ def test_kept_measures_are_read_and_those_of_other_settings_are_not(runs, record
     assert len(list(folder.iterdir())) == len(kept) + 1
 
 
-def test_a_damaged_file_of_kept_measures_is_measured_again(runs, record):
-    before, damaged = measured(runs, "swap_0"), next((runs / "swap_0" / "diagnosis" / "cache").glob("recovery-*"))
+def test_a_damaged_file_of_kept_measures_is_measured_again(runs):
+    before = measured(runs, "swap_0")
+    damaged = next((runs / "swap_0" / "diagnosis" / "cache").glob("recovery-*"))
     damaged.write_bytes(damaged.read_bytes()[:100])
     np.testing.assert_array_equal(measured(runs, "swap_0").recovery.deltas, before.recovery.deltas)
 
