@@ -82,15 +82,25 @@ def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def weights(run: Path, link: str | None = None) -> tuple[int, dict[str, Tensor]]:
     """Step and weights of the checkpoint that a link names ("best", "last"); without one the best, else the last."""
+    target = _linked(run, link)
+    if (damage := _damage(target)) is not None:
+        raise UserError(f"{target}: damaged ({damage})")
+    return int(target.name.removeprefix("step-")), load_file(target / WEIGHTS)
+
+
+def fingerprint(run: Path, link: str | None = None) -> str:
+    """The SHA-256 of the weights that ``weights`` reads, as the checkpoint's manifest has it."""
+    manifest = json.loads((_linked(run, link) / MANIFEST).read_text())
+    return str(manifest[WEIGHTS]["sha256"])
+
+
+def _linked(run: Path, link: str | None) -> Path:
     folder = run / "checkpoints"
     links = (link,) if link else ("best", "last")
     target = next((folder / name for name in links if (folder / name).exists()), None)
     if target is None:
         raise UserError(f"run '{run}': no {' or '.join(links)} checkpoint yet")
-    target = target.resolve()
-    if (damage := _damage(target)) is not None:
-        raise UserError(f"{target}: damaged ({damage})")
-    return int(target.name.removeprefix("step-")), load_file(target / WEIGHTS)
+    return target.resolve()
 
 
 def _read(folder: Path) -> Checkpoint:

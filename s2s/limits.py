@@ -6,7 +6,7 @@ from s2s.data import DataSettings
 from s2s.errors import UserError
 from s2s.model import ModelSettings
 from s2s.model.variants import has_slots
-from s2s.search.settings import SearchSettings
+from s2s.search.method import SearchMethod
 
 
 def with_slots(model: ModelSettings, data: DataSettings) -> ModelSettings:
@@ -20,7 +20,7 @@ def with_slots(model: ModelSettings, data: DataSettings) -> ModelSettings:
     )
 
 
-def check_slots(model: ModelSettings, data: DataSettings, search: SearchSettings) -> None:
+def check_slots(model: ModelSettings, data: DataSettings, search: SearchMethod) -> None:
     """Refuse data and searches that a model's slots do not hold."""
     slots = with_slots(model, data)
     _check("data.max_source", data.max_source, "model.source_slots", slots.source_slots)

@@ -20,12 +20,14 @@ from s2s.model.initialization import initialise
 from s2s.objective import Objective, ObjectiveSettings
 from s2s.optim import OPTIMIZERS, SCHEDULES, AdamW
 from s2s.optim.schedules import Linear
+from s2s.search.method import SearchMethod
+from s2s.search.methods import SEARCHES
 from s2s.search.settings import SearchSettings
 from s2s.seeds import seed_of
 from s2s.settings import RunSettings
 from s2s.vocabulary import Vocabulary, VocabularySettings, make
 
-TABLES: dict[str, dict[str, Any]] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+TABLES: dict[str, dict[str, Any]] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "search": SEARCHES}
 LISTS: dict[str, dict[str, Any]] = {"mitigations": MITIGATIONS}
 SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -42,7 +44,7 @@ class Recipe:
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     optimizer: Any = field(default_factory=AdamW)
     schedule: Any = field(default_factory=Linear)
-    search: SearchSettings = field(default_factory=SearchSettings)
+    search: SearchMethod = field(default_factory=SearchSettings)
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,30 +11,39 @@ from torch import Tensor
 
 from s2s import checkpoints, store
 from s2s.batch import IGNORED, Batch, collate
-from s2s.errors import UserError, nearest
+from s2s.errors import UserError
 from s2s.facts import read_facts
 from s2s.matmul import kernel
 from s2s.model import PrefixTransformer
 from s2s.objective import Objective
 from s2s.recipe import Recipe
-from s2s.search.generation import generate
-from s2s.search.settings import SearchSettings
+from s2s.search.generation import Answer, Models, answer
+from s2s.search.method import SearchMethod
+from s2s.search_keys import asked
 from s2s.vocabulary import Vocabulary
 
 logger = logging.getLogger("s2s")
 
 
-class Hypothesis(NamedTuple):
-    """A generated text, its score (log-probability over length ** length_penalty) and its ids."""
-
+class _Fields(NamedTuple):
     text: str
     score: float
     tokens: list[int]
 
 
+class Hypothesis(_Fields):
+    """A generated text, its score (log-probability over length ** length_penalty, or its method's own) and its ids.
+
+    ``token_scores`` are, where a search was asked for them, the model's log-probabilities of the tokens and of the end
+    behind them (none behind the last of ``max_length`` tokens). They stand beside the three fields.
+    """
+
+    token_scores: list[float] | None = None
+
+
 @dataclass(frozen=True)
 class Run:
-    """A run folder with the weights of one checkpoint, in evaluation mode."""
+    """A run folder with the weights of one checkpoint, in evaluation mode; ``partners`` speak along with it."""
 
     folder: Path
     recipe: Recipe
@@ -42,28 +51,40 @@ class Run:
     objective: Objective
     kernel: str
     step: int
+    partners: tuple["Run", ...] = ()
+    weights: tuple[float, ...] | None = None
 
-    def generate(self, texts: Sequence[str], beams: int = 1, n_best: int = 1, **search: Any) -> list[list[Hypothesis]]:
-        """The best hypotheses of each text, best first; further ``search`` keys are those of a recipe's ``search:``.
+    def generate(
+        self, texts: Sequence[str], beams: int | None = None, n_best: int | None = None, **search: Any
+    ) -> list[list[Hypothesis]]:
+        """The hypotheses of each text, best first, by beam search with one beam and one hypothesis unless given.
 
-        Sources longer than the recipe's ``data.max_source`` are cut, and counted in a warning of the logger ``s2s``.
-        Errors: a UserError that names an unknown key.
+        Further ``search`` keys are those of a recipe's ``search:``, which also has the defaults of those not given. A
+        ``name`` picks another row of ``s2s.search.methods.SEARCHES``; without one and without ``beams`` the recipe's
+        own row is used. Sources longer than the recipe's ``data.max_source`` are cut, and counted in a warning of the
+        logger ``s2s``, as are sources for which the settings allow nothing. Errors: a UserError that names the key.
         """
-        known = {item.name for item in fields(SearchSettings)}
-        for key in search:
-            if key not in known:
-                raise UserError(f"unknown search key '{key}'{nearest(key, known)}")
-        settings = replace(self.recipe.search, beams=beams, n_best=n_best, **search)
+        settings = asked(self.recipe.search, beams, n_best, search)
         return self.search(texts, settings, lambda _: None)
 
     def search(
-        self, texts: Sequence[str], settings: SearchSettings, advance: Callable[[int], object]
+        self, texts: Sequence[str], settings: SearchMethod, advance: Callable[[int], object]
     ) -> list[list[Hypothesis]]:
         """The same with whole settings; ``advance`` hears how many more sources are done."""
+        found = self.search_ids(self._sources(texts), settings, advance)
+        if nothing := sum(not hypotheses for hypotheses in found):
+            logger.warning("the search settings allow nothing for %d of %d sources", nothing, len(found))
+        return found
+
+    def search_ids(
+        self, sources: Sequence[Sequence[int]], settings: SearchMethod, advance: Callable[[int], object]
+    ) -> list[list[Hypothesis]]:
+        """The same for sources as ids with begin and end."""
         max_length = self.max_length(settings)
+        models = Models(self.vocabulary, [run.model for run in (self, *self.partners)], self.weights)
         with kernel(self.kernel):
-            found = generate(self.objective.model, self.vocabulary, self._sources(texts), settings, max_length, advance)
-        return [[self._hypothesis(tokens, score) for tokens, score in hypotheses] for hypotheses in found]
+            found = answer(models, sources, settings, max_length, advance)
+        return [self._hypotheses(each) for each in found]
 
     @torch.no_grad()
     def score(self, sources: Sequence[str], targets: Sequence[str | Sequence[int]]) -> list[Tensor]:
@@ -90,15 +111,19 @@ class Run:
         """The prefix LM."""
         return self.objective.model
 
-    def _sources(self, texts: Sequence[str]) -> list[list[int]]:
+    def source_ids(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
+        """The ids of sources, begin and end included, and how many of them are cut."""
         limit = self.recipe.data.max_source
         ids = self.vocabulary.encode_all(list(texts))
-        cut = sum(len(row) > limit - 2 for row in ids)
-        if cut:
-            logger.warning("%d of %d sources cut to %d tokens", cut, len(ids), limit)
-        return [self.vocabulary.source_ids(row, limit) for row in ids]
+        return [self.vocabulary.source_ids(row, limit) for row in ids], sum(len(row) > limit - 2 for row in ids)
 
-    def max_length(self, settings: SearchSettings) -> int:
+    def _sources(self, texts: Sequence[str]) -> list[list[int]]:
+        ids, cut = self.source_ids(texts)
+        if cut:
+            logger.warning("%d of %d sources cut to %d tokens", cut, len(ids), self.recipe.data.max_source)
+        return ids
+
+    def max_length(self, settings: SearchMethod) -> int:
         """The search's own limit, or that of the training targets; both end within the model's room."""
         room = self.model.shape.room(self.recipe.data.max_source)
         length = settings.max_length or min(self.recipe.data.max_target, room)
@@ -106,8 +131,11 @@ class Run:
             raise UserError(f"search.max_length: {length} tokens, but behind the sources there is room for {room}")
         return length
 
-    def _hypothesis(self, tokens: list[int], score: float) -> Hypothesis:
-        return Hypothesis(self.vocabulary.decode(tokens), score, tokens)
+    def _hypotheses(self, answer: Answer) -> list[Hypothesis]:
+        found = [Hypothesis(self.vocabulary.decode(ids), score, ids) for ids, score in answer.hypotheses]
+        for hypothesis, scores in zip(found, answer.token_scores or [], strict=answer.token_scores is not None):
+            hypothesis.token_scores = scores
+        return found
 
 
 def target_log_probs(model: PrefixTransformer, batch: Batch) -> Tensor:

@@ -2,111 +2,154 @@
 
 Plain lines give plain lines, the best hypothesis each. JSONL gives JSONL, a line a source:
 ``{"id", "source", "hypotheses": [{"text", "score", "tokens"}], "settings"}``. ``-`` is standard input or output, and
-``.gz`` files are read. A file is JSONL if its name says so; standard input, if its first line is a JSON object.
+``.gz`` files are read and written. A file is JSONL if its name says so; standard input, if its first line is a JSON
+object. Lines are written as they come; after a kill the same command goes on behind the last that is on the disk.
 """
 
 import dataclasses
-import gzip
-import json
+import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import Progress
 
-import s2s
 from s2s import commands
 from s2s.config import Layer, merge, read_arguments
 from s2s.config.describing import Schema, explain
-from s2s.data.lines import field_text, place, read_rows
+from s2s.data.lines import Line, stream_rows
+from s2s.decoding import Chunk, Decoded, Decoder, Reader, Speaker, add
 from s2s.errors import UserError
-from s2s.run import Hypothesis, Run
+from s2s.journal import Journal, Output, Printed, Written
+from s2s.run import Run
+from s2s.search.method import SearchMethod
+from s2s.search.methods import SEARCHES
 from s2s.search.settings import SearchSettings
+from s2s.search_keys import plain
+from s2s.workers import in_order
 
 USAGE = "usage: python scripts/decode.py run=FOLDER input=FILE output=FILE [field=NAME] [search.beams=4 ...]"
+TABLES = {"search": SEARCHES}
 
 
 @dataclass
 class Settings:
     """The command's arguments; ``search`` starts from the run's recipe."""
 
-    run: str = ""  # a run's folder; needed
+    run: str = ""  # a run's folder, or several with commas between: the mean of their probabilities; needed
+    weights: list[float] | None = None  # of several runs; null: equal
+    rerank: str | None = None  # a second run: hypotheses are sorted by its log-probabilities of them
+    rerank_weight: float = 1.0  # 0: only the first run's score counts, 1: only the second's
     input: str = "-"  # a file of sources; -: standard input
     output: str = "-"  # a file; -: standard output
     field: str | None = None  # of JSONL rows; null: the recipe's data.source_field, or else "source"
     checkpoint: Literal["best", "last"] | None = None  # null: the best
-    search: SearchSettings = dataclasses.field(default_factory=SearchSettings)
+    processes: int = 1  # that decode side by side, on the GPUs or with a share of the threads
+    chunk: int = 512  # sources that a process takes at a time, and that are written together
+    search: SearchMethod = dataclasses.field(default_factory=SearchSettings)
+
+    def __post_init__(self) -> None:
+        for name in ("processes", "chunk"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: {getattr(self, name)} is not at least 1")
+        if not 0 <= self.rerank_weight <= 1:
+            raise UserError(f"rerank_weight: {self.rerank_weight} is not in 0 .. 1")
+
+    def speaker(self) -> Speaker:
+        """The runs that speak."""
+        folders = (self.run,) if Path(self.run).exists() else tuple(self.run.split(","))
+        weights = None if self.weights is None else tuple(self.weights)
+        return Speaker(folders, self.checkpoint, weights, self.rerank, self.rerank_weight)
 
 
-class Row(NamedTuple):
-    """A source and its identity."""
+class Tally:
+    """What a command has done so far, and since when."""
 
-    id: Any
-    source: str
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.sources, self.tokens, self.cut, self.without = 0, 0, 0, 0
 
+    def add(self, done: Decoded) -> None:
+        """Count a chunk."""
+        self.sources, self.tokens = self.sources + len(done.lines), self.tokens + done.tokens
+        self.cut, self.without = self.cut + done.cut, self.without + done.without
 
-def read(path: str, wanted: Sequence[str]) -> tuple[list[Row], bool]:
-    """The sources of a file, from the first of the wanted fields that a row has, and whether it is JSONL."""
-    lines, rows = read_rows(path)
-    if rows is None:
-        return [Row(number, line) for number, line in enumerate(lines)], False
-    return [_row(row, index, path, wanted) for index, row in enumerate(rows)], True
-
-
-def _row(row: dict[str, Any], index: int, path: str, wanted: Sequence[str]) -> Row:
-    field = next((field for field in wanted if field in row), wanted[0])
-    return Row(row.get("id", index), field_text(row, field, place(path, index)))
-
-
-@contextmanager
-def writing(name: str) -> Iterator[TextIO]:
-    """A file that appears whole when all is written, or standard output."""
-    if name == "-":
-        yield sys.stdout
-        return
-    partial = Path(name + ".partial")
-    with (
-        gzip.open(partial, "wt", encoding="utf-8")
-        if name.endswith(".gz")
-        else partial.open("w", encoding="utf-8") as file
-    ):
-        yield file
-    partial.replace(name)
-
-
-def format_row(row: Row, hypotheses: Sequence[Hypothesis], structured: bool, search: SearchSettings) -> str:
-    """One line of output."""
-    if not structured:
-        return " ".join(hypotheses[0].text.split()) if hypotheses else ""
-    fields = {
-        "id": row.id,
-        "source": row.source,
-        "hypotheses": [hypothesis._asdict() for hypothesis in hypotheses],
-        "settings": asdict(search),
-    }
-    return json.dumps(fields, ensure_ascii=False)
+    def report(self, run: Run) -> list[str]:
+        """Lines for the user."""
+        seconds = time.perf_counter() - self.began
+        rates = f"{self.sources / seconds:.1f} sources and {self.tokens / seconds:.0f} tokens a second"
+        cut = f"{self.cut} of {self.sources} sources cut to {run.recipe.data.max_source} tokens"
+        without = f"the search settings allow nothing for {self.without} of {self.sources} sources"
+        notes = [text for number, text in ((self.cut, cut), (self.without, without)) if number]
+        return [*notes, f"{self.sources} sources in {seconds:.1f} s, {rates}, step {run.step}"]
 
 
 def decode(run: Run, settings: Settings) -> None:
     """Read, search and write, in the order of the input."""
-    wanted = [settings.field] if settings.field else [run.recipe.data.source_field, "source"]
-    rows, structured = read(settings.input, wanted)
     console = Console(stderr=True)
-    search = replace(settings.search, max_length=run.max_length(settings.search))  # as it is, for who reads the output
-    began = time.perf_counter()
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    reader = Reader(settings.input, (settings.field,) if settings.field else (run.recipe.data.source_field, "source"))
+    total = reader.count()
+    # As it is, for who reads the output.
+    settings = replace(settings, search=replace(settings.search, max_length=run.max_length(settings.search)))
+    output, decoder, chunks, before = begin(reader, settings, say)
+    tally = Tally()
     with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("decoding", total=len(rows))
-        found = run.search([row.source for row in rows], search, lambda done: progress.advance(task, done))
-    with writing(settings.output) as file:
-        for row, hypotheses in zip(rows, found, strict=True):
-            file.write(format_row(row, hypotheses, structured, search) + "\n")
-    seconds = time.perf_counter() - began
-    console.print(f"{len(rows)} sources in {seconds:.1f} s, {len(rows) / seconds:.1f} a second, step {run.step}")
+        task = progress.add_task("decoding", total=total, completed=before)
+        for done in in_order(decoder, chunks, settings.processes):
+            output.append(done.lines, done.digest)
+            tally.add(done)
+            progress.advance(task, len(done.lines))
+    output.finish()
+    for text in tally.report(run):
+        say(text)
+
+
+def begin(
+    reader: Reader, settings: Settings, say: Callable[[str], None]
+) -> tuple[Output, Decoder, Iterator[Chunk], int]:
+    """Where lines go, who makes them, of what, and how many are there already."""
+    lines, structured = stream_rows(settings.input)
+    decoder = Decoder(settings.speaker(), settings.search, structured)
+    path, first, digest = Path(settings.output), 0, sha256()
+    if settings.output == "-" or (path.exists() and not path.is_file()):
+        output: Output = Printed(settings.output)
+    else:
+        output = journal = Journal(path)
+        maker = {**decoder.speaker.made_of(), "search": plain(decoder.search), "fields": list(reader.fields)}
+        lines, first, digest = resume(journal, maker | {"jsonl": structured}, lines, settings.input, say)
+    return output, decoder, reader.chunks(lines, settings.chunk, first, digest), first
+
+
+def resume(
+    journal: Journal, maker: dict[str, Any], lines: Iterator[Line], path: str, say: Callable[[str], None]
+) -> tuple[Iterator[Line], int, Any]:
+    """The lines that are left, how many are written already, and the hash of these."""
+    found, digest = journal.found(), sha256()
+    reason = "" if found is None else ", ".join(key for key in maker if maker[key] != found.maker.get(key))
+    if found is not None and not reason:
+        for line in islice(lines, found.lines):
+            add(digest, line)
+        if digest.hexdigest() == found.input:
+            say(f"{journal.partial}: going on behind its {found.lines} lines")
+            journal.start(found)
+            return lines, found.lines, digest
+        if not Path(path).is_file():
+            raise UserError(f"{journal.partial}: made from other input, which cannot be read again; remove that file")
+        lines, reason = stream_rows(path)[0], "input"
+    if reason:
+        say(f"{journal.partial}: made with other {reason}; begun anew")
+    journal.start(Written(maker))
+    return lines, 0, sha256()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -115,18 +158,21 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 2
     if {"-h", "--help"} & set(arguments):
-        return commands.run(lambda: print(explain(USAGE, Schema(Settings, {}, {}), arguments)))
-    return commands.run(lambda: _command(arguments))
+        return commands.run(lambda: print(explain(USAGE, Schema(Settings, TABLES, {}), arguments)))
+    return commands.run(lambda: _command(arguments), "stopped; the same command goes on where it was")
 
 
 def _command(arguments: Sequence[str]) -> None:
     layer = read_arguments(arguments)
-    first = merge(Settings, [layer], {})
+    first = merge(Settings, [layer], TABLES)
     if not first.run:
         raise UserError(f"command line: run=FOLDER is missing\n{USAGE}")
-    run = s2s.load(first.run, first.checkpoint)
-    own = Layer(f"{first.run}/recipe.yaml", {"search": asdict(run.recipe.search)}, {})
-    decode(run, merge(Settings, [own, layer], {}))
+    run = first.speaker().run()
+    own = Layer(f"{run.folder}/recipe.yaml", {"search": plain(run.recipe.search)}, {})
+    try:
+        decode(run, merge(Settings, [own, layer], TABLES))
+    except BrokenPipeError:  # who reads has enough; nothing may be flushed to it at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -4,14 +4,22 @@ import gzip
 import json
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from s2s.errors import UserError, nearest
 
 Row = dict[str, Any]
+
+
+class Line(NamedTuple):
+    """A line without its end, and its row if the file is JSONL."""
+
+    text: str
+    row: Row | None
 
 
 def read_rows(path: str) -> tuple[list[str], list[Row] | None]:
@@ -19,12 +27,19 @@ def read_rows(path: str) -> tuple[list[str], list[Row] | None]:
 
     Raises ``UserError`` with the file and the line for anything that cannot be read.
     """
-    name = "standard input" if path == "-" else path
-    lines = _read_lines(path, name)
-    is_jsonl = path.removesuffix(".gz").endswith(".jsonl") or (path == "-" and _starts_with_object(lines))
-    if not is_jsonl:
-        return lines, None
-    return lines, [_parse_row(line, place(path, number)) for number, line in enumerate(lines)]
+    stream, is_jsonl = stream_rows(path)
+    lines = list(stream)
+    texts = [line.text for line in lines]
+    return texts, [line.row for line in lines if line.row is not None] if is_jsonl else None
+
+
+def stream_rows(path: str) -> tuple[Iterator[Line], bool]:
+    """The same one by one as they are read, whatever the file's size, and whether it is JSONL."""
+    lines = _read_lines(path, "standard input" if path == "-" else path)
+    first = list(islice(lines, 1))
+    is_jsonl = path.removesuffix(".gz").endswith(".jsonl") or (path == "-" and _starts_with_object(first))
+    numbered = enumerate(chain(first, lines))
+    return (Line(text, _parse_row(text, place(path, at)) if is_jsonl else None) for at, text in numbered), is_jsonl
 
 
 def place(path: str, index: int) -> str:
@@ -44,11 +59,12 @@ def field_text(row: Row, field: str, place: str) -> str:
     return cast(str, row[field])
 
 
-def _read_lines(path: str, name: str) -> list[str]:
+def _read_lines(path: str, name: str) -> Iterator[str]:
     try:
         with _open(path) as stream:
             # Bytes end lines at \n only; text would end them at further characters that belong to a text.
-            return [_decode(line, name, number) for number, line in enumerate(stream, start=1)]
+            for number, line in enumerate(stream, start=1):
+                yield _decode(line, name, number)
     except OSError as error:
         raise UserError(f"{name}: {error.strerror or error}") from error
     except (EOFError, zlib.error) as error:

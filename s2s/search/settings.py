@@ -1,28 +1,27 @@
-"""How to search."""
+"""Settings of the searches with beams: rows of ``s2s.search.methods.SEARCHES``."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
 
-from s2s.errors import UserError
-from s2s.search.constraints import Constraint, NoRepeatedNgram, RepetitionPenalty
-from s2s.search.lengths import LengthScore, PowerPenalty, TranslationPenalty, WordReward, relative_lengths
+from s2s.errors import UserError, nearest
+from s2s.search.beam import beam_search
+from s2s.search.diverse import diverse_beam_search
+from s2s.search.hypotheses import Hypothesis
+from s2s.search.lengths import LengthScore, PowerPenalty, TranslationPenalty, WordReward
+from s2s.search.method import Job, SearchMethod, at_least
+from s2s.search.scorer import Scorer
+from s2s.search.shrinking import shrinking_beam_search
+from s2s.search.stopping import STOPS
 
 
 @dataclass
-class SearchSettings:
-    """A recipe's ``search:``; lengths are in tokens."""
+class LengthScored(SearchMethod):
+    """The keys of searches that weigh sums of log-probabilities by length."""
 
-    beams: int = 4  # 1: greedy
-    n_best: int = 1  # hypotheses of each source, at most beams
-    max_length: int | None = None  # null: the longest target of training, data.max_target
-    min_length: int = 0  # no end before so many tokens
     length_penalty: float = 0.0  # scores are divided by length ** length_penalty
     translation_alpha: float | None = None  # instead: divided by ((5 + length) / 6) ** translation_alpha
     word_reward: float | None = None  # instead: so much is added for each token
-    max_length_ratio: float | None = None  # of the source's tokens, begin and end left out; at most max_length
-    no_repeat_ngram: int = 0  # no n-gram of so many tokens twice; 0: any
-    repetition_penalty: float = 1.0  # log-probabilities of tokens that were there already are multiplied by it
-    batch: int = 32  # sources searched together
 
     def length_score(self) -> LengthScore:
         """What a hypothesis is worth, given its length."""
@@ -30,33 +29,84 @@ class SearchSettings:
             return TranslationPenalty(self.translation_alpha)
         return PowerPenalty(self.length_penalty) if self.word_reward is None else WordReward(self.word_reward)
 
-    def constraints(self) -> list[Constraint]:
-        """What a search may not do."""
-        found: list[Constraint] = []
-        if self.no_repeat_ngram:
-            found.append(NoRepeatedNgram(self.no_repeat_ngram))
-        if self.repetition_penalty != 1:
-            found.append(RepetitionPenalty(self.repetition_penalty))
-        return found
-
-    def longest(self, sources: Sequence[int], limit: int) -> list[int]:
-        """The most tokens for each source, given the sources' own lengths."""
-        if self.max_length_ratio is None:
-            return [limit] * len(sources)
-        return [max(1, length) for length in relative_lengths(sources, self.max_length_ratio, limit=limit)]
-
     def __post_init__(self) -> None:
-        for name in ("beams", "n_best", "batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"search.{name}: {getattr(self, name)} is not at least 1")
+        super().__post_init__()
         given = [name for name in ("length_penalty", "translation_alpha", "word_reward") if getattr(self, name)]
         if len(given) > 1:
             raise UserError(f"search.{given[1]}: search.{given[0]} says already what a length costs")
-        for name, least in (("max_length_ratio", 0), ("no_repeat_ngram", 0), ("repetition_penalty", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"search.{name}: {value} is not at least {least}")
+
+
+@dataclass
+class SearchSettings(LengthScored):
+    """``beam``: beam search; with one beam greedy decoding."""
+
+    beams: int = 4  # 1: greedy
+    n_best: int = 1  # hypotheses of each source, at most beams
+    stop: str = (
+        "safe"  # when a source is left: a row of s2s.search.stopping.STOPS; all but safe and never may miss some
+    )
+
+    def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
+        """The best hypotheses that the beam met."""
+        lengths, score = (job.longest, self.n_best), self.length_score()
+        return beam_search(scorer, self.beams, *lengths, score, job.shortest, STOPS[self.stop])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "beams", "n_best")
         if self.n_best > self.beams:
             raise UserError(f"search.n_best: {self.n_best} is more than search.beams: {self.beams}")
-        if self.min_length < 0 or (self.max_length is not None and self.max_length < self.min_length):
-            raise UserError(f"search.min_length: {self.min_length} must lie in 0 .. max_length ({self.max_length})")
+        if self.stop not in STOPS:
+            raise UserError(f"search.stop: no '{self.stop}'{nearest(self.stop, STOPS)}")
+
+
+@dataclass
+class DiverseSettings(LengthScored):
+    """``diverse``: groups of beams, each of which avoids the tokens that the groups before it took."""
+
+    groups: int = 4
+    beams: int = 1  # of each group
+    strength: float = 0.5  # nats that a token loses for each time that a group before took it at the same step
+    n_best: int | None = None  # of different ones, each group's best before any group's second; null: one a group
+
+    def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
+        """The groups' hypotheses."""
+        found = diverse_beam_search(
+            scorer, self.groups, self.beams, job.longest, self.strength, self.beams, self.length_score(), job.shortest
+        )
+        return [interleaved(groups, self.n_best or self.groups) for groups in found]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "groups", "beams", "n_best")
+        at_least(self, 0, "strength")
+        if self.n_best is not None and self.n_best > self.groups * self.beams:
+            raise UserError(f"search.n_best: {self.n_best} is more than groups * beams = {self.groups * self.beams}")
+
+
+@dataclass
+class ShrinkingSettings(SearchMethod):
+    """``shrinking``: the compat search of Su's article, whose beams shrink; its one hypothesis."""
+
+    beams: int = 4
+
+    def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
+        """What the search ends with."""
+        return shrinking_beam_search(scorer, self.beams, job.longest)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "beams")
+        for name in ("min_length", "min_length_ratio", "no_repeat_ngram"):
+            if getattr(self, name):
+                raise UserError(f"search.{name}: this search adds 1e-12 to every probability, so it can forbid nothing")
+
+
+def interleaved(groups: list[list[Hypothesis]], count: int) -> list[Hypothesis]:
+    """The first different ones of each group's best, each group's second ..., best first."""
+    chosen: dict[tuple[int, ...], Hypothesis] = {}
+    for rank in zip_longest(*groups):
+        for hypothesis in rank:
+            if hypothesis is not None and len(chosen) < count:
+                chosen.setdefault(tuple(hypothesis[0]), hypothesis)
+    return sorted(chosen.values(), key=lambda hypothesis: -hypothesis[1])

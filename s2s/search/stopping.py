@@ -46,3 +46,11 @@ def enough_are_found(standing: Standing) -> bool:
 def never(_: Standing) -> bool:
     """Search to the greatest length; what it finds is what the safe stop finds."""
     return False
+
+
+STOPS: dict[str, Stop] = {
+    "safe": nothing_better_can_come,
+    "heuristic": nothing_better_ends_now,
+    "first": enough_are_found,
+    "never": never,
+}

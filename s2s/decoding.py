@@ -1,0 +1,160 @@
+"""Decoding of files: chunks of sources to lines of output, here or in a worker process."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from s2s import checkpoints
+from s2s.data.lines import Line, field_text, place, stream_rows
+from s2s.ensembles import ensemble, rerank
+from s2s.run import Hypothesis, Run, load
+from s2s.search.method import SearchMethod
+from s2s.search_keys import plain
+from s2s.workers import number
+
+
+class Source(NamedTuple):
+    """A source and its identity."""
+
+    id: Any
+    text: str
+
+
+class Chunk(NamedTuple):
+    """Sources that follow one another, and the hash of all input lines up to the last of them."""
+
+    sources: list[Source]
+    digest: str
+
+
+class Decoded(NamedTuple):
+    """The lines of a chunk and its hash; tokens of the best hypotheses; sources that were cut, or got no hypothesis."""
+
+    lines: list[str]
+    digest: str
+    tokens: int
+    cut: int
+    without: int
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What is read of each line."""
+
+    path: str
+    fields: tuple[str, ...]  # of a JSONL row, the first that it has
+
+    def source(self, index: int, line: Line) -> Source:
+        """A line's source; raises a ``UserError`` with its place."""
+        if line.row is None:
+            return Source(index, line.text)
+        field = next((field for field in self.fields if field in line.row), self.fields[0])
+        return Source(line.row.get("id", index), field_text(line.row, field, place(self.path, index)))
+
+    def count(self) -> int | None:
+        """How many lines there are, all of them looked at once; None for what can be read only once."""
+        if not Path(self.path).is_file():
+            return None
+        count = 0
+        for line in stream_rows(self.path)[0]:
+            self.source(count, line)
+            count += 1
+        return count
+
+    def chunks(self, lines: Iterable[Line], size: int, first: int, digest: Any) -> Iterator[Chunk]:
+        """The rest of the lines, of which the next one has the index ``first``, in chunks."""
+        sources = (self._digested(index, line, digest) for index, line in enumerate(lines, first))
+        while chosen := list(islice(sources, size)):
+            yield Chunk(chosen, digest.hexdigest())
+
+    def _digested(self, index: int, line: Line, digest: Any) -> Source:
+        add(digest, line)
+        return self.source(index, line)
+
+
+def add(digest: Any, line: Line) -> None:
+    """Hash one more line."""
+    digest.update(line.text.encode() + b"\n")
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """Which runs speak: one or an ensemble, and the run by which hypotheses are ranked anew."""
+
+    folders: tuple[str, ...]
+    checkpoint: str | None = None
+    weights: tuple[float, ...] | None = None
+    second: str | None = None
+    second_weight: float = 1.0
+
+    def run(self) -> Run:
+        """The run or ensemble, on this process's device."""
+        return _ensemble(self.folders, self.checkpoint, self.weights)
+
+    def made_of(self) -> dict[str, Any]:
+        """What a line of output depends on, with the hashes of the weights."""
+        folders = [*self.folders, *([self.second] if self.second else [])]
+        hashes = [checkpoints.fingerprint(Path(folder), self.checkpoint) for folder in folders]
+        weights = None if self.weights is None else list(self.weights)
+        return {"run": hashes, "weights": weights, "rerank_weight": self.second_weight if self.second else None}
+
+    def decode(self, texts: Sequence[str], search: SearchMethod) -> tuple[list[list[Hypothesis]], int]:
+        """The hypotheses of each text, and how many texts were cut."""
+        run = self.run()
+        ids, cut = run.source_ids(texts)
+        found = run.search_ids(ids, search, lambda _: None)
+        if self.second is not None:
+            found = rerank(_opened(self.second, self.checkpoint), texts, found, self.second_weight)
+        return found, cut
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A chunk to lines; it is pickled, and each process opens the runs once."""
+
+    speaker: Speaker
+    search: SearchMethod
+    structured: bool
+
+    def __call__(self, chunk: Chunk) -> Decoded:
+        """Decode and format a chunk."""
+        found, cut = self.speaker.decode([source.text for source in chunk.sources], self.search)
+        tokens = sum(len(hypotheses[0].tokens) for hypotheses in found if hypotheses)
+        lines = [self.line(*pair) for pair in zip(chunk.sources, found, strict=True)]
+        return Decoded(lines, chunk.digest, tokens, cut, sum(not hypotheses for hypotheses in found))
+
+    def line(self, source: Source, hypotheses: Sequence[Hypothesis]) -> str:
+        """One line of output."""
+        if not self.structured:
+            return " ".join(hypotheses[0].text.split()) if hypotheses else ""
+        fields = {
+            "id": source.id,
+            "source": source.text,
+            "hypotheses": [_shown(hypothesis) for hypothesis in hypotheses],
+            "settings": plain(self.search),
+        }
+        return json.dumps(fields, ensure_ascii=False)
+
+
+def _shown(hypothesis: Hypothesis) -> dict[str, Any]:
+    scores = hypothesis.token_scores
+    return hypothesis._asdict() | ({} if scores is None else {"token_scores": scores})
+
+
+@lru_cache(maxsize=1)
+def _ensemble(folders: tuple[str, ...], checkpoint: str | None, weights: tuple[float, ...] | None) -> Run:
+    runs = [_opened(folder, checkpoint) for folder in folders]
+    return ensemble(runs, weights) if len(runs) > 1 or weights else runs[0]
+
+
+@lru_cache(maxsize=16)
+def _opened(folder: str, checkpoint: str | None) -> Run:
+    """A run; workers share the GPUs that there are."""
+    gpus = torch.cuda.device_count()
+    return load(folder, checkpoint, f"cuda:{number() % gpus}" if gpus else None)

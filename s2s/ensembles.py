@@ -1,0 +1,47 @@
+"""Several runs as one."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from s2s.errors import UserError
+from s2s.run import Hypothesis, Run
+
+
+def ensemble(runs: Sequence[Run], weights: Sequence[float] | None = None) -> Run:
+    """A run whose next-token probabilities are the mean of the runs', weighted; equally unless given.
+
+    Its recipe, and so its limits and defaults, are the first one's. Raises a ``UserError`` where vocabularies differ,
+    or weights do not fit.
+    """
+    first, *others = runs
+    for other in others:
+        if _files(other.folder) != _files(first.folder):
+            raise UserError(f"run: '{first.folder}' and '{other.folder}' have different vocabularies")
+    if weights is not None and (len(weights) != len(runs) or min(weights) <= 0):
+        raise UserError(f"weights: {len(runs)} runs need as many positive weights, not {list(weights)}")
+    return replace(first, partners=tuple(others), weights=None if weights is None else tuple(weights))
+
+
+def rerank(
+    run: Run, texts: Sequence[str], found: Sequence[Sequence[Hypothesis]], weight: float = 1.0
+) -> list[list[Hypothesis]]:
+    """Hypotheses by (1 - ``weight``) * score + ``weight`` * log-probability of their texts, ends included, in ``run``.
+
+    The second run reads texts, so its vocabulary may be another. Equal scores keep their order.
+    """
+    pairs = [(text, hypothesis.text) for text, rows in zip(texts, found, strict=True) for hypothesis in rows]
+    sums = iter([float(row.sum()) for row in run.score(*map(list, zip(*pairs, strict=True)))] if pairs else [])
+    mixed = [[_mixed(hypothesis, weight, next(sums)) for hypothesis in rows] for rows in found]
+    return [sorted(rows, key=lambda hypothesis: -hypothesis.score) for rows in mixed]
+
+
+def _mixed(hypothesis: Hypothesis, weight: float, other: float) -> Hypothesis:
+    changed = hypothesis._replace(score=(1 - weight) * hypothesis.score + weight * other)
+    changed.token_scores = hypothesis.token_scores
+    return changed
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """The files of a run's vocabulary."""
+    return {path.name: path.read_bytes() for path in (folder / "vocabulary").iterdir()}

@@ -1,0 +1,81 @@
+"""What every way of searching has in a recipe's ``search:``, and what it is asked."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from s2s.errors import UserError
+from s2s.search.constraints import ConstrainedScorer, Constraint, MinimumLength, NoRepeatedNgram, RepetitionPenalty
+from s2s.search.hypotheses import Hypothesis
+from s2s.search.lengths import relative_lengths
+from s2s.search.scorer import Scorer
+
+
+class Job(NamedTuple):
+    """The sources of one search, a value each, and how to read what is found."""
+
+    sources: Sequence[Sequence[int]]  # ids, begin and end included
+    longest: list[int]
+    shortest: list[int]
+    text: Callable[[Sequence[int]], str]
+
+
+@dataclass
+class SearchMethod:
+    """The keys that all rows of ``s2s.search.methods.SEARCHES`` have; lengths are in tokens, without the end."""
+
+    max_length: int | None = None  # null: the longest target of training, data.max_target
+    min_length: int = 0  # no end before so many tokens
+    max_length_ratio: float | None = None  # of the source's tokens, begin and end left out; at most max_length
+    max_length_offset: int = 0  # so many tokens more than max_length_ratio says
+    min_length_ratio: float | None = None  # of the source's tokens; at least min_length
+    no_repeat_ngram: int = 0  # no n-gram of so many tokens twice; 0: any
+    repetition_penalty: float = 1.0  # log-probabilities of tokens that were there already are multiplied by it
+    token_scores: bool = False  # tell the log-probability of each token of what is found
+    batch: int = 32  # sources searched together
+
+    def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
+        """The hypotheses of each source, best first."""
+        raise NotImplementedError
+
+    def longest(self, sources: Sequence[int], limit: int) -> list[int]:
+        """The most tokens for each source, given the sources' own lengths."""
+        if self.max_length_ratio is None:
+            return [limit] * len(sources)
+        lengths = relative_lengths(sources, self.max_length_ratio, self.max_length_offset, limit)
+        return [max(1, length) for length in lengths]
+
+    def shortest(self, sources: Sequence[int], longest: Sequence[int]) -> list[int]:
+        """The fewest tokens for each source; where that is more than the most, the most."""
+        relative = relative_lengths(sources, self.min_length_ratio or 0.0)
+        return [min(limit, max(self.min_length, own)) for own, limit in zip(relative, longest, strict=True)]
+
+    def constraints(self) -> list[Constraint]:
+        """What a search may not do."""
+        found: list[Constraint] = []
+        if self.no_repeat_ngram:
+            found.append(NoRepeatedNgram(self.no_repeat_ngram))
+        if self.repetition_penalty != 1:
+            found.append(RepetitionPenalty(self.repetition_penalty))
+        return found
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "batch", "repetition_penalty")
+        at_least(self, 0, "min_length", "max_length_ratio", "min_length_ratio", "no_repeat_ngram")
+        if self.max_length is not None and self.max_length < self.min_length:
+            raise UserError(f"search.min_length: {self.min_length} must lie in 0 .. max_length ({self.max_length})")
+        if self.max_length_offset and self.max_length_ratio is None:
+            raise UserError("search.max_length_offset: it is added to max_length_ratio, which is not given")
+
+
+def at_least(settings: SearchMethod, least: float, *names: str) -> None:
+    """A ``UserError`` for the first of some keys whose value is too small."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value >= least:
+            raise UserError(f"search.{name}: {value} is not at least {least}")
+
+
+def not_ending_early(scorer: Scorer[Any], shortest: list[int]) -> Scorer[Any]:
+    """The scorer under a minimum length, for searches that have no such setting."""
+    return ConstrainedScorer(scorer, [MinimumLength(shortest, scorer.end)]) if any(shortest) else scorer

@@ -1,0 +1,75 @@
+"""Settings of sampling: a row of ``s2s.search.methods.SEARCHES``."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from s2s.errors import UserError
+from s2s.search.filters import Epsilon, Eta, Filter, MinP, TopK, TopP, Typical
+from s2s.search.hypotheses import Hypothesis
+from s2s.search.method import Job, SearchMethod, at_least, not_ending_early
+from s2s.search.sampling import sample_search
+from s2s.search.scorer import Scorer
+from s2s.seeds import seed_of
+
+FILTERS: dict[str, Callable[[Any], Filter]] = {
+    "top_k": TopK,
+    "top_p": TopP,
+    "min_p": MinP,
+    "typical": Typical,
+    "epsilon": Epsilon,
+    "eta": Eta,
+}
+
+
+@dataclass
+class SampleSettings(SearchMethod):
+    """``sample``: independent samples; what is drawn is a function of seed, source, sample and position alone.
+
+    Equal sources thus get equal samples, in any batch, order and number of processes. The filters cut off unlikely
+    tokens in the order in which they stand here, each after the probabilities that are left sum to 1.
+    """
+
+    samples: int = 1  # of each source
+    n_best: int | None = None  # so many of them, by their log-probability; null: all
+    temperature: float = 1.0  # log-probabilities are divided by it; below 1 likely tokens become likelier
+    top_k: int | None = None  # only so many tokens, the likeliest
+    top_p: float | None = None  # only the fewest likeliest tokens that have this mass together
+    min_p: float | None = None  # only tokens of at least this share of the likeliest one's probability
+    typical: float | None = None  # only the fewest tokens of surprise nearest the entropy that have this mass
+    epsilon: float | None = None  # only tokens of at least this probability
+    eta: float | None = None  # the same, but less where the entropy is high
+    seed: int = 0
+
+    def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
+        """The samples, likeliest first."""
+        ranked = (sorted(rows, key=lambda hypothesis: -hypothesis[1]) for rows in self.draw(scorer, job))
+        return [rows[: self.n_best] for rows in ranked]
+
+    def draw(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
+        """The samples in the order of their numbers."""
+        scorer = not_ending_early(scorer, job.shortest)
+        found = sample_search(scorer, self.samples, job.longest, self.seeds(job), self.temperature, self.filters())
+        return [[(sample.tokens, sample.score) for sample in rows] for rows in found]
+
+    def seeds(self, job: Job) -> list[int]:
+        """A seed a source, of what it says."""
+        return [seed_of(self.seed, "sample", *source) for source in job.sources]
+
+    def filters(self) -> list[Filter]:
+        """What cuts off unlikely tokens."""
+        given = {name: getattr(self, name) for name in FILTERS}
+        return [FILTERS[name](value) for name, value in given.items() if value is not None]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "samples", "n_best")
+        if self.n_best is not None and self.n_best > self.samples:
+            raise UserError(f"search.n_best: {self.n_best} is more than search.samples: {self.samples}")
+        if not self.temperature > 0:
+            raise UserError(f"search.temperature: {self.temperature} is not above 0")
+        for name, make in FILTERS.items():
+            try:
+                None if getattr(self, name) is None else make(getattr(self, name))
+            except ValueError as error:
+                raise UserError(f"search.{name}: {error}") from error
