@@ -1,7 +1,12 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and where those lie that are slow to make."""
 
 import os
 from pathlib import Path
+
+
+def cache_folder(asked: str | None = None) -> Path:
+    """The folder that keeps what is slow to make: the one asked for, $S2S_CACHE or ~/.cache/s2s; it need not exist."""
+    return Path(asked or os.environ.get("S2S_CACHE") or "~/.cache/s2s").expanduser()
 
 
 def write_atomically(path: Path, text: str) -> None:

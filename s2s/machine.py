@@ -3,6 +3,8 @@
 import os
 
 from s2s.data.batches import real_share, updates
+from s2s.objective import Objective
+from s2s.optim import AdafactorSettings, compiled
 from s2s.preparation import Prepared
 
 ALLOCATOR = {
@@ -13,9 +15,21 @@ ALLOCATOR = {
 """Settings with which glibc keeps freed memory instead of returning it, to be faulted in again at every step."""
 
 
-def machine_report(prepared: Prepared) -> list[str]:
+def machine_report(prepared: Prepared, objective: Objective) -> list[str]:
     """Lines on what could be used better, and on how full the batches are."""
-    return [*_padding(prepared), *_idle_cores(prepared), *_allocator(prepared)]
+    found = _padding(prepared), _idle_cores(prepared), _allocator(prepared), _optimizer(prepared, objective)
+    return [line for lines in found for line in lines]
+
+
+def _optimizer(prepared: Prepared, objective: Objective) -> list[str]:
+    """Whether AdaFactor walks large matrices in C; a model without such compiles nothing."""
+    large = any(each.ndim > 1 and each.numel() >= compiled.LARGE for each in objective.parameters())
+    if not isinstance(prepared.recipe.optimizer, AdafactorSettings) or not large:
+        return []
+    if prepared.accelerator.device.type != "cpu" or prepared.recipe.optimizer.beta1:
+        return []
+    library, reason = compiled.build()
+    return [f"AdaFactor: {reason}" if library else f"AdaFactor: about twice as slow as in C, since {reason}"]
 
 
 def _padding(prepared: Prepared) -> list[str]:

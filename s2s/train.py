@@ -168,7 +168,7 @@ def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, rep
         f"{prepared.recipe.run.folder}: {parameters / 1e6:.1f}M parameters, {facts.precision}, "
         f"{facts.threads} threads, data {facts.data}"
     )
-    for line in (*prepared.dataset.report, *facts.report, *report, *machine_report(prepared)):
+    for line in (*prepared.dataset.report, *facts.report, *report, *machine_report(prepared, objective)):
         reporter.say(f"  {line}")
 
 

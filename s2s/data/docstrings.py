@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from s2s.data.files import Example, Splits
-from s2s.data.settings import DataSettings, cache_folder
+from s2s.data.settings import DataSettings
+from s2s.disk import cache_folder
 from s2s.errors import UserError
 
 VERSION = 1  # Part of the name of the cache: to be raised whenever a change below changes the pairs.
@@ -51,7 +52,7 @@ def load(data: DataSettings) -> tuple[Splits, list[str]]:
     files = {package: sorted(_modules(package)) for package in sorted(set(data.packages))}
     if not any(files.values()):
         raise UserError(f"data.packages: none is installed: {', '.join(sorted(data.packages)) or 'the list is empty'}")
-    path = cache_folder(data) / f"docstrings-{_key(files)}.jsonl.gz"
+    path = cache_folder(data.cache) / f"docstrings-{_key(files)}.jsonl.gz"
     try:
         return _read_cache(path)
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError):

@@ -65,8 +65,3 @@ def check_origin(data: DataSettings) -> None:
 def root_folder(data: DataSettings) -> Path:
     """The folder below which a relative ``path`` lies."""
     return Path(data.root or os.environ.get("S2S_DATA") or "data").expanduser()
-
-
-def cache_folder(data: DataSettings) -> Path:
-    """The folder that keeps what is slow to make; it need not exist."""
-    return Path(data.cache or os.environ.get("S2S_CACHE") or "~/.cache/s2s").expanduser()

@@ -1,7 +1,6 @@
 """AdaFactor: second moments of a matrix in the memory of its rows and columns (Shazeer and Stern 2018)."""
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -10,11 +9,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from s2s.errors import UserError
+from s2s.optim.bundles import bundled
 from s2s.optim.factored import FactoredUpdate, factored_axes
 from s2s.optim.options import check
-from s2s.optim.sharding import add_over_processes
 from s2s.optim.squares import Scratch
-from s2s.optim.updates import Update, batches, finish, numbers
+from s2s.optim.stages import batches, finish, measure
+from s2s.optim.updates import Update
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -47,6 +47,8 @@ class Adafactor(Optimizer):
     eps_floor: eps1 is no summand but the least mean(r) and the least sqrt(v); with eps1 None it is the type's epsilon.
     skip_nonfinite: leave out a step whose gradient is not finite, and count it in ``skipped``, instead of refusing it.
 
+    compiled: walk large float32 matrices on a processor in C where a compiler is there (``s2s.optim.compiled``).
+
     DTensors may be divided along one dimension of a mesh; rows, columns and momentum are divided as well.
     Errors: a UserError for values without meaning, for sparse or complex gradients and, with nothing changed, for
     gradients that are not finite (or so large that their squares are not).
@@ -76,6 +78,7 @@ class Adafactor(Optimizer):
         scale_weight_decay: bool = True,
         eps_floor: bool = False,
         skip_nonfinite: bool = False,
+        compiled: bool = True,
     ) -> None:
         defaults = {name: value for name, value in locals().items() if name not in ("self", "params", "__class__")}
         super().__init__(params, defaults)
@@ -144,35 +147,32 @@ class Adafactor(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        updates, names = self._updates()
-        add_over_processes([(part, update.division) for update in updates for part in update.measure()])
-        finite = map(math.isfinite, numbers([update.gradient_squares for update in updates]))
-        if broken := [name for name, holds in zip(names, finite, strict=True) if not holds]:
+        stages = bundled(self._updates())
+        if broken := measure(stages):
             if not self.defaults["skip_nonfinite"]:
                 raise UserError(f"the gradient of {broken[0]} is not finite; nothing was changed")
             self.skipped += 1
             return loss
-        for some in batches(updates):
+        for some in batches(stages):
             finish(some)
         return loss
 
-    def _updates(self) -> tuple[list[Update], list[str]]:
-        """The updates of all parameters that have a gradient, and how messages call these."""
-        updates, names, scratch = list[Update](), list[str](), Scratch()
+    def _updates(self) -> Iterator[Update]:
+        """The updates of all parameters that have a gradient."""
+        scratch = Scratch()
         for number, group in enumerate(self.param_groups):
             for index, parameter in enumerate(group["params"]):
                 if parameter.grad is None or parameter.numel() == 0:
                     continue
                 named = f" '{group['param_names'][index]}'" if "param_names" in group else ""
-                names.append(f"parameter {index}{named} of group {number}, shape {tuple(parameter.shape)},")
+                name = f"parameter {index}{named} of group {number}, shape {tuple(parameter.shape)},"
                 if parameter.grad.is_sparse or parameter.is_complex():
-                    raise UserError(f"the gradient of {names[-1]} is sparse or complex")
+                    raise UserError(f"the gradient of {name} is sparse or complex")
                 axes, state = factored_axes(parameter.shape, group), self.state[parameter]
                 if axes is None:
-                    updates.append(Update(parameter, group, state, scratch))
+                    yield Update(name, parameter, group, state, scratch)
                 else:
-                    updates.append(FactoredUpdate(parameter, group, state, scratch, axes))
-        return updates, names
+                    yield FactoredUpdate(name, parameter, group, state, scratch, axes)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state; each tensor keeps its type, where torch's own way would give it the parameter's."""

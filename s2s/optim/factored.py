@@ -29,9 +29,15 @@ class FactoredUpdate(Update):
     """
 
     def __init__(
-        self, parameter: Tensor, options: Options, state: dict[str, Any], scratch: Scratch, axes: tuple[int, int]
+        self,
+        name: str,
+        parameter: Tensor,
+        options: Options,
+        state: dict[str, Any],
+        scratch: Scratch,
+        axes: tuple[int, int],
     ) -> None:
-        super().__init__(parameter, options, state, scratch)
+        super().__init__(name, parameter, options, state, scratch)
         self.order = [axis for axis in range(parameter.ndim) if axis not in axes] + list(axes)
         self.parameter, self.gradient = self.parameter.permute(self.order), self.gradient.permute(self.order)
         self.lengths = [self.shape[axis] for axis in self.order]
@@ -50,7 +56,7 @@ class FactoredUpdate(Update):
 
     def remember(self) -> list[Tensor]:
         """Count the step and mix the means into rows and columns."""
-        self.state["step"] = self.state.get("step", 0) + 1
+        self.count()
         *numbers, rows, columns = self.lengths
         self.rows, own_rows = self.remember_means("rows", self.rows / columns, [*numbers, rows], self.column)
         self.columns, _ = self.remember_means("columns", self.columns / rows, [*numbers, columns], self.row)

@@ -1,26 +1,23 @@
-"""AdaFactor's step of one parameter, in the parts between which processes add up what each of them holds.
-
-``measure`` reads the gradient and changes nothing, ``remember`` mixes it into the second moments, ``compare`` sums
-the squares of update and parameter, ``apply`` changes the parameter. The tensors that the first three return must be
-summed over the parameter's processes before the next is called.
-"""
+"""AdaFactor's step of one parameter, in the parts of ``s2s.optim.stages``."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from s2s.optim.options import Options
-from s2s.optim.sharding import add_over_processes, division_of, local, local_gradient
+from s2s.optim.sharding import division_of, local, local_gradient
 from s2s.optim.squares import Run, Scratch, precise, runs, square_sum
+from s2s.optim.stages import Plan
 
 
 class Update:
     """The step of a parameter whose second moments are all kept: a vector, or a matrix too small to be factored."""
 
-    def __init__(self, parameter: Tensor, options: Options, state: dict[str, Any], scratch: Scratch) -> None:
+    def __init__(self, name: str, parameter: Tensor, options: Options, state: dict[str, Any], scratch: Scratch) -> None:
+        self.names = [name]
         self.options, self.state, self.scratch = options, state, scratch
         self.division, self.shape, self.elements = division_of(parameter), parameter.shape, parameter.numel()
         self.parameter, self.gradient = local(parameter), local_gradient(parameter)
@@ -40,15 +37,26 @@ class Update:
 
     def remember(self) -> list[Tensor]:
         """Count the step and mix the gradient into the second moments."""
-        self.state["step"] = self.state.get("step", 0) + 1
-        self.moments = self.kept("moments", self.shape, self.division and self.division.axis, self.dtype)
+        self.count()
+        self.moments = self.all_moments()
         self.mix(self.moments, self.gradient.to(self.dtype).square())
         return []
 
+    def count(self) -> None:
+        """Count the step."""
+        self.state["step"] = self.state.get("step", 0) + 1
+
+    def all_moments(self) -> Tensor:
+        """The second moments, or the part of them that belongs to the process; divided as the parameter is."""
+        return self.kept("moments", self.shape, self.division and self.division.axis, self.dtype)
+
     def mix(self, moments: Tensor, squares: Tensor) -> None:
         """The moving average of rate beta2 = min(cap, 1 - step^decay_rate), from 0 at the first step."""
-        share = max(1 - self.options["beta2_cap"], self.state["step"] ** self.options["decay_rate"])
-        moments.lerp_(squares.add_(self.added), share)
+        moments.lerp_(squares.add_(self.added), self.share())
+
+    def share(self) -> float:
+        """The share 1 - beta2 of the newest squares."""
+        return float(max(1 - self.options["beta2_cap"], self.state["step"] ** self.options["decay_rate"]))
 
     def compare(self) -> list[Tensor]:
         """The sums of squares of the update, if it is to be clipped, and of the parameter, if it is to scale it."""
@@ -60,7 +68,11 @@ class Update:
 
     def prepare(self) -> None:
         """Make of the moments what the gradient is multiplied by."""
-        self.inverse = self.moments.clamp(min=self.least).rsqrt_()
+        self.inverse = self.inverse_root(self.moments)
+
+    def inverse_root(self, moments: Tensor) -> Tensor:
+        """1 / sqrt(v)."""
+        return moments.clamp(min=self.least).rsqrt_()
 
     def square_update(self) -> Tensor:
         """The sum of the update's squares before it is clipped."""
@@ -73,26 +85,41 @@ class Update:
         """What a run of the gradient is multiplied by, elementwise."""
         return self.inverse[run]
 
-    def apply(self, update_squares: float, parameter_squares: float) -> None:
+    def apply(self, squares: list[float]) -> None:
         """Change the momentum and the parameter, given the sums of ``compare``."""
+        plan = self.plan(*squares)
+        if self.options["beta1"]:
+            self.move_on_average(plan)
+        else:
+            self.move(plan)
+
+    def plan(self, update_squares: float, parameter_squares: float) -> Plan:
+        """Clipping, rate and decay as numbers."""
         options, size = self.options, self.step_size(parameter_squares)
         decay = options["weight_decay"] * (size if options["scale_weight_decay"] else self.highest_rate())
-        momentum = self.momentum() if options["beta1"] else None
-        late = momentum is not None and options["momentum_before_scaling"]
-        factor = self.clipping(update_squares) * (1 if late else size)
+        late, clipping = options["beta1"] and options["momentum_before_scaling"], self.clipping(update_squares)
+        return Plan(1 - decay, clipping, size) if late else Plan(1 - decay, clipping * size, 1.0)
+
+    def move(self, plan: Plan) -> None:
+        """Shrink the parameter and move it against the scaled gradient."""
         for run in runs(self.gradient):
             weights = self.parameter[run].to(self.dtype)
-            if decay:
-                weights.mul_(1 - decay)
-            gradient, scale = self.gradient[run].to(self.dtype), self.scale(run)
-            if momentum is None:
-                weights.addcmul_(gradient, scale, value=-factor)
-            else:
-                mean = momentum[run].to(self.dtype).mul_(options["beta1"])
-                mean.addcmul_(gradient, scale, value=factor * (1 - options["beta1"]))
-                weights.sub_(mean, alpha=size if late else 1)
-                store(mean, momentum[run])
+            if plan.keep != 1:
+                weights.mul_(plan.keep)
+            weights.addcmul_(self.gradient[run].to(self.dtype), self.scale(run), value=-plan.factor)
             store(weights, self.parameter[run])
+
+    def move_on_average(self, plan: Plan) -> None:
+        """Mix the scaled gradient into the momentum, shrink the parameter and move it against the momentum."""
+        momentum, beta1 = self.momentum(), self.options["beta1"]
+        for run in runs(self.gradient):
+            weights = self.parameter[run].to(self.dtype)
+            if plan.keep != 1:
+                weights.mul_(plan.keep)
+            mean = momentum[run].to(self.dtype).mul_(beta1)
+            mean.addcmul_(self.gradient[run].to(self.dtype), self.scale(run), value=plan.factor * (1 - beta1))
+            store(mean, momentum[run])
+            store(weights.sub_(mean, alpha=plan.size), self.parameter[run])
 
     def step_size(self, parameter_squares: float) -> float:
         """The rate, times the parameter's scale max(eps2, RMS) if it is to be scaled."""
@@ -137,23 +164,3 @@ def store(computed: Tensor, place: Tensor) -> None:
     """Write back what was computed in another type; in the same type it was computed in place."""
     if computed.dtype != place.dtype:
         place.copy_(computed)
-
-
-def batches(updates: list[Update]) -> Iterator[list[Update]]:
-    """On a CPU one update at a time, while its tensors are in the cache; with messages or a queue all at once."""
-    alone = [update.division is None and update.gradient.device.type == "cpu" for update in updates]
-    yield from ([update] for update, here in zip(updates, alone, strict=True) if here)
-    yield [update for update, here in zip(updates, alone, strict=True) if not here]
-
-
-def finish(updates: list[Update]) -> None:
-    """All that comes after the gradients were found finite."""
-    add_over_processes([(part, update.division) for update in updates for part in update.remember()])
-    add_over_processes([(part, update.division) for update in updates for part in update.compare()])
-    for update, squares in zip(updates, numbers([update.squares for update in updates]), strict=True):
-        update.apply(*squares)
-
-
-def numbers(tensors: list[Tensor]) -> list[Any]:
-    """Small tensors of one shape as numbers, so that an accelerator's queue is waited for once."""
-    return torch.stack([tensor.to(tensors[0]) for tensor in tensors]).tolist() if tensors else []
