@@ -5,16 +5,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
-def options(description: str | None, numbers: Mapping[str, int]) -> argparse.ArgumentParser:
-    """A parser with an option for each whole number, and those for dropout, precision and the file of rows."""
+def numbered(description: str | None, numbers: Mapping[str, int]) -> argparse.ArgumentParser:
+    """A parser with an option for each whole number, and one for the file of rows."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     for name, default in numbers.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"default {default}")
+    parser.add_argument("--json", type=Path, help="write the rows there")
+    return parser
+
+
+def options(description: str | None, numbers: Mapping[str, int]) -> argparse.ArgumentParser:
+    """The same with options for dropout and precision: what trains has them."""
+    parser = numbered(description, numbers)
     parser.add_argument("--dropout", type=float, default=0.1, help="default 0.1")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default fp32")
-    parser.add_argument("--json", type=Path, help="write the rows there")
     return parser
 
 

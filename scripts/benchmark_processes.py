@@ -1,4 +1,4 @@
-"""Processes of benchmarks: the memory of one's own, and the parent's side of ``benchmark_worker.py``."""
+"""Processes of benchmarks: the memory of one's own, and the parent's side of a worker's."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from benchmarking import Time
 
@@ -24,12 +24,14 @@ ALLOCATOR = {
 class Worker:
     """A process with one system; what is measured of it gathers in ``times``, by repeat, and ``peaks``."""
 
-    def __init__(self, name: str, switches: bool, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, name: str, switches: bool, settings: dict[str, Any], script: str = "benchmark_worker.py"
+    ) -> None:
         self.name, self.switches = name, switches
         self.times: defaultdict[int, list[Time]] = defaultdict(list)
         self.peaks: list[float] = []
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("benchmark_worker.py"))],
+            [sys.executable, str(Path(__file__).with_name(script))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -38,9 +40,9 @@ class Worker:
         facts = self.ask(**settings)
         self.missing: str | None = facts.get("missing")
         self.parameters: int = facts.get("parameters", 0)
-        self.work: float = facts.get("work", 0.0)
+        self.work: Any = facts.get("work")
 
-    def __enter__(self) -> "Worker":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

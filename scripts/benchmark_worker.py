@@ -8,8 +8,9 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import benchmarking
 import numpy
@@ -76,22 +77,32 @@ class Stepper:
         return {"peak": peak(self.precision)} if "peak" in asked else {"memory": resident_peak()}
 
 
-def serve(questions: TextIO, answers: TextIO) -> None:
+class Answering(Protocol):
+    """A system in its process."""
+
+    def facts(self) -> dict[str, Any]:
+        """What is built."""
+
+    def answer(self, asked: dict[str, Any]) -> Any:
+        """What was asked for."""
+
+
+def serve(build: Callable[[dict[str, Any]], Answering], questions: TextIO, answers: TextIO) -> None:
     """Answer until the questions end."""
     settings = json.loads(questions.readline())
     torch.set_num_threads(settings["threads"])
     with kernel(settings["kernel"]):
         try:
-            stepper = Stepper(settings)
+            system = build(settings)
         except ImportError as error:
             print(json.dumps({"missing": str(error)}), file=answers, flush=True)
             return
-        print(json.dumps(stepper.facts()), file=answers, flush=True)
+        print(json.dumps(system.facts()), file=answers, flush=True)
         for line in questions:
-            print(json.dumps(stepper.answer(json.loads(line))), file=answers, flush=True)
+            print(json.dumps(system.answer(json.loads(line))), file=answers, flush=True)
 
 
 if __name__ == "__main__":
     kept = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
-    serve(sys.stdin, kept)
+    serve(Stepper, sys.stdin, kept)

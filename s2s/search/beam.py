@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from s2s.search.hypotheses import Hypotheses, Hypothesis, begin, expand, expansion_sums, one_by_one, survive
+from s2s.search.hypotheses import Hypotheses, Hypothesis, begin, expand_best, one_by_one, survive
 from s2s.search.lengths import LengthScore, PowerPenalty
 from s2s.search.scorer import Scorer, State
 from s2s.search.stopping import Standing, Stop, nothing_better_can_come
 
-Choose = Callable[[Hypotheses, Tensor, int], tuple[Hypotheses, Tensor]]
-"""What ``expand`` does, in another manner: which expansions go on, in any order, with their own sums."""
+Choose = Callable[[Hypotheses, Tensor, "Rules"], tuple[Hypotheses, Tensor]]
+"""What ``choose_best`` does, in another manner: which expansions go on, in any order, with their own sums."""
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ class Rules:
             raise ValueError(f"n_best must be from 1 to beams = {self.beams}, got {self.n_best}")
 
 
-def search(scorer: Scorer[State], rules: Rules, choose: Choose = expand) -> list[list[Hypothesis]]:
+def search(scorer: Scorer[State], rules: Rules, choose: Choose | None = None) -> list[list[Hypothesis]]:
     """The ``n_best`` hypotheses of each source among those that ``choose`` took."""
     if scorer.sources == 0:
         return []
@@ -75,8 +75,7 @@ def search(scorer: Scorer[State], rules: Rules, choose: Choose = expand) -> list
     found: list[list[Hypothesis]] = [[] if longest else [([], 0.0)] for longest in rules.max_length]
     for _ in range(max(rules.max_length)):
         log_probs, state = scorer.step(live.tokens[:, :, -1].flatten(), state)
-        # Without a name the sums, which are as large as the log-probabilities, do not outlive the choice.
-        best, rows = choose(live, forbid(expansion_sums(live, log_probs), live, rules), rules.beams)
+        best, rows = (choose or choose_best)(live, log_probs, rules)
         growing = collect(best, found, rules)
         unfinished = open_rows(growing, found, rules)
         if not unfinished:
@@ -86,11 +85,14 @@ def search(scorer: Scorer[State], rules: Rules, choose: Choose = expand) -> list
     return found
 
 
-def forbid(sums: Tensor, live: Hypotheses, rules: Rules) -> Tensor:
-    """The sums [S, K, V] with those of the expansions that end too early set to -inf, in place."""
-    early = [row for row, source in enumerate(live.sources) if live.length < rules.min_length[source]]
-    sums[early, :, rules.end] = -math.inf
-    return sums
+def choose_best(live: Hypotheses, log_probs: Tensor, rules: Rules) -> tuple[Hypotheses, Tensor]:
+    """The best expansions by their sums, given log-probabilities [S * K, V], and the rows of ``live`` they expand."""
+    return expand_best(live, log_probs, rules.beams, too_early(live, rules), rules.end)
+
+
+def too_early(live: Hypotheses, rules: Rules) -> list[int]:
+    """The rows of the sources that may not end yet."""
+    return [row for row, source in enumerate(live.sources) if live.length < rules.min_length[source]]
 
 
 def collect(best: Hypotheses, found: list[list[Hypothesis]], rules: Rules) -> Hypotheses:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from s2s.search.beam import Rules, search
-from s2s.search.hypotheses import Hypotheses, Hypothesis, expand, one_by_one
+from s2s.search.beam import Rules, search, too_early
+from s2s.search.hypotheses import Hypotheses, Hypothesis, expand, expansion_sums, one_by_one
 from s2s.search.lengths import LengthScore, PowerPenalty
 from s2s.search.scorer import Scorer, State
 from s2s.search.stopping import nothing_better_can_come
@@ -52,13 +52,15 @@ class Diversity:
         self.sources, self.strength = sources, strength
         self.taken: list[Tensor] = []  # a step each, [sources, V]
 
-    def __call__(self, live: Hypotheses, sums: Tensor, beams: int) -> tuple[Hypotheses, Tensor]:
+    def __call__(self, live: Hypotheses, log_probs: Tensor, rules: Rules) -> tuple[Hypotheses, Tensor]:
         """The expansions of the best penalised sums, with the sums that they have without the penalty."""
+        sums = expansion_sums(live, log_probs)
+        sums[too_early(live, rules), :, rules.end] = -torch.inf
         if live.length == len(self.taken):
             self.taken.append(sums.new_zeros(self.sources, sums.size(2)))
         taken = self.taken[live.length]
         rows = torch.tensor(live.sources, device=sums.device)
-        best, parents = expand(live, sums - self.strength * taken[rows, None], beams)
+        best, parents = expand(live, sums - self.strength * taken[rows, None], rules.beams)
         tokens = best.tokens[:, :, -1]
         own = sums.flatten(0, 1)[parents, tokens]
         counts = torch.zeros_like(taken[rows]).scatter_add(1, tokens, (own > -torch.inf).to(taken.dtype))

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 
 from s2s.batch import pad
 from s2s.model import PrefixTransformer
+from s2s.model.prepared import PreparedModel
 from s2s.search.constraints import ConstrainedScorer
 from s2s.search.ensemble import Ensemble
 from s2s.search.forcing import token_scores
@@ -35,12 +37,17 @@ class Models:
     models: Sequence[PrefixTransformer]
     weights: Sequence[float] | None = None
 
+    @cached_property
+    def prepared(self) -> list[PreparedModel]:
+        """The models as they are now, laid out for decoding once for all sources."""
+        return [PreparedModel(model) for model in self.models]
+
     def scorer(self, sources: Sources) -> Scorer[Any]:
         """The scorer of some sources, ids with begin and end."""
         device, end = self.models[0].output_bias.device, self.vocabulary.end
         rows = pad(sources, self.vocabulary.padding).to(device)
         lengths = torch.tensor([len(source) for source in sources], device=device)
-        scorers = [PrefixScorer(model, rows, lengths, end, end) for model in self.models]
+        scorers = [PrefixScorer(model, rows, lengths, end, end) for model in self.prepared]
         return scorers[0] if len(scorers) == 1 else Ensemble(scorers, self.weights)
 
 

@@ -10,6 +10,9 @@ from torch.nn.functional import pad
 
 Hypothesis = tuple[list[int], float]
 
+RUN = 64
+"""Columns of a vocabulary whose greatest entry is found first."""
+
 
 class Hypotheses(NamedTuple):
     """Hypotheses of one length t for S sources, K slots a source; a slot whose sum is -inf is empty."""
@@ -44,10 +47,15 @@ def begin(token: int, max_length: list[int]) -> Hypotheses:
 def expansion_sums(live: Hypotheses, log_probs: Tensor) -> Tensor:
     """The sums [S, K, V] of all expansions; ``log_probs`` [S * K of ``live``, V]. ValueError where one is NaN."""
     sums = live.sums.to(log_probs.device)[:, :, None] + log_probs.unflatten(0, live.sums.shape)
+    refuse_nan(live, sums)
+    return sums
+
+
+def refuse_nan(live: Hypotheses, sums: Tensor) -> None:
+    """A ValueError that names the step and the source where one of the sums [S, ...] is NaN."""
     bad = sums.isnan().flatten(1).any(dim=1).tolist()
     if any(bad):
         raise ValueError(f"log-probability is NaN at step {live.length + 1}, source {live.sources[bad.index(True)]}")
-    return sums
 
 
 def expand(live: Hypotheses, sums: Tensor, beams: int) -> tuple[Hypotheses, Tensor]:
@@ -55,12 +63,56 @@ def expand(live: Hypotheses, sums: Tensor, beams: int) -> tuple[Hypotheses, Tens
 
     ``sums`` [S, K, V] are the expansions' own; K of the result is ``beams``, or all of them where that is fewer.
     """
-    sources, slots, vocabulary = sums.shape
-    best, flat = sums.flatten(1).topk(min(beams, slots * vocabulary))
-    parents, tokens = flat // vocabulary, flat % vocabulary
-    rows = parents + slots * torch.arange(sources, device=flat.device)[:, None]
-    histories = live.tokens.to(flat.device).flatten(0, 1)[rows]
-    return Hypotheses(live.sources, torch.cat([histories, tokens[:, :, None]], dim=2), best), rows
+    vocabulary = sums.size(2)
+    best, flat = sums.flatten(1).topk(min(beams, sums[0].numel()))
+    return grown(live, flat // vocabulary, flat % vocabulary, best)
+
+
+def expand_best(
+    live: Hypotheses, log_probs: Tensor, beams: int, forbidden: Sequence[int], end: int
+) -> tuple[Hypotheses, Tensor]:
+    """The same from log-probabilities [S * K, V] as they are, where the rows ``forbidden`` of sources may not end.
+
+    No sums of a whole vocabulary are made: the best expansions of a source are among the best of each hypothesis.
+    ValueError where a log-probability is NaN, which counts as the best.
+    """
+    count = min(beams + bool(forbidden), log_probs.size(1))
+    values, tokens = (part.unflatten(0, live.sums.shape) for part in largest(log_probs, count))
+    sums = live.sums.to(values.device)[:, :, None] + values
+    refuse_nan(live, sums)
+    if forbidden:
+        ends = tokens == end
+        ends[[row for row in range(len(live.sources)) if row not in set(forbidden)]] = False
+        sums = sums.masked_fill(ends, -math.inf)
+    best, flat = sums.flatten(1).topk(min(beams, live.sums.size(1) * log_probs.size(1), sums[0].numel()))
+    return grown(live, flat // count, tokens.flatten(1).gather(1, flat), best)
+
+
+def grown(live: Hypotheses, parents: Tensor, tokens: Tensor, sums: Tensor) -> tuple[Hypotheses, Tensor]:
+    """The hypotheses of slots ``parents`` [S, K] with one more of the ``tokens`` [S, K], and their rows of ``live``."""
+    sources, slots = live.sums.shape
+    rows = parents + slots * torch.arange(sources, device=parents.device)[:, None]
+    histories = live.tokens.to(parents.device).flatten(0, 1)[rows]
+    return Hypotheses(live.sources, torch.cat([histories, tokens[:, :, None]], dim=2), sums), rows
+
+
+def largest(table: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` largest entries of each row [N, V], and their columns, as ``torch.topk`` gives them.
+
+    They are looked for in the runs of columns whose greatest entries are the greatest: one pass finds these.
+    """
+    rows, columns = table.shape
+    runs = columns // RUN
+    if runs <= count:
+        values, places = table.topk(count)
+        return values, places
+    whole = table[:, : runs * RUN].unflatten(1, (runs, RUN))
+    picked = whole.amax(dim=2).topk(count).indices
+    found = whole.gather(1, picked[:, :, None].expand(-1, -1, RUN)).flatten(1)
+    numbers = (picked[:, :, None] * RUN + torch.arange(RUN, device=table.device)).flatten(1)
+    rest = torch.arange(runs * RUN, columns, device=table.device).expand(rows, -1)
+    values, places = torch.cat([found, table[:, runs * RUN :]], dim=1).topk(count)
+    return values, torch.cat([numbers, rest], dim=1).gather(1, places)
 
 
 def survive(growing: Hypotheses, rows: Tensor, unfinished: list[int], beams: int) -> tuple[Hypotheses, Tensor]:

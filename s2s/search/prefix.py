@@ -7,9 +7,17 @@ from torch import Tensor
 
 from s2s.model import Memory, PrefixTransformer
 from s2s.model.attention import Cached
+from s2s.model.prepared import PreparedModel
+from s2s.search import shared
+from s2s.search.shared import Shared
+
+WIDE = 16
+"""With more hypotheses a source than these, each keeps its own columns: they would look at too many of others."""
+ROOM = 128
+"""Columns of all hypotheses of a source that are reserved at first."""
 
 
-class State(NamedTuple):
+class Separate(NamedTuple):
     """The live sources' memory, the hypotheses' own keys and values, and which source each row belongs to."""
 
     memory: Memory
@@ -17,37 +25,73 @@ class State(NamedTuple):
     owners: Tensor  # [N] into the memory's rows, in order, the same number of rows each
     column: int
 
+    def step(self, model: PreparedModel, tokens: Tensor) -> tuple[Tensor, "Separate"]:
+        """The last layer's rows [N, D] of the next tokens [N], and the state that follows."""
+        hidden, cache = model.model.step(tokens, self.column, self.memory, self.cache)
+        return hidden, self._replace(cache=cache, column=self.column + 1)
+
+    def reorder(self, sources: Tensor, index: Tensor) -> "Separate":
+        """The rows at ``index`` [M]: the ``sources`` that have any, the same number each."""
+        memory = self.memory if len(sources) == len(self.memory.lengths) else _select(self.memory, sources)
+        cache = self.cache and tuple(tuple(part[index] for part in layer) for layer in self.cache)
+        owners = torch.arange(len(sources), device=index.device).repeat_interleave(len(index) // len(sources))
+        return Separate(memory, cache, owners, self.column)
+
+
+State = Shared | Separate
+
 
 class PrefixScorer:
-    """Log-probabilities of a prefix LM for a batch of sources [B, S] of the given lengths [B]."""
+    """Log-probabilities of a prefix LM for a batch of sources [B, S] of the given lengths [B].
 
-    def __init__(self, model: PrefixTransformer, source: Tensor, lengths: Tensor, begin: int, end: int) -> None:
-        self.model = model
+    A state is used up by the step or the reorder that follows it.
+    """
+
+    def __init__(
+        self, model: PrefixTransformer | PreparedModel, source: Tensor, lengths: Tensor, begin: int, end: int
+    ) -> None:
+        self.prepared = model if isinstance(model, PreparedModel) else PreparedModel(model)
         self.source, self.lengths = source, lengths
         self.sources = len(source)
         self.begin, self.end = begin, end
 
+    @property
+    def model(self) -> PrefixTransformer:
+        """The model that encodes the sources."""
+        return self.prepared.model
+
+    @torch.no_grad()
     def start(self) -> State:
         """Encode the sources; one row each."""
         memory = self.model.encode(self.source, self.lengths)
-        return State(memory, None, torch.arange(self.sources, device=self.source.device), 0)
+        if self.prepared.blocks:
+            return shared.begin(memory, ROOM)
+        return Separate(memory, None, torch.arange(self.sources, device=self.source.device), 0)
 
+    @torch.no_grad()
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Log-probabilities [N, V] of what follows the tokens [N], in float32."""
-        tokens = tokens.to(self.source.device)
-        hidden, cache = self.model.step(tokens, state.column, state.memory, state.cache)
-        log_probs = self.model.logits(hidden).float().log_softmax(dim=-1)
-        return log_probs, state._replace(cache=cache, column=state.column + 1)
+        hidden, state = state.step(self.prepared, tokens.to(self.source.device))
+        return self.prepared.log_probs(hidden), state
 
+    @torch.no_grad()
     def reorder(self, state: State, index: Tensor) -> State:
         """The rows at ``index`` [M]; sources without a row are forgotten."""
-        index = index.to(state.owners.device)
-        live, owners, rows = state.owners[index].unique_consecutive(return_inverse=True, return_counts=True)
+        index = index.to(self.source.device)
+        owners = index // state.seen.shape[1] if isinstance(state, Shared) else state.owners[index]
+        sources, rows = owners.unique_consecutive(return_counts=True)
         if len(rows) and bool((rows != rows[0]).any()):
             raise ValueError(f"every source needs the same number of rows, not {rows.tolist()}")
-        memory = state.memory if len(live) == len(state.memory.lengths) else _select(state.memory, live)
-        cache = state.cache and tuple(tuple(part[index] for part in layer) for layer in state.cache)
-        return State(memory, cache, owners, state.column)
+        if isinstance(state, Shared) and len(index) > WIDE * len(sources):
+            return _apart(state, sources, index)
+        return state.reorder(sources, index)
+
+
+def _apart(state: Shared, sources: Tensor, index: Tensor) -> Separate:
+    """The rows at ``index`` [M], each with its own keys and values."""
+    memory, cache = state.separate(index)
+    owners = torch.arange(len(sources), device=index.device).repeat_interleave(len(index) // len(sources))
+    return Separate(_select(memory, sources), cache if state.column else None, owners, state.column)
 
 
 def _select(memory: Memory, rows: Tensor) -> Memory:

@@ -1,0 +1,193 @@
+"""The systems of ``benchmark_decoding.py``, each as its users decode with it.
+
+Weights are random; what is generated means nothing, and takes as long as if it did.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from benchmark_peers import Bert4Torch, Shape, TransformersBart
+from benchmark_systems import S2S
+from benchmarking import BEGIN, END, PADDING
+from tokenizers import Tokenizer, models
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from s2s.batch import pad
+from s2s.search.generation import generate
+from s2s.search.settings import SearchSettings
+from s2s.vocabulary import Vocabulary
+
+Sources = Sequence[list[int]]
+
+
+class Search(NamedTuple):
+    """Beams, and tokens that each hypothesis must have."""
+
+    beams: int
+    tokens: int
+
+
+class Decoder(Protocol):
+    """A model that writes the best hypothesis of each source, ``batch`` sources at a time."""
+
+    def decode(self, sources: Sources, batch: int) -> list[list[int]]:
+        """Ids, without what begins or ends them."""
+
+
+class Ids(Vocabulary):
+    """A vocabulary of ids alone."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.padding, self.begin, self.end = size, PADDING, BEGIN, END
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[int(word) for word in text.split()] for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(map(str, ids))
+
+    def save(self, folder: Path) -> None:
+        raise NotImplementedError
+
+
+class OurDecoder:
+    """Beam search of s2s over its prefix LM, in BERT's form."""
+
+    def __init__(self, shape: Shape, search: Search, precision: str) -> None:
+        self.model, self.search = S2S(shape).model.model.eval(), search
+        self.vocabulary, self.options = Ids(shape.vocabulary), {"precision": precision} if precision != "fp32" else {}
+
+    def decode(self, sources: Sources, batch: int) -> list[list[int]]:
+        beams, tokens = self.search
+        rules = SearchSettings(beams=beams, min_length=tokens, batch=batch, **self.options)  # type: ignore[arg-type]
+        found = generate(self.model, self.vocabulary, sources, rules, tokens, lambda _: None)
+        return [hypotheses[0][0] for hypotheses in found]
+
+
+class BartDecoder:
+    """``transformers``' BART with half of the layers on either side."""
+
+    def __init__(self, shape: Shape, search: Search, precision: str) -> None:  # noqa: ARG002
+        self.model, self.search = TransformersBart(shape).model.eval(), search
+        self.model.generation_config.forced_eos_token_id = None
+
+    @torch.inference_mode()
+    def decode(self, sources: Sources, batch: int) -> list[list[int]]:
+        found = []
+        for start in range(0, len(sources), batch):
+            ids = pad(sources[start : start + batch], PADDING)
+            found += self.model.generate(ids, attention_mask=(ids != PADDING).long(), **forced(self.search)).tolist()
+        return [row[1:] for row in found]
+
+
+class GPT2Decoder:
+    """``transformers``' GPT-2, which reads the source as a prompt, padded on the left."""
+
+    def __init__(self, shape: Shape, search: Search, precision: str) -> None:  # noqa: ARG002
+        config = GPT2Config(
+            vocab_size=shape.vocabulary,
+            n_embd=shape.width,
+            n_layer=shape.layers,
+            n_head=shape.heads,
+            n_positions=shape.positions,
+            bos_token_id=BEGIN,
+            eos_token_id=END,
+            pad_token_id=PADDING,
+        )
+        self.model, self.search = GPT2LMHeadModel(config).eval(), search
+
+    @torch.inference_mode()
+    def decode(self, sources: Sources, batch: int) -> list[list[int]]:
+        found = []
+        for start in range(0, len(sources), batch):
+            ids = pad([row[::-1] for row in sources[start : start + batch]], PADDING).flip(1)
+            rows = self.model.generate(ids, attention_mask=(ids != PADDING).long(), **forced(self.search))
+            found += rows[:, ids.shape[1] :].tolist()
+        return found
+
+
+def forced(search: Search) -> dict[str, Any]:
+    """``transformers``' names of the settings."""
+    beams, tokens = search
+    return {"num_beams": beams, "min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False}
+
+
+class Bert4TorchDecoder:
+    """bert4torch's UniLM and beam search as in its example of titles: one source, and each step computes all anew."""
+
+    def __init__(self, shape: Shape, search: Search, precision: str) -> None:  # noqa: ARG002
+        model, self.search = Bert4Torch(shape).model.eval(), search
+        from bert4torch.generation import AutoRegressiveDecoder
+
+        class Titles(AutoRegressiveDecoder):
+            @AutoRegressiveDecoder.wraps(default_rtype="logits")
+            def predict(self, inputs: list[Tensor], output_ids: Tensor, states: None) -> Tensor:  # noqa: ARG002
+                tokens, segments = inputs
+                ids = torch.cat([tokens, output_ids], 1)
+                return model.predict([ids, torch.cat([segments, torch.ones_like(output_ids)], 1)])[-1][:, -1]
+
+        self.decoder = Titles(eos_token_id=-1, max_new_tokens=search.tokens, min_new_tokens=search.tokens)
+
+    @torch.inference_mode()
+    def decode(self, sources: Sources, batch: int) -> list[list[int]]:  # noqa: ARG002
+        inputs = ([row, [0] * len(row)] for row in sources)
+        return [self.decoder.beam_search(pair, top_k=self.search.beams)[0].tolist() for pair in inputs]
+
+
+class CTranslate2Decoder:
+    """CTranslate2 with the weights of ``transformers``' BART; it puts sources of like length together itself."""
+
+    def __init__(self, shape: Shape, search: Search, precision: str) -> None:
+        from ctranslate2 import Translator
+
+        self.names, self.search = [f"t{number}" for number in range(shape.vocabulary)], search
+        kind = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}[precision]
+        threads = torch.get_num_threads()
+        with TemporaryDirectory() as folder:
+            self._convert(shape, Path(folder))
+            self.translator = Translator(f"{folder}/converted", compute_type=kind, intra_threads=threads)
+
+    def _convert(self, shape: Shape, folder: Path) -> None:
+        from ctranslate2.converters import TransformersConverter
+
+        model = TransformersBart(shape).model
+        # What the converter asks of a BART's configuration that its own class no longer has.
+        model.config.update({"normalize_before": False, "normalize_embedding": True})
+        model.save_pretrained(folder)
+        words = Tokenizer(models.WordLevel({name: number for number, name in enumerate(self.names)}, self.names[3]))
+        special = {"pad_token": PADDING, "bos_token": BEGIN, "eos_token": END, "unk_token": 3}
+        named = {kind: self.names[number] for kind, number in special.items()}
+        PreTrainedTokenizerFast(tokenizer_object=words, **named).save_pretrained(folder)
+        TransformersConverter(str(folder)).convert(str(folder / "converted"))
+
+    def decode(self, sources: Sources, batch: int) -> list[list[int]]:
+        beams, tokens = self.search
+        found = self.translator.translate_batch(
+            [[self.names[number] for number in row] for row in sources],
+            beam_size=beams,
+            min_decoding_length=tokens,
+            max_decoding_length=tokens,
+            max_batch_size=batch,
+        )
+        return [[int(name[1:]) for name in each.hypotheses[0]] for each in found]
+
+
+class Row(NamedTuple):
+    """How a system is built, in which precisions it decodes, and whether it takes several sources at a time."""
+
+    build: Callable[[Shape, Search, str], Decoder]
+    precisions: tuple[str, ...] = ("fp32",)
+    batches: bool = True
+
+
+DECODERS = {
+    "s2s": Row(OurDecoder),
+    "transformers_bart": Row(BartDecoder),
+    "transformers_gpt2": Row(GPT2Decoder),
+    "bert4torch": Row(Bert4TorchDecoder, batches=False),
+    "ctranslate2": Row(CTranslate2Decoder, ("fp32", "int8")),
+}

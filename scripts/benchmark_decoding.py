@@ -1,0 +1,218 @@
+"""Decoding with beam search of this project beside its peers, on the same sources: ``--help`` lists the options.
+
+Each system runs in a process of its own, by itself for each precision, and all take turns in an order that rotates.
+A round decodes all sources with each size of batch; hypotheses must have exactly ``--tokens`` tokens. Sources of like
+length stand together, as in a long list that was sorted, for all systems. bert4torch takes one source at a time. At
+batch 1 a quarter of the sources is decoded.
+
+CPU seconds are of all threads; rows have medians over rounds. The floor is the least work by formula (``least_work`` in
+``benchmark_floor.py``) over the speed of a large matrix product in the same process, of float32 for int8. ``ratio``
+is the CPU time a source over that of ``s2s`` in float32, with batches of the same size, in the same round; for
+bert4torch, which has no batches, it is given against each size.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import benchmarking
+import torch
+from benchmark_decoders import DECODERS, Search
+from benchmark_options import numbered, parsed
+from benchmark_peers import Shape
+from benchmark_processes import Worker
+from benchmarking import Time
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from s2s.errors import UserError, nearest
+from s2s.matmul import KERNELS, choose
+
+NUMBERS = {
+    "threads": 1,
+    "rounds": 3,
+    "sources": 64,
+    "source_tokens": 180,
+    "beams": 4,
+    "tokens": 32,
+    "vocabulary": 8000,
+    "width": 256,
+    "layers": 6,
+    "heads": 4,
+}
+"""Options that are whole numbers, and their defaults."""
+SHARED = ("threads", "rounds", "source_tokens", "beams", "tokens", "vocabulary", "width", "layers", "heads")
+"""The options that every row of the JSON bears."""
+
+
+class Runner(Worker):
+    """A system with a precision, and its time for each size of batch and round."""
+
+    def __init__(self, name: str, precision: str, settings: dict[str, Any]) -> None:
+        chosen = {**settings, "system": name, "precision": precision}
+        super().__init__(name, True, chosen, "benchmark_decoding_worker.py")
+        self.precision, self.work = precision, dict(self.work or [])
+        self.taken: dict[int, list[Time]] = {batch: [] for batch, _ in settings["plan"]}
+
+    def run(self, batch: int) -> None:
+        """Decode all sources once, and measure the peak beside it."""
+        self.taken[batch].append(Time(*self.ask(decode=batch)))
+        self.peaks.append(self.ask(peak=True)["peak"])
+
+
+def plan(arguments: argparse.Namespace) -> list[tuple[int, int]]:
+    """The sizes of batches, and how many sources are decoded with each."""
+    found = [(batch, arguments.sources if batch > 1 else -(-arguments.sources // 4)) for batch in arguments.batches]
+    for batch, count in found:
+        if count % batch or count // batch > benchmarking.BUCKET:
+            most = benchmarking.BUCKET
+            raise UserError(f"--sources: {count} are not 1 .. {most} batches of {batch}; see --batches")
+    return found
+
+
+def start(arguments: argparse.Namespace, stack: ExitStack) -> list[Runner]:
+    """A runner for each system and precision; what is not installed is named and left out."""
+    sizes, ours, runners = plan(arguments), arguments.kernel or choose()[0], list[Runner]()
+    positions = benchmarking.SPREAD["source"][1] * arguments.source_tokens + arguments.tokens + 2
+    shape = Shape(
+        arguments.vocabulary, arguments.width, arguments.layers, arguments.heads, int(positions), dropout=0.0,
+        attention_dropout=0.0,
+    )  # fmt: skip
+    shared = {"threads": arguments.threads, "shape": shape, "search": Search(arguments.beams, arguments.tokens)}
+    for name in dict.fromkeys(arguments.systems):
+        row = DECODERS[name]
+        own = [size for size in sizes if row.batches or size[0] == 1] or [(1, -(-arguments.sources // 4))]
+        for precision in (each for each in row.precisions if each in arguments.precisions):
+            kernel = ours if name == "s2s" else "default"
+            settings = {**shared, "source_tokens": arguments.source_tokens, "plan": own, "kernel": kernel}
+            runner = stack.enter_context(Runner(name, precision, settings))
+            if runner.missing:
+                print(f"{name}: left out: {runner.missing}", file=sys.stderr)
+                break
+            runners.append(runner)
+    return runners
+
+
+def interleave(runners: Sequence[Runner], rounds: int) -> None:
+    """A batch of each size that does not count, then the rounds."""
+    for runner in runners:
+        for batch in runner.taken:
+            runner.ask(warm=batch)
+    for number in track(range(rounds), "rounds", console=Console(stderr=True), transient=True):
+        for batch in dict.fromkeys(batch for runner in runners for batch in runner.taken):
+            able = [runner for runner in runners if batch in runner.taken]
+            first = number % len(able)
+            for runner in (*able[first:], *able[:first]):
+                runner.run(batch)
+
+
+def summary(runner: Runner, batch: int, sources: int) -> dict[str, Any]:
+    """A row: medians over rounds, and the smallest and greatest CPU time a source."""
+    taken = runner.taken[batch]
+    each = [time.cpu / sources for time in taken]
+    return {
+        "system": runner.name,
+        "precision": runner.precision,
+        "batch": batch,
+        "sources": sources,
+        "seconds": statistics.median(time.wall for time in taken),
+        "cpu_seconds": statistics.median(time.cpu for time in taken),
+        "cpu_seconds_a_sentence": statistics.median(each),
+        "least": min(each),
+        "most": max(each),
+        "floor": runner.work[batch] / max(runner.peaks) / sources,
+        "peak_flops": max(runner.peaks),
+        "rounds_cpu_seconds_a_sentence": each,
+    }
+
+
+def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of the JSON."""
+    counts = dict(plan(arguments))
+    with ExitStack() as stack:
+        runners = start(arguments, stack)
+        interleave(runners, arguments.rounds)
+        single = -(-arguments.sources // 4)
+        rows = [summary(each, batch, counts.get(batch, single)) for each in runners for batch in each.taken]
+    compare(rows)
+    shared = {name: getattr(arguments, name) for name in SHARED}
+    shared |= {"torch": torch.__version__, "processor": benchmarking.processor(torch.device("cpu"))}
+    return [{**row, **shared} for row in rows]
+
+
+def compare(rows: list[dict[str, Any]]) -> None:
+    """Give each row its time over that of this project in float32, in place: the median over rounds."""
+    ours = {row["batch"]: row for row in rows if row["system"] == "s2s" and row["precision"] == "fp32"}
+    for row in rows:
+        alone = not DECODERS[row["system"]].batches
+        for batch, own in ours.items():
+            if not alone and batch != row["batch"]:
+                continue
+            pairs = zip(row["rounds_cpu_seconds_a_sentence"], own["rounds_cpu_seconds_a_sentence"], strict=True)
+            name = f"ratio_to_batch_{batch}" if batch != row["batch"] else "ratio"
+            row[name] = statistics.median(theirs / mine for theirs, mine in pairs)
+
+
+def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Print the rows as a table, a size of batch after the other."""
+    table = Table(title=title)
+    for head in ("system", "precision"):
+        table.add_column(head, no_wrap=True)
+    for head in (
+        "batch",
+        "sources",
+        "CPU ms a sentence",
+        "min .. max",
+        "floor",
+        "ms by the clock",
+        "s2s is x times as fast",
+    ):
+        table.add_column(head, justify="right")
+    for row in sorted(rows, key=lambda row: row["batch"]):
+        each, (low, high) = row["cpu_seconds_a_sentence"], (1000 * row["least"], 1000 * row["most"])
+        spread, floor = f"{low:.1f} .. {high:.1f}", f"{1000 * row['floor']:.1f}"
+        clock = f"{1000 * row['seconds'] / row['sources']:.1f}"
+        ratios = [f"{value:.2f}{name[5:].replace('_', ' ')}" for name, value in row.items() if name.startswith("ratio")]
+        shown = str(row["batch"]), str(row["sources"]), f"{1000 * each:.1f}", spread, floor, clock
+        table.add_row(row["system"], row["precision"], *shown, ", ".join(ratios))
+    Console(width=140).print(table)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = numbered(__doc__, NUMBERS)
+    found.add_argument("--batches", type=int, nargs="+", default=[1, 32], help="sources at a time; default 1 32")
+    found.add_argument("--kernel", choices=KERNELS, help="of our float32 products; default: the better one")
+    found.add_argument("--systems", nargs="+", default=list(DECODERS), metavar="SYSTEM", help="default: all")
+    found.add_argument(
+        "--precisions", nargs="+", choices=("fp32", "bf16", "int8"), default=["fp32", "bf16", "int8"],
+        help="where a system has them; default: all",
+    )  # fmt: skip
+    return found
+
+
+def main(texts: Sequence[str]) -> int:
+    """The command: 0, or 2 after an error that the user can mend."""
+    arguments = parsed(parser(), texts, NUMBERS)
+    torch.set_num_threads(arguments.threads)
+    try:
+        if wrong := [name for name in arguments.systems if name not in DECODERS]:
+            raise UserError(f"--systems: no system '{wrong[0]}'{nearest(wrong[0], DECODERS)}")
+        if min(arguments.batches) < 1:
+            raise UserError(f"--batches: {min(arguments.batches)} is not at least 1")
+        rows = measure(arguments)
+        show(f"{rows[0]['processor']}, threads: {arguments.threads}" if rows else "nothing was measured", rows)
+        if arguments.json:
+            benchmarking.write(arguments.json, rows)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,47 @@
+"""One system in a process of its own, for ``benchmark_decoding.py``: it decodes when it is told to."""
+
+import os
+import sys
+from functools import partial
+from typing import Any
+
+import benchmarking
+import torch
+from benchmark_decoders import DECODERS, Search
+from benchmark_floor import least_work
+from benchmark_peers import Shape
+from benchmark_worker import peak, serve
+
+
+class Speaker:
+    """A system and the sources that it decodes, for each size of batch."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.precision, shape, search = settings["precision"], Shape(*settings["shape"]), Search(*settings["search"])
+        torch.manual_seed(0)
+        self.system = DECODERS[settings["system"]].build(shape, search, self.precision)
+        self.sources: dict[int, list[list[int]]] = {}
+        self.work: dict[int, float] = {}
+        for batch, count in settings["plan"]:
+            lengths = benchmarking.ragged(benchmarking.Sizes(batch, settings["source_tokens"], 2), count // batch)
+            flat = lengths.reshape(-1, 2)
+            self.sources[batch] = [source for source, _ in benchmarking.random_pairs(flat, shape.vocabulary)]
+            self.work[batch] = least_work(settings["system"], shape, search, flat[:, 0])
+
+    def facts(self) -> dict[str, Any]:
+        """The least work for the sources of each size of batch."""
+        return {"work": list(self.work.items())}
+
+    def answer(self, asked: dict[str, Any]) -> Any:
+        """Seconds by the clock and of the processor for the sources (``decode``) or one batch of them (``warm``)."""
+        if "peak" in asked:
+            return {"peak": peak("bf16" if self.precision == "bf16" else "fp32")}
+        batch = asked["decode"] if "decode" in asked else asked["warm"]
+        sources = self.sources[batch] if "decode" in asked else self.sources[batch][:batch]
+        return benchmarking.timed(partial(self.system.decode, sources, batch), torch.device("cpu"))
+
+
+if __name__ == "__main__":
+    kept = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
+    serve(Speaker, sys.stdin, kept)
