@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from s2s.batch import Counts, add, count
 from s2s.data import Example
 from s2s.data.batches import Tokens, updates
+from s2s.labelling.evaluation import evaluate_heads
 from s2s.metrics import score
 from s2s.objective import Objective
 from s2s.recipe import Recipe
@@ -25,14 +26,25 @@ def evaluate(
     examples: Sequence[Example],
     tokens: Tokens,
 ) -> dict[str, float]:
-    """The scores of a split: ``loss`` in nats a target token, and those of ``s2s.metrics.score``."""
+    """The scores of a split: ``loss`` in nats a target token, those of ``s2s.metrics.score``, and those of heads.
+
+    Without targets, ``loss`` is that of the heads.
+    """
     training = objective.training
     objective.eval()
-    loss = dev_loss(accelerator, objective, vocabulary, recipe, tokens)
-    texts = _decode(accelerator, objective, vocabulary, recipe, tokens)
+    scores = {}
+    if objective.generates:
+        scores["loss"] = dev_loss(accelerator, objective, vocabulary, recipe, tokens)
+        texts = _decode(accelerator, objective, vocabulary, recipe, tokens)
+        references = [example.target for example in examples[: len(texts)]]
+        scores |= score(texts, references, recipe.data.lang).values
+    if objective.heads is not None:
+        plan = updates(tokens.lengths(), recipe.run.tokens, recipe.run.seed, 0)
+        found = evaluate_heads(accelerator, objective, objective.heads, vocabulary, examples, tokens, plan)
+        losses = (objective.heads.weights[name] * found[f"{name}.loss"] for name in objective.heads.weights)
+        scores = {"loss": sum(losses), **scores, **found}
     objective.train(training)
-    references = [example.target for example in examples[: len(texts)]]
-    return {"loss": loss, **score(texts, references, recipe.data.lang).values}
+    return scores
 
 
 @torch.no_grad()

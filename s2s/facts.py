@@ -1,7 +1,7 @@
 """What a run was started with: ``run.json`` in its folder."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from s2s.model import Architecture
@@ -20,6 +20,7 @@ class Facts:
     precision: str
     versions: dict[str, str]
     report: list[str]
+    labels: dict[str, list[str]] = field(default_factory=dict)  # of each head, by their numbers
 
 
 def read_facts(folder: Path) -> Facts:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from s2s.batch import Batch, Counts, count
 from s2s.draws import Draws
 from s2s.errors import UserError
+from s2s.labelling.heads import Heads
+from s2s.labelling.modules import Rows
 from s2s.losses import Losses, Term, share
 from s2s.mitigations.base import Feed, Mitigation, Shaped, Shaper, Turn
 from s2s.mitigations.passes import Passes
@@ -37,9 +39,11 @@ class Named(NamedTuple):
 
 
 class Objective(nn.Module):
-    """Teacher forcing, or what the recipe's mitigations make of it.
+    """Teacher forcing, or what the recipe's mitigations make of it, and the losses of the recipe's heads.
 
-    Feeds edit the decoder's inputs in their order; the shaper, if there is one, turns passes into the loss.
+    Feeds edit the decoder's inputs in their order; the shaper, if there is one, turns passes into the loss. Heads read
+    the source's last rows, from the pass that the generation's first loss has made. Where nothing is generated, the
+    parameters of the output alone are frozen.
     """
 
     def __init__(
@@ -47,11 +51,17 @@ class Objective(nn.Module):
         model: PrefixTransformer,
         settings: ObjectiveSettings,
         mitigations: Sequence[tuple[str, Mitigation]] = (),
+        heads: Heads | None = None,
+        generates: bool = True,
     ) -> None:
         super().__init__()
         self.model = model
         self.label_smoothing = settings.label_smoothing
         self.mitigations = _numbered(mitigations)
+        self.heads, self.generates = heads, generates
+        if not generates:
+            model.output_bias.requires_grad_(False)
+            model.transform.requires_grad_(False)
 
     def forward(self, batch: Batch, step: int = 0, counts: Counts | None = None) -> Losses:
         """The losses of a batch at a step.
@@ -60,18 +70,26 @@ class Objective(nn.Module):
         stands alone. The losses of the update's batches add up to the loss of one large batch.
         """
         counts = count(batch) if counts is None else counts
-        shaped = self._shaped(batch, step, counts)
-        total = torch.stack([share(term, counts) for term in shaped.terms.values()]).sum()
+        passes = Passes(self.model, self.label_smoothing, self, source_rows=self.heads is not None)
+        shaped = self._shaped(passes, batch, step, counts) if self.generates else Shaped({}, None)
+        labelled = {} if self.heads is None else self.heads.terms(self._rows(passes, batch), batch)
+        shares = {name: share(term, counts) for name, term in labelled.items()}
+        weighted = [self.heads.weights[name] * value for name, value in shares.items()] if self.heads else []
+        total = torch.stack([*(share(term, counts) for term in shaped.terms.values()), *weighted]).sum()
         parts = {name: share(term, counts) for name, term in _seen(shaped).items()}
+        parts |= {f"{name}.loss": value for name, value in shares.items()}
         return Losses(total, {name: part.detach() for name, part in {"loss": total, **parts}.items()})
+
+    def _rows(self, passes: Passes, batch: Batch) -> Rows:
+        return Rows(passes.source_rows(batch), batch.source_lengths, self.model.embedding.tokens.weight)
 
     def nll(self, batch: Batch) -> Tensor:
         """The negative log-likelihood of the labels given gold prefixes, summed: no method, no smoothing."""
         return Passes(self.model, 0.0, self).losses(batch)[1]
 
-    def _shaped(self, batch: Batch, step: int, counts: Counts) -> Shaped:
+    def _shaped(self, passes: Passes, batch: Batch, step: int, counts: Counts) -> Shaped:
         """The loss as sums: the shaper's of what the feeds have made of the batch, anchored on gold where asked."""
-        passes, fed, kept = Passes(self.model, self.label_smoothing, self), batch, 1.0
+        fed, kept = batch, 1.0
         shaper, turn = Shaper(), Turn(passes, Draws(batch.seeds, ""), counts, 0, 1.0)
         for name, method in self.mitigations:
             if not (strength := method.strength(step)):

@@ -11,11 +11,12 @@ from accelerate.state import AcceleratorState
 
 from s2s import checkpoints, store
 from s2s.checkpoints import Checkpoint
-from s2s.data import Dataset, load
+from s2s.data import Dataset
 from s2s.data.batches import Tokens, tokenise
 from s2s.disk import write_atomically
 from s2s.errors import UserError
 from s2s.facts import Facts, read_facts
+from s2s.labelling.heads import labelling_of
 from s2s.matmul import choose
 from s2s.model import PrefixTransformer
 from s2s.objective import Objective
@@ -77,7 +78,7 @@ def check_same(recipe: Recipe, folder: Path) -> None:
 
 def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
     """Data, vocabulary and facts; the main process writes the folder of a new run, all read it."""
-    dataset = load(recipe.data)
+    dataset = recipe.load_data()
     if not dataset.dev:
         raise UserError("data: there are no dev examples; evaluation needs at least one")
     if accelerator.is_main_process:
@@ -90,15 +91,17 @@ def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
     if facts.data != dataset.fingerprint:
         raise UserError(f"{folder}: trained on the data {facts.data}; the same settings now read {dataset.fingerprint}")
     limits = recipe.data.max_source, recipe.data.max_target
-    train = tokenise(dataset.train, vocabulary, *limits, "train")
-    dev = tokenise(dataset.dev, vocabulary, *limits, "dev")
+    labelling = labelling_of(recipe.make_heads(facts.labels), recipe.data)
+    train = tokenise(dataset.train, vocabulary, *limits, "train", labelling)
+    dev = tokenise(dataset.dev, vocabulary, *limits, "dev", labelling)
     return Prepared(recipe, accelerator, vocabulary, dataset, train, dev, facts)
 
 
 def _create(recipe: Recipe, dataset: Dataset, accelerator: Accelerator, folder: Path) -> None:
     """Write the folder of a new run."""
     vocabulary = recipe.build_vocabulary(dataset)
-    objective, report = recipe.build_objective(vocabulary)
+    labels = recipe.labels(dataset)
+    objective, report = recipe.build_objective(vocabulary, labels)
     name, reason = choose() if accelerator.device.type == "cpu" else ("default", "products: on the GPU")
     facts = Facts(
         architecture=objective.model.shape,
@@ -107,7 +110,8 @@ def _create(recipe: Recipe, dataset: Dataset, accelerator: Accelerator, folder: 
         threads=torch.get_num_threads(),
         precision=_precision(recipe),
         versions={name: version(name) for name in ("torch", "transformers", "accelerate", "sentencepiece")},
-        report=[*report, reason],
+        report=[*report, *(f"{name}: {len(found)} labels" for name, found in labels.items() if found), reason],
+        labels=labels,
     )
     store.create(folder, recipe, vocabulary, facts)
 
@@ -116,10 +120,10 @@ def start_objective(prepared: Prepared, folder: Path) -> tuple[Objective, Checkp
     """The objective of the newest whole checkpoint, or the untrained one."""
     checkpoint, report = checkpoints.newest(folder)
     if checkpoint is None:
-        objective, _ = prepared.recipe.build_objective(prepared.vocabulary)
+        objective, _ = prepared.recipe.build_objective(prepared.vocabulary, prepared.facts.labels)
     else:
         model = PrefixTransformer(prepared.facts.architecture)
-        objective = prepared.recipe.objective_of(model, prepared.vocabulary)
+        objective = prepared.recipe.objective_of(model, prepared.vocabulary, prepared.facts.labels)
         objective.load_state_dict(checkpoint.weights)
         report = [*report, f"going on from step {checkpoint.step}"]
     return objective.to(prepared.accelerator.device), checkpoint, report

@@ -1,6 +1,6 @@
 """Recipes: the typed settings of a run, read from YAML, and the objects that they describe."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,14 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from s2s.config import Layer, merge, read_arguments, read_file
+from s2s.config import merge, read_arguments
+from s2s.config.shipped import recipe_layers
 from s2s.data import Dataset, DataSettings, load
 from s2s.data.batches import tokenise
-from s2s.errors import UserError, nearest
+from s2s.errors import UserError
+from s2s.labelling import HEADS
+from s2s.labelling.checks import check_heads, labelled
+from s2s.labelling.heads import Head, Heads, make_heads
 from s2s.limits import check_slots, with_slots
 from s2s.mitigations import MITIGATIONS, Composition, Materials, Mitigation, check
 from s2s.model import ModelSettings, PrefixTransformer, pretrained
@@ -29,7 +33,7 @@ from s2s.vocabulary import Vocabulary, VocabularySettings, make
 
 TABLES: dict[str, dict[str, Any]] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "search": SEARCHES}
 LISTS: dict[str, dict[str, Any]] = {"mitigations": MITIGATIONS}
-SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
+NAMES: dict[str, dict[str, Any]] = {"heads": HEADS}
 
 
 @dataclass
@@ -40,7 +44,7 @@ class Recipe:
     vocabulary: VocabularySettings = field(default_factory=VocabularySettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     mitigations: list[Any] = field(default_factory=list)  # rows of s2s.mitigations.MITIGATIONS, each with its ``name``
-    heads: dict[str, Any] = field(default_factory=dict)  # none to choose from yet
+    heads: dict[str, Any] = field(default_factory=dict)  # rows of s2s.labelling.HEADS under names of your own
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     optimizer: Any = field(default_factory=AdamW)
     schedule: Any = field(default_factory=Linear)
@@ -48,8 +52,7 @@ class Recipe:
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
-        if self.heads:
-            raise UserError("heads: there are none to choose from yet; leave it empty")
+        check_heads(self.heads, self.data, self.mitigations, self.run.select)
         in_parts = self.run.processes * self.run.accumulate > 1
         names = [_name(MITIGATIONS, method) for method in self.mitigations]
         check(Composition(self.mitigations, in_parts, self.objective.label_smoothing), names)
@@ -62,36 +65,75 @@ class Recipe:
         Errors: a UserError that names the key, where it stands and the nearest valid one.
         """
         recipe = merge(
-            cls, [*_layers(name_or_path), *(read_arguments([override]) for override in overrides)], TABLES, LISTS
+            cls,
+            [*recipe_layers(name_or_path), *(read_arguments([override]) for override in overrides)],
+            TABLES,
+            LISTS,
+            NAMES,
         )
         assert isinstance(recipe, Recipe)
         return recipe
 
     def build(self) -> tuple[Vocabulary, Objective]:
         """The vocabulary and the objective, with the weights that training would start from."""
-        vocabulary = self.build_vocabulary(load(self.data))
-        objective, _ = self.build_objective(vocabulary)
+        dataset = self.load_data()
+        vocabulary = self.build_vocabulary(dataset)
+        objective, _ = self.build_objective(vocabulary, self.labels(dataset))
         return vocabulary, objective
+
+    @property
+    def generates(self) -> bool:
+        """Whether there are targets to learn to write."""
+        return self.data.target_field is not None
+
+    def load_data(self) -> Dataset:
+        """The data set with the fields that heads ask for; without targets, only examples that have a label."""
+        dataset = load(self.data, sorted({head.field for head in self.heads.values() if head.field}))
+        return dataset if self.generates else labelled(dataset, self.heads)
+
+    def labels(self, dataset: Dataset) -> dict[str, list[str]]:
+        """The labels of each head: those that the train split has."""
+        return {name: list(head.names(name, dataset.train)) for name, head in self.heads.items()}
+
+    def make_heads(self, labels: Mapping[str, Sequence[str]]) -> list[Head]:
+        """The heads, given their labels."""
+        return make_heads(self.heads, labels, self.data)
 
     def build_vocabulary(self, dataset: Dataset) -> Vocabulary:
         """The vocabulary for a data set's train split."""
         place = self.vocabulary.name or self.model.pretrained
         return make(self.vocabulary, place and pretrained.find(place), lambda: _texts(dataset))
 
-    def build_objective(self, vocabulary: Vocabulary) -> tuple[Objective, list[str]]:
-        """The untrained objective, a function of recipe and vocabulary, and lines on what a warm start matched."""
+    def build_objective(
+        self, vocabulary: Vocabulary, labels: Mapping[str, Sequence[str]] | None = None
+    ) -> tuple[Objective, list[str]]:
+        """The untrained objective, a function of recipe, vocabulary and the labels of heads, which are those of the
+        data unless given, and lines on what a warm start matched.
+        """
         model, report = self.build_model(vocabulary.size, vocabulary.keep)
-        needed, positions = self.data.max_source + self.data.max_target, model.shape.positions
+        needed, positions = self.data.max_source + self.generates * self.data.max_target, model.shape.positions
         if needed > positions:
             raise UserError(
                 f"data.max_source: with max_target {needed} tokens, but the model has {positions} positions"
             )
-        return self.objective_of(model, vocabulary), report
+        labels = self.labels(self.load_data()) if labels is None and self.heads else labels or {}
+        return self.objective_of(model, vocabulary, labels), report
 
-    def objective_of(self, model: PrefixTransformer, vocabulary: Vocabulary) -> Objective:
-        """The objective of a model, with the recipe's methods and recomputation."""
+    def objective_of(
+        self, model: PrefixTransformer, vocabulary: Vocabulary, labels: Mapping[str, Sequence[str]]
+    ) -> Objective:
+        """The objective of a model, with the recipe's methods, heads and recomputation."""
         model.keep(self.run.checkpointing, self.run.checkpointing_every)
-        return Objective(model, self.objective, self.build_mitigations(vocabulary))
+        heads = self.build_heads(model.shape.width, vocabulary.size, labels)
+        return Objective(model, self.objective, self.build_mitigations(vocabulary), heads, self.generates)
+
+    def build_heads(self, width: int, size: int, labels: Mapping[str, Sequence[str]]) -> Heads | None:
+        """The untrained modules of the heads, if there are any."""
+        if not self.heads:
+            return None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.run.seed, "heads"))
+            return Heads(self.make_heads(labels), width, size)
 
     def build_mitigations(self, vocabulary: Vocabulary) -> list[tuple[str, Mitigation]]:
         """The methods, ready for use, with their names."""
@@ -131,6 +173,9 @@ class Recipe:
             values[section] = {"name": _name(table, getattr(self, section)), **values[section]}
         for section, table in LISTS.items():
             values[section] = [{"name": _name(table, row), **_plain(row)} for row in getattr(self, section)]
+        for section, table in NAMES.items():
+            rows = getattr(self, section).items()
+            values[section] = {name: {"name": _name(table, row), **_plain(row)} for name, row in rows}
         return values
 
     def to_yaml(self) -> str:
@@ -145,38 +190,11 @@ def differences(ours: Recipe, theirs: Recipe) -> list[str]:
     return [f"{key}: {others.get(key)} -> {mine.get(key)}" for key in keys if mine.get(key) != others.get(key)]
 
 
-def _layers(name_or_path: str | Path) -> list[Layer]:
-    recipe = read_file(_find(name_or_path))
-    base = recipe.values.pop("base", None)
-    if base is None:
-        return [recipe]
-    below = read_file(_find(str(base), Path(recipe.origin).parent))
-    if "base" in below.values:
-        raise UserError(f"{recipe.place('base')}: base '{base}' has a base of its own; one level only")
-    return [below, recipe]
-
-
-def _find(name_or_path: str | Path, beside: Path | None = None) -> Path:
-    """A recipe's file: the path itself, or a name beside another recipe, in ./recipes or among the shipped ones."""
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml"):
-        if path.is_file():
-            return path
-        raise UserError(f"recipe '{path}': no such file")
-    folders = [folder for folder in (beside, Path("recipes"), SHIPPED) if folder is not None]
-    for folder in folders:
-        if (file := folder / f"{name_or_path}.yaml").is_file():
-            return file
-    names = {file.stem for folder in folders for file in folder.glob("*.yaml")}
-    raise UserError(
-        f"recipe '{name_or_path}': not in {' or '.join(map(str, folders))}{nearest(str(name_or_path), names)}"
-    )
-
-
 def _texts(dataset: Dataset) -> Iterator[str]:
     for example in dataset.train:
         yield example.source
-        yield example.target
+        if example.target:
+            yield example.target
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,8 @@ from s2s import checkpoints, store
 from s2s.batch import IGNORED, Batch, collate
 from s2s.errors import UserError
 from s2s.facts import read_facts
+from s2s.labelling.heads import Head
+from s2s.labelling.prediction import Given, Prediction, predict
 from s2s.matmul import kernel
 from s2s.model import PrefixTransformer
 from s2s.objective import Objective
@@ -80,11 +82,33 @@ class Run:
         self, sources: Sequence[Sequence[int]], settings: SearchMethod, advance: Callable[[int], object]
     ) -> list[list[Hypothesis]]:
         """The same for sources as ids with begin and end."""
+        if not self.recipe.generates:
+            raise UserError(f"run '{self.folder}': it was trained without targets and generates nothing; see predict")
         max_length = self.max_length(settings)
         models = Models(self.vocabulary, [run.model for run in (self, *self.partners)], self.weights)
         with kernel(self.kernel):
             found = answer(models, sources, settings, max_length, advance)
         return [self._hypotheses(each) for each in found]
+
+    def predict(self, sources: Sequence[Given], advance: Callable[[int], object] = lambda _: None) -> list[Prediction]:
+        """What the run's heads say of each source, a text or a list of tokens; ``advance`` hears how many are done.
+
+        Sources are cut as in ``generate``; a tag whose token is lost by that is None. Errors: a UserError for a run
+        without heads.
+        """
+        if self.objective.heads is None:
+            raise UserError(f"run '{self.folder}': it has no heads, only generation")
+        heads, data, rows = self.objective.heads, self.recipe.data, self.recipe.search.batch
+        with kernel(self.kernel):
+            found, report = predict(self.model, heads, self.vocabulary, data, sources, rows, advance)
+        for line in report:
+            logger.warning(line)
+        return found
+
+    @property
+    def heads(self) -> list[Head]:
+        """The run's heads."""
+        return [] if self.objective.heads is None else self.objective.heads.heads
 
     @torch.no_grad()
     def score(self, sources: Sequence[str], targets: Sequence[str | Sequence[int]]) -> list[Tensor]:
@@ -155,8 +179,10 @@ def load(folder: str | Path, checkpoint: str | None = None, device: str | None =
     folder = Path(folder)
     recipe, facts = store.read_recipe(folder), read_facts(folder)
     step, tensors = checkpoints.weights(folder, checkpoint)
+    shape = facts.architecture
+    heads = recipe.build_heads(shape.width, shape.vocabulary, facts.labels)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
-        objective = Objective(PrefixTransformer(facts.architecture), recipe.objective)
+        objective = Objective(PrefixTransformer(shape), recipe.objective, (), heads, recipe.generates)
     objective.load_state_dict(tensors, assign=True)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Run(folder, recipe, store.read_vocabulary(folder), objective.to(place).eval(), facts.kernel, step)

@@ -31,7 +31,9 @@ class RunSettings:
     save_every: int = 200  # steps
     evaluate_every: int = 500  # steps
     evaluate_examples: int = 200  # of the dev split, decoded at each evaluation; the loss is over all of it
-    select: Literal["loss", "rouge_1", "rouge_2", "rouge_l", "bleu", "chrf"] = "rouge_l"  # what best means
+    select: str = (
+        "rouge_l"  # what best means: loss, rouge_1, rouge_2, rouge_l, bleu, chrf, or a head's, such as tags.accuracy
+    )
 
     def __post_init__(self) -> None:
         for name in AT_LEAST_1:

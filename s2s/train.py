@@ -26,7 +26,7 @@ from s2s.matmul import kernel
 from s2s.objective import Objective
 from s2s.preparation import Prepared, check_same, prepare, start_objective, start_processes
 from s2s.progress import Reporter
-from s2s.recipe import LISTS, TABLES, Recipe
+from s2s.recipe import LISTS, NAMES, TABLES, Recipe
 from s2s.run import Run
 from s2s.run import load as load_run
 from s2s.seeds import seed_of
@@ -150,7 +150,7 @@ def _evaluate(prepared: Prepared, objective: Objective, reporter: Reporter, step
     reporter.record({"step": step, "dev": scores})
     reporter.say(f"step {step}: dev " + "  ".join(f"{name} {value:.2f}" for name, value in scores.items()))
     value = scores[recipe.run.select]
-    sign = -1 if recipe.run.select == "loss" else 1
+    sign = -1 if recipe.run.select.rpartition(".")[2] == "loss" else 1
     return Best(step, value) if best is None or sign * value > sign * best.value else best
 
 
@@ -178,7 +178,7 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 2
     if {"-h", "--help"} & set(arguments):
-        return commands.run(lambda: print(explain(USAGE, Schema(Recipe, TABLES, LISTS), arguments)))
+        return commands.run(lambda: print(explain(USAGE, Schema(Recipe, TABLES, LISTS, NAMES), arguments)))
     return commands.run(lambda: _command(arguments), "stopped; the same command goes on from the last checkpoint")
 
 

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2s.config.shipped import SHIPPED
 from s2s.errors import UserError
 from s2s.optim.schedules import Cosine, Linear
-from s2s.recipe import SHIPPED, Recipe, differences
+from s2s.recipe import Recipe, differences
 from s2s.settings import RunSettings
 from s2s.train import main
 

@@ -14,12 +14,13 @@ from torch.distributed.tensor import DTensor
 from transformers import BertModel
 
 import s2s
+from s2s.config.shipped import SHIPPED
 from s2s.errors import UserError
 from s2s.facts import read_facts
 from s2s.model import Architecture, ModelSettings, PrefixTransformer, pretrained
 from s2s.model.initialization import initialise
 from s2s.objective import Objective
-from s2s.recipe import SHIPPED, Recipe
+from s2s.recipe import Recipe
 
 TINY = ["model.width=16", "model.dropout=0.0", "data.size=260", "run.tokens=256", "run.evaluate_examples=2"]
 variants = pytest.mark.parametrize("attention", VARIANTS)

@@ -4,7 +4,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -104,11 +104,12 @@ def _wrapped(text: str, indent: str, below: str) -> str:
 
 @dataclass(frozen=True)
 class Schema:
-    """A class of sections: those that pick a row of a table by its ``name``, and those that list such rows."""
+    """A class of sections: those that pick a row of a table by its ``name``, list such rows, or name them."""
 
     kind: type
     tables: Tables
     lists: Tables
+    names: Tables = field(default_factory=dict)
 
     def sections(self) -> dict[str, str]:
         """The description of each section."""
@@ -125,6 +126,8 @@ class Schema:
             return f"{item.name}: {{name: ROW, ...}} ({default})\n{_rows(table)}"
         if item.name in self.lists:
             return f"{item.name}: [{{name: ROW, ...}}, ...]\n{_rows(self.lists[item.name])}"
+        if item.name in self.names:
+            return f"{item.name}: {{YOUR_NAME: {{name: ROW, ...}}, ...}}\n{_rows(self.names[item.name])}"
         return next(_lines([_key(self.kind, item)], ""))
 
 

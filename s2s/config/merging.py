@@ -1,45 +1,57 @@
 """Layers merged into typed settings; the merging and the types are OmegaConf's."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from s2s.config.layers import Layer
+from s2s.config.named import Rows, read_named
 from s2s.config.texts import as_written
 from s2s.errors import UserError, nearest
 
 Tables = Mapping[str, Mapping[str, type]]
 """Sections whose key ``name`` picks a row of a table of settings classes."""
-NO_LISTS: Tables = {}
+NONE: Tables = {}
 
 
-def merge(schema: type, layers: Sequence[Layer], tables: Tables, lists: Tables = NO_LISTS) -> Any:
+def merge(schema: type, layers: Sequence[Layer], tables: Tables, lists: Tables = NONE, names: Tables = NONE) -> Any:
     """An instance of the dataclass ``schema`` with the layers' values over its defaults, checked.
 
     A layer that names another row of a table starts that section anew. ``lists`` are sections that list rows of a
     table; a later layer's list takes the place of an earlier one's, and ``{0: {key: value}}`` changes its first row.
-    Errors: a UserError of one line.
+    ``names`` are sections that hold rows of a table under names: see ``read_named``. Errors: a UserError of one line.
     """
-    node, rows = OmegaConf.structured(schema), dict[str, list[DictConfig]]()
+    node, rows, named = OmegaConf.structured(schema), dict[str, list[DictConfig]](), dict[str, Rows]()
     for layer in layers:
         values = dict(layer.values)
         for section in lists.keys() & values.keys():
             rows[section] = read_rows(rows.get(section, []), layer, section, values.pop(section), lists[section])
+        for section in names.keys() & values.keys():
+            table, found = names[section], values.pop(section)
+            named[section] = read_named(named.get(section, {}), layer, section, found, table, _new_row)
         for section in tables.keys() & values.keys():
             values[section] = _pick(node, layer, section, values[section], tables[section])
         for key, value in _leaves(node, values, ""):
             node = _merge(node, layer, key, value)
     try:
-        merged: Any = OmegaConf.to_object(node)
-        made = {section: [_make(f"{section}[{i}]", row) for i, row in enumerate(rows[section])] for section in rows}
-        return replace(merged, **made) if made else merged
+        made: dict[str, Any] = {
+            section: [_make(f"{section}[{i}]", row) for i, row in enumerate(rows[section])] for section in rows
+        }
+        made |= {section: _make_named(layers[-1], section, named[section], names[section]) for section in named}
+        plain = {item.name: _plain(node, item.name) for item in fields(schema) if item.name not in made}
+        return schema(**plain, **made)
     except UserError as error:
         raise UserError(_placed(str(error), layers)) from error
     except OmegaConfBaseException as error:
         raise UserError(_placed(f"{error.full_key}: {str(error).splitlines()[0]}", layers)) from error
+
+
+def _plain(node: DictConfig, key: str) -> Any:
+    value = node[key]
+    return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
 
 
 def _make(key: str, row: DictConfig) -> Any:
@@ -48,6 +60,12 @@ def _make(key: str, row: DictConfig) -> Any:
         return OmegaConf.to_object(row)
     except UserError as error:
         raise UserError(f"{key}.{error}") from error
+
+
+def _make_named(layer: Layer, section: str, rows: Rows, table: Mapping[str, type]) -> dict[str, Any]:
+    """The objects of named rows."""
+    nodes = {name: _new_row(layer, f"{section}.{name}", row, table) for name, row in rows.items()}
+    return {name: _make(f"{section}.{name}", node) for name, node in nodes.items()}
 
 
 def read_rows(

@@ -59,7 +59,8 @@ def _whole(sources: Sequence[str | Sequence[str]], vocabulary: Vocabulary) -> It
             yield next(of_texts), []
         else:
             pieces = next(of_tokens)
-            yield [id for ids in pieces for id in ids], list(accumulate(map(len, pieces[:-1]), initial=1))
+            lengths = [1, *map(len, pieces)]  # the begin's, then the tokens'
+            yield [id for ids in pieces for id in ids], list(accumulate(lengths[:-1])) if pieces else []
 
 
 def blanks(text: str) -> list[str]:

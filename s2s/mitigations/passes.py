@@ -30,24 +30,44 @@ class Words(NamedTuple):
 
 
 class Passes:
-    """Passes of a model over the sources and targets of one batch; ``root`` is the module whose forward they run in."""
+    """Passes of a model over the sources and targets of one batch; ``root`` is the module whose forward they run in.
 
-    def __init__(self, model: PrefixTransformer, label_smoothing: float, root: Module) -> None:
+    With ``source_rows`` the last layer is computed for sources too, in the pass that gives the memory: heads read it.
+    """
+
+    def __init__(
+        self, model: PrefixTransformer, label_smoothing: float, root: Module, source_rows: bool = False
+    ) -> None:
         self.model = model
         self.label_smoothing = label_smoothing
         self.root = root
         self._differentiable = torch.is_grad_enabled()
-        self._memories: list[tuple[Tensor, Memory]] = []
+        self._reads_rows = source_rows
+        self._encoded: list[tuple[Tensor, Memory, Tensor | None]] = []
 
     def memory(self, batch: Batch) -> Memory:
         """The batch's encoded source, computed at the first call for this tensor of sources."""
-        for source, memory in self._memories:
+        return self._encode(batch)[0]
+
+    def source_rows(self, batch: Batch) -> Tensor:
+        """The last layer's rows [B, S, D] of the batch's sources, from the same pass as the memory."""
+        rows = self._encode(batch)[1]
+        assert rows is not None, "these passes were made without source_rows"
+        return rows
+
+    def _encode(self, batch: Batch) -> tuple[Memory, Tensor | None]:
+        for source, memory, rows in self._encoded:
             if source is batch.source:
-                return memory
+                return memory, rows
         with torch.set_grad_enabled(self._differentiable):  # the first to ask may want no gradients, the next one does
-            memory = self.model.encode(batch.source, batch.source_lengths)
-        self._memories.append((batch.source, memory))
-        return memory
+            found = self._read(batch)
+        self._encoded.append((batch.source, *found))
+        return found
+
+    def _read(self, batch: Batch) -> tuple[Memory, Tensor | None]:
+        if self._reads_rows:
+            return self.model.encode_whole(batch.source, batch.source_lengths)
+        return self.model.encode(batch.source, batch.source_lengths), None
 
     def words(self, batch: Batch, scope: str) -> Words:
         """The batch's token embeddings: of the target, or of "all"."""

@@ -94,12 +94,18 @@ class PrefixTransformer(nn.Module):
         layers.append(self.blocks[-1](x)[1])
         return Memory(tuple(layers), lengths, mask)
 
+    def encode_whole(self, source: Tensor, lengths: Tensor) -> tuple[Memory, Tensor]:
+        """What ``encode`` gives, and the last layer's rows as ``source_hidden`` does, from one pass."""
+        x, mask = self._embed_source(source, lengths)
+        layers = []
+        for block in self.blocks:
+            x, cached = block(x, mask)
+            layers.append(cached)
+        return Memory(tuple(layers), lengths, mask), self.final_norm(x)
+
     def source_hidden(self, source: Tensor, lengths: Tensor) -> Tensor:
         """The last layer's rows of the sources, [B, S, D], as a BERT encoder gives them; padding rows mean nothing."""
-        x, mask = self._embed_source(source, lengths)
-        for block in self.blocks:
-            x, _ = block(x, mask)
-        return self.final_norm(x)
+        return self.encode_whole(source, lengths)[1]
 
     def decode(self, target: Tensor, memory: Memory, words: Tensor | None = None, copies: int = 1) -> Tensor:
         """The last layer's rows [B, T, D] of target inputs [B, T], which stand right behind their own source.

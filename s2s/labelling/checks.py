@@ -1,0 +1,53 @@
+"""What heads, data and the rest of a recipe must agree on."""
+
+from collections.abc import Mapping, Sequence
+
+from s2s.data import Dataset, DataSettings, Example
+from s2s.errors import UserError, nearest
+from s2s.labelling.settings import HeadSettings
+
+GENERATED = ("rouge_1", "rouge_2", "rouge_l", "bleu", "chrf")
+"""The scores of generated texts that ``run.select`` may name."""
+
+
+def check_heads(
+    heads: Mapping[str, HeadSettings], data: DataSettings, mitigations: Sequence[object], select: str
+) -> None:
+    """Refuse heads without labels, mitigations without a decoder, and a score to select by that there is not."""
+    if data.target_field is None:
+        if not heads:
+            raise UserError("data.target_field: it is null, so there is nothing to generate; heads needs a row then")
+        if mitigations:
+            raise UserError("mitigations: they are of generation, but data.target_field is null; leave them empty")
+        derived = [name for name, head in heads.items() if head.field is None]
+        if derived:
+            raise UserError(f"heads.{derived[0]}.labels: they are of the target, but data.target_field is null")
+    taken = [name for name in heads if name in ("id", "source", "tokens")]
+    if taken:
+        raise UserError(f"heads.{taken[0]}: '{taken[0]}' is a field of what predict.py writes; another name is needed")
+    known = selectable(heads, data)
+    if select not in known:
+        raise UserError(f"run.select: no score '{select}'{nearest(select, known)}")
+
+
+def selectable(heads: Mapping[str, HeadSettings], data: DataSettings) -> list[str]:
+    """The scores that the best step may be chosen by."""
+    generated = GENERATED if data.target_field is not None else ()
+    own = [f"{name}.{metric}" for name, head in heads.items() for metric in ("loss", *head.metrics())]
+    return ["loss", *generated, *own]
+
+
+def labelled(dataset: Dataset, heads: Mapping[str, HeadSettings]) -> Dataset:
+    """The examples that have a label for some head, and a line on the others."""
+    splits: dict[str, list[Example]] = {"train": dataset.train, "dev": dataset.dev, "test": dataset.test}
+    kept = {
+        name: [example for example in examples if any(head.has_labels(example) for head in heads.values())]
+        for name, examples in splits.items()
+    }
+    lost = {name: len(examples) - len(kept[name]) for name, examples in splits.items()}
+    report = [
+        f"{name}: left out {count} of {len(splits[name])} examples, which have no label"
+        for name, count in lost.items()
+        if count
+    ]
+    return dataset._replace(**kept, report=[*dataset.report, *report])  # type: ignore[arg-type]

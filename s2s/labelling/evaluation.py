@@ -1,0 +1,47 @@
+"""Losses and scores of heads over a whole split, over all processes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from s2s.batch import count
+from s2s.data import Example
+from s2s.data.batches import Indices, Tokens
+from s2s.labelling.heads import Heads, gold_of, rows_of, scores
+from s2s.labelling.scoring import Said
+from s2s.vocabulary import Vocabulary
+
+
+@torch.no_grad()
+def evaluate_heads(
+    accelerator: Accelerator,
+    objective: Any,
+    heads: Heads,
+    vocabulary: Vocabulary,
+    examples: Sequence[Example],
+    tokens: Tokens,
+    plan: Sequence[Indices],
+) -> dict[str, float]:
+    """The loss of each head, as in training, and its scores; each process takes its share of the plan's batches."""
+    sums = torch.zeros(len(heads.heads), 2, dtype=torch.float64)
+    found: list[tuple[int, list[Said]]] = []
+    for indices in plan[accelerator.process_index :: accelerator.num_processes]:
+        batch = tokens.batch(indices, vocabulary).to(accelerator.device)
+        with accelerator.autocast():
+            rows = rows_of(objective.model, batch)
+            units = count(batch)
+            for place, term in enumerate(heads.terms(rows, batch).values()):
+                sums[place] += torch.stack([term.sum.double(), getattr(units, term.unit).double()]).cpu()
+            found.extend(zip(indices.tolist(), map(list, zip(*heads.say(rows, batch), strict=True)), strict=True))
+    losses, totals = accelerator.reduce(sums.to(accelerator.device), "sum").unbind(dim=1)
+    every = dict(gather_object(found) if accelerator.num_processes > 1 else found)
+    values = {}
+    for place, head in enumerate(heads.heads):
+        gold = gold_of(head, examples, tokens.heads[place])
+        real = [index for index, labels in enumerate(gold) if labels is not None]
+        values[f"{head.name}.loss"] = float(losses[place] / totals[place].clamp(min=1))
+        values |= scores(head, [every[index][place] for index in real], [gold[index] or () for index in real])
+    return values

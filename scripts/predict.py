@@ -1,0 +1,149 @@
+"""Tag or label sources with a run's heads: ``python scripts/predict.py run=FOLDER input=FILE output=FILE``.
+
+Sources are texts or lists of tokens. JSONL gives JSONL, a line a source: ``{"id", "source", "tokens", "NAME": [...]}``,
+NAME being each head's: a tag for each token (null where a cut lost it) and ``"NAME_spans": [{"type", "start", "end",
+"text"}]`` where tags mark spans, or the labels chosen, most likely first, and ``"NAME_scores"``, their probabilities.
+
+Plain lines give plain lines: tags with blanks between them (_ where a cut lost one), or labels with tabs between them;
+``head=NAME`` chooses one of several heads. ``-`` is standard input or output, and ``.gz`` files are read and written.
+"""
+
+import gzip
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from rich.console import Console
+from rich.progress import Progress
+
+import s2s
+from s2s import commands
+from s2s.config import merge, read_arguments
+from s2s.config.describing import Schema, explain
+from s2s.data.lines import field_text, place, read_rows
+from s2s.errors import UserError, nearest
+from s2s.labelling.heads import Head
+from s2s.labelling.prediction import Given, Prediction
+from s2s.labelling.scoring import Said
+from s2s.labelling.settings import SoftmaxTagger
+from s2s.metrics.tags import spans
+from s2s.run import Run
+
+USAGE = "usage: python scripts/predict.py run=FOLDER input=FILE output=FILE [field=NAME] [head=NAME]"
+
+
+@dataclass
+class Settings:
+    """The command's arguments."""
+
+    run: str = ""  # a run's folder; needed
+    input: str = "-"  # a file of sources; -: standard input
+    output: str = "-"  # a file; -: standard output
+    field: str | None = None  # of JSONL rows; null: the recipe's data.source_field, or else "source"
+    head: str | None = None  # which head's labels plain lines are; null: the only one
+    checkpoint: Literal["best", "last"] | None = None  # null: the best
+
+
+def source_of(row: Mapping[str, Any], wanted: Sequence[str], where: str) -> Given:
+    """The text or the tokens in the first of the wanted fields that a row has."""
+    field = next((field for field in wanted if field in row), wanted[0])
+    value = row.get(field)
+    if isinstance(value, list) and all(isinstance(token, str) for token in value):
+        return value
+    return field_text(dict(row), field, where)
+
+
+def structured(head: Head, said: Said, prediction: Prediction, joint: str) -> dict[str, Any]:
+    """The fields of a row that a head fills."""
+    fields: dict[str, Any] = {head.name: said.labels}
+    if not isinstance(head.settings, SoftmaxTagger):
+        return fields | {f"{head.name}_scores": said.scores}
+    if head.settings.spans:
+        tokens = prediction.tokens
+        fields[f"{head.name}_spans"] = [
+            {"type": kind, "start": start, "end": end, "text": joint.join(tokens[start:end])}
+            for kind, start, end in spans([None if tag is None else str(tag) for tag in said.labels])
+        ]
+    return fields
+
+
+def plain(head: Head, said: Said) -> str:
+    """A line of a head's labels."""
+    between = " " if isinstance(head.settings, SoftmaxTagger) else "\t"
+    return between.join("_" if label is None else str(label) for label in said.labels)
+
+
+def chosen(heads: Sequence[Head], name: str | None) -> Head:
+    """The head whose labels plain lines are."""
+    names = [head.name for head in heads]
+    if name is None and len(heads) > 1:
+        raise UserError(f"head: the run has several ({', '.join(names)}); plain lines hold the labels of one")
+    if name is not None and name not in names:
+        raise UserError(f"head: no '{name}'{nearest(name, names)}")
+    return next(head for head in heads if name in (None, head.name))
+
+
+@contextmanager
+def writing(name: str) -> Iterator[TextIO]:
+    """A file that appears whole when all is written, or standard output."""
+    if name == "-":
+        yield sys.stdout
+        return
+    partial = Path(name + ".partial")
+    is_packed = name.endswith(".gz")
+    with gzip.open(partial, "wt", encoding="utf-8") if is_packed else partial.open("w", encoding="utf-8") as file:
+        yield file
+    partial.replace(name)
+
+
+def predict(run: Run, settings: Settings) -> None:
+    """Read, label and write, in the order of the input."""
+    heads = run.heads
+    lines, rows = read_rows(settings.input)
+    wanted = [settings.field] if settings.field else [run.recipe.data.source_field, "source"]
+    sources: list[Given] = [*lines]
+    if rows is not None:
+        sources = [source_of(row, wanted, place(settings.input, index)) for index, row in enumerate(rows)]
+    head = chosen(heads, settings.head) if rows is None else heads[0]
+    console, began = Console(stderr=True), time.perf_counter()
+    with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("labelling", total=len(sources))
+        found = run.predict(sources, lambda done: progress.advance(task, done))
+    joint = "" if run.recipe.data.split == "characters" else " "
+    with writing(settings.output) as file:
+        for index, (source, prediction) in enumerate(zip(sources, found, strict=True)):
+            if rows is None:
+                file.write(plain(head, prediction.heads[head.name]) + "\n")
+                continue
+            fields = {"id": rows[index].get("id", index), "source": source, "tokens": prediction.tokens}
+            for each in heads:
+                fields |= structured(each, prediction.heads[each.name], prediction, joint)
+            file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+    seconds = time.perf_counter() - began
+    console.print(f"{len(sources)} sources in {seconds:.1f} s, {len(sources) / seconds:.1f} a second, step {run.step}")
+
+
+def _command(arguments: Sequence[str]) -> None:
+    settings = merge(Settings, [read_arguments(arguments)], {})
+    if not settings.run:
+        raise UserError(f"command line: run=FOLDER is missing\n{USAGE}")
+    predict(s2s.load(settings.run, settings.checkpoint), settings)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command: 0 when all is written, 2 after an error of the user's."""
+    if not arguments:
+        print(USAGE)
+        return 2
+    if {"-h", "--help"} & set(arguments):
+        return commands.run(lambda: print(explain(USAGE, Schema(Settings, {}, {}), arguments)))
+    return commands.run(lambda: _command(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

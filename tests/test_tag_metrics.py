@@ -1,0 +1,60 @@
+"""Scores of tags and sets of labels against seqeval and scikit-learn."""
+
+import warnings
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from s2s.metrics.tags import accuracy, entity_f1, macro_f1, micro_f1, precision_at, spans, tag_macro_f1
+
+seqeval = pytest.importorskip("seqeval.metrics")
+sklearn = pytest.importorskip("sklearn.metrics")
+
+KINDS = ["PER", "LOC-X"]
+TAGS = st.sampled_from(["O", *(f"{tag}-{kind}" for tag in "BIES" for kind in KINDS)])
+BARE = st.sampled_from(["O", "B", "I", "E", "S"])
+ROWS = st.one_of(st.lists(st.lists(tags, min_size=1, max_size=7), min_size=1, max_size=4) for tags in (TAGS, BARE))
+SETS = st.lists(st.tuples(st.sets(st.integers(0, 4)), st.sets(st.integers(0, 4))), min_size=1, max_size=6)
+few = settings(deadline=None, max_examples=60)
+
+
+@given(real=ROWS, data=st.data())
+@few
+def test_spans_are_those_of_seqeval(real: list[list[str]], data: st.DataObject) -> None:
+    known = sorted({tag for row in real for tag in row})
+    said = [data.draw(st.lists(st.sampled_from(known), min_size=len(row), max_size=len(row))) for row in real]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns where nothing is said
+        expected = 100 * seqeval.f1_score(real, said)
+    assert entity_f1(said, real) == pytest.approx(float(expected))
+    assert accuracy(said, real) == pytest.approx(100 * seqeval.accuracy_score(real, said))
+    flat = [tag for row in said for tag in row], [tag for row in real for tag in row]
+    theirs = sklearn.f1_score(flat[1], flat[0], average="macro", zero_division=0)
+    assert tag_macro_f1(said, real) == pytest.approx(100 * theirs)
+
+
+def test_the_middle_of_bmes_goes_on_and_lost_tags_are_nothing() -> None:
+    assert spans(["B-X", "M-X", "E-X", "S-Y", "M-Y", None, "O", "B-X"]) == [
+        ("X", 0, 3),
+        ("Y", 3, 4),
+        ("Y", 4, 5),
+        ("X", 7, 8),
+    ]
+    assert spans(["B", "E", "B", "M", "E", "S"]) == [("", 0, 2), ("", 2, 5), ("", 5, 6)]
+
+
+@given(pairs=SETS)
+@few
+def test_f1_of_sets_is_scikit_learn_s(pairs: list[tuple[set[int], set[int]]]) -> None:
+    said, real = ([side for side, _ in pairs], [side for _, side in pairs])
+    assume(any(ours and theirs for ours, theirs in pairs))  # what 0 / 0 is has been changed there over time
+    there = sorted(set().union(*said, *real)) or [0]
+    rows = [[[int(label in side) for label in there] for side in sides] for sides in (real, said)]
+    for name, found in (("micro", micro_f1(said, real)), ("macro", macro_f1(said, real))):
+        assert found == pytest.approx(100 * sklearn.f1_score(*rows, average=name, zero_division=0))
+
+
+def test_precision_is_over_k_even_where_fewer_are_real() -> None:
+    assert precision_at(2, [[3, 1, 2], [0, 4, 1]], [{1, 3}, {1}]) == 50.0
+    assert precision_at(1, [["a"], ["b"]], [["a"], ["a"]]) == 50.0
