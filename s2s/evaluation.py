@@ -36,7 +36,7 @@ def evaluate(
     if objective.generates:
         scores["loss"] = dev_loss(accelerator, objective, vocabulary, recipe, tokens)
         texts = _decode(accelerator, objective, vocabulary, recipe, tokens)
-        references = [example.target for example in examples[: len(texts)]]
+        references = [list(example.references) or example.target for example in examples[: len(texts)]]
         scores |= score(texts, references, recipe.data.lang).values
     if objective.heads is not None:
         plan = updates(tokens.lengths(), recipe.run.tokens, recipe.run.seed, 0)

@@ -1,6 +1,7 @@
 """What the loop starts with: the processes, the data, the vocabulary, the run's folder and the objective."""
 
 import os
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from accelerate.state import AcceleratorState
 from s2s import checkpoints, store
 from s2s.checkpoints import Checkpoint
 from s2s.data import Dataset
-from s2s.data.batches import Tokens, tokenise
+from s2s.data.tokens import Tokens
 from s2s.disk import write_atomically
 from s2s.errors import UserError
 from s2s.facts import Facts, read_facts
@@ -90,10 +91,8 @@ def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
     facts, vocabulary = read_facts(folder), store.read_vocabulary(folder)
     if facts.data != dataset.fingerprint:
         raise UserError(f"{folder}: trained on the data {facts.data}; the same settings now read {dataset.fingerprint}")
-    limits = recipe.data.max_source, recipe.data.max_target
     labelling = labelling_of(recipe.make_heads(facts.labels), recipe.data)
-    train = tokenise(dataset.train, vocabulary, *limits, "train", labelling)
-    dev = tokenise(dataset.dev, vocabulary, *limits, "dev", labelling)
+    train, dev = (recipe.tokenise(dataset, vocabulary, split, labelling) for split in ("train", "dev"))
     return Prepared(recipe, accelerator, vocabulary, dataset, train, dev, facts)
 
 
@@ -110,10 +109,26 @@ def _create(recipe: Recipe, dataset: Dataset, accelerator: Accelerator, folder: 
         threads=torch.get_num_threads(),
         precision=_precision(recipe),
         versions={name: version(name) for name in ("torch", "transformers", "accelerate", "sentencepiece")},
-        report=[*report, *(f"{name}: {len(found)} labels" for name, found in labels.items() if found), reason],
+        report=[
+            *_sampled(recipe, dataset),
+            *report,
+            *(f"{name}: {len(found)} labels" for name, found in labels.items() if found),
+            reason,
+        ],
         labels=labels,
     )
     store.create(folder, recipe, vocabulary, facts)
+
+
+def _sampled(recipe: Recipe, dataset: Dataset) -> list[str]:
+    settings, examples = recipe.vocabulary, len(dataset.train)
+    if settings.kind != "sentencepiece" or examples <= settings.sample:
+        return []
+    return [f"vocabulary: learned from {settings.sample} of {examples} train examples (vocabulary.sample)"]
+
+
+def _counted(labels: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"{name}: {len(found)} labels" for name, found in labels.items() if found]
 
 
 def start_objective(prepared: Prepared, folder: Path) -> tuple[Objective, Checkpoint | None, list[str]]:

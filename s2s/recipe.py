@@ -11,7 +11,10 @@ from omegaconf import OmegaConf
 from s2s.config import merge, read_arguments
 from s2s.config.shipped import recipe_layers
 from s2s.data import Dataset, DataSettings, load
-from s2s.data.batches import tokenise
+from s2s.data.shelf import Shelf
+from s2s.data.sources import PLAIN, Labelling
+from s2s.data.tokens import Tokens, tokenise
+from s2s.disk import cache_folder
 from s2s.errors import UserError
 from s2s.labelling import HEADS
 from s2s.labelling.checks import check_heads, labelled
@@ -102,7 +105,8 @@ class Recipe:
     def build_vocabulary(self, dataset: Dataset) -> Vocabulary:
         """The vocabulary for a data set's train split."""
         place = self.vocabulary.name or self.model.pretrained
-        return make(self.vocabulary, place and pretrained.find(place), lambda: _texts(dataset))
+        most = self.vocabulary.sample if self.vocabulary.kind == "sentencepiece" else None
+        return make(self.vocabulary, place and pretrained.find(place), lambda: _texts(dataset, most))
 
     def build_objective(
         self, vocabulary: Vocabulary, labels: Mapping[str, Sequence[str]] | None = None
@@ -140,13 +144,19 @@ class Recipe:
         limits = self.data.max_source, self.data.max_target
         materials = Materials(
             vocabulary,
-            lambda: tokenise(load(self.data).train, vocabulary, *limits, "train"),
+            lambda: self.tokenise(load(self.data), vocabulary, "train", PLAIN),
             *limits,
         )
         methods = [(_name(MITIGATIONS, method), replace(method)) for method in self.mitigations]
         for _, method in methods:
             method.prepare(materials)
         return methods
+
+    def tokenise(self, dataset: Dataset, vocabulary: Vocabulary, split: str, labelling: Labelling) -> Tokens:
+        """The ids of a split, train or dev; those of a large one are kept in the cache."""
+        examples = {"train": dataset.train, "dev": dataset.dev}[split]
+        shelf, limits = Shelf(cache_folder(self.data.cache), dataset.fingerprint), self.data
+        return tokenise(examples, vocabulary, limits.max_source, limits.max_target, split, labelling, shelf)
 
     def build_model(self, size: int, keep: Sequence[int] | None) -> tuple[PrefixTransformer, list[str]]:
         """The untrained model for so many pieces, a checkpoint's cut to those to keep, and lines on what it matched."""
@@ -190,8 +200,12 @@ def differences(ours: Recipe, theirs: Recipe) -> list[str]:
     return [f"{key}: {others.get(key)} -> {mine.get(key)}" for key in keys if mine.get(key) != others.get(key)]
 
 
-def _texts(dataset: Dataset) -> Iterator[str]:
-    for example in dataset.train:
+def _texts(dataset: Dataset, most: int | None) -> Iterator[str]:
+    """Sources and targets of the train split, of at most so many examples, evenly spaced."""
+    examples = len(dataset.train)
+    count = min(examples, most or examples)
+    for index in range(count):
+        example = dataset.train[index * examples // count]
         yield example.source
         if example.target:
             yield example.target

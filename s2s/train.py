@@ -27,16 +27,18 @@ from s2s.objective import Objective
 from s2s.preparation import Prepared, check_same, prepare, start_objective, start_processes
 from s2s.progress import Reporter
 from s2s.recipe import LISTS, NAMES, TABLES, Recipe
+from s2s.rehearsal import rehearse
 from s2s.run import Run
 from s2s.run import load as load_run
 from s2s.seeds import seed_of
 
 USAGE = """\
-usage: accelerate launch s2s/train.py recipe=NAME_OR_PATH [key=value ...]
+usage: accelerate launch s2s/train.py recipe=NAME_OR_PATH [key=value ...] [--dry-run]
        accelerate launch s2s/train.py --help [SECTION]
 
 Trains the run of a recipe, or goes on with it. A recipe is a YAML file that lists what differs from the defaults, and
-may name one other as its base; key=value (run.steps=500) comes last. Exit codes: 0 finished, 2 an error that you can
+may name one other as its base; key=value (run.steps=500) comes last. --dry-run shows
+what would be trained, and trains nothing. Exit codes: 0 finished, 2 an error that you can
 mend, 130 interrupted.
 """
 
@@ -183,10 +185,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _command(arguments: Sequence[str]) -> None:
+    dry, arguments = "--dry-run" in arguments, [argument for argument in arguments if argument != "--dry-run"]
     recipes = [argument.removeprefix("recipe=") for argument in arguments if argument.startswith("recipe=")]
     if len(recipes) != 1:
         raise UserError(f"command line: one recipe=NAME is needed, not {len(recipes)}\n{USAGE}")
-    fit(Recipe.load(recipes[0], [argument for argument in arguments if not argument.startswith("recipe=")]))
+    recipe = Recipe.load(recipes[0], [argument for argument in arguments if not argument.startswith("recipe=")])
+    rehearse(recipe) if dry else fit(recipe)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from s2s.batch import add, count
 from s2s.data import Example
-from s2s.data.batches import Indices, Place, deal, micro_batches, schedule, tokenise, updates
+from s2s.data.batches import Indices, Place, by_length, deal, micro_batches, schedule, tokenise, updates
 from s2s.errors import UserError
 from s2s.seeds import seed_of
 from s2s.vocabulary import pieces
@@ -42,6 +42,24 @@ def test_an_epoch_has_every_example_once_within_the_budget(
     for indices in plan:
         assert len(indices) == 1 or lengths[indices].max(axis=0).sum() * len(indices) <= budget
     assert same(plan, updates(lengths, budget, seed, epoch))
+
+
+@settings(deadline=None, max_examples=30)
+@given(pairs=pairs, budget=budgets, seed=seeds, kind=st.sampled_from([numpy.int32, numpy.int64]))
+def test_updates_are_cut_greedily(pairs: list[tuple[int, int]], budget: int, seed: int, kind: type) -> None:
+    lengths = numpy.array(pairs)
+    random = numpy.random.default_rng(seed_of(seed, "order", 0))
+    order, plan = random.permutation(len(lengths)), []
+    bucket = max(1, round(64 * budget / lengths.sum(axis=1).mean()))
+    for start in range(0, len(order), bucket):
+        chosen = order[start : start + bucket]
+        plan.append([])
+        for index in chosen[by_length(lengths[chosen])]:
+            if plan[-1] and lengths[[*plan[-1], index]].max(axis=0).sum() * (len(plan[-1]) + 1) > budget:
+                plan.append([])
+            plan[-1].append(int(index))
+    shuffled = [numpy.array(plan[index]) for index in random.permutation(len(plan))]
+    assert same(updates(lengths.astype(kind), budget, seed, 0), shuffled)
 
 
 def test_the_order_is_a_function_of_seed_and_epoch() -> None:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2s.data import DataSettings, Example, fingerprint, load
+from s2s.data import DataSettings, Example, Examples, fingerprint, load
 from s2s.data.files import hold_out, read
 from s2s.errors import UserError
 
@@ -43,6 +43,7 @@ def error_of(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
+@settings(deadline=None)
 @given(pairs=st.lists(st.tuples(TEXTS, TEXTS), min_size=1), suffix=st.sampled_from(["", ".gz"]), escaped=st.booleans())
 def test_json_lines_come_back(pairs: Pairs, suffix: str, escaped: bool, tmp_path_factory: Folders) -> None:
     lines = [json.dumps({"other": 1, **Example(*pair)._asdict()}, ensure_ascii=escaped) for pair in pairs]
@@ -50,6 +51,7 @@ def test_json_lines_come_back(pairs: Pairs, suffix: str, escaped: bool, tmp_path
     assert read(path, FIELDS, "stop") == ([Example(source.strip(), target.strip()) for source, target in pairs], [])
 
 
+@settings(deadline=None)
 @given(pairs=st.lists(st.tuples(CELLS, CELLS), min_size=1), suffix=st.sampled_from(["", ".gz"]))
 def test_columns_come_back(pairs: Pairs, suffix: str, tmp_path_factory: Folders) -> None:
     lines = ["target\tother\tsource", *(f"{target}\tx\t{source}" for source, target in pairs)]
@@ -161,25 +163,27 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path, monkeypatch: pytest
     assert str(tmp_path) in message
 
 
+@settings(deadline=None)
 @given(sources=st.lists(st.integers(0, 60), min_size=1, max_size=120), seed=st.integers(0, 9))
 def test_what_is_held_out_shares_no_source_and_does_not_depend_on_order(sources: list[int], seed: int) -> None:
     examples = [Example(str(number), str(index)) for index, number in enumerate(sources)]
-    train, dev = hold_out(examples)
+    train, dev = map(list, hold_out(Examples.of(examples)))
     assert sorted(train + dev) == sorted(examples)
     kept, held = ({example.source for example in part} for part in (train, dev))
     assert not kept & held
     assert len(held) == min(max(1, round(len(kept | held) / 20)), len(kept | held) - 1)
     shuffled = random.Random(seed).sample(examples, len(examples))
-    assert [sorted(part) for part in hold_out(shuffled)] == [sorted(train), sorted(dev)]
+    assert [sorted(part) for part in hold_out(Examples.of(shuffled))] == [sorted(train), sorted(dev)]
 
 
 def test_at_most_a_thousand_are_held_out(tmp_path: Path) -> None:
     data = load(DataSettings(path=str(write_jsonl(tmp_path / "one.jsonl.gz", numbered("text", 21_000)))))
     lines = ["examples: train 20000, dev 1000, test 0", "no dev file: held out 1000 train examples as dev"]
     assert data.report == lines
-    assert hold_out(numbered("text", 20))[1] == [Example("text 19", "target 19")]  # the same in every process
+    assert hold_out(Examples.of(numbered("text", 20)))[1] == [Example("text 19", "target 19")]
 
 
+@settings(deadline=None)
 @given(size=st.integers(201, 1000))
 def test_the_copy_task_copies_and_its_splits_are_distinct(size: int) -> None:
     data = load(DataSettings(source="copy", size=size))
@@ -189,11 +193,12 @@ def test_the_copy_task_copies_and_its_splits_are_distinct(size: int) -> None:
     assert all(each.source == each.target and re.fullmatch("[a-j]( [a-j]){2,9}", each.source) for each in examples)
 
 
+@settings(deadline=None)
 @given(texts=st.lists(st.text(), min_size=4, max_size=4), other=st.text(), cut=st.integers(0, 2))
 def test_the_fingerprint_tells_texts_order_and_splits_apart(texts: list[str], other: str, cut: int) -> None:
     a, b = Example(*texts[:2]), Example(*texts[2:])
     lists = [[a, b], [b, a], [a, b._replace(target=other)], [a._replace(source=other), b]]
     sets = {(tuple(rows[:part]), tuple(rows[part:])) for rows in lists for part in (cut, 1)}
-    found = {fingerprint({"train": list(train), "dev": list(dev)}) for train, dev in sets}
+    found = {fingerprint({"train": Examples.of(train), "dev": Examples.of(dev)}) for train, dev in sets}
     assert len(found) == len(sets)
     assert all(re.fullmatch("[0-9a-f]{12}", digits) for digits in found)

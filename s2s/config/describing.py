@@ -34,6 +34,13 @@ def keys(kind: type) -> list[Key]:
     return [_key(kind, item) for item in fields(kind) if not is_dataclass(hints[item.name])]
 
 
+def _nested(kind: type) -> list[Key]:
+    """The keys of a settings class's own sections."""
+    sections = [(item.name, get_type_hints(kind)[item.name]) for item in fields(kind)]
+    inner = [(name, hint) for name, hint in sections if is_dataclass(hint) and isinstance(hint, type)]
+    return [key._replace(name=f"{name}.{key.name}") for name, hint in inner for key in keys(hint)]
+
+
 def _key(kind: type, item: Field[Any]) -> Key:
     return Key(item.name, _type(get_type_hints(kind)[item.name]), _default(item), comments(kind).get(item.name, ""))
 
@@ -119,7 +126,8 @@ class Schema:
         hint = get_type_hints(self.kind)[item.name]
         if is_dataclass(hint):
             assert isinstance(hint, type)
-            return f"{item.name}:\n{described(hint)}"
+            found = "\n".join(_lines([*keys(hint), *_nested(hint)], "  "))
+            return f"{item.name}:\n{found}"
         if item.name in self.tables:
             table = self.tables[item.name]
             default = next(name for name, kind in table.items() if type(_value(item)) is kind)

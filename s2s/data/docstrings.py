@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from s2s.data.files import Example, Splits
+from s2s.data.rows import Example
 from s2s.data.settings import DataSettings
 from s2s.disk import cache_folder
 from s2s.errors import UserError
@@ -40,11 +40,13 @@ NO_TITLE = re.compile(
 )
 NO_BODY = re.compile(r":?(?:written by|authors?\b|copyright|licen[sc]e)", re.IGNORECASE)
 
+Lists = dict[str, list[Example]]
+"""The examples of each split."""
 Files = dict[str, list[tuple[str, Path]]]
 """Name and path of every module of every package; a package without any is not installed."""
 
 
-def load(data: DataSettings) -> tuple[Splits, list[str]]:
+def load(data: DataSettings) -> tuple[Lists, list[str]]:
     """Pairs from ``data.packages``, from the cache where they have been extracted before, and report lines.
 
     Raises `UserError` if none of the packages is installed. Nothing is imported. Each module lies in one split.
@@ -60,12 +62,12 @@ def load(data: DataSettings) -> tuple[Splits, list[str]]:
     return splits, report + _write_cache(path, splits, report)
 
 
-def extract(files: Files) -> tuple[Splits, list[str]]:
+def extract(files: Files) -> tuple[Lists, list[str]]:
     """The pairs of all ``files`` by split, ordered by module and line.
 
     Of pairs with equal bodies the first is kept, and of pairs with equal titles the first 20.
     """
-    splits: Splits = {"train": [], "dev": [], "test": []}
+    splits: Lists = {"train": [], "dev": [], "test": []}
     bodies, titles, found, unread = set[str](), Counter[str](), Counter[str](), list[str]()
     for module, path, package in sorted((*file, package) for package, listed in files.items() for file in listed):
         tree = _parse(path)
@@ -173,8 +175,8 @@ def _key(files: Files) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read_cache(path: Path) -> tuple[Splits, list[str]]:
-    splits: Splits = {"train": [], "dev": [], "test": []}
+def _read_cache(path: Path) -> tuple[Lists, list[str]]:
+    splits: Lists = {"train": [], "dev": [], "test": []}
     with gzip.open(path, "rt", encoding="utf-8") as file:
         report = [str(line) for line in json.loads(file.readline())]
         for line in file:
@@ -183,7 +185,7 @@ def _read_cache(path: Path) -> tuple[Splits, list[str]]:
     return splits, report
 
 
-def _write_cache(path: Path, splits: Splits, report: list[str]) -> list[str]:
+def _write_cache(path: Path, splits: Lists, report: list[str]) -> list[str]:
     """Writes the cache in one step, so that several processes can do it at once; a line if that is impossible."""
     rows = [[split, *example[:2]] for split, examples in splits.items() for example in examples]
     content = "".join(json.dumps(row) + "\n" for row in [report, *rows])

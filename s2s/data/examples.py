@@ -1,13 +1,17 @@
 """A data set, whatever it comes from: three splits, a fingerprint and a report."""
 
 import hashlib
-import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy
+
 from s2s.data import docstrings, files
-from s2s.data.files import Example, Splits
+from s2s.data.docstrings import Lists
+from s2s.data.files import Splits
+from s2s.data.packed import Examples, pack
+from s2s.data.rows import Example
 from s2s.data.settings import DataSettings, check_origin
 from s2s.data.synthetic import Transduction
 from s2s.errors import UserError, nearest
@@ -21,9 +25,9 @@ class Dataset(NamedTuple):
     ``report`` has human-readable lines: the size of each split, lines skipped, packages missing.
     """
 
-    train: list[Example]
-    dev: list[Example]
-    test: list[Example]
+    train: Examples
+    dev: Examples
+    test: Examples
     fingerprint: str
     report: list[str]
 
@@ -38,30 +42,34 @@ def load(data: DataSettings, labels: Sequence[str] = ()) -> Dataset:
         raise UserError(f"data.source: '{data.source}' is unknown{nearest(data.source, BUILT_IN)}")
     if data.source is not None and (labels or data.target_field is None):
         raise UserError(f"data.source: '{data.source}' has sources and targets, no other fields; labels need data.path")
-    splits, report = files.load(data, labels) if data.source is None else BUILT_IN[data.source](data)
+    splits, report = files.load(data, labels) if data.source is None else _built_in(data.source, data)
     counts = ", ".join(f"{split} {len(examples)}" for split, examples in splits.items())
     report = [f"examples: {counts}", *report, *_overlap(splits)]
     return Dataset(splits["train"], splits["dev"], splits["test"], fingerprint(splits), report)
 
 
-def fingerprint(splits: Splits) -> str:
+def _built_in(name: str, data: DataSettings) -> tuple[Splits, list[str]]:
+    lists, report = BUILT_IN[name](data)
+    return {split: Examples.of(examples) for split, examples in lists.items()}, report
+
+
+def fingerprint(splits: Mapping[str, Sequence[Example]]) -> str:
     """First 12 hexadecimal digits of the SHA-256 of all examples, in order, with the names of their splits."""
     digest = hashlib.sha256()
     for split, examples in splits.items():
-        for example in examples:
-            labels = example[2:] if example.tokens or example.fields else ()  # plain pairs keep the hash they had
-            digest.update(json.dumps([split, *example[:2], *labels]).encode() + b"\n")
+        for packed in examples.packed() if isinstance(examples, Examples) else map(pack, examples):
+            digest.update(b'["%b", %b\n' % (split.encode(), packed[1:]))
     return digest.hexdigest()[:12]
 
 
 def _overlap(splits: Splits) -> list[str]:
     """One line for each held-out split that shares sources with train: its scores would flatter the model."""
-    seen = {example.source for example in splits["train"]}
-    shared = {split: sum(example.source in seen for example in splits[split]) for split in ("dev", "test")}
+    seen = splits["train"].hashes()
+    shared = {split: int(numpy.isin(splits[split].hashes(), seen).sum()) for split in ("dev", "test")}
     return [f"{split}: {count} sources also occur in train" for split, count in shared.items() if count]
 
 
-def _copy_task(data: DataSettings) -> tuple[Splits, list[str]]:
+def _copy_task(data: DataSettings) -> tuple[Lists, list[str]]:
     """``data.size`` distinct examples of 3 to 10 letters whose target is the source; 100 each for dev and test."""
     generator = random.Random(0)
     texts: dict[str, None] = {}
@@ -72,14 +80,14 @@ def _copy_task(data: DataSettings) -> tuple[Splits, list[str]]:
     return {"train": examples[2 * COPY_HELD_OUT :], "dev": dev, "test": test}, []
 
 
-def _synthetic_task(data: DataSettings) -> tuple[Splits, list[str]]:
+def _synthetic_task(data: DataSettings) -> tuple[Lists, list[str]]:
     """``data.size`` examples of the chain of ``Transduction`` with its defaults; a tenth each for dev and test."""
     examples = [Example(*pair) for pair in Transduction().pairs(data.size)]
     part = data.size // 10
     return {"train": examples[2 * part :], "dev": examples[:part], "test": examples[part : 2 * part]}, []
 
 
-BUILT_IN: dict[str, Callable[[DataSettings], tuple[Splits, list[str]]]] = {
+BUILT_IN: dict[str, Callable[[DataSettings], tuple[Lists, list[str]]]] = {
     "docstrings": docstrings.load,
     "copy": _copy_task,
     "synthetic": _synthetic_task,

@@ -1,166 +1,169 @@
-"""Examples from the user's own files: JSON Lines, tab-separated values or segmented text, plain or gzipped, in UTF-8.
+"""Examples from the user's own files and sets."""
 
-Segmented text (``.txt``, ``.utf8``) has a sentence a line, its words separated by blanks; its fields are ``text``, the
-sentence without blanks, and ``bmes``, the tag of each character: begin, middle or end of a word, or single.
-"""
-
-import gzip
-import hashlib
-import re
-import zlib
+import os
 from collections.abc import Callable, Iterator, Sequence
-from difflib import get_close_matches
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-from s2s.data.rows import Example, Row, json_row, segmented_row, to_example
-from s2s.data.settings import DataSettings, root_folder
-from s2s.errors import UserError, nearest
+import numpy
 
-Splits = dict[str, list[Example]]
+from s2s.data import columnar
+from s2s.data.indexing import Progress
+from s2s.data.locating import STEMS, locate, split_files
+from s2s.data.packed import Examples, ExamplesWriter, read_columns
+from s2s.data.readers import Found, read_rows
+from s2s.data.rows import Example, to_example
+from s2s.data.settings import DataSettings
+from s2s.data.shelf import Scratch, Shelf, key_of
+from s2s.disk import cache_folder
+from s2s.errors import UserError
 
-STEMS = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
-KINDS = "jsonl|tsv|txt|utf8"
-FILE_NAME = re.compile(rf"({'|'.join(STEMS)})\.({KINDS})(\.gz)?")
-SUFFIX = re.compile(rf".+\.({KINDS})(\.gz)?")
+Splits = dict[str, Examples]
+Fields = Sequence[str | None]
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.05, 1000
+LARGE = 1 << 23
+"""Files of so many bytes together are read once, and their examples kept in the cache."""
+
+
+class Part(NamedTuple):
+    """A file or a split of a set: rows that are read one after the other."""
+
+    name: str
+    size: int  # what the rows' reading counts up to: bytes, or rows
+    rows: Callable[[Sequence[str], Callable[[int], object]], Iterator[Found]]
 
 
 def load(data: DataSettings, labels: Sequence[str] = ()) -> tuple[Splits, list[str]]:
-    """The splits of the set at ``data.path`` and report lines; without a dev file a part of train is held out.
+    """The splits of the user's set and report lines; without dev examples a part of train is held out.
 
     ``labels`` are further fields that examples are to have. Raises `UserError` for a missing or ambiguous file
     and for a line that cannot be used.
     """
     fields = (data.source_field, data.target_field, *labels)
-    splits: Splits = {"train": [], "dev": [], "test": []}
-    report: list[str] = []
-    for split, path in _split_files(_locate(data)).items():
-        splits[split], lines = read(path, fields, data.on_error)
-        report += lines
-    if not splits["dev"]:
+    parts, seen = _parts(data)
+    home, size = cache_folder(data.cache), sum(part.size for listed in parts.values() for part in listed)
+    shelf = Shelf(home, key_of("examples", seen, fields, data.on_error)) if seen and size >= LARGE else None
+    with shelf.alone() if shelf else nullcontext():
+        columns, report = _kept(shelf) or _read(parts, fields, data, Scratch(home), shelf)
+    splits = {split: Examples(columns[split]) for split in columns}
+    if not len(splits["dev"]):
         splits["train"], splits["dev"] = hold_out(splits["train"])
         report.append(f"no dev file: held out {len(splits['dev'])} train examples as dev")
+    splits["train"] = splits["train"].one_target_each()
     return splits, report
 
 
-def _locate(data: DataSettings) -> Path:
-    root = root_folder(data)
-    path = root / Path(data.path or "").expanduser()
-    if path.exists():
-        return path
-    if not path.parent.is_dir():
-        raise UserError(f"data.path: {path} is missing, and so is its folder (root: {root})")
-    siblings = [entry.name for entry in path.parent.iterdir()]
-    closest = get_close_matches(path.name, siblings, n=10, cutoff=0)
-    hint = nearest(path.name, closest) if closest else "; its folder is empty"
-    raise UserError(f"data.path: {path} is missing (root: {root}){hint}")
+def _kept(shelf: Shelf | None) -> tuple[dict[str, Any], list[str]] | None:
+    """What an earlier call has left on the shelf."""
+    meta = shelf.meta() if shelf else None
+    if shelf is None or meta is None:
+        return None
+    columns = {split: read_columns(shelf.folder, split) for split in ("train", "dev", "test")}
+    return columns, [*meta["report"], f"read before, kept in {shelf.folder}"]
 
 
-def _split_files(path: Path) -> dict[str, Path]:
-    if path.is_file():
-        if not SUFFIX.fullmatch(path.name):
-            kinds = ", ".join(f".{kind}" for kind in KINDS.split("|"))
-            raise UserError(f"{path}: unknown kind of file; valid: {kinds}, each with or without .gz")
-        return {"train": path}
-    found: dict[str, Path] = {}
-    for entry in sorted(path.iterdir()):
-        match = FILE_NAME.fullmatch(entry.name)
-        if match and STEMS[match[1]] in found:
-            raise UserError(f"{path}: two files for one split: {found[STEMS[match[1]]].name} and {entry.name}")
-        if match:
-            found[STEMS[match[1]]] = entry
-    if "train" not in found:
-        raise UserError(f"{path}: no train file; one of train.jsonl, train.tsv (or either with .gz) is needed")
-    return found
+def _read(
+    parts: dict[str, list[Part]], fields: Fields, data: DataSettings, scratch: Scratch, shelf: Shelf | None
+) -> tuple[dict[str, Any], list[str]]:
+    report: list[str] = []
+    columns = {}
+    with scratch, Progress("reading", sum(part.size for listed in parts.values() for part in listed)) as progress:
+        for split in ("train", "dev", "test"):
+            writer = ExamplesWriter(scratch, split)
+            for part in parts.get(split, []):
+                for example in _examples(part, fields, data.on_error, report, progress.at):
+                    writer.append(example)
+                progress.part(part.size)
+            columns[split] = writer.finish()
+        if shelf is not None:
+            scratch.keep(shelf, {"report": report})
+    return columns, report
 
 
-def read(
-    path: Path, fields: Sequence[str | None], on_error: Literal["stop", "skip"]
-) -> tuple[list[Example], list[str]]:
+def _parts(data: DataSettings) -> tuple[dict[str, list[Part]], list[Any]]:
+    """What is to be read for each split, and what tells the files from others without reading them."""
+    if data.dataset.name is not None:
+        return _set_parts(data.dataset.name, columnar.read_named(data.dataset), asdict(data.dataset))
+    path = locate(data)
+    if path.is_dir() and columnar.is_saved(path) and not data.train_files:
+        splits = {STEMS[name]: rows for name, rows in columnar.read_saved(path).items() if name in STEMS}
+        if "train" not in splits:
+            raise UserError(f"{path}: no split train in the saved set")
+        return _set_parts(str(path), splits, {})
+    files = split_files(data)
+    parts = {split: [_file_part(file) for file in listed] for split, listed in files.items()}
+    return parts, [[split, *_seen(file)] for split, listed in files.items() for file in listed]
+
+
+def _file_part(path: Path) -> Part:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    return Part(str(path), size, lambda fields, at: read_rows(path, fields, at))
+
+
+def _set_parts(name: str, splits: dict[str, Any], wanted: dict[str, Any]) -> tuple[dict[str, list[Part]], list[Any]]:
+    parts = {split: [_set_part(f"{name}, split {split}", rows)] for split, rows in splits.items()}
+    files = [(split, len(rows), file) for split, rows in splits.items() for file in rows.cache_files]
+    return parts, [[wanted, split, count, *_seen(Path(file["filename"]))] for split, count, file in files]
+
+
+def _set_part(place: str, rows: Any) -> Part:
+    size, count = rows.data.nbytes, max(1, len(rows))
+    return Part(
+        place, size, lambda fields, at: columnar.set_rows(place, rows, fields, lambda done: at(done * size // count))
+    )
+
+
+def _seen(path: Path) -> list[Any]:
+    facts = os.stat(path)
+    return [str(path.absolute()), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
+
+
+def read(path: Path, fields: Fields, on_error: Literal["stop", "skip"]) -> tuple[list[Example], list[str]]:
     """The examples of one file and report lines about lines skipped.
 
     ``fields`` name the source, the target (None: there is none) and any labels. Raises `UserError` at the first bad
     line ("stop"), and for a file that is broken, empty or without a good line.
     """
-    examples: list[Example] = []
-    first, count = "", 0
-    lines = _lines(path)
-    parse = _parser(path, lines, fields)
-    for number, line in lines:
+    report: list[str] = []
+    return list(_examples(_file_part(path), fields, on_error, report, lambda _: None)), report
+
+
+def _examples(
+    part: Part, fields: Fields, on_error: str, report: list[str], at: Callable[[int], object]
+) -> Iterator[Example]:
+    """The usable rows of a part; what was skipped is added to the report."""
+    first, skipped, good = "", 0, 0
+    for number, row in part.rows([field for field in fields if field is not None], at):
         try:
-            examples.append(to_example(parse(_decode(line)), fields))
+            if isinstance(row, ValueError):
+                raise row
+            example = to_example(row, fields)
         except ValueError as error:
             if on_error == "stop":
-                raise UserError(f"{path}:{number}: {error}") from error
-            first, count = first or f"line {number}: {error}", count + 1
-    if not examples:
-        raise UserError(f"{path}: no usable line (first: {first})" if count else f"{path}: empty")
-    return examples, [f"{path}: skipped {count} line{'s' * (count > 1)} (first: {first})"] if count else []
+                raise UserError(f"{part.name}:{number}: {error}") from error
+            first, skipped = first or f"line {number}: {error}", skipped + 1
+        else:
+            good += 1
+            yield example
+    if not good:
+        raise UserError(f"{part.name}: no usable line (first: {first})" if skipped else f"{part.name}: empty")
+    if skipped:
+        report.append(f"{part.name}: skipped {skipped} line{'s' * (skipped > 1)} (first: {first})")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    number = 0
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for line in file:
-                number += 1
-                # A byte order mark belongs to the file, not to its first text.
-                yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}:{number + 1}: broken gzip: {error}") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _decode(line: bytes) -> str:
-    try:
-        text = line.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8: byte 0x{line[error.start]:02x} at position {error.start + 1}") from error
-    if not text.strip():
-        raise ValueError("blank line")
-    return text
-
-
-def _parser(path: Path, lines: Iterator[tuple[int, bytes]], fields: Sequence[str | None]) -> Callable[[str], Row]:
-    """What makes a row of a line, by the kind of file."""
-    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    if kind == ".tsv":
-        return _tsv_parser(path, lines, [field for field in fields if field is not None])
-    return json_row if kind == ".jsonl" else segmented_row
-
-
-def _tsv_parser(path: Path, lines: Iterator[tuple[int, bytes]], fields: Sequence[str]) -> Callable[[str], Row]:
-    header = next(lines, None)
-    if header is None:
-        raise UserError(f"{path}: empty")
-    try:
-        names = [name.strip() for name in _decode(header[1]).split("\t")]
-    except ValueError as error:
-        raise UserError(f"{path}:1: {error}") from error
-    for field in fields:
-        if names.count(field) != 1:
-            wrong = "more than one" if field in names else "no"
-            raise UserError(f"{path}:1: {wrong} field '{field}' in the header{nearest(field, names)}")
-
-    def parse(line: str) -> Row:
-        values = line.split("\t")
-        if len(values) != len(names):
-            raise ValueError(f"{len(values)} columns where the header has {len(names)}")
-        return dict(zip(names, values, strict=True))
-
-    return parse
-
-
-def hold_out(examples: list[Example]) -> tuple[list[Example], list[Example]]:
+def hold_out(examples: Examples) -> tuple[Examples, Examples]:
     """Divides ``examples`` in two, the second being 5 % of the distinct sources (at least 1, at most 1000).
 
     The sources with the smallest hashes are held out, so that equal sources stay together and the choice does not
     depend on the order of the lines; a lone source is not held out.
     """
-    ranked = sorted({example.source for example in examples}, key=lambda text: hashlib.sha256(text.encode()).digest())
+    hashes = examples.hashes()
+    ranked = numpy.unique(hashes)
     count = min(max(1, round(len(ranked) * HELD_OUT_SHARE)), HELD_OUT_MOST, len(ranked) - 1)
-    chosen = set(ranked[:count])
-    kept = [example for example in examples if example.source not in chosen]
-    return kept, [example for example in examples if example.source in chosen]
+    chosen = numpy.isin(hashes, ranked[:count])
+    return examples.take(~chosen), examples.take(chosen)

@@ -15,13 +15,15 @@ class Example(NamedTuple):
     """A source text, the text to be generated from it, and what heads ask for.
 
     ``target`` is "" in a set without targets. ``tokens`` are those of a source that was given as a list. ``fields``
-    are pairs of a field's name and its value: a text, several, or None where a row has no label.
+    are pairs of a field's name and its value: a text, several, or None where a row has no label. ``references`` are
+    all targets of a row that has a list of them, the first being ``target``.
     """
 
     source: str
     target: str
     tokens: tuple[str, ...] = ()
     fields: tuple[tuple[str, Value], ...] = ()
+    references: tuple[str, ...] = ()
 
 
 def json_row(line: str) -> Row:
@@ -32,6 +34,8 @@ def json_row(line: str) -> Row:
         raise ValueError(f"malformed JSON: {error.msg} at column {error.colno}") from error
     except RecursionError as error:
         raise ValueError("malformed JSON: nested too deeply") from error
+    except ValueError as error:
+        raise ValueError("malformed JSON: a number of thousands of digits") from error
     if not isinstance(row, dict):
         raise ValueError(f"not an object but {type(row).__name__}")
     return row
@@ -50,7 +54,20 @@ def to_example(row: Row, fields: Sequence[str | None]) -> Example:
     tokens = _tokens(row, str(source))
     text = " ".join(tokens) if tokens else _text(row, str(source))
     values = tuple((str(field), _label(row, str(field))) for field in labels)
-    return Example(text, "" if target is None else _text(row, target), tokens, values)
+    if target is None:
+        return Example(text, "", tokens, values)
+    references = _references(row, target)
+    return Example(text, references[0] if references else _text(row, target), tokens, values, references)
+
+
+def _references(row: Row, field: str) -> tuple[str, ...]:
+    """The targets of a row that has a list of them; none where it is one text."""
+    value = _value(row, field)
+    if not isinstance(value, list):
+        return ()
+    if not value:
+        raise ValueError(f"field '{field}' is an empty list")
+    return tuple(_checked(text, f"field '{field}', item {number}") for number, text in enumerate(value, start=1))
 
 
 def _tokens(row: Row, field: str) -> tuple[str, ...]:
@@ -60,6 +77,7 @@ def _tokens(row: Row, field: str) -> tuple[str, ...]:
         return ()
     if not value or not all(isinstance(token, str) for token in value):
         raise ValueError(f"field '{field}' is a list, but not of one or more strings")
+    _checked(" ".join(value), f"field '{field}'")
     return tuple(value)
 
 
@@ -69,25 +87,37 @@ def _label(row: Row, field: str) -> Value:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, list) and all(isinstance(each, str | int) for each in value):
-        return tuple(map(str, value))
+        return tuple(_encodable(str(each), f"field '{field}'") for each in value)
     if isinstance(value, str | int):
-        return str(value).strip()
+        return _encodable(str(value).strip(), f"field '{field}'")
     raise ValueError(f"field '{field}' is no label (a string or a number) and no list of labels")
 
 
-def _value(row: Row, field: str) -> object:
-    if field not in row:
-        raise ValueError(f"no field '{field}'{nearest(field, row) if row else '; the object is empty'}")
-    return row[field]
+def _value(row: Row, field: str, around: str = "") -> object:
+    """The value of a field; ``a.b`` is also the b within a."""
+    if field in row:
+        return row[field]
+    name, _, inner = field.partition(".")
+    below = row.get(name)
+    if inner and isinstance(below, dict):
+        return _value(below, inner, f"{around}{name}.")
+    raise ValueError(f"no field '{around}{field}'{nearest(field, row) if row else '; the object is empty'}")
 
 
 def _text(row: Row, field: str) -> str:
-    value = _value(row, field)
+    return _checked(_value(row, field), f"field '{field}'")
+
+
+def _checked(value: object, name: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"field '{field}' is not a string but {type(value).__name__}")
+        raise ValueError(f"{name} is {'null' if value is None else f'not a string but {type(value).__name__}'}")
     if not value.strip():
-        raise ValueError(f"field '{field}' is blank")
-    # An escape such as "\ud800" alone is legal JSON, but no text: it cannot be encoded again.
-    if not value.isascii() and re.search("[\ud800-\udfff]", value):
-        raise ValueError(f"field '{field}' holds half of a surrogate pair")
-    return value.strip()
+        raise ValueError(f"{name} is blank")
+    return _encodable(value, name).strip()
+
+
+def _encodable(text: str, name: str) -> str:
+    """A text that can be written: an escape such as u+d800 alone is legal JSON, but no text."""
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+        raise ValueError(f"{name} holds half of a surrogate pair")
+    return text

@@ -21,17 +21,33 @@ SMALLEST = {"max_source": 3, "max_target": 2, "size": 201}
 
 
 @dataclass
+class StoredSet:
+    """A recipe's ``data.dataset``: a set that ``datasets.load_dataset`` finds."""
+
+    name: str | None = None  # on the Hugging Face hub, or a folder
+    config: str | None = None  # where the set has several
+    revision: str | None = None  # a branch, tag or commit
+    train: str = "train"  # the name of the split
+    dev: str | None = None  # null: dev, val, valid or validation, or else a part of train is held out
+    test: str | None = None  # null: test, if there is one
+
+
+@dataclass
 class DataSettings:
-    """A recipe's ``data:``; exactly one of ``source`` and ``path`` is to be given before a set can be loaded.
+    """A recipe's ``data:``; one of ``source``, ``path`` or files, and ``dataset`` is to be given to load a set.
 
     Raises `UserError` for a value out of range.
     """
 
     source: str | None = None  # a built-in set, docstrings, copy or synthetic; or else path
-    path: str | None = None  # a folder or a file, a relative one below root
+    path: str | None = None  # a folder, a file or a pattern such as part-*.csv, a relative one below root
+    train_files: list[str] = field(default_factory=list)  # files or patterns, below path or else root
+    dev_files: list[str] = field(default_factory=list)  # likewise; none: a part of train is held out
+    test_files: list[str] = field(default_factory=list)  # likewise
+    dataset: StoredSet = field(default_factory=StoredSet)  # or else a set of the datasets library
     root: str | None = None  # null: the environment variable S2S_DATA, else data
-    source_field: str = "source"  # of a row: the text to read
-    target_field: str | None = "target"  # of a row: the text to generate; null in a set without targets
+    source_field: str = "source"  # of a row: the text to read; a.b is the b within a
+    target_field: str | None = "target"  # of a row: the text to generate, or a list; null: no targets
     split: Literal["blanks", "characters"] = "blanks"  # how a source given as text falls into tokens, for heads
     on_error: Literal["stop", "skip"] = "stop"  # a malformed line is an error, or is counted and left out
     max_source: int = 256  # tokens, special ones included; longer sources are cut and counted
@@ -56,10 +72,13 @@ class DataSettings:
 
 
 def check_origin(data: DataSettings) -> None:
-    """Raises `UserError` unless exactly one of ``source`` and ``path`` is given."""
-    if (data.source is None) == (data.path is None):
-        state = "neither is given" if data.path is None else f"source is '{data.source}' and path is '{data.path}'"
-        raise UserError(f"data.source, data.path: exactly one of the two must be given; {state}")
+    """Raises `UserError` unless exactly one origin is given."""
+    files = [*data.train_files, *data.dev_files, *data.test_files]
+    origins = {"source": data.source, "path": data.path or (files and "files"), "dataset": data.dataset.name}
+    given = [f"{key} is '{value}'" for key, value in origins.items() if value]
+    if len(given) != 1:
+        state = " and ".join(given) or "none is given"
+        raise UserError(f"data.source, data.path: exactly one of the two or data.dataset.name must be given; {state}")
 
 
 def root_folder(data: DataSettings) -> Path:

@@ -32,21 +32,46 @@ class Labelling(NamedTuple):
 PLAIN = Labelling()
 
 
+class Cuts(NamedTuple):
+    """How much was cut: sources, targets, and tokens to be tagged, of all there were and of those that fit."""
+
+    sources: int = 0
+    targets: int = 0
+    tokens: int = 0
+    kept: int = 0
+
+    def plus(self, other: "Cuts") -> "Cuts":
+        """The sums of both."""
+        return Cuts(*(mine + its for mine, its in zip(self, other, strict=True)))
+
+    def report(self, examples: int, max_source: int, max_target: int | None = None) -> list[str]:
+        """A line for sources, one for the tokens lost with them and one for targets, where any were cut."""
+        lines = {
+            f"{self.sources} of {examples} sources cut to {max_source} tokens": self.sources,
+            f"{self.tokens - self.kept} of {self.tokens} tokens to be tagged lost by that": self.tokens - self.kept,
+            f"{self.targets} of {examples} targets cut to {max_target} tokens": self.targets,
+        }
+        return [line for line, count in lines.items() if count]
+
+
 def encode_sources(
     sources: Sequence[str | Sequence[str]], vocabulary: Vocabulary, limit: int
 ) -> tuple[list[Source], list[str]]:
     """Rows of at most ``limit`` ids, and what was cut: a line for sources and one for the tokens lost with them."""
+    found, cuts = encode_rows(sources, vocabulary, limit)
+    return found, cuts.report(len(sources), limit)
+
+
+def encode_rows(
+    sources: Sequence[str | Sequence[str]], vocabulary: Vocabulary, limit: int
+) -> tuple[list[Source], Cuts]:
+    """Rows of at most ``limit`` ids, and how much was cut."""
     whole = list(_whole(sources, vocabulary))
     found = [
         Source(vocabulary.source_ids(ids, limit), [at for at in starts if at < limit - 1]) for ids, starts in whole
     ]
-    report = []
-    if cut := sum(len(ids) > limit - 2 for ids, _ in whole):
-        report.append(f"{cut} of {len(sources)} sources cut to {limit} tokens")
     tokens, kept = sum(len(starts) for _, starts in whole), sum(len(source.starts) for source in found)
-    if kept < tokens:
-        report.append(f"{tokens - kept} of {tokens} tokens to be tagged lost by that")
-    return found, report
+    return found, Cuts(sum(len(ids) > limit - 2 for ids, _ in whole), 0, tokens, kept)
 
 
 def _whole(sources: Sequence[str | Sequence[str]], vocabulary: Vocabulary) -> Iterator[tuple[list[int], list[int]]]:

@@ -72,7 +72,7 @@ def prepare(folder: Path, examples: Examples) -> Subject:
     return Subject(run, pairs, frozenset(seen(run.recipe.mitigations)), tokens.report)
 
 
-def _split(dataset: Dataset, split: str, folder: Path) -> list[Example]:
+def _split(dataset: Dataset, split: str, folder: Path) -> Sequence[Example]:
     found = {"test": dataset.test, "dev": dataset.dev}[split]
     if not found:
         raise UserError(f"split: the data of {folder} have no {split} examples; give split=dev or data=FILE")

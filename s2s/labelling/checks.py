@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy
+
 from s2s.data import Dataset, DataSettings, Example
 from s2s.errors import UserError, nearest
 from s2s.labelling.settings import HeadSettings
@@ -39,9 +41,9 @@ def selectable(heads: Mapping[str, HeadSettings], data: DataSettings) -> list[st
 
 def labelled(dataset: Dataset, heads: Mapping[str, HeadSettings]) -> Dataset:
     """The examples that have a label for some head, and a line on the others."""
-    splits: dict[str, list[Example]] = {"train": dataset.train, "dev": dataset.dev, "test": dataset.test}
+    splits = {"train": dataset.train, "dev": dataset.dev, "test": dataset.test}
     kept = {
-        name: [example for example in examples if any(head.has_labels(example) for head in heads.values())]
+        name: examples.take(numpy.array([_has_labels(example, heads) for example in examples], dtype=bool))
         for name, examples in splits.items()
     }
     lost = {name: len(examples) - len(kept[name]) for name, examples in splits.items()}
@@ -51,3 +53,7 @@ def labelled(dataset: Dataset, heads: Mapping[str, HeadSettings]) -> Dataset:
         if count
     ]
     return dataset._replace(**kept, report=[*dataset.report, *report])  # type: ignore[arg-type]
+
+
+def _has_labels(example: Example, heads: Mapping[str, HeadSettings]) -> bool:
+    return any(head.has_labels(example) for head in heads.values())

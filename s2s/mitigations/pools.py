@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from s2s.batch import Batch, real_inputs
+from s2s.data.ragged import flat
 from s2s.mitigations.base import Materials, Turn
 from s2s.vocabulary import Vocabulary
 
@@ -35,8 +37,8 @@ def plain_ids(vocabulary: Vocabulary) -> Tensor:
 
 def frequencies(materials: Materials) -> Tensor:
     """How often the training targets have each id, [V]."""
-    ids = torch.tensor([token for target in materials.train().targets for token in target], dtype=torch.long)
-    return torch.bincount(ids, minlength=materials.vocabulary.size).double()
+    counts = numpy.bincount(flat(materials.train().targets), minlength=materials.vocabulary.size)
+    return torch.from_numpy(counts).double()
 
 
 Pool = Callable[[Batch, Turn, Choice], Tensor]

@@ -25,6 +25,7 @@ class VocabularySettings:
 
     kind: str = "sentencepiece"  # sentencepiece, made from the train split, or pretrained
     size: int = 8000  # at most so many pieces, for sentencepiece
+    sample: int = 200_000  # of more examples, sentencepiece learns from so many, evenly spaced
     name: str | None = None  # the tokenizer, for pretrained; null: that of model.pretrained
     trim: bool = True  # keep only the pieces that the train split uses, for pretrained
 
@@ -33,6 +34,8 @@ class VocabularySettings:
             raise UserError(f"vocabulary.kind: no kind '{self.kind}'{nearest(self.kind, KINDS)}")
         if self.size < 300:
             raise UserError(f"vocabulary.size: {self.size} is below 300; 260 are bytes and special ids")
+        if self.sample < 1:
+            raise UserError(f"vocabulary.sample: {self.sample} is not at least 1")
 
 
 def make(settings: VocabularySettings, place: str | None, texts: Callable[[], Iterable[str]]) -> Vocabulary:

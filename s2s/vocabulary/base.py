@@ -2,7 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from s2s.batch import Batch, collate
 
@@ -37,6 +39,16 @@ class Vocabulary(ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write all that ``load`` needs into an existing folder."""
+
+    def digest(self) -> str:
+        """Hexadecimal digits that differ where any text would be encoded otherwise."""
+        with TemporaryDirectory() as folder:
+            self.save(Path(folder))
+            return sha256(b"".join(file.read_bytes() for file in sorted(Path(folder).iterdir()))).hexdigest()
+
+    def piece(self, id: int) -> str:
+        """How a single id is written for people."""
+        return self.decode([id])
 
     def encode(self, text: str) -> list[int]:
         """Ids of one text, without special ids."""

@@ -27,6 +27,9 @@ class SentencePieceVocabulary(Vocabulary):
     def decode(self, ids: Sequence[int]) -> str:
         return self.processor.decode([id for id in ids if id not in (self.padding, self.begin, self.end)])
 
+    def piece(self, id: int) -> str:
+        return str(self.processor.id_to_piece(id))
+
     def save(self, folder: Path) -> None:
         (folder / FILE).write_bytes(self.model)
 

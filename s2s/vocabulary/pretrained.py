@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,17 @@ class PretrainedVocabulary(Vocabulary):
         text = self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
         return BETWEEN_IDEOGRAPHS.sub("", text) if self.blanks_between_pieces else text
 
+    def piece(self, id: int) -> str:
+        return str(self.tokenizer.convert_ids_to_tokens(id))
+
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
         (folder / KEPT).write_text(json.dumps(self.keep))
+
+    def digest(self) -> str:
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        pieces = backend.to_str() if backend else json.dumps(sorted(self.tokenizer.get_vocab().items()))
+        return sha256(json.dumps([pieces, self.begin, self.end, self.padding]).encode()).hexdigest()
 
     @classmethod
     def load(cls, folder: Path) -> "PretrainedVocabulary":

@@ -6,7 +6,7 @@ Su's ``keep_tokens`` (bert4keras) is the rows' list that comes with it.
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer
@@ -14,6 +14,8 @@ from tokenizers import Encoding, Tokenizer
 from s2s.errors import UserError
 
 Fields = dict[str, Any]
+RUN = 4096
+"""So many texts are encoded together."""
 
 
 def trim(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Tokenizer, list[int]]:
@@ -39,14 +41,16 @@ def _used(tokenizer: Tokenizer, fields: Fields, texts: Iterable[str]) -> set[int
 
     The last are what keeps an unknown word unknown: without them the start of the word might be cut another way.
     """
-    texts = list(texts)
-    encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
-    used = {id for encoding in encodings for id in encoding.ids}
+    used, words, texts = set[int](), set[str](), iter(texts)
+    while run := list(islice(texts, RUN)):
+        encodings = tokenizer.encode_batch(run, add_special_tokens=False)
+        used.update(id for encoding in encodings for id in encoding.ids)
+        words |= _unknown_words(tokenizer, fields, run, encodings)
     prefix = fields["model"].get("continuing_subword_prefix") or ""
     pieces = (str(tokenizer.id_to_token(id)) for id in used)
     characters = {character for piece in pieces for character in piece.removeprefix(prefix)}
     longest = max(map(len, tokenizer.get_vocab()))
-    unknown = (_parts(word, longest) for word in _unknown_words(tokenizer, fields, texts, encodings))
+    unknown = (_parts(word, longest) for word in words)
     parts = chain(characters, chain.from_iterable(unknown))
     found = (tokenizer.token_to_id(form) for part in parts for form in (part, prefix + part, "▁" + part))
     return used | {id for id in found if id is not None}

@@ -1,0 +1,180 @@
+"""What a recipe would train, tried without a run's folder: ``python -m s2s.train recipe=NAME --dry-run``."""
+
+import resource
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.optim import Optimizer
+
+from s2s import store
+from s2s.batch import IGNORED, Batch, add, count
+from s2s.data import Example
+from s2s.data.batches import Place, micro_batches, real_share, schedule, updates
+from s2s.data.tokens import Tokens
+from s2s.draws import Draws
+from s2s.labelling.heads import labelling_of
+from s2s.matmul import choose, kernel
+from s2s.mitigations.base import Feed, Turn
+from s2s.mitigations.passes import Passes
+from s2s.objective import Objective
+from s2s.recipe import Recipe
+from s2s.vocabulary import Vocabulary
+
+STEPS, SHOWN, MEBI = 2, 2, 2**20
+
+
+class Trial(NamedTuple):
+    """What a few updates of throw-away weights took."""
+
+    seconds: float  # of the last update
+    optimizer: int  # bytes
+    activations: int  # bytes: what else a step needs at its peak
+
+
+def rehearse(recipe: Recipe) -> None:
+    """Print what would be trained: parameters, memory, updates, time, padding and examples as the model sees them.
+
+    The weights are thrown away and the run's folder is neither read nor written, nor made.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    dataset = recipe.load_data()
+    labels = recipe.labels(dataset)
+    vocabulary = recipe.build_vocabulary(dataset)
+    objective, report = recipe.build_objective(vocabulary, labels)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    objective.to(device)
+    labelling = labelling_of(recipe.make_heads(labels), recipe.data)
+    train, dev = (recipe.tokenise(dataset, vocabulary, split, labelling) for split in ("train", "dev"))
+    for line in [*dataset.report, *report, *train.report, *dev.report, *_already(recipe)]:
+        console.print(line, markup=False)
+    _show_parameters(console, objective, vocabulary)
+    trial = _try(recipe, objective, vocabulary, train, device)
+    for line in [*_memory(objective, trial), *_schedule(recipe, train, trial)]:
+        console.print(line, markup=False)
+    _show_examples(console, objective, vocabulary, dataset.train, train)
+    console.print("This was a dry run: no run's folder was written.", markup=False)
+
+
+def _already(recipe: Recipe) -> list[str]:
+    folder = Path(recipe.run.folder)
+    return [f"{folder} holds a run; training would go on with it"] if store.exists(folder) else []
+
+
+def _show_parameters(console: Console, objective: Objective, vocabulary: Vocabulary) -> None:
+    parts: Counter[str] = Counter()
+    for name, parameter in objective.named_parameters():
+        parts[".".join(name.split(".")[:2])] += parameter.numel()
+    table = Table("part", "parameters", title=f"Parameters, for a vocabulary of {vocabulary.size} pieces")
+    for name, number in [*parts.items(), ("all", parts.total())]:
+        table.add_row(name, f"{number:,}")
+    console.print(table)
+
+
+def _try(recipe: Recipe, objective: Objective, vocabulary: Vocabulary, train: Tokens, device: torch.device) -> Trial:
+    """A few updates as the first process would make them."""
+    optimizer = recipe.optimizer.build(objective)
+    places = islice(schedule(train.lengths(), recipe.run.tokens, recipe.run.seed, 0), STEPS)
+    name, _ = choose() if device.type == "cpu" else ("default", "")
+    before, seconds = _peak(device), 0.0
+    with kernel(name), torch.random.fork_rng():
+        for step, place in enumerate(places):
+            began = time.perf_counter()
+            _update(recipe, objective, optimizer, _dealt(recipe, place, train, vocabulary), step)
+            seconds = time.perf_counter() - began
+    kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    states, gradients = sum(map(_bytes, kept)), sum(map(_bytes, objective.parameters()))
+    return Trial(seconds, states, max(0, _peak(device) - before - states - gradients))
+
+
+def _dealt(recipe: Recipe, place: Place, train: Tokens, vocabulary: Vocabulary) -> list[Batch]:
+    run = recipe.run
+    return micro_batches(place, train, vocabulary, run.processes, run.accumulate, 0, run.seed)
+
+
+def _update(recipe: Recipe, objective: Objective, optimizer: Optimizer, batches: Sequence[Batch], step: int) -> None:
+    device = next(objective.parameters()).device
+    counts = add([count(batch) for batch in batches])
+    use_bf16 = recipe.run.precision == "bf16" or (recipe.run.precision == "auto" and device.type == "cuda")
+    for batch in batches:
+        with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
+            losses = objective(batch.to(device), step, counts)
+        losses.total.backward()
+    torch.nn.utils.clip_grad_norm_(objective.parameters(), recipe.run.clip)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _memory(objective: Objective, trial: Trial) -> Iterator[str]:
+    weights = sum(map(_bytes, objective.parameters()))
+    whole = 2 * weights + trial.optimizer + trial.activations
+    yield (
+        f"memory of a process: about {whole / MEBI:,.0f} MiB beside the libraries: weights {weights / MEBI:,.0f}, "
+        f"gradients {weights / MEBI:,.0f}, optimizer {trial.optimizer / MEBI:,.0f}, "
+        f"activations of a step about {trial.activations / MEBI:,.0f}"
+    )
+
+
+def _schedule(recipe: Recipe, train: Tokens, trial: Trial) -> Iterator[str]:
+    run, lengths = recipe.run, train.lengths()
+    plan = updates(lengths, run.tokens, run.seed, 0)
+    share, epochs = real_share(lengths, plan), run.steps / len(plan)
+    yield f"an epoch has {len(plan)} updates of up to {run.tokens} columns; {share:.1%} of the columns are tokens"
+    yield f"{run.steps} steps are {epochs:.2f} epochs, {run.steps * len(lengths) / len(plan):,.0f} examples"
+    yield (
+        f"an update took {trial.seconds:.2f} s: {run.steps} steps take about {run.steps * trial.seconds / 60:.1f} min "
+        f"on this machine, evaluation and decoding not counted"
+    )
+
+
+def _show_examples(
+    console: Console, objective: Objective, vocabulary: Vocabulary, examples: Sequence[Example], train: Tokens
+) -> None:
+    """The first examples: every column with its segment, piece and id, label and, where feeds edit it, what is read."""
+    device = next(objective.parameters()).device
+    for index, example in enumerate(examples[:SHOWN]):
+        batch = train.batch(numpy.array([index]), vocabulary).to(device)
+        title = f"Train example {index}: {example.source[:60]!r} -> {example.target[:60]!r}"
+        table = Table("column", "segment", "reads", "id", "after feeds", "writes", "id", title=title)
+        for row in _columns(vocabulary, batch, _fed(objective, batch)):
+            table.add_row(*row)
+        console.print(table, markup=False)
+
+
+def _fed(objective: Objective, batch: Batch) -> Batch:
+    """The batch as the recipe's feeds leave it at their whole strength."""
+    fed = batch
+    with torch.no_grad():
+        for name, method in objective.mitigations:
+            if isinstance(method, Feed):
+                passes = Passes(objective.model, objective.label_smoothing, objective)
+                fed = method.feed(fed, Turn(passes, Draws(batch.seeds, name), count(batch), 0, 1.0))
+    return fed
+
+
+def _columns(vocabulary: Vocabulary, batch: Batch, fed: Batch) -> Iterator[tuple[str, ...]]:
+    source = batch.source[0].tolist()
+    for column, id in enumerate(source):
+        yield str(column), "0", vocabulary.piece(id), str(id), "", "", ""
+    rows = zip(batch.target[0].tolist(), fed.target[0].tolist(), fed.labels[0].tolist(), strict=False)
+    for column, (id, read, label) in enumerate(rows, start=len(source)):
+        edited = "" if read == id else f"{vocabulary.piece(read)} ({read})"
+        written = ("", "") if label == IGNORED else (vocabulary.piece(label), str(label))
+        yield str(column), "1", vocabulary.piece(id), str(id), edited, *written

@@ -1,0 +1,19 @@
+"""What the commands that prepare public sets share."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from s2s.disk import write_atomically
+
+Rows = Sequence[Mapping[str, object]]
+
+
+def write_splits(folder: Path, splits: Mapping[str, Rows]) -> None:
+    """Write a file of JSON lines for each split that has rows, each whole or not at all, and say so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, rows in splits.items():
+        if rows:
+            path = folder / f"{split}.jsonl"
+            write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            print(f"{path}: {len(rows)} rows")
