@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from s2s.heads.chains import Chain, absorbed, local_nll
+from s2s.heads.chains import Chain
 from s2s.heads.constraints import Constraints
+from s2s.heads.likelihood import chain_nll
 from s2s.heads.linear_chain import LinearChain
 from s2s.heads.logspace import NOTHING, precise
-from s2s.heads.transitions import rows, scale
+from s2s.heads.transitions import scale
 
 
 class CRF(LinearChain):
@@ -52,10 +53,7 @@ class CRF(LinearChain):
         chain = self._chain(*self._checked(emissions, mask))
         labels = self._checked_labels(labels, chain.mask)
         self._check_allowed(labels, chain.mask)
-        within, _ = absorbed(chain)
-        first = chain.starts.expand(len(labels), 1, -1)
-        history = torch.cat([first, rows(chain.transitions, labels[:, :-1])], dim=1)
-        return local_nll(history + within, labels, chain.mask)
+        return chain_nll(chain, labels)
 
     def _chain(self, emissions: Tensor, mask: Tensor) -> Chain:
         none = emissions.new_zeros(self.num_labels)

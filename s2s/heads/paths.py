@@ -15,13 +15,40 @@ def best_paths(chain: Chain, k: int) -> tuple[Tensor, Tensor]:
     A place for which no further allowed sequence is left has score -inf and only ``IGNORED``. The state holds, for
     each label, the K best scores of the sequences that end there, less each row's best.
     """
+    if k == 1:
+        paths, final = _best_path(chain)
+        return _told(chain, paths[:, None], final[:, None])
     state, pointers = _search(chain, k)
     final, last = _top(state + chain.ends.repeat_interleave(k), k)
     paths = _followed(pointers, last) // k
+    return _told(chain, paths, final)
+
+
+def _told(chain: Chain, paths: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
+    """Paths [B, K, T] and their scores [B, K], those without allowed sequences marked."""
     scores = path_scores(chain, paths)
     absent = (final == -torch.inf) | (scores < NOTHING / 2)
     ignored = absent[..., None] | ~chain.mask[:, None]
     return paths.masked_fill(ignored, IGNORED), scores.masked_fill(absent, -torch.inf)
+
+
+def _best_path(chain: Chain) -> tuple[Tensor, Tensor]:
+    """The best labels [B, T] and what its search ends with [B].
+
+    Going back, the label before is sought anew, for the one label behind it: cheaper than to keep it for all.
+    """
+    moves, mask = chain.transitions.t().contiguous(), chain.mask.t()[..., None]  # [to, from]
+    states = [_centred(chain.starts + chain.emissions[:, 0])]
+    for column in range(1, chain.emissions.shape[1]):
+        best = (states[-1][:, None, :] + moves).amax(dim=-1)
+        states.append(torch.where(mask[column], _centred(best + chain.emissions[:, column]), states[-1]))
+    final, label = (states[-1] + chain.ends).max(dim=-1)
+    labels = [label]
+    for column in range(len(states) - 1, 0, -1):
+        before = (states[column - 1] + moves[label]).argmax(dim=-1)
+        label = torch.where(mask[column, :, 0], before, label)
+        labels.append(label)
+    return torch.stack(labels[::-1], dim=1), final
 
 
 def _search(chain: Chain, k: int) -> tuple[Tensor, list[Tensor]]:
