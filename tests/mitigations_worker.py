@@ -64,7 +64,7 @@ def update(folder: Path) -> tuple[Vocabulary, Batch]:
         lines.append(json.dumps({"source": example.source, "hypotheses": hypotheses, "settings": settings}))
     if not distributed.is_initialized() or distributed.get_rank() == 0:
         (folder / "candidates.jsonl").write_text("\n".join(lines))
-    return vocabulary, vocabulary.batch([tuple(example) for example in examples[:11]])
+    return vocabulary, vocabulary.batch([(example.source, example.target) for example in examples[:11]])
 
 
 def gradient(module: Objective) -> Tensor:

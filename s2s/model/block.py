@@ -6,6 +6,7 @@ from transformers.activations import ACT2FN
 from s2s.model import variants
 from s2s.model.architecture import Architecture
 from s2s.model.attention import Cached
+from s2s.model.dropout import Dropout
 from s2s.model.recomputation import CHECKPOINTING
 from s2s.model.scores import Sizes
 from s2s.model.slots import Slots
@@ -36,7 +37,7 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
         self.feed_forward = FeedForward(shape)
         self.feed_forward_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
         self.keeping = CHECKPOINTING["none"]
 
     def forward(

@@ -15,6 +15,7 @@ from s2s.model import variants
 from s2s.model.architecture import Architecture
 from s2s.model.attention import Cached
 from s2s.model.block import Block
+from s2s.model.dropout import Dropout
 from s2s.model.recomputation import CHECKPOINTING
 from s2s.model.slots import Slots
 
@@ -40,7 +41,7 @@ class Embedding(nn.Module):
         self.positions = nn.Embedding(shape.position_offset + shape.positions, shape.width)
         self.segments = nn.Embedding(2, shape.width)
         self.norm = nn.LayerNorm(shape.width, eps=shape.epsilon) if shape.norm == "post" else nn.Identity()
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     def forward(self, words: Tensor, positions: Tensor, segment: int) -> Tensor:
         """Token embeddings [B, L, D] and positions [B or 1, L] to [B, L, D]."""
