@@ -110,7 +110,7 @@ class Likelihood(torch.autograd.Function):
 
 def _gradients(chain: Chain, labels: Tensor, sweep: Sweep, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Expected counts less those of the labels, of each row with its weight [B]."""
-    marginals, shares = _marginals(sweep)
+    marginals, shares = _marginals(sweep, chain.mask.t()[1:, :, None])
     labels, inside = labels.t(), (chain.mask.t() * weights)[..., None]  # [T, B, 1]
     pairs = sweep.nexts * ((shares * inside[1:]).flatten(0, 1).t() @ sweep.messages[1:].flatten(0, 1))
     pairs.flatten().scatter_add_(
@@ -121,12 +121,16 @@ def _gradients(chain: Chain, labels: Tensor, sweep: Sweep, weights: Tensor) -> t
     return counts.transpose(0, 1), pairs, counts[0].sum(dim=0), counts.gather(0, last)[0].sum(dim=0)
 
 
-def _marginals(sweep: Sweep) -> tuple[Tensor, Tensor]:
-    """p(y_t) [T, B, L], and p(y_t) / u_t for all but the last column: what pairs are counted with."""
+def _marginals(sweep: Sweep, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """p(y_t) [T, B, L], and p(y_t) / u_t for all but the last column: what pairs are counted with; 0 at padding.
+
+    inside [T - 1, B, 1]: whether a label follows a column.
+    """
     marginals, shares = torch.empty_like(sweep.messages), torch.empty_like(sweep.sums)
+    sums = sweep.sums.masked_fill(~inside, torch.inf)  # no probability goes on to padding, where it would only grow
     first = sweep.firsts * sweep.messages[0]
     torch.div(first, first.sum(dim=-1, keepdim=True), out=marginals[0])
     for column in range(len(shares)):
-        torch.div(marginals[column], sweep.sums[column], out=shares[column])
+        torch.div(marginals[column], sums[column], out=shares[column])
         torch.mul(shares[column] @ sweep.nexts, sweep.messages[column + 1], out=marginals[column + 1])
     return marginals, shares
