@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -82,14 +83,23 @@ def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def weights(run: Path, link: str | None = None) -> tuple[int, dict[str, Tensor]]:
     """Step and weights of the checkpoint that a link names ("best", "last"); without one the best, else the last."""
+    if is_exported(run):
+        return _exported(run / WEIGHTS, link)
     target = _linked(run, link)
     if (damage := _damage(target)) is not None:
         raise UserError(f"{target}: damaged ({damage})")
     return int(target.name.removeprefix("step-")), load_file(target / WEIGHTS)
 
 
+def is_exported(run: Path) -> bool:
+    """Whether a folder holds a run's weights without its checkpoints, as ``s2s.export`` writes it."""
+    return (run / WEIGHTS).is_file() and not (run / "checkpoints").is_dir()
+
+
 def fingerprint(run: Path, link: str | None = None) -> str:
     """The SHA-256 of the weights that ``weights`` reads, as the checkpoint's manifest has it."""
+    if is_exported(run):
+        return str(_entry(run / WEIGHTS)["sha256"])
     manifest = json.loads((_linked(run, link) / MANIFEST).read_text())
     return str(manifest[WEIGHTS]["sha256"])
 
@@ -101,6 +111,18 @@ def _linked(run: Path, link: str | None) -> Path:
     if target is None:
         raise UserError(f"run '{run}': no {' or '.join(links)} checkpoint yet")
     return target.resolve()
+
+
+def _exported(path: Path, link: str | None) -> tuple[int, dict[str, Tensor]]:
+    """The weights that an exported run has instead of checkpoints."""
+    if link is not None:
+        raise UserError(f"{path}: an exported run has one set of weights and no {link} checkpoint; leave it out")
+    try:
+        with safe_open(path, "pt") as file:
+            step = int((file.metadata() or {}).get("step", 0))
+        return step, load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error})") from error
 
 
 def _read(folder: Path) -> Checkpoint:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from s2s import checkpoints
+from s2s import checkpoints, hub
 from s2s.data.lines import Line, field_text, place, stream_rows
 from s2s.ensembles import ensemble, rerank
 from s2s.run import Hypothesis, Run, load
@@ -100,7 +100,7 @@ class Speaker:
     def made_of(self) -> dict[str, Any]:
         """What a line of output depends on, with the hashes of the weights."""
         folders = [*self.folders, *([self.second] if self.second else [])]
-        hashes = [checkpoints.fingerprint(Path(folder), self.checkpoint) for folder in folders]
+        hashes = [checkpoints.fingerprint(hub.folder_of(folder), self.checkpoint) for folder in folders]
         weights = None if self.weights is None else list(self.weights)
         return {"run": hashes, "weights": weights, "rerank_weight": self.second_weight if self.second else None}
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from s2s import checkpoints, store
+from s2s import checkpoints, export, hub, store
 from s2s.batch import IGNORED, Batch, collate
 from s2s.errors import UserError
 from s2s.facts import read_facts
@@ -135,6 +135,18 @@ class Run:
         """The prefix LM."""
         return self.objective.model
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights, recipe and vocabulary, and no optimizer state, into a new folder that ``s2s.load`` reads."""
+        export.save_pretrained(self, Path(folder))
+
+    def push_to_hub(self, name: str, private: bool | None = None) -> str:
+        """Upload the same to the hub under a name such as ``someone/titles``, for ``s2s.load``; returns its address."""
+        return hub.push(self, name, private)
+
+    def export_transformers(self, folder: str | Path) -> None:
+        """Write a BERT checkpoint of ``transformers`` and its tokenizer; a UserError says what BERT cannot hold."""
+        export.export_transformers(self, Path(folder))
+
     def source_ids(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
         """The ids of sources, begin and end included, and how many of them are cut."""
         limit = self.recipe.data.max_source
@@ -171,12 +183,12 @@ def target_log_probs(model: PrefixTransformer, batch: Batch) -> Tensor:
 
 
 def load(folder: str | Path, checkpoint: str | None = None, device: str | None = None) -> Run:
-    """Load a run from its folder: the best checkpoint, or "best" or "last" as asked.
+    """Load a run from its folder or a hub name: the best checkpoint, or "best" or "last" as asked.
 
     The device is a GPU where there is one, unless named. Errors: a UserError when there is no run or no whole
     checkpoint.
     """
-    folder = Path(folder)
+    folder = hub.folder_of(folder)
     recipe, facts = store.read_recipe(folder), read_facts(folder)
     step, tensors = checkpoints.weights(folder, checkpoint)
     shape = facts.architecture

@@ -38,6 +38,11 @@ TRANSFORMS = (
 )
 
 
+def bias_name(state: State) -> str | None:
+    """The name of the output's bias, which a checkpoint may have without a transform."""
+    return next((names["bias"] for names in TRANSFORMS if names["bias"] in state), None)
+
+
 def transform_names(state: State) -> dict[str, str] | None:
     return next((names for names in TRANSFORMS if names["0"] + ".weight" in state), None)
 
@@ -52,7 +57,8 @@ def translate(name: str, shape: Architecture, original: State, keep: Sequence[in
     if (transform := transform_names(original)) is not None:
         for part in "02":
             names |= {f"transform.{part}.{kind}": f"{transform[part]}.{kind}" for kind in ("weight", "bias")}
-        names["output_bias"] = transform["bias"]
+    if (bias := transform["bias"] if transform else bias_name(original)) is not None:
+        names["output_bias"] = bias
     if missing := sorted(set(names.values()) - original.keys()):
         raise UserError(f"model.pretrained: '{name}' lacks {len(missing)} tensors, among them {missing[0]}")
     state = {ours: original[theirs].clone() for ours, theirs in names.items()}
@@ -110,7 +116,8 @@ def report(
     if unused:
         lines.append(f"not used of the checkpoint: {', '.join(_by_layer(unused, shape.layers))}")
     if not shape.transform:
-        lines.append("not in the checkpoint: the prediction head; the output is the embeddings and a bias of zeros")
+        bias = "its bias" if bias_name(original) else "a bias of zeros"
+        lines.append(f"not in the checkpoint: the prediction head; the output is the embeddings and {bias}")
     segments = original.get(EMBEDDINGS["embedding.segments.weight"])
     if segments is None or len(segments) < 2:
         lines.append("not in the checkpoint: a second segment; the first was copied")
