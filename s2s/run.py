@@ -85,7 +85,8 @@ class Run:
         if not self.recipe.generates:
             raise UserError(f"run '{self.folder}': it was trained without targets and generates nothing; see predict")
         max_length = self.max_length(settings)
-        models = Models(self.vocabulary, [run.model for run in (self, *self.partners)], self.weights)
+        runs = (self, *self.partners)
+        models = Models(self.vocabulary, [run.model for run in runs], self.weights, settings.precision)
         with kernel(self.kernel):
             found = answer(models, sources, settings, max_length, advance)
         return [self._hypotheses(each) for each in found]

@@ -59,11 +59,11 @@ class OurDecoder:
 
     def __init__(self, shape: Shape, search: Search, precision: str) -> None:
         self.model, self.search = S2S(shape).model.model.eval(), search
-        self.vocabulary, self.options = Ids(shape.vocabulary), {"precision": precision} if precision != "fp32" else {}
+        self.vocabulary, self.precision = Ids(shape.vocabulary), precision
 
     def decode(self, sources: Sources, batch: int) -> list[list[int]]:
         beams, tokens = self.search
-        rules = SearchSettings(beams=beams, min_length=tokens, batch=batch, **self.options)  # type: ignore[arg-type]
+        rules = SearchSettings(beams=beams, min_length=tokens, batch=batch, precision=self.precision)
         found = generate(self.model, self.vocabulary, sources, rules, tokens, lambda _: None)
         return [hypotheses[0][0] for hypotheses in found]
 
@@ -185,7 +185,7 @@ class Row(NamedTuple):
 
 
 DECODERS = {
-    "s2s": Row(OurDecoder),
+    "s2s": Row(OurDecoder, ("fp32", "bf16", "int8")),
     "transformers_bart": Row(BartDecoder),
     "transformers_gpt2": Row(GPT2Decoder),
     "bert4torch": Row(Bert4TorchDecoder, batches=False),

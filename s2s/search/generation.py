@@ -9,6 +9,7 @@ import torch
 
 from s2s.batch import pad
 from s2s.model import PrefixTransformer
+from s2s.model.precisions import PRECISIONS
 from s2s.model.prepared import PreparedModel
 from s2s.search.constraints import ConstrainedScorer
 from s2s.search.ensemble import Ensemble
@@ -36,11 +37,12 @@ class Models:
     vocabulary: Vocabulary
     models: Sequence[PrefixTransformer]
     weights: Sequence[float] | None = None
+    precision: str = "fp32"
 
     @cached_property
     def prepared(self) -> list[PreparedModel]:
         """The models as they are now, laid out for decoding once for all sources."""
-        return [PreparedModel(model) for model in self.models]
+        return [PRECISIONS[self.precision](model) for model in self.models]
 
     def scorer(self, sources: Sources) -> Scorer[Any]:
         """The scorer of some sources, ids with begin and end."""
@@ -60,7 +62,7 @@ def generate(
     advance: Callable[[int], object],
 ) -> list[list[Hypothesis]]:
     """The best hypotheses of each source, ids with begin and end; ``advance`` hears how many sources are done."""
-    answers = answer(Models(vocabulary, [model]), sources, settings, max_length, advance)
+    answers = answer(Models(vocabulary, [model], None, settings.precision), sources, settings, max_length, advance)
     return [found.hypotheses for found in answers]
 
 

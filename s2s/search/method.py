@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from s2s.errors import UserError
+from s2s.errors import UserError, nearest
+from s2s.model.precisions import PRECISIONS
 from s2s.search.constraints import ConstrainedScorer, Constraint, MinimumLength, NoRepeatedNgram, RepetitionPenalty
 from s2s.search.hypotheses import Hypothesis
 from s2s.search.lengths import relative_lengths
@@ -32,6 +33,7 @@ class SearchMethod:
     no_repeat_ngram: int = 0  # no n-gram of so many tokens twice; 0: any
     repetition_penalty: float = 1.0  # log-probabilities of tokens that were there already are multiplied by it
     token_scores: bool = False  # tell the log-probability of each token of what is found
+    precision: str = "fp32"  # of products with the weights: a row of s2s.model.precisions.PRECISIONS
     batch: int = 32  # sources searched together
 
     def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
@@ -60,6 +62,8 @@ class SearchMethod:
         return found
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UserError(f"search.precision: no '{self.precision}'{nearest(self.precision, PRECISIONS)}")
         at_least(self, 1, "batch", "repetition_penalty")
         at_least(self, 0, "min_length", "max_length_ratio", "min_length_ratio", "no_repeat_ngram")
         if self.max_length is not None and self.max_length < self.min_length:

@@ -1,0 +1,83 @@
+"""Decode the same sources in each precision and say how near the results are to those of float32.
+
+python scripts/compare_precisions.py --run FOLDER --input FILE [--sources 200] [--beams 4] [--json FILE]
+
+``same`` is the share of sources whose best hypothesis is float32's, ``lost`` how much less likely, in nats by the
+float32 model, the best hypotheses are on average than float32's own; below 0 they are likelier.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarking import write
+from rich.console import Console
+from rich.table import Table
+
+import s2s
+from s2s import commands
+from s2s.data.lines import field_text, place, read_rows
+from s2s.model.precisions import PRECISIONS
+from s2s.run import Run
+
+
+def texts(run: Run, path: str, count: int) -> list[str]:
+    """The first sources of a file of lines, or of JSONL with the field of the recipe's sources."""
+    lines, rows = read_rows(path)
+    if rows is None:
+        return lines[:count]
+    field = run.recipe.data.source_field
+    return [field_text(row, field, place(path, number)) for number, row in enumerate(rows[:count])]
+
+
+def measure(run: Run, sources: list[str], beams: int) -> list[dict[str, Any]]:
+    """A row a precision."""
+    found: dict[str, list[list[int]]] = {}
+    rows: list[dict[str, Any]] = []
+    for precision in PRECISIONS:
+        start = time.process_time()
+        found[precision] = [each[0].tokens for each in run.generate(sources, beams=beams, precision=precision)]
+        rows.append({"precision": precision, "cpu_seconds_a_sentence": (time.process_time() - start) / len(sources)})
+    scores = {name: [float(row.sum()) for row in run.score(sources, tokens)] for name, tokens in found.items()}
+    for row in rows:
+        name = row["precision"]
+        pairs = zip(found[name], found["fp32"], strict=True)
+        lost = [own - other for own, other in zip(scores["fp32"], scores[name], strict=True)]
+        row |= {"same": sum(own == other for own, other in pairs) / len(sources), "lost": sum(lost) / len(lost)}
+    return rows
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the rows as a table."""
+    table = Table("precision", "same", "lost", "CPU ms a sentence")
+    for row in rows:
+        shown = f"{row['same']:.1%}", f"{row['lost']:+.4f}", f"{1000 * row['cpu_seconds_a_sentence']:.1f}"
+        table.add_row(row["precision"], *shown)
+    Console(width=100).print(table)
+
+
+def main(given: Sequence[str]) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, metavar="FOLDER")
+    parser.add_argument("--input", required=True, metavar="FILE", help="lines, or JSONL")
+    parser.add_argument("--sources", type=int, default=200, help="how many of them; default 200")
+    parser.add_argument("--beams", type=int, default=4, help="default 4")
+    parser.add_argument("--json", type=Path, help="write the rows there")
+    arguments = parser.parse_args(given)
+
+    def work() -> None:
+        run = s2s.load(arguments.run)
+        rows = measure(run, texts(run, arguments.input, arguments.sources), arguments.beams)
+        show(rows)
+        if arguments.json:
+            write(arguments.json, rows)
+
+    return commands.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
