@@ -40,7 +40,7 @@ def diagnose(settings: DiagnosisSettings, bar: Bar = no_bar) -> dict[str, Any]:
     ``UserError`` for runs, data and packages that are not there.
     """
     examples = choose(settings)
-    subjects = [prepare(folder, examples) for folder in settings.folders]
+    subjects = [prepare(folder, examples, settings.oracles) for folder in settings.folders]
     measured = [measure(subject, settings, bar) for subject in subjects]
     found = record(settings, examples, subjects, measured)
     folder = settings.report

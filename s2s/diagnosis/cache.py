@@ -7,7 +7,6 @@ name first, so a broken off diagnosis leaves whole files or none.
 import json
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from hashlib import sha256
 from inspect import getsource
 from pathlib import Path
@@ -16,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from s2s import __version__
-from s2s.diagnosis import corruptions, margin, parts, ragged, recovery, traces
+from s2s.diagnosis import corruptions, hallucination, margin, oracle, parts, ragged, recovery, rollouts, traces
 from s2s.diagnosis.ragged import Arrays
 from s2s.diagnosis.subjects import Subject
+from s2s.diagnosis.truths import weights_hash
 
-MEASURING = (corruptions, margin, parts, ragged, recovery, traces)
+MEASURING = (corruptions, hallucination, margin, oracle, parts, ragged, recovery, rollouts, traces)
 """The modules that the numbers come from: when one of them is edited, what was kept is no longer read."""
 
 
@@ -29,7 +29,7 @@ class Cache:
 
     def __init__(self, subject: Subject) -> None:
         self.folder = subject.run.folder / "diagnosis" / "cache"
-        self.identity = [__version__, code_hash(), weights_hash(subject), _ids_hash(subject), subject.run.kernel]
+        self.identity = [__version__, code_hash(), weights_hash(subject.run), _ids_hash(subject), subject.run.kernel]
 
     def get(self, name: str, asked: Mapping[str, Any], measure: Callable[[], Arrays]) -> Arrays:
         """The arrays of a measure under these settings: as they were kept, or measured and kept now."""
@@ -55,15 +55,6 @@ def code_hash() -> str:
     digest = sha256()
     for module in MEASURING:
         digest.update(getsource(module).encode())
-    return digest.hexdigest()
-
-
-def weights_hash(subject: Subject) -> str:
-    """The SHA-256 of a run's architecture and weights."""
-    digest = sha256(json.dumps(asdict(subject.run.model.shape), sort_keys=True).encode())
-    for name, tensor in sorted(subject.run.model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
     return digest.hexdigest()
 
 

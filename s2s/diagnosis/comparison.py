@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from s2s.diagnosis.headlines import Headline
+from s2s.diagnosis.headline import Headline
 from s2s.diagnosis.measures import Measures
 from s2s.diagnosis.statistics import (
     Interval,

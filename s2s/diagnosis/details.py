@@ -6,17 +6,23 @@ from typing import Any
 import numpy as np
 
 from s2s.diagnosis import calibration
+from s2s.diagnosis.accumulated import LEAST
 from s2s.diagnosis.gap import accuracies, costs, entropies
-from s2s.diagnosis.headlines import golds, judged, qualities
+from s2s.diagnosis.hallucination import hallucinations, wilson
+from s2s.diagnosis.headlines import judged
 from s2s.diagnosis.margin import by_token, first_doubt, negative
 from s2s.diagnosis.measures import Measures
 from s2s.diagnosis.mismatch import mismatch
+from s2s.diagnosis.oracle import accumulate
 from s2s.diagnosis.recovery import Recovery, half_life
 from s2s.diagnosis.search_errors import outcome
+from s2s.diagnosis.search_sums import golds, qualities
 from s2s.diagnosis.statistics import Numbers, mean
 from s2s.metrics.repetition import length_ratio
 
 Plain = dict[str, Any]
+SHOWN = 5
+"""Broken texts to look at."""
 
 
 def details(one: Measures, seed: int) -> Plain:
@@ -30,6 +36,8 @@ def details(one: Measures, seed: int) -> Plain:
         },
         "margin": margin(one.margins, seed),
         "mismatch": differences(one, seed),
+        "hallucinations": perturbation(one),
+        "accumulation": accumulation(one),
     }
 
 
@@ -112,3 +120,23 @@ def differences(one: Measures, seed: int) -> Plain:
         for name in ("ngrams", "distinct", "repeated")
     }
     return {**values, "empty": found.empty._asdict(), "lengths": found.lengths._asdict(), **orders}
+
+
+def perturbation(one: Measures) -> Plain:
+    """How many texts break under a perturbed source, with Wilson's interval, and which."""
+    marks = hallucinations(one.hypotheses, one.perturbed, one.references)
+    broken, fit = marks.sum(axis=0).tolist()
+    places = np.flatnonzero(marks[:, 0])[:SHOWN].tolist()
+    texts = [
+        {"source": one.perturbed_sources[place], "before": one.hypotheses[place], "after": one.perturbed[place]}
+        for place in places
+    ]
+    return {"broken": broken, "fit": fit, **wilson(broken, fit)._asdict(), "samples": texts}
+
+
+def accumulation(one: Measures) -> Plain | None:
+    """The accumulated error at every length that enough texts have; None without an oracle."""
+    if one.divergences is None:
+        return None
+    found = accumulate(one.divergences, LEAST)
+    return {"oracle": one.truth, "exact": one.exact, **found._asdict()}

@@ -86,6 +86,11 @@ def _notes(record: Plain) -> list[str]:
         ),
         "There is one reference a source, so right tokens may count as wrong: levels say less than differences.",
     ]
+    for told in dict.fromkeys(
+        (run["accumulation"]["oracle"], run["accumulation"]["exact"]) for run in record["runs"] if run["accumulation"]
+    ):
+        proof = "exact" if told[1] else "evidence, no proof: it is off its own ground on bad prefixes too"
+        notes.append(f"The oracle of the accumulated error is {told[0]} ({proof}).")
     seen = {name for run in record["runs"] for name in run["seen"]}
     if seen:
         notes.append(f"Seen in the training of a run, and so not held out: {', '.join(sorted(seen))}.")

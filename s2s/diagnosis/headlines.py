@@ -5,37 +5,25 @@ The primary one, declared beforehand, is the damage under held-out corruptions; 
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
 from s2s.diagnosis import calibration
+from s2s.diagnosis.accumulated import accumulated
 from s2s.diagnosis.calibration import Judged, judge_forced, judge_free
 from s2s.diagnosis.gap import eb_slope, language_slope
+from s2s.diagnosis.hallucination import hallucinations
+from s2s.diagnosis.headline import HIGHER, LOWER, NEITHER, Headline
 from s2s.diagnosis.measures import Measures, by_sentence, held_out
-from s2s.diagnosis.search_errors import Gold, gold_of, outcome
+from s2s.diagnosis.search_sums import model_errors, qualities, su_gap
 from s2s.diagnosis.statistics import Measure, Numbers, mean
 from s2s.metrics.repetition import copy_rate, seq_rep_n
 from s2s.metrics.sentence import sentence_metric
 
-LOWER, NEITHER, HIGHER = -1, 0, 1
-"""Which way is better."""
-
-
-class Headline(NamedTuple):
-    """A number of a run: its key, what it is in words, its unit, which way is better, and how it is computed."""
-
-    name: str
-    title: str
-    unit: str
-    better: int
-    statistics: Callable[[Measures], Numbers]  # [N, F]
-    measure: Measure
-
 
 def headlines(measured: Sequence[Measures]) -> list[Headline]:
     """The headlines that these runs have, the primary one first; what depends on all runs is the same for each."""
-    return [*_recovery(measured), *_gap(), *_texts(measured), *_calibration(), *_search(measured)]
+    return [*_recovery(measured), *_gap(), *_texts(measured), *_calibration(), *_search(measured), *_errors(measured)]
 
 
 def _recovery(measured: Sequence[Measures]) -> list[Headline]:
@@ -179,25 +167,9 @@ def _search(measured: Sequence[Measures]) -> list[Headline]:
     ]
 
 
-def golds(one: Measures) -> list[Gold]:
-    """The gold targets of the examples that were searched."""
-    return gold_of(one.forced[: len(next(iter(one.beams.values())))])
+def _errors(measured: Sequence[Measures]) -> list[Headline]:
+    def broken(one: Measures) -> Numbers:
+        return hallucinations(one.hypotheses, one.perturbed, one.references)
 
-
-def qualities(one: Measures) -> Numbers:
-    """ChrF [N, widths + 1] of each width's text, and 1."""
-    chrf, texts = sentence_metric("chrf"), one.beam_texts
-    columns = [[100 * chrf(*pair) for pair in zip(found, one.references, strict=False)] for found in texts.values()]
-    return np.stack([*columns, np.ones(len(columns[0]))], axis=1)
-
-
-def su_gap(one: Measures, beams: int) -> Numbers:
-    """Statistics [N, 2] of Su's gap for ``mean``."""
-    each = [outcome([gold], [[text]], one.max_length) for gold, text in zip(golds(one), one.beams[beams], strict=True)]
-    return np.array([(np.nan_to_num(found.su_gap), found.locally_right) for found in each])
-
-
-def model_errors(one: Measures, beams: int) -> Numbers:
-    """Statistics [N, 2] of the share of texts that score more than gold."""
-    each = [outcome([gold], [[text]], one.max_length) for gold, text in zip(golds(one), one.beams[beams], strict=True)]
-    return np.array([(np.nan_to_num(found.model_errors), found.sentences) for found in each])
+    title = "texts that break when a word is put before the source"
+    return [Headline("hallucinations", title, "share", LOWER, broken, mean), *accumulated(measured)]

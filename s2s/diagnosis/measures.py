@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from s2s.diagnosis.cache import Cache
 from s2s.diagnosis.gap import Gap, compare
-from s2s.diagnosis.parts import PARTS, max_length
+from s2s.diagnosis.oracle import Divergences
+from s2s.diagnosis.parts import PARTS, Part, max_length
 from s2s.diagnosis.ragged import Arrays, rows, traces
 from s2s.diagnosis.recovery import Recovery
 from s2s.diagnosis.settings import DiagnosisSettings
@@ -44,6 +46,11 @@ class Measures(NamedTuple):
     margins: Numbers
     beams: dict[int, list[Hypothesis]]  # the best text of the first examples, with its summed log-probability
     beam_texts: dict[int, list[str]]
+    perturbed: list[str]  # its greedy texts for perturbed sources
+    perturbed_sources: list[str]
+    divergences: Divergences | None  # from the oracle, where there is one
+    truth: str | None  # what the oracle is
+    exact: bool
     max_length: int
 
 
@@ -51,14 +58,15 @@ def measure(subject: Subject, settings: DiagnosisSettings, bar: Bar) -> Measures
     """Make all passes over a run, or read what was kept of them."""
     cache, found = Cache(subject), dict[str, Arrays]()
     for name, part in PARTS.items():
-
-        def passed(name: str = name) -> Arrays:
-            here = PARTS[name]
-            with kernel(subject.run.kernel), bar(here.title, here.size(subject, settings)) as advance:
-                return here.measure(subject, settings, advance)
-
-        found[name] = cache.get(name, part.asked(settings), passed)
+        if part.there(subject):
+            asked = part.asked(settings, subject)
+            found[name] = cache.get(name, asked, partial(_pass, part, subject, settings, bar))
     return view(subject, settings, found)
+
+
+def _pass(part: Part, subject: Subject, settings: DiagnosisSettings, bar: Bar) -> Arrays:
+    with kernel(subject.run.kernel), bar(part.title, part.size(subject, settings)) as advance:
+        return part.measure(subject, settings, advance)
 
 
 def view(subject: Subject, settings: DiagnosisSettings, found: dict[str, Arrays]) -> Measures:
@@ -83,6 +91,11 @@ def view(subject: Subject, settings: DiagnosisSettings, found: dict[str, Arrays]
         margins=found["margins"]["margins"],
         beams=searched,
         beam_texts={beams: [decode(ids) for ids, _ in best] for beams, best in searched.items()},
+        perturbed=[decode(ids) for ids in rows("texts", found["perturbed"])],
+        perturbed_sources=[decode(ids) for ids in rows("sources", found["perturbed"])],
+        divergences=Divergences(**found["accumulation"]) if "accumulation" in found else None,
+        truth=subject.truth.name if subject.truth else None,
+        exact=bool(subject.truth and subject.truth.exact),
         max_length=max_length(subject),
     )
 

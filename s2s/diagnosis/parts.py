@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from s2s.diagnosis.corruptions import CORRUPTIONS
+from s2s.diagnosis.hallucination import perturbed
 from s2s.diagnosis.margin import margins
+from s2s.diagnosis.oracle import oracle_divergences
 from s2s.diagnosis.ragged import Arrays, flat, flat_traces
 from s2s.diagnosis.recovery import recovery
 from s2s.diagnosis.settings import DiagnosisSettings
@@ -27,10 +29,12 @@ class Part(NamedTuple):
     keys: tuple[str, ...]  # of the settings
     size: Callable[[Subject, DiagnosisSettings], int]
     measure: Callable[[Subject, DiagnosisSettings, Advance], Arrays]
+    there: Callable[[Subject], bool] = lambda _: True
 
-    def asked(self, settings: DiagnosisSettings) -> dict[str, Any]:
-        """The settings that the arrays depend on."""
-        return {key: value for key, value in asdict(settings).items() if key in self.keys}
+    def asked(self, settings: DiagnosisSettings, subject: Subject) -> dict[str, Any]:
+        """What the arrays depend on besides the run and the examples."""
+        asked = {key: value for key, value in asdict(settings).items() if key in self.keys}
+        return asked | {"truth": subject.truth.identity} if "oracle" in self.keys and subject.truth else asked
 
 
 def max_length(subject: Subject) -> int:
@@ -83,6 +87,25 @@ def searched(subject: Subject, settings: DiagnosisSettings) -> list[Sequence[int
     return [source for source, _ in subject.pairs[: settings.search_examples]]
 
 
+def measure_perturbed(subject: Subject, settings: DiagnosisSettings, advance: Advance) -> Arrays:
+    """The run's own texts for sources that begin with one more word."""
+    run = subject.run
+    sources = perturbed([source for source, _ in subject.pairs], run.recipe.data.max_source, settings.seed)
+    free = run_free(run.model, run.vocabulary, sources, max_length(subject), settings.batch, advance)
+    return {**flat("texts", [text.ids for text in free]), **flat("sources", sources)}
+
+
+def measure_accumulation(subject: Subject, settings: DiagnosisSettings, advance: Advance) -> Arrays:
+    """The divergence from the oracle along the run's own texts and along gold."""
+    run, truth = subject.run, subject.truth
+    assert truth is not None
+    found = oracle_divergences(
+        run.model, run.vocabulary, truth.oracle, subject.pairs, max_length(subject), settings.samples, settings.seed,
+        settings.batch, advance,
+    )  # fmt: skip
+    return dict(found._asdict())
+
+
 PARTS: dict[str, Part] = {
     "traces": Part("free running", (), lambda subject, _: 3 * len(subject.pairs), measure_traces),
     "recovery": Part(
@@ -97,5 +120,13 @@ PARTS: dict[str, Part] = {
         ("beams", "search_examples"),
         lambda subject, settings: sum(settings.beams) * len(searched(subject, settings)),
         measure_search,
+    ),
+    "perturbed": Part("perturbed sources", ("seed",), lambda subject, _: len(subject.pairs), measure_perturbed),
+    "accumulation": Part(
+        "accumulated error",
+        ("oracle", "samples", "seed"),
+        lambda subject, _: len(subject.pairs),
+        measure_accumulation,
+        lambda subject: subject.truth is not None,
     ),
 }

@@ -12,7 +12,8 @@ from sacrebleu.metrics import CHRF
 from s2s.diagnosis.comparison import Method, Tests, group
 from s2s.diagnosis.details import Plain, details
 from s2s.diagnosis.findings import findings
-from s2s.diagnosis.headlines import Headline, by_corruption, headlines
+from s2s.diagnosis.headline import Headline
+from s2s.diagnosis.headlines import by_corruption, headlines
 from s2s.diagnosis.measures import Measures, held_out
 from s2s.diagnosis.samples import samples
 from s2s.diagnosis.settings import DiagnosisSettings

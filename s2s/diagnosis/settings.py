@@ -42,6 +42,8 @@ class DiagnosisSettings:
             twice = [str(folder) for folder in folders if folders.count(folder) > 1]
             if twice:
                 raise UserError(f"{name}: {twice[0]} stands there twice")
+        if both := [str(folder) for folder in self.folders if folder in self.oracles]:
+            raise UserError(f"oracle: {both[0]} is measured itself; an oracle is another run")
 
     @property
     def folders(self) -> list[Path]:

@@ -14,6 +14,7 @@ from s2s.data.files import read
 from s2s.diagnosis.corruptions import seen
 from s2s.diagnosis.settings import DiagnosisSettings
 from s2s.diagnosis.traces import Pair
+from s2s.diagnosis.truths import Truth, truth_of
 from s2s.errors import UserError
 from s2s.facts import read_facts
 from s2s.run import Run
@@ -31,11 +32,12 @@ class Examples(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """A run, the examples as its ids, what it has seen in training, and lines on what was cut."""
+    """A run, the examples as its ids, what it has seen in training, its oracle, and lines on what was cut."""
 
     run: Run
     pairs: list[Pair]
     seen: frozenset[str]
+    truth: Truth | None
     report: list[str]
 
 
@@ -62,14 +64,14 @@ def choose(settings: DiagnosisSettings) -> Examples:
     return Examples(chosen, fingerprint({"test": chosen}), origin, report)
 
 
-def prepare(folder: Path, examples: Examples) -> Subject:
+def prepare(folder: Path, examples: Examples, oracles: Sequence[Path] = ()) -> Subject:
     """A run and the examples in its own ids, cut to the lengths that it was trained for."""
     run = load_run(folder)
     data, count = run.recipe.data, len(examples.pairs)
     tokens = tokenise(examples.pairs, run.vocabulary, data.max_source, data.max_target, str(folder))
     pairs: list[Pair] = list(zip(tokens.sources, tokens.targets, strict=True))
     assert len(pairs) == count
-    return Subject(run, pairs, frozenset(seen(run.recipe.mitigations)), tokens.report)
+    return Subject(run, pairs, frozenset(seen(run.recipe.mitigations)), truth_of(run, oracles), tokens.report)
 
 
 def _split(dataset: Dataset, split: str, folder: Path) -> Sequence[Example]:

@@ -1,15 +1,14 @@
 """The figures of a report, each drawn from a record; a method is the mean of its runs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from s2s.diagnosis.statistics import Numbers
+from s2s.report.curves import Plain, coloured, mean_of
+from s2s.report.searched import errors, over_beams, reliability
 from s2s.report.vector import PALETTE, draw
-
-Plain = dict[str, Any]
 
 
 class Plot(NamedTuple):
@@ -39,29 +38,6 @@ def plots(record: Plain) -> list[Plot]:
 
 def _painted(figure: Figure, record: Plain, axes: Any) -> None:
     figure.paint(axes, record)
-
-
-def mean_of(record: Plain, method: Plain, *path: str) -> Numbers:
-    """The mean over a method's runs of the numbers under these keys, of each item where there is a list."""
-    rows = [np.array(_under(record["runs"][run], path), dtype=float) for run in method["runs"]]
-    width = min(map(len, rows))
-    each = np.stack([row[:width] for row in rows])
-    there = ~np.isnan(each)
-    with np.errstate(invalid="ignore"):
-        found: Numbers = np.where(there, each, 0).sum(axis=0) / there.sum(axis=0)
-    return found
-
-
-def _under(value: Any, path: Sequence[str]) -> Any:
-    for key in path:
-        value = [each[key] for each in value] if isinstance(value, list) else value[key]
-    return value
-
-
-def coloured(record: Plain) -> Iterator[tuple[Plain, str]]:
-    """Each method with its colour."""
-    for place, method in enumerate(record["methods"]):
-        yield method, PALETTE[place % len(PALETTE)]
 
 
 def damage(axes: Any, record: Plain) -> None:
@@ -116,51 +92,6 @@ def by_position(kind: str, label: str) -> Callable[[Any, Plain], None]:
     return paint
 
 
-def over_beams(key: str, label: str) -> Callable[[Any, Plain], None]:
-    """A measure of searched texts over the number of beams."""
-
-    def paint(axes: Any, record: Plain) -> None:
-        for method, colour in coloured(record):
-            widths = [point["beams"] for point in record["runs"][0]["search"]]
-            values = mean_of(record, method, "search", key)
-            axes.plot(widths, values, "o-", color=colour, label=method["name"])
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(widths, [str(width) for width in widths])
-        axes.set_xlabel("beams")
-        axes.set_ylabel(label)
-        axes.legend()
-
-    return paint
-
-
-def errors(axes: Any, record: Plain) -> None:
-    """Model errors and search errors over the number of beams."""
-    for method, colour in coloured(record):
-        widths = [point["beams"] for point in record["runs"][0]["search"]]
-        for key, style in (("model_errors", "o-"), ("search_errors", "s--")):
-            values = mean_of(record, method, "search", key)
-            axes.plot(widths, values, style, color=colour, label=method["name"] if style == "o-" else None)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(widths, [str(width) for width in widths])
-    axes.set_xlabel("beams; dashed: search errors")
-    axes.set_ylabel("share of sentences")
-    axes.legend()
-
-
-def reliability(axes: Any, record: Plain) -> None:
-    """Accuracy over confidence behind gold prefixes and behind own ones."""
-    axes.plot([0, 1], [0, 1], color=PALETTE[-1], linewidth=0.8)
-    for method, colour in coloured(record):
-        for side, style in (("forced", "-"), ("free", "--")):
-            confidence, accuracy = (
-                mean_of(record, method, "calibration", side, key) for key in ("confidence", "accuracy")
-            )
-            axes.plot(confidence, accuracy, style, color=colour, label=method["name"] if side == "forced" else None)
-    axes.set_xlabel("confidence; dashed: own prefixes")
-    axes.set_ylabel("accuracy")
-    axes.legend()
-
-
 def margins(axes: Any, record: Plain) -> None:
     """How much more gold is worth than another target of equal length, by token."""
     for method, colour in coloured(record):
@@ -172,6 +103,21 @@ def margins(axes: Any, record: Plain) -> None:
     axes.set_xlabel("token")
     axes.set_ylabel("margin over a distractor, nats")
     axes.legend()
+
+
+def accumulated(axes: Any, record: Plain) -> None:
+    """The excess of accumulated error over length."""
+    for method, colour in coloured(record):
+        values = mean_of(record, method, "accumulation", "excess")
+        axes.plot(np.arange(1, len(values) + 1), values, color=colour, label=method["name"])
+    axes.axhline(0, color=PALETTE[-1], linewidth=0.8)
+    axes.set_xlabel("tokens")
+    axes.set_ylabel("error in excess, %")
+    axes.legend()
+
+
+def _has_accumulation(record: Plain) -> bool:
+    return all(run["accumulation"] and run["accumulation"]["excess"] for run in record["runs"])
 
 
 def _has_margins(record: Plain) -> bool:
@@ -197,4 +143,5 @@ FIGURES: dict[str, Figure] = {
     "errors": Figure("Model errors and search errors over beam width", errors),
     "reliability": Figure("Reliability: does confidence mean what it says?", reliability),
     "margins": Figure("Gold against another target of equal length", margins, _has_margins),
+    "accumulated": Figure("Accumulated error against the oracle", accumulated, _has_accumulation),
 }
