@@ -5,22 +5,24 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
-from rich.table import Table
 
+from s2s.data.lines import field_text
 from s2s.data.scored import files, hypothesis_text, read_references, read_texts
-from s2s.diagnosis.systems import SAMPLES, Difference, differences, signature
+from s2s.diagnosis.systems import SAMPLES, Difference, System, differences, show_comparison, signature
 from s2s.errors import UserError, nearest
 from s2s.metrics import Scores, show
-from s2s.metrics.overlap import Statistics, measured, published_statistics, score_statistics
+from s2s.metrics.generated import WORDS, repetition_statistics
+from s2s.metrics.overlap import measured, published_statistics, score_statistics
 from s2s.metrics.references import References
 
 USAGE = """\
 usage: python scripts/evaluate.py hypotheses=FILE[,FILE ...] references=FILE[,FILE ...] [lang=CODE] [published=true]
+                                  [sources=FILE] [embeddings=RUN_OR_ENCODER] [vectors=plain|centred|whitened]
                                   [field=NAME] [json=FILE] [samples=NUMBER] [seed=NUMBER]
 
   hypotheses  the generated texts; - reads standard input. With several files, the first is also compared with each of
@@ -29,6 +31,10 @@ usage: python scripts/evaluate.py hypotheses=FILE[,FILE ...] references=FILE[,FI
   lang        language of the texts, for BLEU's tokenizer (default: en)
   published   also show the metrics of Su Jianlin's tables: set-based ROUGE-L of rouge 1.0.0, sentence BLEU with
               smoothing method 1, on lower-cased characters (default: true for lang=zh, else false)
+  sources     the texts that were read: also show repeated n-grams, lengths and how much was copied, in percent
+  embeddings  a run's folder or an encoder's name: also show a hundred times word mover's distance, also with the mean
+              of squares of the article's code (wmd_article), and word rotator's distance (wrd) between token vectors
+  vectors     of the embeddings: plain (the default), centred or whitened over the references
   field       the field that holds the text in a row of JSONL (default: target); a list in references is several
   json        also write the scores to this file
   samples     how often texts are drawn for a comparison (default: 10000)
@@ -48,18 +54,13 @@ class Arguments:
     references: str = MISSING
     lang: str = "en"
     published: bool | None = None
+    sources: str | None = None
+    embeddings: str | None = None
+    vectors: str = "plain"
     field: str = "target"
     json: str | None = None
     samples: int = SAMPLES
     seed: int = 0
-
-
-class System(NamedTuple):
-    """The scores of one file of hypotheses, and the statistics that they are made of."""
-
-    name: str
-    scores: Scores
-    statistics: dict[str, Statistics]
 
 
 def parse_arguments(arguments: Sequence[str]) -> Arguments:
@@ -114,31 +115,15 @@ def _system(name: str, texts: list[str], references: References, arguments: Argu
     if arguments.published or (arguments.published is None and chinese):
         published, how = published_statistics(texts, references)
         statistics, signature = statistics | published, f"{signature} + {how}"
+    if arguments.sources is not None:
+        sources = read_texts(arguments.sources, "source", field_text)
+        statistics, signature = statistics | repetition_statistics(texts, references, sources), f"{signature} + {WORDS}"
+    if arguments.embeddings is not None:
+        from s2s.embeddings import distance_statistics  # only now: other scores should not wait for torch
+
+        distances, how = distance_statistics(texts, references, arguments.embeddings, arguments.vectors)
+        statistics, signature = statistics | distances, f"{signature} + {how}"
     return System(name, Scores(measured(statistics), signature), statistics)
-
-
-def show_comparison(first: System, second: System, found: dict[str, Difference], how: str, console: Console) -> None:
-    """Print both systems' scores, their differences and how they were tested; tab-separated where it is no terminal."""
-    columns = ["metric", first.name, second.name, "difference", "low", "high", "p (bootstrap)", "p (randomisation)"]
-    rows = [
-        [name, *(f"{system.scores.values[name]:.2f}" for system in (first, second)), *_cells(row)]
-        for name, row in found.items()
-    ]
-    closing = f"{first.scores.signature} + {how}"
-    if not console.is_terminal:
-        print(*("\t".join(row) for row in [columns, *rows, ["signature", closing]]), sep="\n", file=console.file)
-        return
-    table = Table(columns[0])
-    for column in columns[1:]:
-        table.add_column(column, justify="right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    console.out(closing, highlight=False)
-
-
-def _cells(row: Difference) -> list[str]:
-    return [*(f"{value:+.2f}" for value in row[:3]), *(f"{p:.4f}" for p in row[3:])]
 
 
 def _record(

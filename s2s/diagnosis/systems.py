@@ -3,11 +3,22 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from rich.console import Console
+from rich.table import Table
+
 from s2s.diagnosis.statistics import approximate_randomisation, paired_bootstrap
 from s2s.errors import UserError
-from s2s.metrics.overlap import Statistics
+from s2s.metrics.overlap import Scores, Statistics
 
 SAMPLES = 10_000
+
+
+class System(NamedTuple):
+    """The scores of one file of hypotheses, and the statistics that they are made of."""
+
+    name: str
+    scores: Scores
+    statistics: dict[str, Statistics]
 
 
 class Difference(NamedTuple):
@@ -44,3 +55,27 @@ def _difference(first: Statistics, second: Statistics, samples: int, seed: int) 
     drawn = paired_bootstrap(first.rows, second.rows, first.measure, samples, seed)
     p = approximate_randomisation(first.rows, second.rows, first.measure, samples, seed)
     return Difference(*drawn, p)
+
+
+def show_comparison(first: System, second: System, found: dict[str, Difference], how: str, console: Console) -> None:
+    """Print both systems' scores, their differences and how they were tested; tab-separated where it is no terminal."""
+    columns = ["metric", first.name, second.name, "difference", "low", "high", "p (bootstrap)", "p (randomisation)"]
+    rows = [
+        [name, *(f"{system.scores.values[name]:.2f}" for system in (first, second)), *_cells(row)]
+        for name, row in found.items()
+    ]
+    closing = f"{first.scores.signature} + {how}"
+    if not console.is_terminal:
+        print(*("\t".join(row) for row in [columns, *rows, ["signature", closing]]), sep="\n", file=console.file)
+        return
+    table = Table(columns[0])
+    for column in columns[1:]:
+        table.add_column(column, justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.out(closing, highlight=False)
+
+
+def _cells(row: Difference) -> list[str]:
+    return [*(f"{value:+.2f}" for value in row[:3]), *(f"{p:.4f}" for p in row[3:])]
