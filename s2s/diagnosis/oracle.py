@@ -26,6 +26,10 @@ Oracle = Callable[[Sequence[int], Sequence[int]], Numbers]
 token and the end."""
 
 
+ROUNDING = 1e-12
+"""What two computations of one distribution diverge by at most, in nats: the square of their difference."""
+
+
 class Divergences(NamedTuple):
     """KL(oracle || model) in nats at each token of N texts of the model, and of the data's for the same sources.
 
@@ -84,12 +88,15 @@ def accumulate(divergences: Divergences, least: int = 100) -> Accumulation:
 
 
 def divergence(oracle: Numbers, model: Numbers) -> Numbers:
-    """KL(oracle || model) in nats [...] of log-probabilities [..., V]; what the oracle rules out counts for nothing."""
+    """KL(oracle || model) in nats [...] of log-probabilities [..., V]; what the oracle rules out counts for nothing.
+
+    What is less than ``ROUNDING`` is 0, so that equal distributions have no divergence.
+    """
     chances = np.exp(oracle)
     with np.errstate(invalid="ignore"):
         terms = np.where(chances > 0, chances * (oracle - model), 0.0)
-    total: Numbers = terms.sum(axis=-1)
-    return total
+    total = terms.sum(axis=-1)
+    return np.where(total < ROUNDING, 0.0, total)
 
 
 def oracle_divergences(
