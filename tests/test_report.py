@@ -109,7 +109,7 @@ SORT = """<script>
 const told = [];
 for (const table of document.querySelectorAll("table.sortable")) {
   for (const turn of [0, 1]) {
-    for (const column of table.tHead.rows[0].cells.keys()) {
+    for (const column of [...table.tHead.rows[0].cells].keys()) {
       if (turn === 1) table.tHead.rows[0].cells[column].querySelector("button").click();
       table.tHead.rows[0].cells[column].querySelector("button").click();
       const rows = [...table.tBodies[0].rows];
