@@ -153,7 +153,8 @@ def test_arguments_stay_the_strings_they_are(value: str) -> None:
         (["hypotheses.x=a"], "unknown argument 'hypotheses.x'; did you mean 'hypotheses'?"),
         (
             ["=a"],
-            "unknown argument ''; valid: embeddings, field, hypotheses, json, lang, published, references, samples, seed, sources, vectors",
+            "unknown argument ''; valid: embeddings, field, hypotheses, json, lang, published, references, "
+            "samples, seed, sources, vectors",
         ),
         (["--lang"], "expected key=value, found '--lang'; did you mean 'lang'?"),
         (["hypotheses=${nowhere}", "references=a"], "nowhere"),
