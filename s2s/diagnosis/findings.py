@@ -53,8 +53,8 @@ def _search(name: str, heads: Plain) -> list[tuple[bool, str]]:
         ("excess_error_90", "percent of error in excess of what data would show"),
     ):
         if key in heads and (head := heads[key])["low"] is not None:
-            sure = head["low"] > 0
-            found.append((sure, f"{name}: {text}: {_number(head)}" + ("" if sure else "; not surely above 0")))
+            below = "; below 0" if head["high"] < 0 else "; not surely above 0"
+            found.append((head["low"] > 0, f"{name}: {text}: {_number(head)}{'' if head['low'] > 0 else below}"))
     return found
 
 
