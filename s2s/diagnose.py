@@ -70,6 +70,7 @@ def _command(arguments: Sequence[str]) -> None:
         def bar(title: str, size: int) -> Iterator[Advance]:
             task = progress.add_task(title, total=size)
             yield lambda done: progress.advance(task, done)
+            progress.remove_task(task)
 
         found = diagnose(settings, bar)
     tell(found, settings)

@@ -9,9 +9,14 @@ import pyarrow.parquet
 import pytest
 from trained import trained
 
+from s2s import Recipe, fit
 from s2s.data import Example
+from s2s.data.synthetic import Transduction
 from s2s.diagnose import diagnose, main, no_bar
+from s2s.diagnosis.details import details
+from s2s.diagnosis.headlines import headlines
 from s2s.diagnosis.measures import measure
+from s2s.diagnosis.oracle import distributions
 from s2s.diagnosis.parts import PARTS
 from s2s.diagnosis.settings import DiagnosisSettings
 from s2s.diagnosis.subjects import choose, prepare
@@ -99,7 +104,7 @@ def test_damage_can_be_computed_again_from_the_table_of_tokens(runs, record):
 
 def measured(runs, name, bar=no_bar, **changed):
     settings = DiagnosisSettings(run=str(runs / name), **{**SMALL, **changed})
-    return measure(prepare(runs / name, choose(settings)), settings, bar)
+    return measure(prepare(runs / name, choose(settings), settings.oracles), settings, bar)
 
 
 def test_kept_measures_are_read_and_those_of_other_settings_are_not(runs, record):
@@ -134,7 +139,7 @@ def test_every_pass_tells_how_far_it_is(runs):
         yield advance
 
     measured(runs, "plain_1", bar, seed=5, beams=[1, 3], examples=7)
-    assert len(told) == len(PARTS)
+    assert len(told) == len(PARTS) - 1  # there is no oracle
     assert all(size == done > 0 for size, done in told.values())
 
 
@@ -149,6 +154,33 @@ def test_a_file_of_examples_has_the_run_s_fields_and_the_command_says_where_the_
     assert "diagnosis|data:" in out
     found = json.loads((runs / "own" / "report.json").read_text())
     assert (found["data"]["pairs"], found["data"]["origin"]) == (4, str(path))
+
+
+def test_the_mean_of_other_runs_stands_in_for_the_truth(runs):
+    found = measured(runs, "plain_0", oracle=f"{runs / 'plain_1'},{runs / 'swap_0'}", samples=2)
+    assert not found.exact
+    told = details(found, 0)["accumulation"]
+    assert told["oracle"] == f"the mean of {runs / 'plain_1'}, {runs / 'swap_0'}"
+    assert found.divergences.data.shape[0] == 60
+    assert np.nanmin(found.divergences.data) >= 0
+
+
+def test_the_truth_of_a_synthetic_task_is_known(tmp_path):
+    steps = [f"run.{key}=2" for key in ("steps", "evaluate_every", "save_every", "evaluate_examples")]
+    run = fit(Recipe.load("synthetic_oracle", ["data.size=300", "model.width=32", f"run.folder={tmp_path}", *steps]))
+    settings = DiagnosisSettings(run=str(tmp_path), **SMALL)
+    found = measure(prepare(tmp_path, choose(settings)), settings, no_bar)
+    assert (found.truth, found.exact) == ("the task itself", True)
+    names = [head.name for head in headlines([found])]
+    assert names[-2:] == ["excess_error_50", "excess_error_90"]
+    source, target = found.sources[0].split(), found.references[0].split()
+    known = Transduction().along(source, target)[0]
+    ours = run.score([found.sources[0]], [found.references[0]])[0][0]
+    first = next(distributions(run.model, run.vocabulary, [(found.source_ids[0], [])]))[1][0]
+    ids = [run.vocabulary.encode(word)[0] for word in Transduction().words]
+    assert first[ids["ABCDEFGH".index(target[0])]] == pytest.approx(float(ours), abs=1e-5)
+    kl = sum(np.exp(p) * (p - first[token]) for p, token in zip(known, ids, strict=False))
+    assert found.divergences.data[0][0] == pytest.approx(kl, abs=1e-5)
 
 
 WRONG = [

@@ -15,7 +15,7 @@ from s2s.report import page
 
 CHROMIUM = shutil.which("chromium")
 FIGURES = ["damage", "recovery", "accuracy", "cost", "entropy", "beams", "errors", "reliability", "margins"]
-TABLES = ["table-headlines", "table-corruptions", "table-runs"]
+TABLES = ["table-headlines", "table-corruptions", "table-sets", "table-runs"]
 OPTIONS = [
     "--headless",
     "--no-sandbox",

@@ -4,6 +4,8 @@ from typing import Any
 
 Plain = dict[str, Any]
 LEVEL = 0.05
+FEW = 30
+"""Sentences below which a bootstrap is not to be trusted."""
 
 
 def findings(record: Plain) -> Plain:
@@ -86,11 +88,11 @@ def _notes(record: Plain) -> list[str]:
         ),
         "There is one reference a source, so right tokens may count as wrong: levels say less than differences.",
     ]
-    for told in dict.fromkeys(
-        (run["accumulation"]["oracle"], run["accumulation"]["exact"]) for run in record["runs"] if run["accumulation"]
-    ):
-        proof = "exact" if told[1] else "evidence, no proof: it is off its own ground on bad prefixes too"
-        notes.append(f"The oracle of the accumulated error is {told[0]} ({proof}).")
+    if len({run["vocabulary"] for run in record["runs"]}) > 1:
+        notes.append("The runs' vocabularies differ, and so do their tokens: nats a token do not compare among them.")
+    if record["data"]["pairs"] < FEW:
+        notes.append("There are few sentences: intervals are too narrow and p-values too small.")
+    notes += _oracles(record)
     seen = {name for run in record["runs"] for name in run["seen"]}
     if seen:
         notes.append(f"Seen in the training of a run, and so not held out: {', '.join(sorted(seen))}.")
@@ -105,6 +107,13 @@ def _notes(record: Plain) -> list[str]:
         )
     cut = [line for run in record["runs"] for line in run["report"]]
     return [*notes, *record["data"]["report"], *dict.fromkeys(cut)]
+
+
+def _oracles(record: Plain) -> list[str]:
+    judged = [run["accumulation"] for run in record["runs"] if run["accumulation"]]
+    proofs = {True: "exact", False: "evidence, no proof: it is off its own ground on bad prefixes too"}
+    told = dict.fromkeys((one["oracle"], one["exact"]) for one in judged)
+    return [f"The oracle of the accumulated error is {name} ({proofs[exact]})." for name, exact in told]
 
 
 def _nats(head: Plain) -> str:

@@ -65,7 +65,8 @@ def measure(subject: Subject, settings: DiagnosisSettings, bar: Bar) -> Measures
 
 
 def _pass(part: Part, subject: Subject, settings: DiagnosisSettings, bar: Bar) -> Arrays:
-    with kernel(subject.run.kernel), bar(part.title, part.size(subject, settings)) as advance:
+    title = f"{subject.run.folder.name}: {part.title}"
+    with kernel(subject.run.kernel), bar(title, part.size(subject, settings)) as advance:
         return part.measure(subject, settings, advance)
 
 

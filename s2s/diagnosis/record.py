@@ -114,6 +114,7 @@ def _run(subject: Subject, one: Measures, number: int, tests: Tests, heads: Sequ
         "method": method,
         "seed": run.recipe.run.seed,
         "step": run.step,
+        "vocabulary": run.vocabulary.size,
         "seen": sorted(one.seen),
         "max_length": one.max_length,
         "report": subject.report,
