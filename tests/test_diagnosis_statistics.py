@@ -13,6 +13,7 @@ from s2s import metrics
 from s2s.diagnosis.statistics import (
     approximate_randomisation,
     bootstrap,
+    bootstrap_over_seeds,
     hierarchical_bootstrap,
     holm,
     mean,
@@ -141,3 +142,13 @@ def test_what_does_not_pair_is_refused(b):
     for test in (paired_bootstrap, approximate_randomisation):
         with pytest.raises(UserError, match="sentence"):
             test(np.ones((4, 2)), b, mean)
+
+
+def test_the_interval_over_seeds_is_that_of_a_method_against_nothing():
+    seeds = np.random.default_rng(3).normal(1.0, 1.0, (3, 20, 1)) * np.array([1.0, 0.0]) + np.array([0.0, 1.0])
+    nothing = np.tile([0.0, 1.0], (1, 20, 1))
+    found = bootstrap_over_seeds(seeds, mean, samples=4000, seed=1)
+    against = hierarchical_bootstrap(seeds, nothing, mean, samples=4000, seed=2)
+    assert found.estimate == pytest.approx(against.difference)
+    assert (found.low, found.high) == pytest.approx((against.low, against.high), abs=0.05)
+    assert bootstrap_over_seeds(seeds[:1], mean, samples=50, seed=4) == bootstrap(seeds[0], mean, samples=50, seed=4)

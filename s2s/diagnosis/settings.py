@@ -20,11 +20,12 @@ class DiagnosisSettings:
     examples: int = 500  # drawn from the data by the seed; where there are fewer, all
     prefixes: list[int] = field(default_factory=lambda: [2, 5, 10])  # numbers of damaged tokens
     distances: int = 10  # tokens behind a damaged prefix that are looked at
+    # Beam widths of the curve of quality, in rising order.
     beams: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32, 64])
     search_examples: int = 100  # of the examples, for the curve over beam widths
     oracle: str | None = None  # folders of runs whose mean stands in for the truth, where the task has no exact one
     samples: int = 4  # texts drawn from the model for each source, for the accumulated error
-    seed: int = 0
+    seed: int = 0  # of all that is drawn: examples, damage, texts, resamples
     resamples: int = 10_000  # of every bootstrap and randomisation
     batch: int = 32  # sources read together
 
