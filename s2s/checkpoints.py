@@ -1,28 +1,26 @@
 """Checkpoints: complete or absent, checked when read.
 
-``checkpoints/step-00000400/`` holds ``weights.safetensors``, ``trainer.pt`` and ``manifest.json`` with the size and
-SHA-256 of both. It is written under another name, synced and renamed. The last two stay, and the best one;
-the links ``last`` and ``best`` point to them.
+``checkpoints/step-00000400/`` holds ``weights.safetensors``, ``ema.safetensors`` where a run averages its weights,
+``trainer.pt`` and ``manifest.json`` with the size and SHA-256 of each. It is written under another name, synced and
+renamed. The last two stay, or as many as are to be kept, and the best one; the links ``last`` and ``best`` point to
+them. ``average-00000400/`` with the link ``average`` has weights alone.
 """
 
-import json
-import os
 import shutil
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from s2s.disk import sync_folder
 from s2s.errors import UserError
+from s2s.folders import damage, entry, recorded_hash, write_folder
+from s2s.weight_files import read_exported, save_tensors
 
-WEIGHTS, TRAINER, MANIFEST = "weights.safetensors", "trainer.pt", "manifest.json"
+WEIGHTS, AVERAGE, TRAINER = "weights.safetensors", "ema.safetensors", "trainer.pt"
 LAST = 2
-"""How many of the newest checkpoints stay: if the newest turns out damaged, the one before it is used."""
+"""How many of the newest checkpoints stay at least: if the newest turns out damaged, the one before it is used."""
 
 
 class Best(NamedTuple):
@@ -39,56 +37,75 @@ class Checkpoint(NamedTuple):
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]
     best: Best | None
+    ema: dict[str, Tensor] | None = None  # the moving average of the weights
+    scaler: dict[str, Any] | None = None  # of fp16's losses
+    waited: int = 0  # evaluations since the best one
 
 
-def save(run: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, move the links and remove what is no longer needed."""
+def save(run: Path, checkpoint: Checkpoint, keep: int = LAST) -> None:
+    """Write a checkpoint, move the links and remove what is no longer needed.
+
+    Errors: a UserError where it cannot be written; the checkpoints from before are whole then.
+    """
     folder = run / "checkpoints"
-    final = folder / _name(checkpoint.step)
-    partial = final.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _write(partial, checkpoint)
-    shutil.rmtree(final, ignore_errors=True)  # there only if it was damaged, or is being computed again
-    partial.rename(final)
-    sync_folder(folder)
+
+    def write(partial: Path) -> None:
+        save_tensors(partial / WEIGHTS, checkpoint.weights, checkpoint.step)
+        if checkpoint.ema is not None:
+            save_tensors(partial / AVERAGE, checkpoint.ema, checkpoint.step)
+        with (partial / TRAINER).open("wb") as file:  # whose errors, unlike torch.save's own, say what is wrong
+            torch.save(_trainer(checkpoint), file)
+
+    final = write_folder(folder / _name(checkpoint.step), write)
     _link(folder / "last", final.name)
     if checkpoint.best is not None:
         _link(folder / "best", _name(checkpoint.best.step))
-    _prune(folder, checkpoint)
+    _prune(folder, checkpoint, keep)
 
 
-def _write(partial: Path, checkpoint: Checkpoint) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
-    save_file(tensors, partial / WEIGHTS, metadata={"step": str(checkpoint.step)})
+def save_weights(run: Path, link: str, step: int, weights: dict[str, Tensor]) -> Path:
+    """Keep weights that training does not go on from, under the name of a link, in the place of those from before."""
+    folder = run / "checkpoints"
+    final = write_folder(folder / f"{link}-{step:08d}", lambda partial: save_tensors(partial / WEIGHTS, weights, step))
+    _link(folder / link, final.name)
+    for path in folder.glob(f"{link}-*"):
+        if path != final:
+            shutil.rmtree(path)
+    return final
+
+
+def _trainer(checkpoint: Checkpoint) -> dict[str, Any]:
     best = None if checkpoint.best is None else tuple(checkpoint.best)
-    torch.save({"step": checkpoint.step, "optimizer": checkpoint.optimizer, "best": best}, partial / TRAINER)
-    manifest = {name: _entry(partial / name) for name in (WEIGHTS, TRAINER)}
-    (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for name in (WEIGHTS, TRAINER, MANIFEST):
-        with (partial / name).open("rb") as file:
-            os.fsync(file.fileno())
-    sync_folder(partial)
+    rest = {"step": checkpoint.step, "optimizer": checkpoint.optimizer, "best": best}
+    return rest | {"scaler": checkpoint.scaler, "waited": checkpoint.waited}
 
 
 def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint, if any, and a line for each damaged one that was passed over."""
     passed: list[str] = []
     for folder in reversed(_folders(run / "checkpoints")):
-        if (damage := _damage(folder)) is None:
+        if (found := _damage(folder)) is None:
             return _read(folder), passed
-        passed.append(f"{folder}: damaged ({damage}); using the one before it")
+        passed.append(f"{folder}: damaged ({found}); using the one before it")
     return None, passed
 
 
+def whole(run: Path) -> list[Path]:
+    """The folders of a run's whole checkpoints, oldest first."""
+    return [folder for folder in _folders(run / "checkpoints") if _damage(folder) is None]
+
+
 def weights(run: Path, link: str | None = None) -> tuple[int, dict[str, Tensor]]:
-    """Step and weights of the checkpoint that a link names ("best", "last"); without one the best, else the last."""
+    """Step and weights of the checkpoint that a link names ("best", "last", "average"); without one best, else last.
+
+    The moving average, where the checkpoint has one: it is what was evaluated.
+    """
     if is_exported(run):
-        return _exported(run / WEIGHTS, link)
+        return read_exported(run / WEIGHTS, link)
     target = _linked(run, link)
-    if (damage := _damage(target)) is not None:
-        raise UserError(f"{target}: damaged ({damage})")
-    return int(target.name.removeprefix("step-")), load_file(target / WEIGHTS)
+    if (found := _damage(target)) is not None:
+        raise UserError(f"{target}: damaged ({found})")
+    return step_of(target), read_weights(target)
 
 
 def is_exported(run: Path) -> bool:
@@ -99,9 +116,8 @@ def is_exported(run: Path) -> bool:
 def fingerprint(run: Path, link: str | None = None) -> str:
     """The SHA-256 of the weights that ``weights`` reads, as the checkpoint's manifest has it."""
     if is_exported(run):
-        return str(_entry(run / WEIGHTS)["sha256"])
-    manifest = json.loads((_linked(run, link) / MANIFEST).read_text())
-    return str(manifest[WEIGHTS]["sha256"])
+        return str(entry(run / WEIGHTS)["sha256"])
+    return recorded_hash(_weights_of(_linked(run, link)))
 
 
 def _linked(run: Path, link: str | None) -> Path:
@@ -113,40 +129,38 @@ def _linked(run: Path, link: str | None) -> Path:
     return target.resolve()
 
 
-def _exported(path: Path, link: str | None) -> tuple[int, dict[str, Tensor]]:
-    """The weights that an exported run has instead of checkpoints."""
-    if link is not None:
-        raise UserError(f"{path}: an exported run has one set of weights and no {link} checkpoint; leave it out")
-    try:
-        with safe_open(path, "pt") as file:
-            step = int((file.metadata() or {}).get("step", 0))
-        return step, load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error})") from error
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a whole checkpoint, averaged over steps where it has them so."""
+    return load_file(_weights_of(folder))
+
+
+def _weights_of(folder: Path) -> Path:
+    averaged = folder / AVERAGE
+    return averaged if averaged.exists() else folder / WEIGHTS
+
+
+def step_of_link(run: Path, link: str) -> int | None:
+    """The step of the checkpoint that a link names, or None."""
+    target = run / "checkpoints" / link
+    return step_of(target.resolve()) if target.exists() else None
+
+
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(folder.name.rpartition("-")[2])
 
 
 def _read(folder: Path) -> Checkpoint:
     trainer = torch.load(folder / TRAINER, map_location="cpu", weights_only=True)
     best = None if trainer["best"] is None else Best(*trainer["best"])
-    return Checkpoint(trainer["step"], load_file(folder / WEIGHTS), trainer["optimizer"], best)
+    averaged = load_file(folder / AVERAGE) if (folder / AVERAGE).exists() else None
+    rest = trainer["optimizer"], best, averaged, trainer.get("scaler"), trainer.get("waited", 0)
+    return Checkpoint(trainer["step"], load_file(folder / WEIGHTS), *rest)
 
 
 def _damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        broken = [name for name in (WEIGHTS, TRAINER) if _entry(folder / name) != manifest[name]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{type(error).__name__}: {error}"
-    return f"{', '.join(broken)} changed since it was written" if broken else None
-
-
-def _entry(path: Path) -> dict[str, Any]:
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+    return damage(folder, {WEIGHTS, TRAINER} if folder.name.startswith("step-") else {WEIGHTS})
 
 
 def _name(step: int) -> str:
@@ -164,10 +178,10 @@ def _link(link: Path, target: str) -> None:
     partial.replace(link)
 
 
-def _prune(folder: Path, checkpoint: Checkpoint) -> None:
-    """Keep this checkpoint, the one before it and the best; later ones can only be damaged."""
+def _prune(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
+    """Keep this checkpoint, the ones before it as asked and the best; later ones can only be damaged."""
     name = _name(checkpoint.step)
-    kept = set([path.name for path in _folders(folder) if path.name <= name][-LAST:])
+    kept = set([path.name for path in _folders(folder) if path.name <= name][-keep:])
     if checkpoint.best is not None:
         kept.add(_name(checkpoint.best.step))
     for path in _folders(folder):

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from s2s.errors import UserError
@@ -15,14 +15,22 @@ def cache_folder(asked: str | None = None) -> Path:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's text: whole or not at all, also after a power failure."""
+    """Replace a file's text: whole or not at all, also after a power failure.
+
+    Errors: a UserError that names the file where it cannot be written; the text from before is whole then.
+    """
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_folder(path.parent)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 @contextmanager

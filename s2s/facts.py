@@ -1,9 +1,10 @@
 """What a run was started with: ``run.json`` in its folder."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from s2s.disk import write_atomically
 from s2s.model import Architecture
 
 FILE = "run.json"
@@ -27,3 +28,8 @@ def read_facts(folder: Path) -> Facts:
     """The facts of a run."""
     values = json.loads((folder / FILE).read_text(encoding="utf-8"))
     return Facts(**(values | {"architecture": Architecture(**values["architecture"])}))
+
+
+def write_facts(folder: Path, facts: Facts) -> None:
+    """Write the facts of a run."""
+    write_atomically(folder / FILE, json.dumps(asdict(facts), indent=1, ensure_ascii=False))

@@ -63,14 +63,19 @@ class Objective(nn.Module):
             model.output_bias.requires_grad_(False)
             model.transform.requires_grad_(False)
 
-    def forward(self, batch: Batch, step: int = 0, counts: Counts | None = None) -> Losses:
+    def forward(self, batch: Batch, step: int = 0, counts: Counts | None = None, scale: float = 1.0) -> Losses:
         """The losses of a batch at a step.
+
+        ``scale`` is what the loss will be multiplied by before it is differentiated, as in fp16: gradients that methods
+        take inside need it too.
 
         ``counts`` are the units of the whole update, over all micro-batches and processes; without them the batch
         stands alone. The losses of the update's batches add up to the loss of one large batch.
         """
         counts = count(batch) if counts is None else counts
         passes = Passes(self.model, self.label_smoothing, self, source_rows=self.heads is not None)
+        if scale != 1:
+            passes.factor = scale / counts.target_tokens.clamp(min=1)  # losses are sums here, means outside
         shaped = self._shaped(passes, batch, step, counts) if self.generates else Shaped({}, None)
         labelled = {} if self.heads is None else self.heads.terms(self._rows(passes, batch), batch)
         shares = {name: share(term, counts) for name, term in labelled.items()}

@@ -1,28 +1,34 @@
 """What the loop starts with: the processes, the data, the vocabulary, the run's folder and the objective."""
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from s2s import checkpoints, store
+from s2s import checkpoints, store, trackers
 from s2s.checkpoints import Checkpoint
 from s2s.data import Dataset
 from s2s.data.tokens import Tokens
 from s2s.disk import write_atomically
 from s2s.errors import UserError
-from s2s.facts import Facts, read_facts
+from s2s.facts import Facts, read_facts, write_facts
 from s2s.labelling.heads import labelling_of
 from s2s.matmul import choose
 from s2s.model import PrefixTransformer
 from s2s.objective import Objective
+from s2s.precision import Precision, chosen
 from s2s.recipe import Recipe, differences
 from s2s.vocabulary import Vocabulary
+
+FREE = ("folder", "keep", "average", "trackers")
+"""Keys of ``run:`` that change no bit of what is trained."""
 
 
 class Prepared(NamedTuple):
@@ -35,6 +41,7 @@ class Prepared(NamedTuple):
     train: Tokens
     dev: Tokens
     facts: Facts
+    precision: Precision = Precision()
 
 
 def start_processes(recipe: Recipe) -> Accelerator:
@@ -42,9 +49,13 @@ def start_processes(recipe: Recipe) -> Accelerator:
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
         # On CPU accelerate would fall back to unsharded processes without a word.
         raise UserError("accelerate launch: sharding (FSDP) was asked for; this command trains unsharded processes")
+    trackers.check(recipe.run.trackers)
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), mixed_precision={"bf16": "bf16", "fp32": "no"}[_precision(recipe)]
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="bf16" if chosen(recipe.run.precision) == "bf16" else "no",  # fp16: see s2s.precision
+        log_with=list(recipe.run.trackers) or None,
+        project_config=trackers.project(Path(recipe.run.folder)),
     )
     asked, there = recipe.run.processes, accelerator.num_processes
     if asked != there:
@@ -55,26 +66,33 @@ def start_processes(recipe: Recipe) -> Accelerator:
     return accelerator
 
 
-def _precision(recipe: Recipe) -> str:
-    if recipe.run.precision != "auto":
-        return recipe.run.precision
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+def check_same(recipe: Recipe, folder: Path) -> list[str]:
+    """Refuse to go on with another recipe, except for what can change; returns lines on what changes bits.
 
-
-def check_same(recipe: Recipe, folder: Path) -> None:
-    """Refuse to go on with another recipe, except for more steps, or with another number of threads."""
-    before = store.read_recipe(folder)
-    changed = [line for line in differences(recipe, before) if not line.startswith("run.folder:")]
-    if recipe.run.steps > before.run.steps:
-        changed = [line for line in changed if not line.startswith("run.steps:")]
+    More steps or patience, what is kept and told, and how updates are dealt out and computed can change.
+    """
+    before, facts = store.read_recipe(folder), read_facts(folder)
+    dealt = {key: f"run.{key}" for key in ("processes", "accumulate")}
+    free = {*dealt.values(), *(f"run.{key}" for key in FREE), *_raised(recipe, before)}
+    changed = [line for line in differences(recipe, before) if line.partition(":")[0].partition("[")[0] not in free]
     if changed:
         raise UserError(f"{folder}: the run there has another recipe ({'; '.join(changed)}); choose another run.folder")
-    facts = read_facts(folder)
-    if (threads := torch.get_num_threads()) != facts.threads:
-        raise UserError(
-            f"{folder}: trained with {facts.threads} threads, now {threads}: its bits would differ; "
-            f"set OMP_NUM_THREADS={facts.threads}"
-        )
+    pairs = {key: (getattr(facts, key), value) for key, value in _means(recipe).items()}
+    pairs |= {key: (getattr(before.run, key), getattr(recipe.run, key)) for key in dealt}
+    lines = [f"{key} {then} -> {value}" for key, (then, value) in pairs.items() if then != value]
+    return [f"going on with other means ({', '.join(lines)}): the examples stay, bits may differ"] if lines else []
+
+
+def _means(recipe: Recipe) -> dict[str, Any]:
+    return {"threads": torch.get_num_threads(), "precision": chosen(recipe.run.precision)}
+
+
+def _raised(recipe: Recipe, before: Recipe) -> Iterator[str]:
+    """The limits of a run that are not below those from before."""
+    if recipe.run.steps > before.run.steps:
+        yield "run.steps"
+    if before.run.patience is not None and (recipe.run.patience or math.inf) > before.run.patience:
+        yield "run.patience"
 
 
 def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
@@ -85,6 +103,7 @@ def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
     if accelerator.is_main_process:
         if store.exists(folder):
             write_atomically(folder / "recipe.yaml", recipe.to_yaml())
+            write_facts(folder, replace(read_facts(folder), **_means(recipe)))
         else:
             _create(recipe, dataset, accelerator, folder)
     accelerator.wait_for_everyone()
@@ -93,7 +112,8 @@ def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
         raise UserError(f"{folder}: trained on the data {facts.data}; the same settings now read {dataset.fingerprint}")
     labelling = labelling_of(recipe.make_heads(facts.labels), recipe.data)
     train, dev = (recipe.tokenise(dataset, vocabulary, split, labelling) for split in ("train", "dev"))
-    return Prepared(recipe, accelerator, vocabulary, dataset, train, dev, facts)
+    precision = Precision(chosen(recipe.run.precision), accelerator.device.type)
+    return Prepared(recipe, accelerator, vocabulary, dataset, train, dev, facts, precision)
 
 
 def _create(recipe: Recipe, dataset: Dataset, accelerator: Accelerator, folder: Path) -> None:
@@ -106,8 +126,7 @@ def _create(recipe: Recipe, dataset: Dataset, accelerator: Accelerator, folder: 
         architecture=objective.model.shape,
         data=dataset.fingerprint,
         kernel=name,
-        threads=torch.get_num_threads(),
-        precision=_precision(recipe),
+        **_means(recipe),
         versions={name: version(name) for name in ("torch", "transformers", "accelerate", "sentencepiece")},
         report=[
             *_sampled(recipe, dataset),

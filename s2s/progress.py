@@ -3,6 +3,8 @@
 import json
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -17,7 +19,10 @@ SECONDS_BETWEEN_LINES = 15
 class Reporter:
     """Prints and logs in the main process; in the others it is silent."""
 
-    def __init__(self, log: Path | None, start: int, steps: int) -> None:
+    def __init__(
+        self, log: Path | None, start: int, steps: int, listener: Callable[[dict[str, Any]], None] = lambda _: None
+    ) -> None:
+        """``listener`` hears every record too; steps ``start`` of ``steps`` are done."""
         self.console = Console(file=sys.stdout, quiet=log is None, highlight=False, soft_wrap=True)
         self.log: TextIO | None = log.open("a", encoding="utf-8") if log is not None else None
         self.bar = Progress(
@@ -35,6 +40,8 @@ class Reporter:
         self.start, self.steps = start, steps
         self.begun = self.printed = time.monotonic()
         self.speed: float | None = None
+        self.listener = listener
+        self.failure: str | None = None  # why the log could not be written
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -43,24 +50,31 @@ class Reporter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.bar.stop()
         if self.log is not None:
-            self.log.close()
+            with suppress(OSError):  # what it would say is in ``failure``
+                self.log.close()
 
     def say(self, text: str) -> None:
         """Print a line."""
         self.console.print(text, markup=False)
 
     def record(self, record: dict[str, Any]) -> None:
-        """Append a line to the log; it must hold its step."""
-        if self.log is not None:
+        """Append a line to the log; it must hold its step. That it cannot be written is kept as ``failure``."""
+        self.listener(record)
+        if self.log is None or self.failure:
+            return
+        try:
             self.log.write(json.dumps(record, ensure_ascii=False) + "\n")
             self.log.flush()
+        except OSError as error:
+            self.failure = f"{self.log.name}: cannot be written ({error.strerror}); the last checkpoint is whole"
 
     def step(self, record: dict[str, Any]) -> None:
         """Log a step and move the bar, or print a line from time to time."""
         self.record(record)
         tokens, seconds = record["source_tokens"] + record["target_tokens"], record["seconds"]
         self.speed = (tokens / seconds) if self.speed is None else 0.9 * self.speed + 0.1 * tokens / seconds
-        step, summary = record["step"], f"loss {record['loss']:.3f}  {self.speed:,.0f} tokens/s"
+        loss = "overflow" if record["loss"] is None else f"loss {record['loss']:.3f}"
+        step, summary = record["step"], f"{loss}  {self.speed:,.0f} tokens/s"
         self.bar.update(self.task, completed=step, description=summary)
         now = time.monotonic()
         if not self.console.is_terminal and (now - self.printed > SECONDS_BETWEEN_LINES or step == self.steps):

@@ -195,7 +195,7 @@ class Recipe:
 
 def differences(ours: Recipe, theirs: Recipe) -> list[str]:
     """The dotted keys in which two recipes differ, each with both values."""
-    mine, others = dict(_flat(ours.values())), dict(_flat(theirs.values()))
+    mine, others = dict(flat(ours.values())), dict(flat(theirs.values()))
     keys = sorted(mine.keys() | others.keys())
     return [f"{key}: {others.get(key)} -> {mine.get(key)}" for key in keys if mine.get(key) != others.get(key)]
 
@@ -222,12 +222,13 @@ def _name(table: dict[str, Any], row: Any) -> str:
     return next(name for name, kind in table.items() if type(row) is kind)
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys of nested settings and their values."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         elif key in LISTS:
             for index, row in enumerate(value):
-                yield from _flat(row, f"{key}[{index}].")
+                yield from flat(row, f"{key}[{index}].")
         else:
             yield prefix + key, value

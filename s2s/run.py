@@ -184,10 +184,10 @@ def target_log_probs(model: PrefixTransformer, batch: Batch) -> Tensor:
 
 
 def load(folder: str | Path, checkpoint: str | None = None, device: str | None = None) -> Run:
-    """Load a run from its folder or a hub name: the best checkpoint, or "best" or "last" as asked.
+    """Load a run from its folder or a hub name: the best checkpoint, or "best", "last" or "average" as asked.
 
-    The device is a GPU where there is one, unless named. Errors: a UserError when there is no run or no whole
-    checkpoint.
+    Where the run has ``run.ema``, its average. The device is a GPU where there is one, unless named. Errors: a
+    UserError when there is no run or no whole checkpoint.
     """
     folder = hub.folder_of(folder)
     recipe, facts = store.read_recipe(folder), read_facts(folder)

@@ -4,6 +4,8 @@ recipe.yaml       the merged recipe
 vocabulary/       the vocabulary
 run.json          architecture, data, kernel, threads and versions; written last, so a folder with it is complete
 log.jsonl         a line a step
+curves.svg        a picture of it
+trackers/         what run.trackers write
 checkpoints/      see s2s.checkpoints
 """
 
@@ -12,14 +14,13 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from s2s import vocabulary as vocabularies
 from s2s.disk import write_atomically
 from s2s.errors import UserError
-from s2s.facts import FILE, Facts
+from s2s.facts import FILE, Facts, write_facts
 from s2s.recipe import Recipe
 from s2s.vocabulary import Vocabulary
 
@@ -50,7 +51,7 @@ def create(folder: Path, recipe: Recipe, vocabulary: Vocabulary, facts: Facts) -
     vocabularies.save(vocabulary, partial)
     partial.replace(folder / "vocabulary")
     write_atomically(folder / "recipe.yaml", recipe.to_yaml())
-    write_atomically(folder / FILE, json.dumps(asdict(facts), indent=1, ensure_ascii=False))
+    write_facts(folder, facts)
 
 
 def read_recipe(folder: Path) -> Recipe:

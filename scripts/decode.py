@@ -49,7 +49,7 @@ class Settings:
     input: str = "-"  # a file of sources; -: standard input
     output: str = "-"  # a file; -: standard output
     field: str | None = None  # of JSONL rows; null: the recipe's data.source_field, or else "source"
-    checkpoint: Literal["best", "last"] | None = None  # null: the best
+    checkpoint: Literal["best", "last", "average"] | None = None  # null: the best
     processes: int = 1  # that decode side by side, on the GPUs or with a share of the threads
     chunk: int = 512  # sources that a process takes at a time, and that are written together
     search: SearchMethod = dataclasses.field(default_factory=SearchSettings)

@@ -11,8 +11,9 @@ from torch import Tensor
 from s2s.data import load
 from s2s.data.batches import Place, tokenise
 from s2s.facts import Facts
+from s2s.preparation import Prepared
 from s2s.recipe import Recipe
-from s2s.train import Prepared, accumulate
+from s2s.updating import accumulate
 
 UPDATES = {"ragged": 37, "three": 3, "one": 1}
 """How many examples each update has; with four runs to be dealt to, some of the last two are idle."""

@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from s2s.checkpoints import MANIFEST, TRAINER, WEIGHTS, Best, Checkpoint, newest, save, weights
+from s2s.checkpoints import TRAINER, WEIGHTS, Best, Checkpoint, newest, save, weights
 from s2s.disk import write_atomically
 from s2s.errors import UserError
+from s2s.folders import MANIFEST
 from s2s.store import cut_log, locked
 
 FILES = (WEIGHTS, TRAINER, MANIFEST)

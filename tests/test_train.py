@@ -110,11 +110,6 @@ def test_another_recipe_is_refused(finished: Path) -> None:
     assert snapshot(finished) == before
 
 
-def test_another_number_of_threads_is_refused(finished: Path) -> None:
-    with threads(2), pytest.raises(UserError, match=r"trained with 1 threads, now 2: .*OMP_NUM_THREADS=1"):
-        s2s.fit(recipe(finished))
-
-
 def test_other_processes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^run.processes: 2, but 1 came up; .*torchrun --nproc-per-node 2"):
         s2s.fit(recipe(tmp_path, "run.processes=2"))

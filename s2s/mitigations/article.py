@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from s2s.batch import Batch
 from s2s.errors import UserError
 from s2s.mitigations.base import Composition, Shaped, Shaper, Turn, mixed
@@ -39,8 +37,8 @@ class ArticleFastGradient(Shaper):
         passes, table = turn.passes, turn.passes.model.embedding.tokens.weight
         scores = passes.score(fed)
         loss = passes.cross_entropy(scores)
-        mean = loss / turn.counts.target_tokens.clamp(min=1)
-        (gradient,) = torch.autograd.grad(mean, table, retain_graph=True)
+        (gradient,) = passes.differentiate(loss, [table])
+        gradient = gradient / turn.counts.target_tokens.clamp(min=1)
         moved = table + self.epsilon * gradient / (gradient.norm() + 1e-8)
         memory = passes.model.encode(fed.source, fed.source_lengths, passes.model.words(fed.source, moved))
         hidden = passes.model.decode(fed.target, memory, passes.model.words(fed.target, moved))

@@ -41,6 +41,7 @@ class Passes:
         self.model = model
         self.label_smoothing = label_smoothing
         self.root = root
+        self.factor: Tensor | None = None  # of losses that are differentiated within the step: fp16 needs it
         self._differentiable = torch.is_grad_enabled()
         self._reads_rows = source_rows
         self._encoded: list[tuple[Tensor, Memory, Tensor | None]] = []
@@ -114,5 +115,12 @@ class Passes:
 
         They can be differentiated again on request; otherwise they are constants.
         """
+        return self.differentiate(loss, words.tensors(), differentiable)
+
+    def differentiate(self, loss: Tensor, tensors: Sequence[Tensor], differentiable: bool = False) -> list[Tensor]:
+        """The gradients of a loss with respect to any tensors, likewise."""
+        if self.factor is not None:
+            loss = loss * self.factor
         with kept_gathered(self.root):
-            return list(torch.autograd.grad(loss, words.tensors(), retain_graph=True, create_graph=differentiable))
+            found = list(torch.autograd.grad(loss, tensors, retain_graph=True, create_graph=differentiable))
+        return found if self.factor is None else [gradient / self.factor for gradient in found]

@@ -1,0 +1,53 @@
+"""SIGTERM and SIGINT end a run behind the step at which they arrive."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Signals:
+    """The signal that has arrived, or 0."""
+
+    def __init__(self) -> None:
+        self.received = 0
+
+
+@contextmanager
+def noted() -> Iterator[Signals]:
+    """Note a first signal instead of ending at once; a second one acts as ever.
+
+    Only a process's main thread may handle signals; in another one nothing is noted.
+    """
+    found = Signals()
+    if threading.current_thread() is not threading.main_thread():
+        yield found
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        found.received = number
+        os.write(2, b"stopping behind this step; once more: at once\n")
+        restore()
+
+    for number in SIGNALS:
+        signal.signal(number, note)
+    try:
+        yield found
+    finally:
+        restore()
+
+
+def leave(number: int) -> None:
+    """End as the signal would have: KeyboardInterrupt, or an exit with 128 + its number."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)

@@ -1,0 +1,85 @@
+"""All that changes while a run trains; every bit of it goes into each checkpoint."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch.optim import Optimizer
+
+from s2s.averaging import MovingAverage
+from s2s.checkpoints import Best, Checkpoint
+from s2s.errors import UserError
+from s2s.objective import Objective
+from s2s.precision import Precision
+from s2s.settings import RunSettings
+
+
+class State:
+    """Where a run stands: its step, weights and their average, optimizer, loss scale and evaluations so far."""
+
+    def __init__(
+        self,
+        run: RunSettings,
+        objective: Objective,
+        optimizer: Optimizer,
+        precision: Precision,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        saved = checkpoint or Checkpoint(0, {}, {}, None)
+        self.run, self.objective, self.optimizer, self.precision = run, objective, optimizer, precision
+        self.step, self.best, self.waited = saved.step, saved.best, saved.waited
+        self.average = None if run.ema is None else MovingAverage(objective, run.ema, saved.ema)
+        if saved.optimizer:
+            optimizer.load_state_dict(saved.optimizer)
+        if saved.scaler:
+            precision.scaler.load_state_dict(saved.scaler)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether as many evaluations as the run's patience were no better than the best."""
+        return self.run.patience is not None and self.waited >= self.run.patience
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.step >= self.run.steps or self.stopped_early
+
+    def advance(self) -> None:
+        """Count a step; its weights go into the average."""
+        self.step += 1
+        if self.average is not None:
+            self.average.update(self.step)
+
+    def judge(self, value: float) -> None:
+        """Take note of an evaluation's score."""
+        sign = -1 if self.run.select.rpartition(".")[2] == "loss" else 1
+        if self.best is None or sign * value > sign * self.best.value:
+            self.best, self.waited = Best(self.step, value), 0
+        else:
+            self.waited += 1
+
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """Let the objective have the weights that are evaluated: the averaged ones, where there are any."""
+        if self.average is None:
+            yield
+            return
+        with self.average.in_place():
+            yield
+
+    def check(self) -> None:
+        """Refuse to evaluate or save weights that are not finite."""
+        for name, parameter in self.objective.named_parameters():
+            if not parameter.isfinite().all():
+                raise UserError(f"step {self.step}: '{name}' is not finite any more; the last checkpoint is whole")
+
+    def checkpoint(self) -> Checkpoint:
+        """What is saved."""
+        return Checkpoint(
+            self.step,
+            self.objective.state_dict(),
+            self.optimizer.state_dict(),
+            self.best,
+            ema=None if self.average is None else self.average.state(),
+            scaler=self.precision.scaler.state_dict() or None,
+            waited=self.waited,
+        )

@@ -1,0 +1,58 @@
+"""Records of training for other programs, by name: TensorBoard, Weights & Biases and what else accelerate knows."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import ProjectConfiguration
+
+from s2s.errors import UserError, nearest
+from s2s.recipe import Recipe, flat
+
+PROJECT = "s2s"
+FOLDER = "trackers"
+
+
+def check(names: Sequence[str]) -> None:
+    """Refuse trackers that accelerate does not know, and those whose package is missing."""
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise UserError(f"run.trackers: no '{name}'{nearest(name, LOGGER_TYPE_TO_CLASS)}")
+        if name not in [str(getattr(there, "value", there)) for there in get_available_trackers()]:
+            extra = "'s2s[tensorboard]'" if name == "tensorboard" else name
+            raise UserError(f"run.trackers: '{name}' is not installed (pip install {extra})")
+
+
+def project(folder: Path) -> ProjectConfiguration:
+    """Where trackers that write files put them."""
+    return ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / FOLDER))
+
+
+def start(accelerator: Accelerator, recipe: Recipe, step: int) -> Callable[[dict[str, Any]], None]:
+    """Open the recipe's trackers; what comes back passes a line of the log on to them.
+
+    TensorBoard drops what an earlier process wrote of steps after ``step``.
+    """
+    if not recipe.run.trackers:
+        return lambda _: None
+    settings = {
+        key: value if isinstance(value, int | float | str) else str(value) for key, value in flat(recipe.values())
+    }
+    own = {"tensorboard": {"purge_step": step + 1}, "wandb": {"name": Path(recipe.run.folder).name}}
+    chosen = {name: own[name] for name in recipe.run.trackers if name in own}
+    accelerator.init_trackers(PROJECT, settings if step == 0 else None, chosen)
+    return lambda record: accelerator.log(_values(record), step=record["step"])
+
+
+def _values(record: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a line: those of a step under train/, those of an evaluation under dev/."""
+    section, values = ("dev", record["dev"]) if "dev" in record else ("train", record)
+    return {f"{section}/{name}": value for name, value in values.items() if name != "step" and value is not None}
+
+
+def finish(accelerator: Accelerator) -> None:
+    """Close them."""
+    for tracker in accelerator.trackers:
+        tracker.finish()

@@ -1,0 +1,54 @@
+"""Average the last checkpoints of a run: ``python scripts/average.py run=FOLDER [last=5]``.
+
+The result is the run's checkpoint "average": ``s2s.load(FOLDER, "average")``, or ``checkpoint=average`` when decoding.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from s2s import averaging, commands, store
+from s2s.config import merge, read_arguments
+from s2s.config.describing import Schema, explain
+from s2s.errors import UserError
+
+USAGE = "usage: python scripts/average.py run=FOLDER [last=5]"
+
+
+@dataclass
+class Settings:
+    """The command's arguments."""
+
+    run: str = ""  # a run's folder; needed
+    last: int = 5  # so many of its newest checkpoints; training keeps run.keep of them
+
+    def __post_init__(self) -> None:
+        if self.last < 1:
+            raise UserError(f"last: {self.last} is not at least 1")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command: 0 when the average is written, 2 after an error of the user's."""
+    if not arguments:
+        print(USAGE)
+        return 2
+    if {"-h", "--help"} & set(arguments):
+        return commands.run(lambda: print(explain(USAGE, Schema(Settings, {}, {}), arguments)))
+    return commands.run(lambda: _command(arguments))
+
+
+def _command(arguments: Sequence[str]) -> None:
+    settings = merge(Settings, [read_arguments(arguments)], {})
+    if not settings.run:
+        raise UserError(f"command line: run=FOLDER is missing\n{USAGE}")
+    folder = Path(settings.run)
+    store.read_recipe(folder)  # says so if there is no run
+    with store.locked(folder, print):
+        weights, steps = averaging.average(folder, settings.last)
+        place = averaging.save(folder, weights, steps)
+    print(f"{place}: the average of the steps {', '.join(map(str, steps))}; decode with checkpoint=average")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

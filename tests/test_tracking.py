@@ -1,0 +1,89 @@
+"""What a run tells others while it trains: the picture of its curves, and trackers by name."""
+
+import json
+import xml.etree.ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny_runs
+from tiny_runs import arguments, log, ready
+
+import s2s
+from s2s import curves, trackers, train
+
+KEYS = ("run.evaluate_every=3", "run.steps=6", "run.save_every=2")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_runs.prepare(tmp_path_factory.mktemp("base") / "run")
+
+
+def test_the_picture_shows_the_log(base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "run"
+    s2s.fit(ready(base, folder, *KEYS))
+    picture = (folder / curves.FILE).read_bytes()
+    root = xml.etree.ElementTree.fromstring(picture)
+    assert root.tag.endswith("svg")
+    texts = {"".join(node.itertext()).strip() for node in root.iter() if node.tag.endswith("text")}
+    assert {"loss", "train", "dev", "dev scores", "rouge_l", "chrf", "rate", "norm of the gradient", "step"} <= texts
+    curves.draw(folder)
+    assert (folder / curves.FILE).read_bytes() == picture
+    (folder / "log.jsonl").write_text(json.dumps({"step": 1, "loss": None, "norm": None, "rate": 0.1}) + "\n")
+    curves.draw(folder)
+    assert (folder / curves.FILE).read_bytes() != picture
+
+
+def test_long_curves_are_thinned_to_means() -> None:
+    records = [{"step": step, "loss": float(step % 2), "norm": None} for step in range(1, 2 * curves.POINTS + 2)]
+    steps, values = curves.thinned(records, "loss")
+    assert len(steps) == 667
+    assert steps[:2] == [2.0, 5.0]
+    assert values[:2] == pytest.approx([2 / 3, 1 / 3])
+    assert curves.thinned(records, "norm") == ([], [])
+
+
+def test_a_missing_matplotlib_is_told(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(curves, "available", lambda: False)
+    s2s.fit(ready(base, tmp_path / "run", "run.steps=1"))
+    assert "no picture of the curves: matplotlib is not installed (pip install 's2s[plots]')" in capsys.readouterr().out
+    assert not (tmp_path / "run" / curves.FILE).exists()
+
+
+def scalars(folder: Path) -> Iterator[tuple[str, dict[int, float]]]:
+    """What TensorBoard shows: for each name the values by step."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / trackers.FOLDER / trackers.PROJECT))
+    events.Reload()
+    for name in events.Tags()["scalars"]:
+        yield name, {event.step: event.value for event in events.Scalars(name)}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensorboard_hears_every_step_once_and_goes_on(base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    folder = tmp_path / "run"
+    s2s.fit(ready(base, folder, *KEYS, "run.trackers=[tensorboard]", "run.steps=3"))
+    s2s.fit(tiny_runs.recipe(folder, *KEYS, "run.trackers=[tensorboard]"))
+    found = dict(scalars(folder))
+    steps = [record for record in log(folder) if "dev" not in record]
+    evaluations = {record["step"]: record["dev"] for record in log(folder) if "dev" in record}
+    for name in ("loss", "rate", "norm"):
+        assert found[f"train/{name}"] == pytest.approx({record["step"]: record[name] for record in steps})
+    assert found["dev/loss"] == pytest.approx({step: scores["loss"] for step, scores in evaluations.items()})
+
+
+def test_unknown_and_missing_trackers_are_refused(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ready(base, tmp_path / "run")
+    assert train.main([*arguments(made), "run.trackers=[tensorbord]"]) == 2
+    assert capsys.readouterr().err == "error: run.trackers: no 'tensorbord'; did you mean 'tensorboard'?\n"
+    monkeypatch.setattr(trackers, "get_available_trackers", list)
+    assert train.main([*arguments(made), "run.trackers=[wandb]"]) == 2
+    assert capsys.readouterr().err == "error: run.trackers: 'wandb' is not installed (pip install wandb)\n"

@@ -1,0 +1,86 @@
+"""Runs of seconds, in folders that are ready for training: no run measures kernels or trains a vocabulary again."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+import s2s
+from s2s import checkpoints
+from s2s.checkpoints import AVERAGE, TRAINER, WEIGHTS
+from s2s.recipe import Recipe
+
+TINY = (
+    *("data.size=300", "model.width=8", "model.layers=1", "model.heads=2", "model.dropout=0.1", "run.precision=fp32"),
+    *("run.evaluate_examples=2", "run.tokens=512", "schedule.warmup=2", "run.steps=12", "run.evaluate_every=100"),
+)
+
+
+def recipe(folder: Path, *overrides: str) -> Recipe:
+    return Recipe.load("toy_copy", [*TINY, f"run.folder={folder}", *overrides])
+
+
+def prepare(folder: Path) -> Path:
+    """A run's folder after no steps."""
+    s2s.fit(recipe(folder, "run.steps=1"))
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "log.jsonl").unlink()
+    return folder
+
+
+def ready(base: Path, folder: Path, *overrides: str) -> Recipe:
+    """The recipe of a new run in a folder that has a prepared one's vocabulary and facts."""
+    shutil.copytree(base, folder)
+    made = recipe(folder, *overrides)
+    facts = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(facts | {"precision": made.run.precision}))
+    (folder / "recipe.yaml").write_text(made.to_yaml())
+    return made
+
+
+def arguments(made: Recipe) -> Sequence[str]:
+    """The command line of a run that is there already."""
+    return [f"recipe={Path(made.run.folder) / 'recipe.yaml'}"]
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of the log, without times."""
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+
+
+def steps(folder: Path) -> list[int]:
+    return [record["step"] for record in log(folder) if "dev" not in record]
+
+
+def place(folder: Path, step: int) -> Path:
+    return folder / "checkpoints" / f"step-{step:08d}"
+
+
+def state(folder: Path, step: int) -> dict[str, Any]:
+    """Every bit of a checkpoint: hashes of tensors, and the rest as it is."""
+    at = place(folder, step)
+    tensors = {
+        f"{file} {key}": value
+        for file in (WEIGHTS, AVERAGE)
+        if (at / file).exists()
+        for key, value in load_file(at / file).items()
+    }
+    trainer = torch.load(at / TRAINER)
+    moments = trainer["optimizer"].pop("state")
+    tensors |= {f"{index} {key}": value for index, row in moments.items() for key, value in row.items()}
+    return {key: hashlib.sha256(value.numpy().tobytes()).hexdigest() for key, value in tensors.items()} | {
+        "rest": trainer
+    }
+
+
+def assert_same_end(folder: Path, undisturbed: Path, step: int) -> None:
+    """Both runs have ended alike, to the bit."""
+    assert state(folder, step) == state(undisturbed, step)
+    assert log(folder) == log(undisturbed)
+    assert checkpoints.weights(folder)[0] == checkpoints.weights(undisturbed)[0]
