@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from s2s import checkpoints, export, hub, store
 from s2s.batch import IGNORED, Batch, collate
+from s2s.data.rows import Example
 from s2s.errors import UserError
 from s2s.facts import read_facts
-from s2s.labelling.heads import Head
+from s2s.labelling.heads import Head, labelling_of
 from s2s.labelling.prediction import Given, Prediction, predict
 from s2s.matmul import kernel
 from s2s.model import PrefixTransformer
@@ -150,8 +152,12 @@ class Run:
 
     def source_ids(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
         """The ids of sources, begin and end included, and how many of them are cut."""
-        limit = self.recipe.data.max_source
-        ids = self.vocabulary.encode_all(list(texts))
+        limit, read = self.recipe.data.max_source, labelling_of(self.heads, self.recipe.data).tokens
+        if read is not None:  # sources were read as tokens in training
+            tokens = self.vocabulary.encode_tokens([read(Example(text, "")) for text in texts])
+            ids = [list(chain.from_iterable(row)) for row in tokens]
+        else:
+            ids = self.vocabulary.encode_all(list(texts))
         return [self.vocabulary.source_ids(row, limit) for row in ids], sum(len(row) > limit - 2 for row in ids)
 
     def _sources(self, texts: Sequence[str]) -> list[list[int]]:
