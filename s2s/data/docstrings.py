@@ -40,8 +40,7 @@ NO_TITLE = re.compile(
 )
 NO_BODY = re.compile(r":?(?:written by|authors?\b|copyright|licen[sc]e)", re.IGNORECASE)
 
-Lists = dict[str, list[Example]]
-"""The examples of each split."""
+Lists = dict[str, list[Example]]  # the examples of each split
 Files = dict[str, list[tuple[str, Path]]]
 """Name and path of every module of every package; a package without any is not installed."""
 

@@ -1,6 +1,7 @@
 """Which files hold which split."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -57,8 +58,8 @@ def _matching(folder: Path, names: Iterable[str], key: str) -> list[Path]:
         if not fits:
             raise UserError(f"{key}: no file fits {place}")
         found += fits
-    for twice in (path for index, path in enumerate(found) if path in found[:index]):
-        raise UserError(f"{key}: {twice} is listed twice")
+    if twice := [path for path, count in Counter(found).items() if count > 1]:
+        raise UserError(f"{key}: {twice[0]} is listed twice")
     return [_known(path) for path in found]
 
 
