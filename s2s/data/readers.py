@@ -106,7 +106,7 @@ def _tab_separated(path: Path, stream: BinaryIO, fields: Sequence[str]) -> Itera
 def _comma_separated(path: Path, stream: BinaryIO, fields: Sequence[str]) -> Iterator[Found]:
     """Values as RFC 4180 has them: quoted ones may hold commas, line ends and doubled quotes."""
     lines = _Lines(stream)
-    csv.field_size_limit(LONGEST_LINE)
+    csv.field_size_limit(LONGEST_LINE)  # of the whole process; the default refuses cells of 128 KiB
     rows = csv.reader(lines, strict=True)
     names: list[str] = []
     while True:

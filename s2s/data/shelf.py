@@ -38,12 +38,13 @@ class Shelf(NamedTuple):
         return Shelf(self.home, key_of(self.key, *parts))
 
     def meta(self) -> dict[str, Any] | None:
-        """What is noted about the thing, or None if it is not there."""
+        """What is noted about the thing, or None if it or one of its files is not there as it was left."""
         try:
             found = json.loads((self.folder / META).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            whole = all((self.folder / name).stat().st_size == size for name, size in found["sizes"].items())
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        return found if isinstance(found, dict) else None
+        return dict(found) if whole else None
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -91,10 +92,11 @@ class Scratch:
         with _writable(self.home):
             for name in self.finished.keys() - self.spilled:
                 self.finished[name].tofile(self.path(name))
-            write_atomically(self.path(META), json.dumps(meta))
-            assert self.folder is not None
+            folder = self.path(META).parent
+            sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+            write_atomically(folder / META, json.dumps(meta | {"sizes": sizes}))
             shutil.rmtree(shelf.folder, ignore_errors=True)
-            self.folder.replace(shelf.folder)
+            folder.replace(shelf.folder)
             sync_folder(self.home)
             self.folder = None
 
