@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import s2s
+from s2s import commands
 from s2s.config import merge, read_arguments
 from s2s.errors import UserError, nearest
 from s2s.export import Trained, export_transformers, save_pretrained
@@ -39,20 +40,19 @@ class Settings:
             raise UserError(f"form: no '{self.form}'{nearest(self.form, FORMS)}")
 
 
+def export(settings: Settings) -> None:
+    """Load the run and write it."""
+    run = s2s.load(settings.run, settings.checkpoint, device="cpu")
+    FORMS[settings.form](run, Path(settings.output))
+    print(f"{settings.output}: step {run.step} of {settings.run}, form {settings.form}")
+
+
 def main(arguments: Sequence[str]) -> int:
     """The command: 0 when all is written, 2 after an error of the user's."""
     if not arguments or {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0 if arguments else 2
-    try:
-        settings = merge(Settings, [read_arguments(arguments)], {})
-        run = s2s.load(settings.run, settings.checkpoint, device="cpu")
-        FORMS[settings.form](run, Path(settings.output))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{settings.output}: step {run.step} of {settings.run}, form {settings.form}")
-    return 0
+    return commands.run(lambda: export(merge(Settings, [read_arguments(arguments)], {})))
 
 
 if __name__ == "__main__":

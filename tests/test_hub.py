@@ -1,6 +1,5 @@
 """Runs as small folders and on a hub: written, uploaded, downloaded and read back."""
 
-import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -117,19 +116,27 @@ def test_names_that_are_nowhere_are_one_line(run: s2s.Run, monkeypatch: pytest.M
         run.push_to_hub("titles")
 
 
-def script(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "export.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    loader = SourceFileLoader("export_script", str(ROOT / "scripts" / "export.py"))
+    # Dataclasses look their module up by its name.
+    module = sys.modules[loader.name] = ModuleType(loader.name)
+    loader.exec_module(module)
+    return module
 
 
-def test_the_command_writes_either_form_or_says_why_not(run: s2s.Run, tmp_path: Path) -> None:
-    done = script(f"run={run.folder}", f"output={tmp_path / 'small'}", "form=s2s", "checkpoint=last")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert_same(s2s.load(tmp_path / "small"), run)
-    done = script(f"run={run.folder}", f"output={tmp_path / 'bert'}")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: export: BERT normalises after")
-    assert done.stderr.count("\n") == 1
+def test_the_command_writes_either_form_or_says_why_not(
+    run: s2s.Run, script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = tmp_path / "small"
+    assert script.main([f"run={run.folder}", f"output={small}", "form=s2s", "checkpoint=last"]) == 0
+    assert capsys.readouterr().out == f"{small}: step 2 of {run.folder}, form s2s\n"
+    assert_same(s2s.load(small), run)
+    assert script.main([f"run={run.folder}", f"output={tmp_path / 'bert'}"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: export: BERT normalises after")
+    assert printed.err.count("\n") == 1
     assert not (tmp_path / "bert").exists()
 
 
@@ -143,11 +150,10 @@ def test_the_command_writes_either_form_or_says_why_not(run: s2s.Run, tmp_path: 
         (["run=/nowhere", "output=y"], "no run there"),
     ],
 )
-def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    loader = SourceFileLoader("export_script", str(ROOT / "scripts" / "export.py"))
-    module = sys.modules[loader.name] = ModuleType(loader.name)
-    loader.exec_module(module)
-    assert module.main(arguments) == 2
+def test_mistakes_are_one_line(
+    script: ModuleType, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.startswith("error: ")
