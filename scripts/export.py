@@ -1,7 +1,8 @@
 """Write a run for others: ``python scripts/export.py run=FOLDER output=FOLDER [form=transformers]``.
 
 ``form=transformers`` is a BERT checkpoint of ``transformers`` with its tokenizer; ``form=s2s`` is weights, recipe and
-vocabulary for ``s2s.load``, without the optimizer's state. ``checkpoint`` is best or last; the output is a new folder.
+vocabulary for ``s2s.load``, without the optimizer's state. ``checkpoint`` is best, last or average; the output is a new
+folder.
 """
 
 import sys
@@ -17,7 +18,7 @@ from s2s.errors import UserError, nearest
 from s2s.export import Trained, export_transformers, save_pretrained
 
 USAGE = (
-    "usage: python scripts/export.py run=FOLDER output=FOLDER [form=transformers|s2s] [checkpoint=best|last]\n"
+    "usage: python scripts/export.py run=FOLDER output=FOLDER [form=transformers|s2s] [checkpoint=best|last|average]\n"
     "  transformers: a BERT checkpoint with its tokenizer; s2s: a small folder that s2s.load reads"
 )
 FORMS: dict[str, Callable[[Trained, Path], None]] = {"transformers": export_transformers, "s2s": save_pretrained}
@@ -30,7 +31,7 @@ class Settings:
     run: str = ""
     output: str = ""
     form: str = "transformers"  # a row of FORMS
-    checkpoint: Literal["best", "last"] | None = None  # null: the best
+    checkpoint: Literal["best", "last", "average"] | None = None  # null: the best
 
     def __post_init__(self) -> None:
         for name in ("run", "output"):

@@ -22,7 +22,7 @@ class Settings:
     run: Any = ""  # run folders or hub names, with commas between them or as a list
     host: str = "127.0.0.1"  # the address to listen at; only this machine reaches the default
     port: int = 8000  # 0: any that is free
-    checkpoint: Literal["best", "last"] | None = None  # null: the best
+    checkpoint: Literal["best", "last", "average"] | None = None  # null: the best
     waiting: int = 64  # requests that may wait; further ones are refused with 503
 
     def __post_init__(self) -> None:
