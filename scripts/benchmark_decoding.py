@@ -12,22 +12,19 @@ bert4torch, which has no batches, it is given against each size.
 """
 
 import argparse
-import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import benchmarking
 import torch
 from benchmark_decoders import DECODERS, Search
+from benchmark_decoding_rows import Runner, compare, show, summary
 from benchmark_options import numbered, parsed
 from benchmark_peers import Shape
-from benchmark_processes import Worker
-from benchmarking import Time
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from s2s.errors import UserError, nearest
 from s2s.matmul import KERNELS, choose
@@ -47,21 +44,6 @@ NUMBERS = {
 """Options that are whole numbers, and their defaults."""
 SHARED = ("threads", "rounds", "source_tokens", "beams", "tokens", "vocabulary", "width", "layers", "heads")
 """The options that every row of the JSON bears."""
-
-
-class Runner(Worker):
-    """A system with a precision, and its time for each size of batch and round."""
-
-    def __init__(self, name: str, precision: str, settings: dict[str, Any]) -> None:
-        chosen = {**settings, "system": name, "precision": precision}
-        super().__init__(name, True, chosen, "benchmark_decoding_worker.py")
-        self.precision, self.work = precision, dict(self.work or [])
-        self.taken: dict[int, list[Time]] = {batch: [] for batch, _ in settings["plan"]}
-
-    def run(self, batch: int) -> None:
-        """Decode all sources once, and measure the peak beside it."""
-        self.taken[batch].append(Time(*self.ask(decode=batch)))
-        self.peaks.append(self.ask(peak=True)["peak"])
 
 
 def plan(arguments: argparse.Namespace) -> list[tuple[int, int]]:
@@ -97,8 +79,8 @@ def start(arguments: argparse.Namespace, stack: ExitStack) -> list[Runner]:
     return runners
 
 
-def interleave(runners: Sequence[Runner], rounds: int) -> None:
-    """A batch of each size that does not count, then the rounds."""
+def interleave(runners: Sequence[Runner], rounds: int) -> Iterator[None]:
+    """A batch of each size that does not count, then the rounds; there is a pause after each."""
     for runner in runners:
         for batch in runner.taken:
             runner.ask(warm=batch)
@@ -108,78 +90,20 @@ def interleave(runners: Sequence[Runner], rounds: int) -> None:
             first = number % len(able)
             for runner in (*able[first:], *able[:first]):
                 runner.run(batch)
+        yield
 
 
-def summary(runner: Runner, batch: int, sources: int) -> dict[str, Any]:
-    """A row: medians over rounds, and the smallest and greatest CPU time a source."""
-    taken = runner.taken[batch]
-    each = [time.cpu / sources for time in taken]
-    return {
-        "system": runner.name,
-        "precision": runner.precision,
-        "batch": batch,
-        "sources": sources,
-        "seconds": statistics.median(time.wall for time in taken),
-        "cpu_seconds": statistics.median(time.cpu for time in taken),
-        "cpu_seconds_a_sentence": statistics.median(each),
-        "least": min(each),
-        "most": max(each),
-        "floor": runner.work[batch] / max(runner.peaks) / sources,
-        "peak_flops": max(runner.peaks),
-        "rounds_cpu_seconds_a_sentence": each,
-    }
-
-
-def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of the JSON."""
-    counts = dict(plan(arguments))
-    with ExitStack() as stack:
-        runners = start(arguments, stack)
-        interleave(runners, arguments.rounds)
-        single = -(-arguments.sources // 4)
-        rows = [summary(each, batch, counts.get(batch, single)) for each in runners for batch in each.taken]
-    compare(rows)
+def measure(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
+    """The rows of the JSON, after each round."""
+    counts = {1: -(-arguments.sources // 4), **dict(plan(arguments))}
     shared = {name: getattr(arguments, name) for name in SHARED}
     shared |= {"torch": torch.__version__, "processor": benchmarking.processor(torch.device("cpu"))}
-    return [{**row, **shared} for row in rows]
-
-
-def compare(rows: list[dict[str, Any]]) -> None:
-    """Give each row its time over that of this project in float32, in place: the median over rounds."""
-    ours = {row["batch"]: row for row in rows if row["system"] == "s2s" and row["precision"] == "fp32"}
-    for row in rows:
-        alone = not DECODERS[row["system"]].batches
-        for batch, own in ours.items():
-            if not alone and batch != row["batch"]:
-                continue
-            pairs = zip(row["rounds_cpu_seconds_a_sentence"], own["rounds_cpu_seconds_a_sentence"], strict=True)
-            name = f"ratio_to_batch_{batch}" if batch != row["batch"] else "ratio"
-            row[name] = statistics.median(theirs / mine for theirs, mine in pairs)
-
-
-def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Print the rows as a table, a size of batch after the other."""
-    table = Table(title=title)
-    for head in ("system", "precision"):
-        table.add_column(head, no_wrap=True)
-    for head in (
-        "batch",
-        "sources",
-        "CPU ms a sentence",
-        "min .. max",
-        "floor",
-        "ms by the clock",
-        "s2s is x times as fast",
-    ):
-        table.add_column(head, justify="right")
-    for row in sorted(rows, key=lambda row: row["batch"]):
-        each, (low, high) = row["cpu_seconds_a_sentence"], (1000 * row["least"], 1000 * row["most"])
-        spread, floor = f"{low:.1f} .. {high:.1f}", f"{1000 * row['floor']:.1f}"
-        clock = f"{1000 * row['seconds'] / row['sources']:.1f}"
-        ratios = [f"{value:.2f}{name[5:].replace('_', ' ')}" for name, value in row.items() if name.startswith("ratio")]
-        shown = str(row["batch"]), str(row["sources"]), f"{1000 * each:.1f}", spread, floor, clock
-        table.add_row(row["system"], row["precision"], *shown, ", ".join(ratios))
-    Console(width=140).print(table)
+    with ExitStack() as stack:
+        runners = start(arguments, stack)
+        for _ in interleave(runners, arguments.rounds):
+            rows = [summary(each, batch, counts[batch]) for each in runners for batch in each.taken]
+            compare(rows)
+            yield [{**row, **shared} for row in rows]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -204,10 +128,10 @@ def main(texts: Sequence[str]) -> int:
             raise UserError(f"--systems: no system '{wrong[0]}'{nearest(wrong[0], DECODERS)}")
         if min(arguments.batches) < 1:
             raise UserError(f"--batches: {min(arguments.batches)} is not at least 1")
-        rows = measure(arguments)
-        show(f"{rows[0]['processor']}, threads: {arguments.threads}" if rows else "nothing was measured", rows)
-        if arguments.json:
-            benchmarking.write(arguments.json, rows)
+        for rows in measure(arguments):
+            if arguments.json:  # a run that is stopped leaves the rounds that it has
+                benchmarking.write(arguments.json, rows)
+        show(f"{benchmarking.processor(torch.device('cpu'))}, threads: {arguments.threads}", rows)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

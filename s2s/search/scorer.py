@@ -14,7 +14,8 @@ class Scorer(Protocol[State]):
     each source still searched has exactly as many rows as there are beams. The rows of one source stand together and
     the sources keep their order, so that rows can be viewed as [sources, beams]. Where a source has fewer live
     hypotheses than beams, the other rows repeat its best one; what is scored for them is ignored, but may not be NaN.
-    The rows of a source that is done are dropped by ``reorder`` and never come back.
+    The rows of a source that is done are dropped by ``reorder`` and never come back. A state is asked once: the step or
+    the reorder that follows may write into it, so a search keeps the newest alone.
     """
 
     @property
