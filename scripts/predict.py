@@ -30,7 +30,7 @@ from s2s.errors import UserError, nearest
 from s2s.labelling.heads import Head
 from s2s.labelling.prediction import Given, Prediction
 from s2s.labelling.scoring import Said
-from s2s.labelling.settings import SoftmaxTagger
+from s2s.labelling.taggers import SoftmaxTagger
 from s2s.metrics.tags import spans
 from s2s.run import Run
 
