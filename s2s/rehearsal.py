@@ -25,10 +25,12 @@ from s2s.matmul import choose, kernel
 from s2s.mitigations.base import Feed, Turn
 from s2s.mitigations.passes import Passes
 from s2s.objective import Objective
+from s2s.precision import chosen
 from s2s.recipe import Recipe
 from s2s.vocabulary import Vocabulary
 
 STEPS, SHOWN, MEBI = 2, 2, 2**20
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trial(NamedTuple):
@@ -102,9 +104,9 @@ def _dealt(recipe: Recipe, place: Place, train: Tokens, vocabulary: Vocabulary) 
 def _update(recipe: Recipe, objective: Objective, optimizer: Optimizer, batches: Sequence[Batch], step: int) -> None:
     device = next(objective.parameters()).device
     counts = add([count(batch) for batch in batches])
-    use_bf16 = recipe.run.precision == "bf16" or (recipe.run.precision == "auto" and device.type == "cuda")
+    kind = HALVES.get(chosen(recipe.run.precision))
     for batch in batches:
-        with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
+        with torch.autocast(device.type, kind, enabled=kind is not None):
             losses = objective(batch.to(device), step, counts)
         losses.total.backward()
     torch.nn.utils.clip_grad_norm_(objective.parameters(), recipe.run.clip)
