@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import torch
 from s2s import checkpoints, hub
 from s2s.data.lines import Line, field_text, place, stream_rows
 from s2s.ensembles import ensemble, rerank
+from s2s.errors import UserError
 from s2s.run import Hypothesis, Run, load
 from s2s.search.method import SearchMethod
 from s2s.search_keys import plain
@@ -24,6 +26,7 @@ class Source(NamedTuple):
 
     id: Any
     text: str
+    prefix: str | None = None  # with which its hypotheses begin
 
 
 class Chunk(NamedTuple):
@@ -49,13 +52,18 @@ class Reader:
 
     path: str
     fields: tuple[str, ...]  # of a JSONL row, the first that it has
+    prefix: str | None = None  # the field with what the hypotheses begin with
 
     def source(self, index: int, line: Line) -> Source:
         """A line's source; raises a ``UserError`` with its place."""
+        where = place(self.path, index)
         if line.row is None:
+            if self.prefix is not None:
+                raise UserError(f"prefix_field: {where} is a plain line without fields")
             return Source(index, line.text)
         field = next((field for field in self.fields if field in line.row), self.fields[0])
-        return Source(line.row.get("id", index), field_text(line.row, field, place(self.path, index)))
+        prefix = None if self.prefix is None else field_text(line.row, self.prefix, where)
+        return Source(line.row.get("id", index), field_text(line.row, field, where), prefix)
 
     def count(self) -> int | None:
         """How many lines there are, all of them looked at once; None for what can be read only once."""
@@ -104,11 +112,12 @@ class Speaker:
         weights = None if self.weights is None else list(self.weights)
         return {"run": hashes, "weights": weights, "rerank_weight": self.second_weight if self.second else None}
 
-    def decode(self, texts: Sequence[str], search: SearchMethod) -> tuple[list[list[Hypothesis]], int]:
-        """The hypotheses of each text, and how many texts were cut."""
-        run = self.run()
+    def decode(self, sources: Sequence[Source], search: SearchMethod) -> tuple[list[list[Hypothesis]], int]:
+        """The hypotheses of each source, and how many sources were cut."""
+        run, texts = self.run(), [source.text for source in sources]
+        prefixes = [source.prefix for source in sources if source.prefix is not None]
         ids, cut = run.source_ids(texts)
-        found = run.search_ids(ids, search, lambda _: None)
+        found = run.search_ids(ids, search, lambda _: None, prefixes or None)
         if self.second is not None:
             found = rerank(_opened(self.second, self.checkpoint), texts, found, self.second_weight)
         return found, cut
@@ -122,9 +131,14 @@ class Decoder:
     search: SearchMethod
     structured: bool
 
+    def made_of(self) -> dict[str, Any]:
+        """What the lines depend on, beside the input."""
+        allowed = None if self.search.allowed is None else sha256(Path(self.search.allowed).read_bytes()).hexdigest()
+        return self.speaker.made_of() | {"search": plain(self.search), "allowed": allowed, "jsonl": self.structured}
+
     def __call__(self, chunk: Chunk) -> Decoded:
         """Decode and format a chunk."""
-        found, cut = self.speaker.decode([source.text for source in chunk.sources], self.search)
+        found, cut = self.speaker.decode(chunk.sources, self.search)
         tokens = sum(len(hypotheses[0].tokens) for hypotheses in found if hypotheses)
         lines = [self.line(*pair) for pair in zip(chunk.sources, found, strict=True)]
         return Decoded(lines, chunk.digest, tokens, cut, sum(not hypotheses for hypotheses in found))

@@ -28,6 +28,9 @@ class Output(Protocol):
     def finish(self) -> None:
         """All are written."""
 
+    def close(self) -> None:
+        """No more are written, all or not."""
+
 
 class Printed:
     """Standard output, or what is no regular file: nothing can be gone on with."""
@@ -46,6 +49,9 @@ class Printed:
             file.write(text)
 
     def finish(self) -> None:
+        """Nothing is left to do."""
+
+    def close(self) -> None:
         """Nothing is left to do."""
 
 
@@ -112,4 +118,7 @@ class Journal:
         self.partial.replace(self.path)
         self.record.unlink()
         sync_folder(self.path.parent)
+
+    def close(self) -> None:
+        """Let another process write the file."""
         self.file.close()

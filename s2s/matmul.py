@@ -6,11 +6,13 @@ speed and the error are measured before the switch is kept.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+Item = TypeVar("Item")
 
 KERNELS = {"default": "none", "onednn": "bf16"}
 """A kernel's name and torch's ``mkldnn.matmul.fp32_precision`` for it."""
@@ -32,6 +34,18 @@ def kernel(name: str) -> Iterator[None]:
         yield
     finally:
         matmul.fp32_precision = before
+
+
+def stepwise(name: str, items: Iterable[Item]) -> Iterator[Item]:
+    """The items, each made with the named kernel; torch's own setting holds while they are used."""
+    iterator = iter(items)
+    while True:
+        with kernel(name):
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
 
 
 def choose() -> tuple[str, str]:

@@ -1,11 +1,11 @@
 """A trained run: generate from it and score with it."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,34 +15,19 @@ from s2s.batch import IGNORED, Batch, collate
 from s2s.data.rows import Example
 from s2s.errors import UserError
 from s2s.facts import read_facts
+from s2s.found import Hypothesis, Piece, hypotheses, streamed
 from s2s.labelling.heads import Head, labelling_of
 from s2s.labelling.prediction import Given, Prediction, predict
 from s2s.matmul import kernel
 from s2s.model import PrefixTransformer
 from s2s.objective import Objective
 from s2s.recipe import Recipe
-from s2s.search.generation import Answer, Models, answer
+from s2s.search.generation import Models, answer
 from s2s.search.method import SearchMethod
 from s2s.search_keys import asked
 from s2s.vocabulary import Vocabulary
 
 logger = logging.getLogger("s2s")
-
-
-class _Fields(NamedTuple):
-    text: str
-    score: float
-    tokens: list[int]
-
-
-class Hypothesis(_Fields):
-    """A generated text, its score (log-probability over length ** length_penalty, or its method's own) and its ids.
-
-    ``token_scores`` are, where a search was asked for them, the model's log-probabilities of the tokens and of the end
-    behind them (none behind the last of ``max_length`` tokens). They stand beside the three fields.
-    """
-
-    token_scores: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,39 +44,60 @@ class Run:
     weights: tuple[float, ...] | None = None
 
     def generate(
-        self, texts: Sequence[str], beams: int | None = None, n_best: int | None = None, **search: Any
+        self,
+        texts: Sequence[str],
+        beams: int | None = None,
+        n_best: int | None = None,
+        prefixes: Sequence[str] | None = None,
+        **search: Any,
     ) -> list[list[Hypothesis]]:
         """The hypotheses of each text, best first, by beam search with one beam and one hypothesis unless given.
 
-        Further ``search`` keys are those of a recipe's ``search:``, which also has the defaults of those not given. A
-        ``name`` picks another row of ``s2s.search.methods.SEARCHES``; without one and without ``beams`` the recipe's
-        own row is used. Sources longer than the recipe's ``data.max_source`` are cut, and counted in a warning of the
-        logger ``s2s``, as are sources for which the settings allow nothing. Errors: a UserError that names the key.
+        Further ``search`` keys are those of a recipe's ``search:``, whose values are the defaults; a ``name`` picks
+        another row of ``s2s.search.methods.SEARCHES``, and without it and ``beams`` the recipe's own is used. Each
+        text's hypotheses begin with its own one of ``prefixes``. Sources cut to ``data.max_source`` are counted in a
+        warning of the logger ``s2s``, as are those for which the settings allow nothing.
         """
         settings = asked(self.recipe.search, beams, n_best, search)
-        return self.search(texts, settings, lambda _: None)
+        return self.search(texts, settings, lambda _: None, prefixes)
 
     def search(
-        self, texts: Sequence[str], settings: SearchMethod, advance: Callable[[int], object]
+        self,
+        texts: Sequence[str],
+        settings: SearchMethod,
+        advance: Callable[[int], object],
+        prefixes: Sequence[str] | None = None,
     ) -> list[list[Hypothesis]]:
         """The same with whole settings; ``advance`` hears how many more sources are done."""
-        found = self.search_ids(self._sources(texts), settings, advance)
+        found = self.search_ids(self._sources(texts), settings, advance, prefixes)
         if nothing := sum(not hypotheses for hypotheses in found):
             logger.warning("the search settings allow nothing for %d of %d sources", nothing, len(found))
         return found
 
     def search_ids(
-        self, sources: Sequence[Sequence[int]], settings: SearchMethod, advance: Callable[[int], object]
+        self,
+        sources: Sequence[Sequence[int]],
+        settings: SearchMethod,
+        advance: Callable[[int], object],
+        prefixes: Sequence[str] | None = None,
     ) -> list[list[Hypothesis]]:
         """The same for sources as ids with begin and end."""
-        if not self.recipe.generates:
-            raise UserError(f"run '{self.folder}': it was trained without targets and generates nothing; see predict")
+        if prefixes is not None and len(prefixes) != len(sources):
+            raise ValueError(f"{len(prefixes)} prefixes for {len(sources)} sources")
+        begun = None if prefixes is None else self.vocabulary.encode_all(list(prefixes))
         max_length = self.max_length(settings)
-        runs = (self, *self.partners)
-        models = Models(self.vocabulary, [run.model for run in runs], self.weights, settings.precision)
         with kernel(self.kernel):
-            found = answer(models, sources, settings, max_length, advance)
-        return [self._hypotheses(each) for each in found]
+            found = answer(self.models(settings), sources, settings, max_length, advance, begun)
+        return [hypotheses(self.vocabulary, each) for each in found]
+
+    def stream(self, text: str, prefix: str | None = None, **search: Any) -> Iterator[Piece]:
+        """The text that greedy or sampled decoding writes, piece by piece as it comes.
+
+        The ``search`` keys are those of ``generate``, for one beam or one sample. Errors: as there.
+        """
+        settings, sources = asked(self.recipe.search, None, None, search), self._sources([text])
+        begun = self.vocabulary.encode(settings.prefix if prefix is None else prefix)
+        return streamed(self.models(settings), (sources[0], begun), settings, self.max_length(settings), self.kernel)
 
     def predict(self, sources: Sequence[Given], advance: Callable[[int], object] = lambda _: None) -> list[Prediction]:
         """What the run's heads say of each source, a text or a list of tokens; ``advance`` hears how many are done.
@@ -133,6 +139,11 @@ class Run:
         log_probs = target_log_probs(self.model, batch)
         return [row[labels != IGNORED] for row, labels in zip(log_probs.cpu(), batch.labels.cpu(), strict=True)]
 
+    def models(self, settings: SearchMethod) -> Models:
+        """What is searched: the prefix LM and its partners'."""
+        models = [run.model for run in (self, *self.partners)]
+        return Models(self.vocabulary, models, self.weights, settings.precision)
+
     @property
     def model(self) -> PrefixTransformer:
         """The prefix LM."""
@@ -168,17 +179,13 @@ class Run:
 
     def max_length(self, settings: SearchMethod) -> int:
         """The search's own limit, or that of the training targets; both end within the model's room."""
+        if not self.recipe.generates:
+            raise UserError(f"run '{self.folder}': it was trained without targets and generates nothing; see predict")
         room = self.model.shape.room(self.recipe.data.max_source)
         length = settings.max_length or min(self.recipe.data.max_target, room)
         if length > room:
             raise UserError(f"search.max_length: {length} tokens, but behind the sources there is room for {room}")
         return length
-
-    def _hypotheses(self, answer: Answer) -> list[Hypothesis]:
-        found = [Hypothesis(self.vocabulary.decode(ids), score, ids) for ids, score in answer.hypotheses]
-        for hypothesis, scores in zip(found, answer.token_scores or [], strict=answer.token_scores is not None):
-            hypothesis.token_scores = scores
-        return found
 
 
 def target_log_probs(model: PrefixTransformer, batch: Batch) -> Tensor:

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
@@ -49,6 +50,7 @@ class Settings:
     input: str = "-"  # a file of sources; -: standard input
     output: str = "-"  # a file; -: standard output
     field: str | None = None  # of JSONL rows; null: the recipe's data.source_field, or else "source"
+    prefix_field: str | None = None  # of JSONL rows: with what the hypotheses of the row begin
     checkpoint: Literal["best", "last", "average"] | None = None  # null: the best
     processes: int = 1  # that decode side by side, on the GPUs or with a share of the threads
     chunk: int = 512  # sources that a process takes at a time, and that are written together
@@ -97,37 +99,41 @@ def decode(run: Run, settings: Settings) -> None:
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    reader = Reader(settings.input, (settings.field,) if settings.field else (run.recipe.data.source_field, "source"))
+    fields = (settings.field,) if settings.field else (run.recipe.data.source_field, "source")
+    reader = Reader(settings.input, fields, settings.prefix_field)
     total = reader.count()
     # As it is, for who reads the output.
     settings = replace(settings, search=replace(settings.search, max_length=run.max_length(settings.search)))
-    output, decoder, chunks, before = begin(reader, settings, say)
-    tally = Tally()
-    with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as progress:
+    tally, bar = Tally(), Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal)
+    with closing(output_of(settings.output)) as output, bar as progress:
+        decoder, chunks, before = begin(reader, settings, output, say)
         task = progress.add_task("decoding", total=total, completed=before)
         for done in in_order(decoder, chunks, settings.processes):
             output.append(done.lines, done.digest)
             tally.add(done)
             progress.advance(task, len(done.lines))
-    output.finish()
+        output.finish()
     for text in tally.report(run):
         say(text)
 
 
+def output_of(name: str) -> Output:
+    """Where lines go."""
+    path = Path(name)
+    return Printed(name) if name == "-" or (path.exists() and not path.is_file()) else Journal(path)
+
+
 def begin(
-    reader: Reader, settings: Settings, say: Callable[[str], None]
-) -> tuple[Output, Decoder, Iterator[Chunk], int]:
-    """Where lines go, who makes them, of what, and how many are there already."""
+    reader: Reader, settings: Settings, output: Output, say: Callable[[str], None]
+) -> tuple[Decoder, Iterator[Chunk], int]:
+    """Who makes the lines, of what, and how many are there already."""
     lines, structured = stream_rows(settings.input)
     decoder = Decoder(settings.speaker(), settings.search, structured)
-    path, first, digest = Path(settings.output), 0, sha256()
-    if settings.output == "-" or (path.exists() and not path.is_file()):
-        output: Output = Printed(settings.output)
-    else:
-        output = journal = Journal(path)
-        maker = {**decoder.speaker.made_of(), "search": plain(decoder.search), "fields": list(reader.fields)}
-        lines, first, digest = resume(journal, maker | {"jsonl": structured}, lines, settings.input, say)
-    return output, decoder, reader.chunks(lines, settings.chunk, first, digest), first
+    first, digest = 0, sha256()
+    if isinstance(output, Journal):
+        maker = decoder.made_of() | {"fields": [*reader.fields, reader.prefix]}
+        lines, first, digest = resume(output, maker, lines, settings.input, say)
+    return decoder, reader.chunks(lines, settings.chunk, first, digest), first
 
 
 def resume(

@@ -40,7 +40,7 @@ def write(path: Path) -> None:
             journal.append(piece, digest(journal.written.lines + len(piece)))
         journal.finish()
     finally:
-        journal.file.close()
+        journal.close()
 
 
 def content(path: Path) -> str:
@@ -96,6 +96,7 @@ def test_a_record_that_is_not_whole_is_no_record(tmp_path: Path, damage: str) ->
     assert journal.found() is None
     journal.start(Written(MAKER))
     journal.finish()
+    journal.close()
     assert path.read_text() == ""
 
 
@@ -105,11 +106,13 @@ def test_two_writers_of_one_file_are_refused(tmp_path: Path) -> None:
         Journal(tmp_path / "out.txt")
     first.start(Written(MAKER))
     first.finish()
-    Journal(tmp_path / "out.txt").file.close()
+    first.close()
+    Journal(tmp_path / "out.txt").close()
 
 
 def test_an_empty_compressed_file_can_be_read(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "out.gz")
     journal.start(Written(MAKER))
     journal.finish()
+    journal.close()
     assert content(tmp_path / "out.gz") == ""

@@ -50,6 +50,17 @@ class DotProductAttention(nn.Module):
         attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
         return self.output(merge(attended)), (key, value)
 
+    def weights(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        memory: Cached | None = None,
+        slots: Slots | None = None,  # noqa: ARG002 - keys tell the rows apart
+    ) -> Tensor:
+        """The weights [B, H, L, M + L] with which ``forward`` sums the values."""
+        query, key, _ = (split(part, self.heads) for part in self.query_key_value(x).chunk(3, dim=-1))
+        return (dot_products(query, None if memory is None else memory[0], key) + mask).softmax(dim=-1)
+
     def remember(self, x: Tensor) -> Cached:
         """Keys and values of x [B, L, D], without its queries."""
         weight, bias = self.query_key_value.weight, self.query_key_value.bias

@@ -52,6 +52,11 @@ class Block(nn.Module):
         rows, cached = self.keeping.block(self._body, x, mask, memory, slots)
         return rows, cached
 
+    def weights(self, x: Tensor, mask: Tensor, memory: Cached, slots: Slots) -> Tensor:
+        """The attention's weights [B, H, L, M + L] of rows [B, L, D]."""
+        found: Tensor = self.attention.weights(self._entry(x), mask, memory, slots)
+        return found
+
     def _body(self, x: Tensor, mask: Tensor, memory: Cached | None, slots: Slots | None) -> tuple[Tensor, Cached]:
         attended, cached = self.attention(self._entry(x), mask, memory, slots)
         return self._leave(x, attended), cached

@@ -46,6 +46,12 @@ class Synthesizer(nn.Module):
             attended = weighted((scores + mask).softmax(dim=-1), source, own[0])
         return self.output(merge(attended)), own
 
+    def weights(self, x: Tensor, mask: Tensor, memory: Cached | None = None, slots: Slots | None = None) -> Tensor:
+        """The weights [B, H, L, M + L] with which ``forward`` sums the values."""
+        slots = slots or Slots(0, x.shape[1])
+        columns = Columns(0 if memory is None else memory[0].shape[2], slots)
+        return (self.scores(x, slots, columns, memory, self.remember(x)) + mask).softmax(dim=-1)
+
     def remember(self, x: Tensor) -> Cached:
         """Values of x [B, L, D], and keys where some scores need them."""
         parts = (tensor for part in self.parts.values() for tensor in part.remember(x))  # type: ignore[operator]

@@ -114,13 +114,21 @@ class PrefixTransformer(nn.Module):
         ``words`` [B, T, D] stand in for the targets' token embeddings. With ``copies``, T holds so many targets of
         equal width side by side; each stands right behind the source and sees no other.
         """
-        columns = torch.arange(target.shape[1] // copies, device=target.device)
-        positions = (memory.lengths[:, None] + self._within(columns, memory)).repeat(1, copies)
-        x = self.embedding(self.words(target) if words is None else words, positions, segment=1)
-        mask, slots = _target_mask(memory.mask, len(columns), copies), self._target_slots(len(columns), copies)
+        x, mask, slots = self._embed_target(target, memory, words, copies)
         for block, cached in zip(self.blocks, memory.layers, strict=True):
             x, _ = block(x, mask, cached, slots)
         return self.final_norm(x)
+
+    def source_attention(self, target: Tensor, memory: Memory) -> Tensor:
+        """How the last layer's rows of targets [B, T] weigh their source's columns, [B, T, S], the mean of its heads.
+
+        A row's weights sum to 1 with those of the target's own columns, which are left out.
+        """
+        x, mask, slots = self._embed_target(target, memory)
+        for block, cached in zip(self.blocks[:-1], memory.layers, strict=False):
+            x, _ = block(x, mask, cached, slots)
+        weights = self.blocks[-1].weights(x, mask, memory.layers[-1], slots)  # type: ignore[operator]
+        return weights.mean(dim=1)[..., : memory.mask.shape[-1]]
 
     def step(self, tokens: Tensor, column: int, memory: Memory, cache: Stack | None) -> tuple[Tensor, Stack]:
         """Decode one more token of each hypothesis: [N] ids at target column ``column``, N = B K.
@@ -142,6 +150,14 @@ class PrefixTransformer(nn.Module):
         """Scores of the next token, [..., D] to [..., V]; ``table`` [V, D] stands in for the token embeddings."""
         weight = self.embedding.tokens.weight if table is None else table
         return functional.linear(self.transform(hidden), weight, self.output_bias)
+
+    def _embed_target(
+        self, target: Tensor, memory: Memory, words: Tensor | None = None, copies: int = 1
+    ) -> tuple[Tensor, Tensor, Slots]:
+        columns = torch.arange(target.shape[1] // copies, device=target.device)
+        positions = (memory.lengths[:, None] + self._within(columns, memory)).repeat(1, copies)
+        x = self.embedding(self.words(target) if words is None else words, positions, segment=1)
+        return x, _target_mask(memory.mask, len(columns), copies), self._target_slots(len(columns), copies)
 
     def _embed_source(self, source: Tensor, lengths: Tensor, words: Tensor | None = None) -> tuple[Tensor, Tensor]:
         columns = torch.arange(source.shape[1], device=source.device)

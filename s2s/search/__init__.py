@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from s2s.search.minimum_risk import aggregate_bayes_risk, minimum_bayes_risk
     from s2s.search.sampling import Sample, sample_search
     from s2s.search.shrinking import shrinking_beam_search
-    from s2s.search.streaming import greedy_stream
+    from s2s.search.streaming import greedy_stream, sample_stream
 
 __all__ = [
     "AllowedOutputs",
@@ -51,6 +51,7 @@ __all__ = [
     "relative_lengths",
     "rerank",
     "sample_search",
+    "sample_stream",
     "shrinking_beam_search",
     "token_scores",
 ]
@@ -74,7 +75,7 @@ _MODULES = {
     "minimum_risk": ["aggregate_bayes_risk", "minimum_bayes_risk"],
     "sampling": ["Sample", "sample_search"],
     "shrinking": ["shrinking_beam_search"],
-    "streaming": ["greedy_stream"],
+    "streaming": ["greedy_stream", "sample_stream"],
 }
 _HOMES = {name: f"s2s.search.{module}" for module, names in _MODULES.items() for name in names}
 

@@ -2,21 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from s2s.batch import pad
 from s2s.model import PrefixTransformer
 from s2s.model.precisions import PRECISIONS
 from s2s.model.prepared import PreparedModel
 from s2s.search.constraints import ConstrainedScorer
+from s2s.search.coverage import mean_of
 from s2s.search.ensemble import Ensemble
 from s2s.search.forcing import token_scores
 from s2s.search.hypotheses import Hypothesis
 from s2s.search.method import Job, SearchMethod
-from s2s.search.prefix import PrefixScorer
+from s2s.search.prefix import PrefixScorer, select_rows
+from s2s.search.rules import constraints_of
 from s2s.search.scorer import Scorer
 from s2s.vocabulary import Vocabulary
 
@@ -52,6 +55,23 @@ class Models:
         scorers = [PrefixScorer(model, rows, lengths, end, end) for model in self.prepared]
         return scorers[0] if len(scorers) == 1 else Ensemble(scorers, self.weights)
 
+    def attention(self, sources: Sources, longest: Sequence[int], found: list[list[Hypothesis]]) -> list[list[Tensor]]:
+        """How each step of each hypothesis weighs its source's own tokens, begin and end left out."""
+        device, end = self.models[0].output_bias.device, self.vocabulary.end
+        pairs = [(owner, tokens) for owner, rows in enumerate(found) for tokens, _ in rows]
+        if not pairs:
+            return [[] for _ in found]
+        rows = pad(sources, self.vocabulary.padding).to(device)
+        lengths = torch.tensor([len(source) for source in sources], device=device)
+        owners = torch.tensor([owner for owner, _ in pairs], device=device)
+        target = pad([[end, *tokens] for _, tokens in pairs], self.vocabulary.padding).to(device)
+        memories = [select_rows(model.encode(rows, lengths), owners) for model in self.models]
+        parts = zip(self.models, memories, strict=True)
+        weights = mean_of([model.source_attention(target, memory) for model, memory in parts]).cpu()
+        spans = [(min(len(tokens) + 1, longest[owner]), len(sources[owner]) - 1) for owner, tokens in pairs]
+        cut = (each[:steps, 1:last] for each, (steps, last) in zip(weights, spans, strict=True))
+        return [[next(cut) for _ in rows] for rows in found]
+
 
 def generate(
     model: PrefixTransformer,
@@ -67,28 +87,49 @@ def generate(
 
 
 def answer(
-    models: Models, sources: Sources, settings: SearchMethod, max_length: int, advance: Callable[[int], object]
+    models: Models,
+    sources: Sources,
+    settings: SearchMethod,
+    max_length: int,
+    advance: Callable[[int], object],
+    prefixes: Sources | None = None,
 ) -> list[Answer]:
-    """The same with token scores, by any number of models."""
+    """The same with token scores, by any number of models; hypotheses begin with their source's prefix."""
+    own = prefixes or [models.vocabulary.encode(settings.prefix) if settings.prefix else []] * len(sources)
     order = sorted(range(len(sources)), key=lambda index: len(sources[index]))
     found: dict[int, Answer] = {}
     for start in range(0, len(order), settings.batch):
         chosen = order[start : start + settings.batch]
-        found.update(
-            zip(chosen, _search(models, [sources[index] for index in chosen], settings, max_length), strict=True)
-        )
+        pairs = [(sources[index], own[index]) for index in chosen]
+        found.update(zip(chosen, _search(models, pairs, settings, max_length), strict=True))
         advance(len(chosen))
     return [found[index] for index in range(len(sources))]
 
 
 @torch.no_grad()
-def _search(models: Models, sources: Sources, settings: SearchMethod, max_length: int) -> list[Answer]:
-    scorer, lengths = models.scorer(sources), [len(source) - 2 for source in sources]
-    longest = settings.longest(lengths, max_length)
-    job = Job(sources, longest, settings.shortest(lengths, longest), models.vocabulary.decode)
-    constraints = settings.constraints()
-    found = settings.find(ConstrainedScorer(scorer, constraints) if constraints else scorer, job)
+def _search(
+    models: Models, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], settings: SearchMethod, max_length: int
+) -> list[Answer]:
+    scorer, job = models.scorer([source for source, _ in pairs]), job_of(models, pairs, settings, max_length)
+    found = settings.find(constrained(scorer, settings, job), job)
     if not settings.token_scores:
         return [Answer(hypotheses, None) for hypotheses in found]
-    scores = token_scores(scorer, [[tokens for tokens, _ in hypotheses] for hypotheses in found], longest)
+    scores = token_scores(scorer, [[tokens for tokens, _ in hypotheses] for hypotheses in found], job.longest)
     return [Answer(*pair) for pair in zip(found, scores, strict=True)]
+
+
+def job_of(
+    models: Models, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], settings: SearchMethod, max_length: int
+) -> Job:
+    """What is asked of some sources and their prefixes."""
+    lengths = [len(source) - 2 for source, _ in pairs]
+    longest = settings.longest(lengths, max_length)
+    sources, prefixes = zip(*pairs, strict=True)
+    attention = partial(models.attention, sources, longest)
+    return Job(sources, longest, settings.shortest(lengths, longest), prefixes, models.vocabulary, attention)
+
+
+def constrained(scorer: Scorer[Any], settings: SearchMethod, job: Job) -> Scorer[Any]:
+    """The scorer, under the settings' constraints where they have some."""
+    constraints = constraints_of(settings, job)
+    return ConstrainedScorer(scorer, constraints) if constraints else scorer

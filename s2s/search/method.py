@@ -1,15 +1,18 @@
 """What every way of searching has in a recipe's ``search:``, and what it is asked."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from s2s.errors import UserError, nearest
 from s2s.model.precisions import PRECISIONS
-from s2s.search.constraints import ConstrainedScorer, Constraint, MinimumLength, NoRepeatedNgram, RepetitionPenalty
+from s2s.search.constraints import ConstrainedScorer, MinimumLength
+from s2s.search.coverage import Attention
 from s2s.search.hypotheses import Hypothesis
 from s2s.search.lengths import relative_lengths
 from s2s.search.scorer import Scorer
+from s2s.search.streaming import Told
+from s2s.vocabulary import Vocabulary
 
 
 class Job(NamedTuple):
@@ -18,7 +21,9 @@ class Job(NamedTuple):
     sources: Sequence[Sequence[int]]  # ids, begin and end included
     longest: list[int]
     shortest: list[int]
-    text: Callable[[Sequence[int]], str]
+    prefixes: Sequence[Sequence[int]]  # with which their hypotheses begin
+    vocabulary: Vocabulary
+    attention: Attention  # of what is found, for a coverage penalty
 
 
 @dataclass
@@ -32,6 +37,10 @@ class SearchMethod:
     min_length_ratio: float | None = None  # of the source's tokens; at least min_length
     no_repeat_ngram: int = 0  # no n-gram of so many tokens twice; 0: any
     repetition_penalty: float = 1.0  # log-probabilities of tokens that were there already are multiplied by it
+    prefix: str = ""  # with which every hypothesis begins, unless its source has one of its own
+    required: list[str] = field(default_factory=list)  # texts that come in every hypothesis
+    forbidden: list[str] = field(default_factory=list)  # texts that come in none
+    allowed: str | None = None  # a file of lines: every hypothesis is one of them
     token_scores: bool = False  # tell the log-probability of each token of what is found
     precision: str = "fp32"  # of products with the weights: a row of s2s.model.precisions.PRECISIONS
     batch: int = 32  # sources searched together
@@ -39,6 +48,10 @@ class SearchMethod:
     def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
         """The hypotheses of each source, best first."""
         raise NotImplementedError
+
+    def stream(self, scorer: Scorer[Any], job: Job) -> Iterator[Told]:  # noqa: ARG002
+        """The tokens of what is found as they come; a ``UserError`` for searches that look back."""
+        raise UserError("stream: only greedy decoding (beams=1) and one sample (name=sample) come token by token")
 
     def longest(self, sources: Sequence[int], limit: int) -> list[int]:
         """The most tokens for each source, given the sources' own lengths."""
@@ -52,15 +65,6 @@ class SearchMethod:
         relative = relative_lengths(sources, self.min_length_ratio or 0.0)
         return [min(limit, max(self.min_length, own)) for own, limit in zip(relative, longest, strict=True)]
 
-    def constraints(self) -> list[Constraint]:
-        """What a search may not do."""
-        found: list[Constraint] = []
-        if self.no_repeat_ngram:
-            found.append(NoRepeatedNgram(self.no_repeat_ngram))
-        if self.repetition_penalty != 1:
-            found.append(RepetitionPenalty(self.repetition_penalty))
-        return found
-
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise UserError(f"search.precision: no '{self.precision}'{nearest(self.precision, PRECISIONS)}")
@@ -68,6 +72,8 @@ class SearchMethod:
         at_least(self, 0, "min_length", "max_length_ratio", "min_length_ratio", "no_repeat_ngram")
         if self.max_length is not None and self.max_length < self.min_length:
             raise UserError(f"search.min_length: {self.min_length} must lie in 0 .. max_length ({self.max_length})")
+        if self.allowed is not None and self.max_length_ratio is not None:
+            raise UserError("search.max_length_ratio: with search.allowed an output could be cut short; use max_length")
         if self.max_length_offset and self.max_length_ratio is None:
             raise UserError("search.max_length_offset: it is added to max_length_ratio, which is not given")
 

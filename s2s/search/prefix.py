@@ -32,7 +32,7 @@ class Separate(NamedTuple):
 
     def reorder(self, sources: Tensor, index: Tensor) -> "Separate":
         """The rows at ``index`` [M]: the ``sources`` that have any, the same number each."""
-        memory = self.memory if len(sources) == len(self.memory.lengths) else _select(self.memory, sources)
+        memory = self.memory if len(sources) == len(self.memory.lengths) else select_rows(self.memory, sources)
         cache = self.cache and tuple(tuple(part[index] for part in layer) for layer in self.cache)
         owners = torch.arange(len(sources), device=index.device).repeat_interleave(len(index) // len(sources))
         return Separate(memory, cache, owners, self.column)
@@ -91,10 +91,10 @@ def _apart(state: Shared, sources: Tensor, index: Tensor) -> Separate:
     """The rows at ``index`` [M], each with its own keys and values."""
     memory, cache = state.separate(index)
     owners = torch.arange(len(sources), device=index.device).repeat_interleave(len(index) // len(sources))
-    return Separate(_select(memory, sources), cache if state.column else None, owners, state.column)
+    return Separate(select_rows(memory, sources), cache if state.column else None, owners, state.column)
 
 
-def _select(memory: Memory, rows: Tensor) -> Memory:
+def select_rows(memory: Memory, rows: Tensor) -> Memory:
     """The memory of some of its sources."""
     layers = tuple(tuple(part[rows] for part in layer) for layer in memory.layers)
     return Memory(layers, memory.lengths[rows], memory.mask[rows])

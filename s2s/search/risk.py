@@ -1,18 +1,19 @@
 """Settings of minimum Bayes risk: rows of ``s2s.search.methods.SEARCHES``."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from s2s.errors import UserError
 from s2s.metrics.sentence import Metric, check_metric, sentence_metric
 from s2s.search.hypotheses import Hypothesis
-from s2s.search.method import Job
+from s2s.search.method import Job, SearchMethod
 from s2s.search.minimum_risk import Decision, aggregate_bayes_risk, minimum_bayes_risk
 from s2s.search.sampled import SampleSettings
 from s2s.search.scorer import Scorer
 from s2s.search.settings import SearchSettings
+from s2s.search.streaming import Told
 
 Decide = Callable[[list[str], list[float]], Decision]
 
@@ -31,6 +32,10 @@ class RiskSettings(SampleSettings):
         decide = decision(self.utility, self.aggregate)
         found = self.draw(scorer, job)
         return [ranked(rows, [1.0] * len(rows), decide, job)[: self.n_best] for rows in found]
+
+    def stream(self, scorer: Scorer[Any], job: Job) -> Iterator[Told]:
+        """Nothing: what is best is known at the end."""
+        return SearchMethod.stream(self, scorer, job)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,6 +56,10 @@ class BeamRiskSettings(SearchSettings):
         found = SearchSettings.find(replace(self, n_best=self.beams), scorer, job)
         weighted = [(rows, probabilities([score for _, score in rows])) for rows in found]
         return [ranked(rows, weights, decide, job)[: self.n_best] for rows, weights in weighted]
+
+    def stream(self, scorer: Scorer[Any], job: Job) -> Iterator[Told]:
+        """Nothing: what is best is known at the end."""
+        return SearchMethod.stream(self, scorer, job)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,6 +93,6 @@ def ranked(rows: list[Hypothesis], weights: list[float], decide: Decide, job: Jo
     """The different hypotheses with their expected utilities, best first."""
     if not rows:
         return []
-    _, utilities = decide([job.text(tokens) for tokens, _ in rows], weights)
+    _, utilities = decide([job.vocabulary.decode(tokens) for tokens, _ in rows], weights)
     worth = {tuple(tokens): utility for (tokens, _), utility in zip(rows, utilities, strict=True)}
     return sorted(((list(tokens), utility) for tokens, utility in worth.items()), key=lambda found: -found[1])

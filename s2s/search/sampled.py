@@ -1,6 +1,6 @@
 """Settings of sampling: a row of ``s2s.search.methods.SEARCHES``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from s2s.search.hypotheses import Hypothesis
 from s2s.search.method import Job, SearchMethod, at_least, not_ending_early
 from s2s.search.sampling import sample_search
 from s2s.search.scorer import Scorer
+from s2s.search.streaming import Told, sample_stream
 from s2s.seeds import seed_of
 
 FILTERS: dict[str, Callable[[Any], Filter]] = {
@@ -46,10 +47,20 @@ class SampleSettings(SearchMethod):
         ranked = (sorted(rows, key=lambda hypothesis: -hypothesis[1]) for rows in self.draw(scorer, job))
         return [rows[: self.n_best] for rows in ranked]
 
+    def stream(self, scorer: Scorer[Any], job: Job) -> Iterator[Told]:
+        """The tokens of the one sample."""
+        if self.samples > 1:
+            return super().stream(scorer, job)
+        scorer = not_ending_early(scorer, job.shortest)
+        return sample_stream(scorer, job.longest, self.seeds(job), self.temperature, self.filters())
+
     def draw(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
         """The samples in the order of their numbers."""
         scorer = not_ending_early(scorer, job.shortest)
-        found = sample_search(scorer, self.samples, job.longest, self.seeds(job), self.temperature, self.filters())
+        try:
+            found = sample_search(scorer, self.samples, job.longest, self.seeds(job), self.temperature, self.filters())
+        except ValueError as error:
+            raise UserError(f"search: {error}") from error
         return [[(sample.tokens, sample.score) for sample in rows] for rows in found]
 
     def seeds(self, job: Job) -> list[int]:

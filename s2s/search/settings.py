@@ -1,18 +1,21 @@
 """Settings of the searches with beams: rows of ``s2s.search.methods.SEARCHES``."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 from s2s.errors import UserError, nearest
 from s2s.search.beam import beam_search
+from s2s.search.coverage import covered
 from s2s.search.diverse import diverse_beam_search
 from s2s.search.hypotheses import Hypothesis
 from s2s.search.lengths import LengthScore, PowerPenalty, TranslationPenalty, WordReward
-from s2s.search.method import Job, SearchMethod, at_least
+from s2s.search.method import Job, SearchMethod, at_least, not_ending_early
 from s2s.search.scorer import Scorer
 from s2s.search.shrinking import shrinking_beam_search
 from s2s.search.stopping import STOPS
+from s2s.search.streaming import Told, likeliest, stream
 
 
 @dataclass
@@ -46,14 +49,28 @@ class SearchSettings(LengthScored):
         "safe"  # when a source is left: a row of s2s.search.stopping.STOPS; all but safe and never may miss some
     )
 
+    # Scores of the beam's best hypotheses, as many as beams, get so many times the log of how much of each source token
+    # was attended to, by the last layer's mean head; they are ranked anew.
+    coverage_penalty: float = 0.0
+
     def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
         """The best hypotheses that the beam met."""
-        lengths, score = (job.longest, self.n_best), self.length_score()
-        return beam_search(scorer, self.beams, *lengths, score, job.shortest, STOPS[self.stop])
+        count = self.beams if self.coverage_penalty else self.n_best
+        found = beam_search(scorer, self.beams, job.longest, count, self.length_score(), job.shortest, STOPS[self.stop])
+        if not self.coverage_penalty:
+            return found
+        return [rows[: self.n_best] for rows in covered(found, job.attention, self.coverage_penalty)]
+
+    def stream(self, scorer: Scorer[Any], job: Job) -> Iterator[Told]:
+        """What one beam finds."""
+        if self.beams > 1:
+            return super().stream(scorer, job)
+        return stream(not_ending_early(scorer, job.shortest), job.longest, likeliest)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 1, "beams", "n_best")
+        at_least(self, 0, "coverage_penalty")
         if self.n_best > self.beams:
             raise UserError(f"search.n_best: {self.n_best} is more than search.beams: {self.beams}")
         if self.stop not in STOPS:
@@ -97,7 +114,7 @@ class ShrinkingSettings(SearchMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 1, "beams")
-        for name in ("min_length", "min_length_ratio", "no_repeat_ngram"):
+        for name in ("min_length", "min_length_ratio", "no_repeat_ngram", "prefix", "required", "forbidden", "allowed"):
             if getattr(self, name):
                 raise UserError(f"search.{name}: this search adds 1e-12 to every probability, so it can forbid nothing")
 

@@ -7,12 +7,9 @@ from threading import Event
 from typing import Any
 
 from s2s.errors import UserError
-from s2s.matmul import kernel
+from s2s.found import streamed
 from s2s.run import Run
-from s2s.search.constraints import ConstrainedScorer
-from s2s.search.generation import Models
-from s2s.search.method import SearchMethod, not_ending_early
-from s2s.search.streaming import greedy_stream
+from s2s.search.method import SearchMethod
 from s2s.search_keys import with_keys
 from s2s.serve.answers import pieces
 from s2s.serve.worker import Worker
@@ -33,14 +30,9 @@ def greedy_settings(run: Run, keys: dict[str, Any]) -> SearchMethod:
 def greedy_lines(run: Run, source: str, settings: SearchMethod) -> Iterator[Line]:
     """``{"token", "piece"}`` for each token as it comes, then ``{"text", "tokens"}`` of all."""
     (ids,), _ = run.source_ids([source])
-    scorer = Models(run.vocabulary, [run.model]).scorer([ids])
-    if constraints := settings.constraints():
-        scorer = ConstrainedScorer(scorer, constraints)
-    longest = settings.longest([len(ids) - 2], run.max_length(settings))
-    tokens: list[int] = []
-    with kernel(run.kernel):
-        shortest = settings.shortest([len(ids) - 2], longest)
-        for _, token in greedy_stream(not_ending_early(scorer, shortest), longest):
+    begun, tokens = run.vocabulary.encode(settings.prefix), list[int]()
+    for _, token, _ in streamed(run.models(settings), (ids, begun), settings, run.max_length(settings), run.kernel):
+        if token is not None:
             tokens.append(token)
             yield {"token": token, "piece": pieces(run.vocabulary, tokens)[-1]}
     yield {"text": run.vocabulary.decode(tokens), "tokens": tokens}

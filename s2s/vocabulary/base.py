@@ -36,6 +36,10 @@ class Vocabulary(ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; special ids are left out."""
 
+    def spell(self) -> list[bytes]:
+        """What each id adds to a text, as ``s2s.vocabulary.spelling`` says; nothing for special ids."""
+        raise NotImplementedError
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write all that ``load`` needs into an existing folder."""

@@ -8,8 +8,10 @@ import sentencepiece
 
 from s2s.errors import UserError
 from s2s.vocabulary.base import Vocabulary, fold
+from s2s.vocabulary.spelling import by_metaspace
 
 FILE = "sentencepiece.model"
+UNKNOWN = 1
 
 
 class SentencePieceVocabulary(Vocabulary):
@@ -29,6 +31,10 @@ class SentencePieceVocabulary(Vocabulary):
 
     def piece(self, id: int) -> str:
         return str(self.processor.id_to_piece(id))
+
+    def spell(self) -> list[bytes]:
+        pieces = [self.processor.id_to_piece(id) for id in range(self.size)]
+        return by_metaspace(pieces, {id for id in range(self.size) if self.processor.is_control(id) or id == UNKNOWN})
 
     def save(self, folder: Path) -> None:
         (folder / FILE).write_bytes(self.model)

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from s2s.errors import UserError
 from s2s.vocabulary.base import Vocabulary, fold
+from s2s.vocabulary.spelling import by_bytes, by_metaspace, by_words
 from s2s.vocabulary.trim import trim
 
 KEPT = "kept_rows.json"
@@ -64,6 +65,12 @@ class PretrainedVocabulary(Vocabulary):
 
     def piece(self, id: int) -> str:
         return str(self.tokenizer.convert_ids_to_tokens(id))
+
+    def spell(self) -> list[bytes]:
+        pieces = self.tokenizer.convert_ids_to_tokens(list(range(self.size)))
+        decoder = type(getattr(getattr(self.tokenizer, "backend_tokenizer", None), "decoder", None)).__name__
+        in_words = by_words if self.blanks_between_pieces else by_metaspace
+        return (by_bytes if decoder == "ByteLevel" else in_words)(pieces, set(self.tokenizer.all_special_ids))
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)

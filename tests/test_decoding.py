@@ -1,0 +1,202 @@
+"""The decode command: gone on with after a kill, made of the right run, several processes, prefixes, ensembles."""
+
+import gzip
+import io
+import json
+import random
+import sys
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import s2s
+from s2s.ensembles import ensemble, rerank
+from s2s.journal import Journal
+from s2s.recipe import Recipe
+from s2s.run import Run
+
+TINY = ["model.width=16", "model.layers=1", "data.size=240", "run.steps=3", "run.evaluate_examples=2"]
+SEARCH = ["search.beams=2", "search.max_length=5", "search.batch=4", "chunk=5"]
+
+
+def load_script() -> ModuleType:
+    loader = SourceFileLoader("decode_command", str(Path(__file__).parents[1] / "scripts" / "decode.py"))
+    module = sys.modules[loader.name] = ModuleType(loader.name)
+    loader.exec_module(module)
+    return module
+
+
+command = load_script().main
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    folders = [tmp_path_factory.mktemp("run") for _ in range(2)]
+    recipes = [[*TINY, f"run.seed={seed}", f"run.folder={folder}"] for seed, folder in enumerate(folders)]
+    return [s2s.fit(Recipe.load("toy_copy", keys)) for keys in recipes]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    chance, path = random.Random(0), tmp_path / "in.jsonl"
+    texts = [" ".join(chance.choices("abcdefghij", k=chance.randint(1, 6))) for _ in range(22)]
+    rows = [{"id": f"n{at}", "source": text, "hint": "e f" if at % 2 else ""} for at, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+class Killed(BaseException):
+    """What no code of ours catches."""
+
+
+def decode(run: Run, source: Path | str, output: Path, *more: str) -> int:
+    return command([f"run={run.folder}", f"input={source}", f"output={output}", *SEARCH, *more])
+
+
+def killed_after(pieces: int, monkeypatch: pytest.MonkeyPatch, run: Run, source: Path, output: Path) -> None:
+    """Decode, but die after so many pieces, one of them written and not told of."""
+    left = iter(range(pieces))
+    append = Journal.append
+
+    def dying(journal: Journal, lines: list[str], digest: str) -> None:
+        if next(left, None) is None:
+            journal.file.write(b"half a li")
+            journal.file.close()
+            raise Killed
+        append(journal, lines, digest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", dying)
+        with pytest.raises(Killed):
+            decode(run, source, output)
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
+def test_after_any_kill_every_line_is_there_once_in_order(
+    runs: list[Run], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, capsys
+) -> None:
+    assert decode(runs[0], source, tmp_path / name) == 0
+    whole = (tmp_path / name).read_bytes()
+    rows = (gzip.decompress(whole) if name.endswith(".gz") else whole).decode().splitlines()
+    assert [json.loads(row)["id"] for row in rows] == [f"n{at}" for at in range(22)]
+    for pieces in range(5):
+        path = tmp_path / str(pieces) / name
+        path.parent.mkdir()
+        killed_after(pieces, monkeypatch, runs[0], source, path)
+        capsys.readouterr()
+        assert decode(runs[0], source, path) == 0
+        assert (f"going on behind its {5 * pieces} lines" in capsys.readouterr().err) == bool(pieces)
+        assert path.read_bytes() == whole
+        assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_was_made_otherwise_is_begun_anew(
+    runs: list[Run], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for at, (run, change, reason) in enumerate(
+        [(0, "search.beams=3", "search"), (1, "search.beams=2", "run"), (0, "input", "input")]
+    ):
+        output, expected, used = tmp_path / f"{at}.jsonl", tmp_path / f"{at}.expected.jsonl", source
+        killed_after(2, monkeypatch, runs[0], source, output)
+        if change == "input":
+            lines = source.read_text().splitlines(keepends=True)
+            used = tmp_path / "changed.jsonl"
+            used.write_text("".join([lines[1], lines[0], *lines[2:]]))
+        more = [] if change == "input" else [change]
+        capsys.readouterr()
+        assert decode(runs[run], used, output, *more) == 0
+        assert f"made with other {reason}; begun anew" in capsys.readouterr().err
+        assert decode(runs[run], used, expected, *more) == 0
+        assert output.read_bytes() == expected.read_bytes()
+
+
+def test_standard_input_goes_on_where_it_is_the_same(
+    runs: list[Run], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert decode(runs[0], source, tmp_path / "whole.jsonl") == 0
+    text = source.read_bytes()
+    killed_after(2, monkeypatch, runs[0], source, tmp_path / "out.jsonl")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"source": "z"}\n' + text)))
+    assert decode(runs[0], "-", tmp_path / "out.jsonl") == 2
+    assert "made from other input, which cannot be read again" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    assert decode(runs[0], "-", tmp_path / "out.jsonl") == 0
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_two_processes_write_what_one_writes(runs: list[Run], source: Path, tmp_path: Path) -> None:
+    for processes in (1, 2):
+        assert decode(runs[0], source, tmp_path / f"{processes}.jsonl", f"processes={processes}") == 0
+    assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "2.jsonl").read_bytes()
+
+
+def test_prefixes_ensembles_and_a_second_run(runs: list[Run], source: Path, tmp_path: Path) -> None:
+    first, second = runs
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    keys = ["prefix_field=hint", "search.n_best=2", "search.token_scores=true", "weights=[1, 2]"]
+    more = [f"run={first.folder},{second.folder}", f"rerank={second.folder}", "rerank_weight=0.4"]
+    assert decode(first, source, tmp_path / "out.jsonl", *keys, *more) == 0
+    texts, prefixes = [row["source"] for row in rows], [row["hint"] for row in rows]
+    both = ensemble(runs, [1.0, 2.0])
+    found = both.generate(texts, beams=2, n_best=2, max_length=5, batch=4, prefixes=prefixes, token_scores=True)
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    for row, wanted in zip(written, rerank(second, texts, found, 0.4), strict=True):
+        assert [each["text"] for each in row["hypotheses"]] == [each.text for each in wanted]
+        for each, hypothesis in zip(row["hypotheses"], wanted, strict=True):
+            assert each["score"] == pytest.approx(hypothesis.score, abs=1e-3)
+            assert each["token_scores"] == pytest.approx(hypothesis.token_scores, abs=1e-3)
+    assert all(row["hypotheses"][0]["text"].startswith("e f") for row in written[1::2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["processes=0"], "processes: 0 is not at least 1"),
+        (["rerank_weight=2"], "rerank_weight: 2.0 is not in 0 .. 1"),
+        (["weights=[1, 2]"], "weights: 1 runs need as many positive weights"),
+        (["prefix_field=hnt"], "no field 'hnt'"),
+        (["search.name=smple"], "search.name: no 'smple'; did you mean 'sample'"),
+        (["search={name: sample, top_p: 2}"], "search.top_p: top-p: 2.0 is not in"),
+        (["rerank=/nowhere"], "run '/nowhere': no best or last checkpoint yet"),
+        (["output=/nowhere/out.txt"], "No such file or directory"),
+    ],
+)
+def test_mistakes_are_one_line(
+    runs: list[Run],
+    source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    assert command([f"run={runs[0].folder}", f"input={source}", f"output={tmp_path / 'out'}", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"min_length": 3, "no_repeat_ngram": 2},
+        {"name": "sample", "temperature": 0.7, "top_k": 9, "seed": 4},
+        {"name": "sample", "required": ["b"]},
+    ],
+)
+def test_a_stream_is_what_is_found_piece_by_piece(runs: list[Run], keys: dict[str, object]) -> None:
+    for text in ["a b c", "d", "e f e f"]:
+        [[found]] = runs[0].generate([text], max_length=7, token_scores=True, **keys)
+        pieces = list(runs[0].stream(text, max_length=7, **keys))
+        assert "".join(piece.text for piece in pieces) == found.text
+        told = [piece for piece in pieces if piece.token is not None]
+        assert [piece.token for piece in told] == found.tokens
+        assert [piece.log_prob for piece in told] == pytest.approx(found.token_scores[: len(told)], abs=1e-4)
+
+
+def test_only_what_needs_no_looking_back_is_streamed(runs: list[Run]) -> None:
+    for keys in ({"name": "beam", "beams": 2}, {"name": "mbr"}, {"name": "sample", "samples": 2}, {"name": "diverse"}):
+        with pytest.raises(s2s.UserError, match="stream: only greedy decoding"):
+            runs[0].stream("a", **keys)
