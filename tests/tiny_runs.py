@@ -30,6 +30,7 @@ def prepare(folder: Path) -> Path:
     s2s.fit(recipe(folder, "run.steps=1"))
     shutil.rmtree(folder / "checkpoints")
     (folder / "log.jsonl").unlink()
+    (folder / "curves.svg").unlink(missing_ok=True)
     return folder
 
 
@@ -38,6 +39,7 @@ def ready(base: Path, folder: Path, *overrides: str) -> Recipe:
     shutil.copytree(base, folder)
     made = recipe(folder, *overrides)
     facts = json.loads((folder / "run.json").read_text())
+    facts["architecture"]["dropout"] = made.model.dropout
     (folder / "run.json").write_text(json.dumps(facts | {"precision": made.run.precision}))
     (folder / "recipe.yaml").write_text(made.to_yaml())
     return made
