@@ -1,6 +1,5 @@
 """What a recipe would train, tried without a run's folder: ``python -m s2s.train recipe=NAME --dry-run``."""
 
-import resource
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -38,7 +37,7 @@ class Trial(NamedTuple):
 
     seconds: float  # of the last update
     optimizer: int  # bytes
-    activations: int  # bytes: what else a step needs at its peak
+    activations: int  # bytes that the largest micro-batch keeps for its backward
 
 
 def rehearse(recipe: Recipe) -> None:
@@ -85,15 +84,35 @@ def _try(recipe: Recipe, objective: Objective, vocabulary: Vocabulary, train: To
     optimizer = recipe.optimizer.build(objective)
     places = islice(schedule(train.lengths(), recipe.run.tokens, recipe.run.seed, 0), STEPS)
     name, _ = choose() if device.type == "cpu" else ("default", "")
-    before, seconds = _peak(device), 0.0
+    kept, seconds = Kept(objective), 0.0
     with kernel(name), torch.random.fork_rng():
         for step, place in enumerate(places):
             began = time.perf_counter()
-            _update(recipe, objective, optimizer, _dealt(recipe, place, train, vocabulary), step)
+            _update(recipe, objective, optimizer, _dealt(recipe, place, train, vocabulary), step, kept)
             seconds = time.perf_counter() - began
-    kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
-    states, gradients = sum(map(_bytes, kept)), sum(map(_bytes, objective.parameters()))
-    return Trial(seconds, states, max(0, _peak(device) - before - states - gradients))
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    return Trial(seconds, sum(_bytes(value) for value in states if isinstance(value, torch.Tensor)), kept.most)
+
+
+class Kept:
+    """Counts what a forward keeps for its backward, the parameters not counted."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.known = {parameter.untyped_storage().data_ptr() for parameter in objective.parameters()}
+        self.storages: dict[int, int] = {}
+        self.most = 0
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Note a tensor that is kept."""
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.known:
+            self.storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def settle(self) -> None:
+        """The forward is over."""
+        self.most = max(self.most, sum(self.storages.values()))
+        self.storages.clear()
 
 
 def _dealt(recipe: Recipe, place: Place, train: Tokens, vocabulary: Vocabulary) -> list[Batch]:
@@ -101,13 +120,17 @@ def _dealt(recipe: Recipe, place: Place, train: Tokens, vocabulary: Vocabulary) 
     return micro_batches(place, train, vocabulary, run.processes, run.accumulate, 0, run.seed)
 
 
-def _update(recipe: Recipe, objective: Objective, optimizer: Optimizer, batches: Sequence[Batch], step: int) -> None:
+def _update(
+    recipe: Recipe, objective: Objective, optimizer: Optimizer, batches: Sequence[Batch], step: int, kept: Kept
+) -> None:
     device = next(objective.parameters()).device
     counts = add([count(batch) for batch in batches])
     kind = HALVES.get(chosen(recipe.run.precision))
     for batch in batches:
-        with torch.autocast(device.type, kind, enabled=kind is not None):
+        hooks = torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor)
+        with torch.autocast(device.type, kind, enabled=kind is not None), hooks:
             losses = objective(batch.to(device), step, counts)
+        kept.settle()
         losses.total.backward()
     torch.nn.utils.clip_grad_norm_(objective.parameters(), recipe.run.clip)
     optimizer.step()
@@ -118,19 +141,13 @@ def _bytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def _memory(objective: Objective, trial: Trial) -> Iterator[str]:
     weights = sum(map(_bytes, objective.parameters()))
     whole = 2 * weights + trial.optimizer + trial.activations
     yield (
         f"memory of a process: about {whole / MEBI:,.0f} MiB beside the libraries: weights {weights / MEBI:,.0f}, "
         f"gradients {weights / MEBI:,.0f}, optimizer {trial.optimizer / MEBI:,.0f}, "
-        f"activations of a step about {trial.activations / MEBI:,.0f}"
+        f"activations of a micro-batch {trial.activations / MEBI:,.0f}"
     )
 
 

@@ -1,5 +1,6 @@
 """The dry run shows what would be trained, and trains and writes nothing."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ def test_a_dry_run_shows_the_run_and_writes_nothing(tmp_path: Path, capsys: pyte
     for part in ("examples: train 200", "model.blocks", "memory of a process: about", "an epoch has", "90 steps are"):
         assert part in shown
     assert "s: 90 steps take about" in shown
+    assert float(re.search(r"activations of a micro-batch (\d+)", shown)[1]) > 0
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "│" in line]
     rows = [row for row in rows if len(row) == 7]
     sources, targets = ([row for row in rows if row[1] == segment] for segment in "01")
