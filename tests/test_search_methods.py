@@ -29,7 +29,7 @@ ROWS: dict[str, dict[str, object]] = {
         "typical": 0.95,
         "eta": 1e-4,
     },
-    "mbr": {"samples": 6, "epsilon": 1e-3, "n_best": 3},
+    "mbr": {"samples": 6, "epsilon": 1e-6, "n_best": 3},
     "mbr_beam": {"beams": 5, "n_best": 3, "aggregate": True},
 }
 LIMITS: list[dict[str, object]] = [
