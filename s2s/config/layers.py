@@ -110,7 +110,7 @@ def read_arguments(arguments: Sequence[str]) -> Layer:
     """A layer from ``key=value`` arguments; a value is YAML."""
     for argument in arguments:
         if "=" not in argument.lstrip("="):
-            raise UserError(f"command line: '{argument}' is not key=value")
+            raise UserError(f"command line: {argument!r} is not key=value")
     values = OmegaConf.to_container(OmegaConf.merge(*[_read_argument(argument) for argument in arguments], {}))
     assert isinstance(values, dict)
     keys = [argument.partition("=")[0] for argument in arguments]
