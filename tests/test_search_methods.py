@@ -20,7 +20,7 @@ ROWS: dict[str, dict[str, object]] = {
     "beam": {"beams": 3, "n_best": 2, "word_reward": 0.4},
     "diverse": {"groups": 3, "beams": 2, "n_best": 4, "length_penalty": 0.7},
     "shrinking": {"beams": 3},
-    # Cut-offs that part near-equal tokens, as an untrained model has them, fall with rounding; this is far from any.
+    # Cut-offs that part near-equal tokens, as an untrained model has them, fall with rounding; this one is far away.
     "sample": {"samples": 3, "temperature": 0.8, "epsilon": 1e-6},
     "mbr": {"samples": 6, "epsilon": 1e-6, "n_best": 3},
     "mbr_beam": {"beams": 5, "n_best": 3, "aggregate": True},
