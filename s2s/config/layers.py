@@ -121,7 +121,10 @@ def read_arguments(arguments: Sequence[str]) -> Layer:
 def _texts(argument: str) -> Iterator[tuple[str, str]]:
     """The single values of an argument as they are written."""
     key, _, value = _quote(argument).partition("=")
-    node = yaml.compose(value)
+    try:
+        node = yaml.compose(value)
+    except yaml.YAMLError:  # OmegaConf has read it in another way
+        return
     written = _written(node)
     if written is not None:
         yield key, written

@@ -156,7 +156,7 @@ def _unknown(node: DictConfig, layer: Layer, key: str, prefix: str) -> str:
     section = OmegaConf.select(node, parent) if parent else node
     choices = [prefix + (f"{parent}.{child}" if parent else child) for child in map(str, section)]
     key = prefix + key
-    return f"{layer.place(key) or layer.origin}: unknown key '{key}'{nearest(key, choices)}"
+    return f"{layer.place(key) or layer.origin}: unknown key {key!r}{nearest(key, choices)}"
 
 
 def _placed(message: str, layers: Sequence[Layer]) -> str:
