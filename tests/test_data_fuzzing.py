@@ -58,7 +58,7 @@ CASES = {
     "train.jsonl": [b'{"source": "a\xff"}', b"[" * 100_000, b'{"source": 1, "target": "b"}', b'{"source": "a"}', b""],
     "train.csv": [b"source\n1\n", b'source,target\n"a,b\n', b"\xff\xfe"],
     "train.parquet": [b"PAR1PAR1", b""],
-    "train.jsonl.gz": [b"no gzip", gzip.compress(b'{"source": "a", "target": "b"}\n' * 50)[:-12]],
+    "train.jsonl.gz": [b"no gzip", gzip.compress(b'{"source": "a", "target": "b"}\n' * 50, mtime=0)[:-12]],
 }
 
 
