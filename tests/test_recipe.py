@@ -60,7 +60,7 @@ def read_back(folder: Path, name: str, floor: float) -> None:
 
 
 @settings(deadline=None, max_examples=15)
-@given(name=texts, floor=st.floats(0, 1))
+@given(name=texts.filter(str.strip), floor=st.floats(0, 1))
 def test_any_value_reads_back_as_it_is(tmp_path_factory: pytest.TempPathFactory, name: str, floor: float) -> None:
     read_back(tmp_path_factory.mktemp("any"), name, floor)
 

@@ -114,7 +114,7 @@ def test_a_checkpoint_starts_the_dot_product_of_a_mixture(checkpoint, random_bat
     (plain, _), (mixed, found) = warm(folder, "dot"), warm(folder, "random+dot")
     batch, parts = random_batch(FIXED), [block.attention.mixture for block in mixed.blocks]
     rows = [model.source_hidden(batch.source, batch.source_lengths) for model in (plain, mixed)]
-    assert not torch.allclose(*rows, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(*rows, rtol=1e-4, atol=1e-5)
     for part in parts:
         torch.testing.assert_close(part.softmax(dim=0)[1], torch.full((3,), 0.9526), rtol=0, atol=1e-4)
         part.data[1] = 2000.0

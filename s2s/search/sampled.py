@@ -40,7 +40,7 @@ class SampleSettings(SearchMethod):
     typical: float | None = None  # only the fewest tokens of surprise nearest the entropy that have this mass
     epsilon: float | None = None  # only tokens of at least this probability
     eta: float | None = None  # the same, but less where the entropy is high
-    seed: int = 0
+    seed: int = 0  # of what is drawn, with the source itself
 
     def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
         """The samples, likeliest first."""

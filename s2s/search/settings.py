@@ -45,9 +45,8 @@ class SearchSettings(LengthScored):
 
     beams: int = 4  # 1: greedy
     n_best: int = 1  # hypotheses of each source, at most beams
-    stop: str = (
-        "safe"  # when a source is left: a row of s2s.search.stopping.STOPS; all but safe and never may miss some
-    )
+    # when a source is left: a row of s2s.search.stopping.STOPS; all but safe and never may miss some
+    stop: str = "safe"
 
     # Scores of the beam's best hypotheses, as many as beams, get so many times the log of how much of each source token
     # was attended to, by the last layer's mean head; they are ranked anew.
@@ -81,7 +80,7 @@ class SearchSettings(LengthScored):
 class DiverseSettings(LengthScored):
     """``diverse``: groups of beams, each of which avoids the tokens that the groups before it took."""
 
-    groups: int = 4
+    groups: int = 4  # searched one after another
     beams: int = 1  # of each group
     strength: float = 0.5  # nats that a token loses for each time that a group before took it at the same step
     n_best: int | None = None  # of different ones, each group's best before any group's second; null: one a group
@@ -105,7 +104,7 @@ class DiverseSettings(LengthScored):
 class ShrinkingSettings(SearchMethod):
     """``shrinking``: the compat search of Su's article, whose beams shrink; its one hypothesis."""
 
-    beams: int = 4
+    beams: int = 4  # at the start; 1: greedy
 
     def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
         """What the search ends with."""
