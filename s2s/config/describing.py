@@ -124,14 +124,14 @@ class Schema:
 
     def _section(self, item: Field[Any]) -> str:
         hint = get_type_hints(self.kind)[item.name]
-        if is_dataclass(hint):
-            assert isinstance(hint, type)
-            found = "\n".join(_lines([*keys(hint), *_nested(hint)], "  "))
-            return f"{item.name}:\n{found}"
         if item.name in self.tables:
             table = self.tables[item.name]
             default = next(name for name, kind in table.items() if type(_value(item)) is kind)
             return f"{item.name}: {{name: ROW, ...}} ({default})\n{_rows(table)}"
+        if is_dataclass(hint):
+            assert isinstance(hint, type)
+            found = "\n".join(_lines([*keys(hint), *_nested(hint)], "  "))
+            return f"{item.name}:\n{found}"
         if item.name in self.lists:
             return f"{item.name}: [{{name: ROW, ...}}, ...]\n{_rows(self.lists[item.name])}"
         if item.name in self.names:
