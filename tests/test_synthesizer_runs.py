@@ -110,11 +110,12 @@ def warm(folder, attention):
 
 
 def test_a_checkpoint_starts_the_dot_product_of_a_mixture(checkpoint, random_batch):
+    torch.manual_seed(0)  # the random scores are drawn here, and must be seen beside the dot product's
     folder, _ = checkpoint(BertModel)
     (plain, _), (mixed, found) = warm(folder, "dot"), warm(folder, "random+dot")
     batch, parts = random_batch(FIXED), [block.attention.mixture for block in mixed.blocks]
     rows = [model.source_hidden(batch.source, batch.source_lengths) for model in (plain, mixed)]
-    assert not torch.allclose(*rows, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(*rows, rtol=1e-3, atol=1e-3)
     for part in parts:
         torch.testing.assert_close(part.softmax(dim=0)[1], torch.full((3,), 0.9526), rtol=0, atol=1e-4)
         part.data[1] = 2000.0
