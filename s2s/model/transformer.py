@@ -87,7 +87,7 @@ class PrefixTransformer(nn.Module):
 
         ``words`` [B, S, D] stand in for the sources' token embeddings.
         """
-        x, mask = self._embed_source(source, lengths, words)
+        x, mask = self.embed_source(source, lengths, words)
         layers = []
         for block in self.blocks[:-1]:
             x, cached = block(x, mask)
@@ -97,7 +97,7 @@ class PrefixTransformer(nn.Module):
 
     def encode_whole(self, source: Tensor, lengths: Tensor) -> tuple[Memory, Tensor]:
         """What ``encode`` gives, and the last layer's rows as ``source_hidden`` does, from one pass."""
-        x, mask = self._embed_source(source, lengths)
+        x, mask = self.embed_source(source, lengths)
         layers = []
         for block in self.blocks:
             x, cached = block(x, mask)
@@ -159,7 +159,8 @@ class PrefixTransformer(nn.Module):
         x = self.embedding(self.words(target) if words is None else words, positions, segment=1)
         return x, _target_mask(memory.mask, len(columns), copies), self._target_slots(len(columns), copies)
 
-    def _embed_source(self, source: Tensor, lengths: Tensor, words: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def embed_source(self, source: Tensor, lengths: Tensor, words: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The first block's rows [B, S, D] of sources [B, S], and the mask [B, 1, 1, S] of their padding."""
         columns = torch.arange(source.shape[1], device=source.device)
         if len(columns) > self.shape.positions:
             raise ValueError(

@@ -63,7 +63,7 @@ class PrefixScorer:
     @torch.no_grad()
     def start(self) -> State:
         """Encode the sources; one row each."""
-        memory = self.model.encode(self.source, self.lengths)
+        memory = self.prepared.encode(self.source, self.lengths)
         if self.prepared.blocks:
             return shared.begin(memory, ROOM)
         return Separate(memory, None, torch.arange(self.sources, device=self.source.device), 0)
