@@ -55,7 +55,7 @@ def test_columns_that_no_one_sees_make_room(ending_model):
         for token in range(5, 13):  # the second hypothesis always dies
             _, state = scorer.step(torch.tensor([token, 4, token, 4]), state)
             state = scorer.reorder(state, torch.tensor([0, 0, 2, 2]))
-    assert state.buffer.data.shape[2] - state.buffer.source <= 2 * (9 + 2)
+    assert state.buffer.columns - state.buffer.source <= 2 * (9 + 2)
     log_probs, _ = scorer.step(torch.tensor([13, 14, 13, 14]), state)
     for row, (source, last) in enumerate([(0, 13), (0, 14), (1, 13), (1, 14)]):
         prefixes = [[END, *range(5, 13)]]

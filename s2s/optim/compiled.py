@@ -1,47 +1,28 @@
 """AdaFactor's passes over large matrices in C (``kernels.c``), compiled at first use where there is a compiler.
 
 A pass in torch is several passes over memory; in C it is one. A matrix is walked in the same runs of rows whatever the
-number of threads, so that the result does not depend on it. The library is kept in ``$S2S_CACHE``, else
-``~/.cache/s2s``, under the digest of all that it was made of, the processor included.
+number of threads, so that the result does not depend on it.
 """
 
 import ctypes
-import os
-import platform
-import shutil
-import subprocess
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from s2s.disk import cache_folder
+from s2s import compiler
+from s2s.compiler import LENGTH, NUMBER, POINTER, Built, spread
 
 LARGE = 1 << 16
 """From how many elements on a matrix is worth it; a model with smaller ones alone compiles nothing."""
 RUN = 1 << 20
 """How many elements a thread walks at a time."""
-SOURCE = Path(__file__).with_name("kernels.c")
-FLAGS = ("-O3", "-march=native", "-funroll-loops", "-fopenmp-simd", "-shared", "-fPIC")
-POINTER, LENGTH, NUMBER = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_float
-ARGUMENTS = {
+FUNCTIONS = {
     "square_sums": [POINTER, LENGTH, LENGTH, POINTER, POINTER],
     "square_forms": [POINTER, POINTER, LENGTH, LENGTH, POINTER, POINTER, POINTER],
     "move": [POINTER, POINTER, LENGTH, LENGTH, POINTER, POINTER, NUMBER, NUMBER],
 }
-
-
-class Built(NamedTuple):
-    """The library, or None, and why."""
-
-    library: ctypes.CDLL | None
-    reason: str
 
 
 def usable(*matrices: Tensor) -> bool:
@@ -59,7 +40,7 @@ def row_and_column_sums(matrix: Tensor) -> tuple[Tensor, Tensor]:
     def work(number: int, start: int, count: int) -> None:
         _library().square_sums(_at(matrix, start), count, width, _at(rows, start), _at(columns, number))
 
-    _over(work, parts)
+    spread(work, parts)
     return rows, columns.sum(dim=0)
 
 
@@ -72,7 +53,7 @@ def square_forms(gradient: Tensor, parameter: Tensor, rows: Tensor, columns: Ten
         walked = _at(gradient, start), _at(parameter, start), count, width
         _library().square_forms(*walked, _at(rows, start), columns.data_ptr(), _at(forms, number))
 
-    _over(work, parts)
+    spread(work, parts)
     return forms.sum(dim=0)
 
 
@@ -84,7 +65,7 @@ def move(parameter: Tensor, gradient: Tensor, rows: Tensor, columns: Tensor, kee
         walked = _at(parameter, start), _at(gradient, start), count, width
         _library().move(*walked, _at(rows, start), columns.data_ptr(), keep, factor)
 
-    _over(work, _runs(*gradient.shape))
+    spread(work, _runs(*gradient.shape))
 
 
 def _runs(rows: int, columns: int) -> list[tuple[int, int, int]]:
@@ -98,18 +79,6 @@ def _at(tensor: Tensor, row: int) -> int:
     return tensor.data_ptr() + row * tensor.stride(0) * tensor.element_size()
 
 
-def _over(work: Callable[[int, int, int], None], parts: Iterable[tuple[int, int, int]]) -> None:
-    """Do the work on all runs, with as many threads as torch has; C runs without Python's lock."""
-    threads = torch.get_num_threads()
-    for _ in map(work, *zip(*parts)) if threads == 1 else _pool(threads).map(work, *zip(*parts)):  # noqa: B905
-        pass
-
-
-@lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads)
-
-
 def _library() -> ctypes.CDLL:
     library = build().library
     assert library is not None
@@ -118,32 +87,5 @@ def _library() -> ctypes.CDLL:
 
 @lru_cache(maxsize=1)
 def build() -> Built:
-    """The library, compiled at the first call on this machine: within a second."""
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
-    if compiler is None:
-        return Built(None, "no C compiler was found")
-    try:
-        library = ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = error.stderr.strip().splitlines()[:1] if isinstance(error, subprocess.CalledProcessError) else [error]
-        return Built(None, f"{compiler} failed: {said[0] if said else error}")
-    for name, types in ARGUMENTS.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype = types, None
-    return Built(library, f"compiled by {compiler}")
-
-
-def _compiled(compiler: str) -> Path:
-    """The library's file, made if it is not there, and whole if it is."""
-    described = Path("/proc/cpuinfo")
-    abilities = [line for line in described.read_text().splitlines() if line.startswith(("flags", "Features"))][:1]
-    made_of = (SOURCE.read_bytes(), compiler, FLAGS, platform.machine(), abilities)
-    file = cache_folder() / f"kernels-{sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=file.parent) as folder:
-            made = Path(folder) / file.name
-            command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
-            subprocess.run(command, check=True, capture_output=True, text=True)
-            made.replace(file)
-    return file
+    """The library, compiled at the first call on this machine."""
+    return compiler.build(Path(__file__).with_name("kernels.c"), FUNCTIONS)

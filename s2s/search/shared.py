@@ -16,49 +16,66 @@ from torch.nn.functional import scaled_dot_product_attention
 from s2s.model import Memory
 from s2s.model.attention import Cached
 from s2s.model.prepared import PreparedModel
+from s2s.search import compiled
 
 
 class Buffer:
-    """Keys and values [layers, B, C, 2, H, d]: the first ``source`` columns are a source's, ``room`` are free."""
+    """Keys and values [layers, B, H, 2, C, d]: the first ``source`` columns are a source's, the others are free."""
 
     def __init__(self, memory: Memory, room: int) -> None:
         keys = memory.layers[0][0]
         rows, heads, self.source, each = keys.shape
-        self.data = keys.new_empty(len(memory.layers), rows, self.source + room, 2, heads, each)
+        self.in_c = compiled.usable(keys.device, keys.dtype, each)
+        kept = torch.float32 if self.in_c else keys.dtype
+        self.data = keys.new_empty(len(memory.layers), rows, heads, 2, self.source + room, each, dtype=kept)
         for layer, pair in zip(self.data, memory.layers, strict=True):
             for part, cached in enumerate(pair):
-                layer[:, : self.source, part] = cached.transpose(1, 2)
+                layer[:, :, part, : self.source] = cached
+
+    @property
+    def columns(self) -> int:
+        """How many there are, free ones too."""
+        return self.data.shape[4]
 
     def attend(self, rows: int, used: int, mask: Tensor) -> Callable[[int, Tensor], Tensor]:
         """How new rows of the first ``rows`` sources attend, once they are written behind the ``used`` columns.
 
-        The mask is [rows, 1, K, used + K]; queries, keys and values come as [rows * K, 3 D].
+        The mask is [rows, K, used + K]; queries, keys and values come as [rows * K, 3 D].
         """
-        hypotheses = mask.shape[2]
-        seen = self.data[:, :rows, : used + hypotheses]
-        keys, values = seen.permute(3, 0, 1, 4, 2, 5)
-        new, shape = seen[:, :, used:], (rows, hypotheses, 3, *self.data.shape[-2:])
-
-        def attended(layer: int, projected: Tensor) -> Tensor:
-            parts = projected.view(shape)
-            new[layer].copy_(parts[:, :, 1:])
-            query = parts[:, :, 0].transpose(1, 2)
-            found = scaled_dot_product_attention(query, keys[layer], values[layer], attn_mask=mask)
-            return found.transpose(1, 2).reshape(len(projected), -1)
-
-        return attended
+        data = self.data[:, :rows]
+        if self.in_c:
+            return lambda layer, projected: compiled.attend(projected, data[layer], mask, used)
+        return lambda layer, projected: _attend(projected, data[layer], mask, used)
 
     def fill(self, holes: list[int], others: list[int], used: int) -> None:
         """Move the rows of the ``others`` to the ``holes``."""
-        self.data[:, holes, :used] = self.data[:, others, :used]
+        self.data[:, holes, ..., :used, :] = self.data[:, others, ..., :used, :]
 
     def rebuilt(self, rows: Tensor, picked: Tensor, room: int) -> None:
         """Keep the ``rows`` [n] alone, the columns [n, m] picked of each behind its source, and room for more."""
-        layers, _, _, *rest = self.data.shape
-        data = self.data.new_empty(layers, len(rows), self.source + room, *rest)
-        data[:, :, : self.source] = self.data[:, rows, : self.source]
-        data[:, :, self.source : self.source + picked.shape[1]] = self.data[:, rows[:, None], picked]
+        layers, _, heads, two, _, size = self.data.shape
+        data = self.data.new_empty(layers, len(rows), heads, two, self.source + room, size)
+        data[..., : self.source, :] = self.data[:, rows, ..., : self.source, :]
+        data[..., self.source : self.source + picked.shape[1], :] = self.picked(rows, picked)
         self.data = data
+
+    def picked(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """The columns [n, m] of the rows [n], [layers, n, H, 2, m, d]."""
+        index = columns[None, :, None, None, :, None].expand(
+            *self.data.shape[:1], -1, *self.data.shape[2:4], -1, self.data.shape[5]
+        )
+        return self.data[:, rows].gather(4, index)
+
+
+def _attend(projected: Tensor, cache: Tensor, mask: Tensor, used: int) -> Tensor:
+    """What ``compiled.attend`` gives, by torch alone."""
+    rows, hypotheses, columns = mask.shape
+    parts = projected.unflatten(0, (rows, hypotheses)).unflatten(-1, (3, cache.shape[1], -1))
+    query, *new = parts.permute(2, 0, 3, 1, 4)
+    keys, values = cache[..., :columns, :].unbind(2)
+    keys[..., used:, :], values[..., used:, :] = new
+    found = scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None])
+    return found.transpose(1, 2).reshape(len(projected), -1)
 
 
 class Shared(NamedTuple):
@@ -79,7 +96,7 @@ class Shared(NamedTuple):
         seen = torch.cat([state.seen, own.expand(sources, -1, -1)], dim=2)
         # The buffer's rows have an order of their own.
         back = state.slots.argsort()
-        mask, places = seen[back, None], state.lengths[back].repeat_interleave(hypotheses) + state.column
+        mask, places = seen[back], state.lengths[back].repeat_interleave(hypotheses) + state.column
         attend = state.buffer.attend(sources, used, mask)
         hidden = model.step(tokens.view(sources, hypotheses)[back].flatten(), places, attend)
         hidden = hidden.unflatten(0, (sources, hypotheses))[state.slots].flatten(0, 1)
@@ -94,13 +111,12 @@ class Shared(NamedTuple):
     def separate(self, index: Tensor) -> tuple[Memory, tuple[Cached, ...]]:
         """The memory of the live sources, and what each row at ``index`` [M] sees of its own, in order, by itself."""
         hypotheses = self.seen.shape[1]
-        data, source = self.buffer.data[:, self.slots], self.buffer.source
+        buffer, source = self.buffer, self.buffer.source
         path = (self.seen[:, :, source:] == 0).flatten(0, 1)[index].nonzero()[:, 1].view(len(index), self.column)
-        own = data[:, (index // hypotheses)[:, None], path + source]
-        memory, cache = (part.permute(3, 0, 1, 4, 2, 5) for part in (data[:, :, :source], own))
-        mask = self.seen[:, :1, None, :source]
-        layers = tuple(zip(*memory, strict=True))
-        return Memory(layers, self.lengths, mask), tuple(zip(*cache, strict=True))
+        own = buffer.picked(self.slots[index // hypotheses], path + source)
+        memory = buffer.data[:, self.slots, ..., :source, :]
+        kept, cache = (tuple(tuple(layer.to(self.seen.dtype).unbind(2)) for layer in part) for part in (memory, own))
+        return Memory(kept, self.lengths, self.seen[:, :1, None, :source]), cache
 
     def _check(self, positions: int) -> None:
         """A ValueError where one more token lies beyond the position table; padding may be why it is looked for."""
@@ -122,7 +138,7 @@ class Shared(NamedTuple):
         """The state with room for a column a hypothesis: where there is none, columns that no one sees go first."""
         _, hypotheses, used = self.seen.shape
         source = self.buffer.source
-        if used + hypotheses <= self.buffer.data.shape[2]:
+        if used + hypotheses <= self.buffer.columns:
             return self
         alive = (self.seen[:, :, source:] == 0).any(dim=1)
         most = int(alive.sum(dim=1).max())

@@ -1,0 +1,84 @@
+"""C files of this project, compiled at first use where there is a compiler.
+
+A library is kept in ``$S2S_CACHE``, else ``~/.cache/s2s``, under the digest of all that it was made of, the processor
+included.
+"""
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+
+from s2s.disk import cache_folder
+
+FLAGS = ("-O3", "-march=native", "-funroll-loops", "-fopenmp-simd", "-shared", "-fPIC")
+LINKED = ("-lm",)
+POINTER, LENGTH, NUMBER = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_float
+
+
+class Built(NamedTuple):
+    """The library, or None, and why."""
+
+    library: ctypes.CDLL | None
+    reason: str
+
+
+def build(source: Path, functions: dict[str, list[Any]]) -> Built:
+    """The library of a C file, compiled at the first call on this machine: within a second.
+
+    ``functions`` are its functions' names and the types of their arguments; they return nothing.
+    """
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
+    if compiler is None:
+        return Built(None, "no C compiler was found")
+    try:
+        library = ctypes.CDLL(str(_compiled(source, compiler)))
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = error.stderr.strip().splitlines()[:1] if isinstance(error, subprocess.CalledProcessError) else [error]
+        return Built(None, f"{compiler} failed: {said[0] if said else error}")
+    for name, types in functions.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = types, None
+    return Built(library, f"compiled by {compiler}")
+
+
+def spread(work: Callable[..., object], parts: Sequence[tuple[int, ...]]) -> None:
+    """Do the work on all parts, with as many threads as torch has; C runs without Python's lock."""
+    threads = torch.get_num_threads()
+    if threads == 1 or len(parts) == 1:
+        for part in parts:
+            work(*part)
+    else:
+        for _ in _pool(threads).map(lambda part: work(*part), parts):
+            pass
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+def _compiled(source: Path, compiler: str) -> Path:
+    """The library's file, made if it is not there, and whole if it is."""
+    described = Path("/proc/cpuinfo")
+    abilities = [line for line in described.read_text().splitlines() if line.startswith(("flags", "Features"))][:1]
+    made_of = (source.read_bytes(), compiler, FLAGS, LINKED, platform.machine(), abilities)
+    file = cache_folder() / f"{source.stem}-{sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=file.parent) as folder:
+            made = Path(folder) / file.name
+            command = [compiler, *FLAGS, str(source), "-o", str(made), *LINKED]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            made.replace(file)
+    return file

@@ -1,0 +1,114 @@
+/* Attention of a few new rows of each source over the columns that they share, in float32.
+
+A source's head has its keys [room, size] and then its values [room, size], both row after row: memory is read in order,
+once. The new rows' own keys and values are written behind the used columns first. */
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define LANES 16 /* floats that are computed together, and that come from memory together */
+#define ROWS 4   /* rows that are computed together */
+#define AHEAD 8 /* columns that are asked for before they are needed */
+
+typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
+
+/* e^x for x <= 0: 2^n e^r with |r| <= ln(2) / 2, and e^r by its Taylor polynomial, to float32's precision. */
+static inline float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    const float n = rintf(x * 1.44269504f), r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    const float p = 1 + r * (1 + r * (0.5f + r * (1 / 6.0f + r * (1 / 24.0f + r * (1 / 120.0f + r * (1 / 720.0f))))));
+    union {
+        int32_t bits;
+        float value;
+    } power = {((int32_t)n + 127) << 23};
+    return p * power.value;
+}
+
+static inline float sum(lanes x) {
+    float total = 0;
+#pragma omp simd reduction(+ : total)
+    for (int i = 0; i < LANES; i++)
+        total += x[i];
+    return total;
+}
+
+static inline void ask_for(const float *row, ptrdiff_t size) {
+    for (ptrdiff_t i = 0; i < size; i += LANES)
+        __builtin_prefetch(row + i);
+}
+
+/* scores[row, column] = query . key / sqrt(size) where the mask is 0, and -inf elsewhere. */
+static inline void score(const float *queries, ptrdiff_t step, const float *keys, const float *values, const float *mask,
+                         ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t size, float *scores) {
+    const float scale = 1 / sqrtf((float)size);
+    for (ptrdiff_t column = 0; column < columns; column++, keys += size, values += size) {
+        ask_for(keys + AHEAD * size, size);
+        ask_for(values, size);
+        for (ptrdiff_t row = 0; row < rows; row++) {
+            lanes products = {0};
+            for (ptrdiff_t i = 0; i < size; i += LANES)
+                products += *(const lanes *)(queries + row * step + i) * *(const lanes *)(keys + i);
+            const ptrdiff_t place = row * columns + column;
+            scores[place] = mask[place] == 0 ? scale * sum(products) : -INFINITY;
+        }
+    }
+}
+
+/* A row's scores become weights that sum to 1. */
+static void normalise(float *restrict scores, ptrdiff_t columns) {
+    float most = -INFINITY, total = 0;
+#pragma omp simd reduction(max : most)
+    for (ptrdiff_t column = 0; column < columns; column++)
+        most = scores[column] > most ? scores[column] : most;
+#pragma omp simd reduction(+ : total)
+    for (ptrdiff_t column = 0; column < columns; column++) {
+        const float weight = scores[column] == -INFINITY ? 0 : exponential(scores[column] - most);
+        total += scores[column] = weight;
+    }
+    const float share = 1 / total;
+    for (ptrdiff_t column = 0; column < columns; column++)
+        scores[column] *= share;
+}
+
+/* results[row] = sum over columns of weights[row, column] values[column], of LANES of the size. */
+static inline void weigh(const float *weights, const float *values, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t size,
+                         float *results, ptrdiff_t step) {
+    lanes sums[ROWS] = {{0}};
+    for (ptrdiff_t column = 0; column < columns; column++)
+        for (ptrdiff_t row = 0; row < rows; row++)
+            sums[row] += weights[row * columns + column] * *(const lanes *)(values + column * size);
+    for (ptrdiff_t row = 0; row < rows; row++)
+        *(lanes *)(results + row * step) = sums[row];
+}
+
+/* The heads first .. last - 1 of all sources' heads, one source's behind another's.
+
+projected [sources, rows, 3, heads, size] are queries, keys and values, cache [sources, heads, 2, room, size], mask
+[sources, rows, used + rows], result [sources, rows, heads, size]; scores [rows, used + rows] are room to work in. */
+void attend(const float *projected, float *cache, const float *mask, float *result, float *scores, ptrdiff_t first,
+            ptrdiff_t last, ptrdiff_t rows, ptrdiff_t heads, ptrdiff_t size, ptrdiff_t used, ptrdiff_t room) {
+    const ptrdiff_t columns = used + rows, width = heads * size;
+    for (ptrdiff_t each = first; each < last; each++) {
+        const ptrdiff_t source = each / heads, head = each % heads;
+        const float *queries = projected + source * rows * 3 * width + head * size;
+        float *keys = cache + each * 2 * room * size, *values = keys + room * size;
+        for (ptrdiff_t row = 0; row < rows; row++) {
+            memcpy(keys + (used + row) * size, queries + (row * 3 + 1) * width, size * sizeof(float));
+            memcpy(values + (used + row) * size, queries + (row * 3 + 2) * width, size * sizeof(float));
+        }
+        score(queries, 3 * width, keys, values, mask + source * rows * columns, rows, columns, size, scores);
+        for (ptrdiff_t row = 0; row < rows; row++)
+            normalise(scores + row * columns, columns);
+        for (ptrdiff_t row = 0; row < rows; row += ROWS)
+            for (ptrdiff_t i = 0; i < size; i += LANES) {
+                float *to = result + (source * rows + row) * width + head * size + i;
+                const float *from = scores + row * columns;
+                if (rows - row >= ROWS)
+                    weigh(from, values + i, ROWS, columns, size, to, width);
+                else
+                    weigh(from, values + i, rows - row, columns, size, to, width);
+            }
+    }
+}
