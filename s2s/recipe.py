@@ -58,7 +58,7 @@ class Recipe:
         check_heads(self.heads, self.data, self.mitigations, self.run.select)
         in_parts = self.run.processes * self.run.accumulate > 1
         names = [_name(MITIGATIONS, method) for method in self.mitigations]
-        check(Composition(self.mitigations, in_parts, self.objective.label_smoothing), names)
+        check(Composition(self.mitigations, in_parts, self.objective.label_smoothing, self.run.compile), names)
         check_slots(self.model, self.data, self.search)
 
     @classmethod
@@ -128,6 +128,7 @@ class Recipe:
     ) -> Objective:
         """The objective of a model, with the recipe's methods, heads and recomputation."""
         model.keep(self.run.checkpointing, self.run.checkpointing_every)
+        model.compile_blocks(self.run.compile)
         heads = self.build_heads(model.shape.width, vocabulary.size, labels)
         return Objective(model, self.objective, self.build_mitigations(vocabulary), heads, self.generates)
 

@@ -27,6 +27,7 @@ class RunSettings:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU that has it, else fp32
     checkpointing: str = "none"  # what blocks keep for the backward: a row of s2s.model.recomputation.CHECKPOINTING
     checkpointing_every: int = 1  # in every so many-th block
+    compile: bool = False  # let torch.compile make the blocks faster; their bits are not those of plain ones
     clip: float = 1.0  # largest norm of the gradient
     ema: float | None = None  # decay of a moving average of the weights, evaluated and loaded in their place; 0.999
     average: int | None = None  # at the end, the mean of the last so many checkpoints becomes the checkpoint "average"
@@ -51,5 +52,7 @@ class RunSettings:
             raise UserError(f"run.folder: {self.folder!r} is not the name of a folder")
         if self.checkpointing not in CHECKPOINTING:
             raise UserError(f"run.checkpointing: no '{self.checkpointing}'{nearest(self.checkpointing, CHECKPOINTING)}")
+        if self.compile and self.checkpointing not in ("none", "block"):
+            raise UserError(f"run.compile: with run.checkpointing none or block, not '{self.checkpointing}'")
         if not self.clip > 0:
             raise UserError(f"run.clip: {self.clip} is not above 0")

@@ -47,6 +47,7 @@ class Composition(NamedTuple):
     mitigations: Sequence["Mitigation"]
     updates_in_parts: bool  # whether an update is dealt to several processes or micro-batches
     label_smoothing: float
+    compiled: bool = False  # whether the blocks are, which then have no second derivative
 
 
 @dataclass

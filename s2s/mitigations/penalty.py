@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from s2s.batch import Batch
 from s2s.losses import Term
-from s2s.mitigations.base import Shaped, Turn
+from s2s.mitigations.base import Composition, Shaped, Turn
 from s2s.mitigations.perturbation import Perturbed
 
 
@@ -52,6 +52,11 @@ class GradientPenalty(Perturbed):
     def _first_order(self, fed: Batch, turn: Turn) -> Shaped:
         factor = self.epsilon * self.scale(turn)
         return self.ascended(fed, turn, "penalty", lambda gradients: [factor * part for part in gradients])
+
+    def refuse(self, beside: Composition) -> str | None:
+        if beside.compiled and not self.first_order:
+            return "what is compiled cannot be differentiated twice; set first_order=true or run.compile=false"
+        return super().refuse(beside)
 
     @property
     def shardable(self) -> bool:

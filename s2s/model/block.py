@@ -1,5 +1,9 @@
 """One layer of the Transformer: attention and feed-forward, each with its residual and its normalisation."""
 
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
@@ -39,6 +43,7 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
         self.dropout = Dropout(shape.dropout)
         self.keeping = CHECKPOINTING["none"]
+        self.compiled = False
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, memory: Cached | None = None, slots: Slots | None = None
@@ -49,7 +54,8 @@ class Block(nn.Module):
         """
         if mask is None:
             return x, self.attention.remember(self._entry(x))
-        rows, cached = self.keeping.block(self._body, x, mask, memory, slots)
+        body = compiled_body() if self.compiled else Block.body
+        rows, cached = self.keeping.block(body, self, x, mask, memory, slots)
         return rows, cached
 
     def weights(self, x: Tensor, mask: Tensor, memory: Cached, slots: Slots) -> Tensor:
@@ -57,7 +63,8 @@ class Block(nn.Module):
         found: Tensor = self.attention.weights(self._entry(x), mask, memory, slots)
         return found
 
-    def _body(self, x: Tensor, mask: Tensor, memory: Cached | None, slots: Slots | None) -> tuple[Tensor, Cached]:
+    def body(self, x: Tensor, mask: Tensor, memory: Cached | None, slots: Slots | None) -> tuple[Tensor, Cached]:
+        """The rows after both halves, and what the attention caches of them."""
         attended, cached = self.attention(self._entry(x), mask, memory, slots)
         return self._leave(x, attended), cached
 
@@ -81,3 +88,14 @@ class Block(nn.Module):
 
     def _feed_post(self, x: Tensor) -> Tensor:
         return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+
+
+@lru_cache(maxsize=1)
+def compiled_body() -> Callable[..., tuple[Tensor, Cached]]:
+    """``Block.body`` compiled for any block and any lengths, outside of recomputation.
+
+    Several backward passes may follow one forward: methods that ascend take gradients before the update's own.
+    """
+    torch._functorch.config.donated_buffer = False
+    compiled: Callable[..., tuple[Tensor, Cached]] = torch.compile(Block.body, dynamic=True)
+    return compiled

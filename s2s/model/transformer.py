@@ -74,6 +74,11 @@ class PrefixTransformer(nn.Module):
         for block in self.blocks[every - 1 :: every]:
             block.keeping = CHECKPOINTING[checkpointing]  # type: ignore[assignment]
 
+    def compile_blocks(self, compiled: bool) -> None:
+        """Let ``torch.compile`` compile the blocks' passes over many rows, or not; steps of decoding stay plain."""
+        for block in self.blocks:
+            block.compiled = compiled  # type: ignore[assignment]
+
     def words(self, ids: Tensor, table: Tensor | None = None) -> Tensor:
         """Token embeddings of ids [...] as [..., D]; an id below 0 is no token at all, a vector of zeros.
 

@@ -1,0 +1,65 @@
+"""Compiled blocks give the losses and gradients of plain ones, under the methods and with recomputation."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mitigations_worker import TINY, gradient, rows, update
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+import s2s
+from s2s.batch import Batch
+from s2s.errors import UserError
+from s2s.objective import Objective
+from s2s.recipe import Recipe
+from s2s.vocabulary import Vocabulary
+
+Materials = tuple[Path, Vocabulary, Batch]
+METHODS = ["", "random_replacement", "fgm", "vat", "free_lb", "r_drop", "teaforn", "mrt"]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*:UserWarning:torch")
+
+
+@pytest.fixture(scope="module")
+def materials(tmp_path_factory: pytest.TempPathFactory) -> Materials:
+    folder = tmp_path_factory.mktemp("methods")
+    s2s.fit(Recipe.load("toy_copy", [*TINY, "run.steps=2", f"run.folder={folder / 'reference'}"]))
+    return folder, *update(folder)
+
+
+def results(materials: Materials, name: str, *overrides: str) -> tuple[Tensor, Tensor]:
+    folder, vocabulary, batch = materials
+    row = rows(folder)[name] if name else ""
+    recipe = Recipe.load("toy_copy", [*TINY, f"mitigations=[{row}]", *overrides])
+    module: Objective = recipe.build_objective(vocabulary)[0]
+    torch.manual_seed(3)
+    losses = module(batch, 1)
+    losses.total.backward()
+    return losses.total.detach(), gradient(module)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_compiled_blocks_are_near_plain_ones(name: str, materials: Materials) -> None:
+    loss, grads = results(materials, name)
+    found, compiled = results(materials, name, "run.compile=true")
+    torch.testing.assert_close(found, loss, rtol=1e-5, atol=0)
+    assert (compiled - grads).norm() < 1e-5 * grads.norm()
+    assert counters["stats"]["unique_graphs"]
+
+
+def test_recomputation_of_compiled_blocks_changes_no_bit(materials: Materials) -> None:
+    overrides = ["run.compile=true", "model.dropout=0.1"]
+    loss, grads = results(materials, "fgm", *overrides)
+    again, found = results(materials, "fgm", *overrides, "run.checkpointing=block")
+    assert torch.equal(again, loss)
+    assert torch.equal(found, grads)
+
+
+def test_what_cannot_be_compiled_is_refused() -> None:
+    for kept in ("selective", "offload"):
+        with pytest.raises(UserError, match=f"run.compile: .* not '{kept}'"):
+            Recipe.load("toy_copy", ["run.compile=true", f"run.checkpointing={kept}"])
+    with pytest.raises(UserError, match="first_order"):
+        Recipe.load("toy_copy", ["run.compile=true", "mitigations=[{name: gradient_penalty}]"])
+    row = "{name: gradient_penalty, first_order: true}"
+    assert Recipe.load("toy_copy", ["run.compile=true", f"mitigations=[{row}]"]).run.compile
