@@ -29,6 +29,7 @@ from s2s.decoding import Chunk, Decoded, Decoder, Reader, Speaker, add
 from s2s.errors import UserError
 from s2s.journal import Journal, Output, Printed, Written
 from s2s.run import Run
+from s2s.search import compiled
 from s2s.search.method import SearchMethod
 from s2s.search.methods import SEARCHES
 from s2s.search.settings import SearchSettings
@@ -89,6 +90,9 @@ class Tally:
         cut = f"{self.cut} of {self.sources} sources cut to {run.recipe.data.max_source} tokens"
         without = f"the search settings allow nothing for {self.without} of {self.sources} sources"
         notes = [text for number, text in ((self.cut, cut), (self.without, without)) if number]
+        library, reason = compiled.build()
+        if library is None and run.model.output_bias.device.type == "cpu":
+            notes.append(f"a step attends by torch, half as fast as in C: {reason}")
         return [*notes, f"{self.sources} sources in {seconds:.1f} s, {rates}, step {run.step}"]
 
 

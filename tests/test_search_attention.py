@@ -1,0 +1,125 @@
+"""A step's attention in C and by torch, against loops in float64."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_scorer import END, UncachedScorer, assert_same, sources_of
+
+from s2s.batch import pad
+from s2s.search import beam_search, compiled, prefix, shared
+from s2s.search.prefix import PrefixScorer
+
+REASON = compiled.build().reason
+in_c = pytest.mark.skipif(compiled.build().library is None, reason=f"nothing is compiled: {REASON}")
+WAYS = [pytest.param(compiled.attend, marks=in_c, id="C"), pytest.param(shared._attend, id="torch")]
+
+
+def drawn(seed, sources, rows, heads, size, used, room):
+    """Queries, keys and values of new rows, a cache, and a mask with which each row sees itself and some others."""
+    generator = torch.Generator().manual_seed(seed)
+    projected = torch.randn(sources * rows, 3 * heads * size, generator=generator)
+    cache = torch.randn(sources, heads, 2, used + room, size, generator=generator)
+    hidden = torch.rand(sources, rows, used + rows, generator=generator) < 0.4
+    hidden[:, torch.arange(rows), used + torch.arange(rows)] = False
+    return projected, cache, torch.zeros(hidden.shape).masked_fill(hidden, -math.inf)
+
+
+def by_loops(projected, cache, mask, used):
+    """Softmax of scaled products, a source, row and head at a time."""
+    (sources, rows, columns), (_, heads, _, _, size) = mask.shape, cache.shape
+    parts, memory = projected.double().view(sources, rows, 3, heads, size), cache.double().clone()
+    memory[:, :, :, used : used + rows] = parts[:, :, 1:].permute(0, 3, 2, 1, 4)
+    found = torch.empty(sources, rows, heads, size, dtype=torch.float64)
+    for source in range(sources):
+        for row in range(rows):
+            for head in range(heads):
+                keys, values = memory[source, head, :, :columns]
+                scores = keys @ parts[source, row, 0, head] / math.sqrt(size) + mask[source, row]
+                found[source, row, head] = scores.softmax(dim=0) @ values
+    return found.flatten(2).flatten(0, 1), memory
+
+
+@pytest.mark.parametrize("attend", WAYS)
+@given(
+    seed=st.integers(0, 99),
+    sources=st.integers(1, 4),
+    rows=st.integers(1, 9),
+    heads=st.integers(1, 3),
+    size=st.sampled_from([16, 32, 48, 64]),
+    used=st.integers(0, 80),
+    free=st.integers(0, 9),
+)
+@settings(deadline=None, max_examples=60)
+def test_new_rows_see_what_their_mask_says(attend, seed, sources, rows, heads, size, used, free):
+    projected, cache, mask = drawn(seed, sources, rows, heads, size, used, rows + free)
+    wanted, memory = by_loops(projected, cache, mask, used)
+    found = attend(projected, cache, mask, used)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(cache.double(), memory, rtol=0, atol=0)
+
+
+@in_c
+@pytest.mark.parametrize("scale", [1e-4, 30.0, 1000.0])
+def test_scores_of_any_size_are_weighed(scale):
+    projected, cache, mask = drawn(0, 2, 4, 2, 32, 40, 4)
+    projected[:, :64] *= scale
+    wanted, _ = by_loops(projected, cache, mask, 40)
+    torch.testing.assert_close(compiled.attend(projected, cache, mask, 40).double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+@in_c
+def test_a_source_has_the_same_bits_alone_and_on_several_threads(monkeypatch):
+    projected, cache, mask = drawn(0, 6, 4, 2, 32, 40, 4)
+    found = compiled.attend(projected, cache, mask, 40)
+    alone = [compiled.attend(projected[4 * at :][:4], cache[at : at + 1], mask[at : at + 1], 40) for at in range(6)]
+    assert torch.equal(torch.cat(alone), found)
+    monkeypatch.setattr(compiled, "PART", 5)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert torch.equal(compiled.attend(projected, cache, mask, 40), found)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@in_c
+def test_bfloat16_is_rounded_once():
+    projected, cache, mask = drawn(0, 2, 4, 2, 32, 40, 4)
+    found = compiled.attend(projected.bfloat16(), cache.clone(), mask.bfloat16(), 40)
+    exact = compiled.attend(projected.bfloat16().float(), cache, mask, 40)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, exact.bfloat16())
+
+
+@in_c
+def test_what_is_not_for_c_is_left_to_torch():
+    cpu = torch.device("cpu")
+    assert compiled.usable(cpu, torch.float32, 64)
+    assert compiled.usable(cpu, torch.bfloat16, 16)
+    assert not compiled.usable(cpu, torch.float32, 8)
+    assert not compiled.usable(cpu, torch.float64, 64)
+    assert not compiled.usable(torch.device("meta"), torch.float32, 64)
+
+
+@pytest.mark.parametrize("in_torch", [False, True])
+@given(lengths=st.lists(st.integers(2, 20), min_size=1, max_size=5), beams=st.integers(1, 5), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=12)
+def test_a_search_is_that_of_the_whole_forward(random_model, in_torch, lengths, beams, seed):
+    model, sources = random_model(seed, torch.float32, width=32, heads=2), sources_of(lengths, seed)
+    longest = [9 - place for place in range(len(sources))]
+    with pytest.MonkeyPatch.context() as patch:
+        if in_torch:
+            patch.setattr(compiled, "build", lambda: compiled.Built(None, "no C compiler was found"))
+        patch.setattr(prefix, "ROOM", 4 if seed % 2 else 128)  # columns are moved
+        patch.setattr(prefix, "WIDE", 2 if seed % 3 == 0 else 16)  # rows part
+        scorer = PrefixScorer(model, pad(sources, 0), torch.tensor([*map(len, sources)]), END, END)
+        assert scorer.start().buffer.in_c == (not in_torch and compiled.build().library is not None)
+        found = beam_search(scorer, beams, longest, beams)
+    wanted = [
+        beam_search(UncachedScorer(model, source), beams, length, beams)[0]
+        for source, length in zip(sources, longest, strict=True)
+    ]
+    assert_same(found, wanted, tie=1e-5)
