@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -52,7 +53,8 @@ class Worker:
         assert self.process.stdout is not None
         if error is not None:
             self.process.kill()
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):  # of a process that has ended, which is told already
+            self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait()
 
@@ -66,7 +68,11 @@ class Worker:
         except BrokenPipeError:
             answer = ""
         if not answer:
-            raise UserError(f"{self.name}: its process ended with code {self.process.wait()}")
+            code = self.process.wait()
+            why = (
+                " (killed; is there enough memory for so many --systems and --switches at once?)" if code == -9 else ""
+            )
+            raise UserError(f"{self.name}: its process ended with code {code}{why}")
         return json.loads(answer)
 
     def step(self, batch: int) -> Time:
