@@ -69,9 +69,7 @@ class Worker:
             answer = ""
         if not answer:
             code = self.process.wait()
-            why = (
-                " (killed; is there enough memory for so many --systems and --switches at once?)" if code == -9 else ""
-            )
+            why = " (killed; memory for so many --systems and --switches?)" if code == -9 else ""
             raise UserError(f"{self.name}: its process ended with code {code}{why}")
         return json.loads(answer)
 
