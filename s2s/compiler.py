@@ -32,6 +32,12 @@ class Built(NamedTuple):
     library: ctypes.CDLL | None
     reason: str
 
+    @property
+    def loaded(self) -> ctypes.CDLL:
+        """The library, which must be there."""
+        assert self.library is not None, self.reason
+        return self.library
+
 
 def build(source: Path, functions: dict[str, list[Any]]) -> Built:
     """The library of a C file, compiled at the first call on this machine: within a second.

@@ -4,7 +4,6 @@ A pass in torch is several passes over memory; in C it is one. A matrix is walke
 number of threads, so that the result does not depend on it.
 """
 
-import ctypes
 from functools import lru_cache
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def row_and_column_sums(matrix: Tensor) -> tuple[Tensor, Tensor]:
     rows, columns = matrix.new_empty(height), matrix.new_zeros(len(parts), width)
 
     def work(number: int, start: int, count: int) -> None:
-        _library().square_sums(_at(matrix, start), count, width, _at(rows, start), _at(columns, number))
+        build().loaded.square_sums(_at(matrix, start), count, width, _at(rows, start), _at(columns, number))
 
     spread(work, parts)
     return rows, columns.sum(dim=0)
@@ -51,7 +50,7 @@ def square_forms(gradient: Tensor, parameter: Tensor, rows: Tensor, columns: Ten
 
     def work(number: int, start: int, count: int) -> None:
         walked = _at(gradient, start), _at(parameter, start), count, width
-        _library().square_forms(*walked, _at(rows, start), columns.data_ptr(), _at(forms, number))
+        build().loaded.square_forms(*walked, _at(rows, start), columns.data_ptr(), _at(forms, number))
 
     spread(work, parts)
     return forms.sum(dim=0)
@@ -63,7 +62,7 @@ def move(parameter: Tensor, gradient: Tensor, rows: Tensor, columns: Tensor, kee
 
     def work(number: int, start: int, count: int) -> None:  # noqa: ARG001
         walked = _at(parameter, start), _at(gradient, start), count, width
-        _library().move(*walked, _at(rows, start), columns.data_ptr(), keep, factor)
+        build().loaded.move(*walked, _at(rows, start), columns.data_ptr(), keep, factor)
 
     spread(work, _runs(*gradient.shape))
 
@@ -77,12 +76,6 @@ def _runs(rows: int, columns: int) -> list[tuple[int, int, int]]:
 def _at(tensor: Tensor, row: int) -> int:
     """Where a row of a contiguous tensor lies."""
     return tensor.data_ptr() + row * tensor.stride(0) * tensor.element_size()
-
-
-def _library() -> ctypes.CDLL:
-    library = build().library
-    assert library is not None
-    return library
 
 
 @lru_cache(maxsize=1)

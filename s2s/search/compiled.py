@@ -3,7 +3,6 @@
 torch's attention is made for many queries; with the few of a step it reads memory at a fifth of its speed.
 """
 
-import ctypes
 from functools import lru_cache
 from pathlib import Path
 
@@ -39,19 +38,13 @@ def attend(projected: Tensor, cache: Tensor, mask: Tensor, used: int) -> Tensor:
     parts = [(first, min(first + PART, sources * heads)) for first in range(0, sources * heads, PART)]
     scores = torch.empty(len(parts), rows, used + rows)
     tensors = [each.data_ptr() for each in (given, cache, seen, result)]
-    library = _library()
+    library = build().loaded
 
     def work(number: int, first: int, last: int) -> None:
         library.attend(*tensors, scores[number].data_ptr(), first, last, rows, heads, size, used, room)
 
     spread(work, [(number, *part) for number, part in enumerate(parts)])
     return result.to(projected.dtype)
-
-
-def _library() -> ctypes.CDLL:
-    library = build().library
-    assert library is not None
-    return library
 
 
 @lru_cache(maxsize=1)
