@@ -55,7 +55,7 @@ def in_bfloat16(model: PrefixTransformer) -> PreparedModel:
 
 
 def in_int8(model: PrefixTransformer) -> PreparedModel:
-    """Products with the weights of all blocks in int8, the source's too.
+    """Products with the weights in int8 at each step; the source, where it would cost much more, stays in float32.
 
     A UserError where torch has no such product. Attention other than the dot product stays as it is.
     """

@@ -103,9 +103,9 @@ def transform(module: nn.Module, lay_out: Callable[[Tensor, Tensor], Map]) -> Ca
 
 
 class PreparedModel:
-    """A prefix LM whose layers are all of dot products, ready to decode; ``lay_out`` says how matrices are held.
+    """A prefix LM whose layers are all of dot products, ready to decode; ``lay_out`` holds a step's matrices.
 
-    Of a model with other attention only the output layer is prepared.
+    The source's are packed in any case. Of a model with other attention only the output layer is prepared.
     """
 
     @torch.no_grad()
@@ -117,6 +117,8 @@ class PreparedModel:
         self.transform = transform(model.transform, lay_out)
         blocks = [] if model.shape.has_slots else list(model.blocks)
         self.blocks = [PreparedBlock(block, lay_out) for block in blocks]  # type: ignore[arg-type]
+        packs = lay_out is packed
+        self.source_blocks = self.blocks if packs else [PreparedBlock(block, packed) for block in blocks]  # type: ignore[arg-type]
 
     def encode(self, source: Tensor, lengths: Tensor) -> Memory:
         """What ``PrefixTransformer.encode`` gives of sources [B, S] of the lengths [B]."""
@@ -134,9 +136,9 @@ class PreparedModel:
             attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
             return attended.transpose(1, 2).reshape(len(projected), -1)
 
-        for block in self.blocks[:-1]:
+        for block in self.source_blocks[:-1]:
             rows = block(rows, attend)
-        _, key, value = split(self.blocks[-1].project(rows))
+        _, key, value = split(self.source_blocks[-1].project(rows))
         return Memory((*cached, (key, value)), lengths, mask)
 
     def step(self, tokens: Tensor, places: Tensor, attend: Attend) -> Tensor:
