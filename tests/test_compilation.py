@@ -3,15 +3,15 @@
 from pathlib import Path
 
 import pytest
+import test_recomputation
 import torch
-from mitigations_worker import TINY, gradient, rows, update
+from mitigations_worker import TINY, rows, update
 from torch import Tensor
 from torch._dynamo.utils import counters
 
 import s2s
 from s2s.batch import Batch
 from s2s.errors import UserError
-from s2s.objective import Objective
 from s2s.recipe import Recipe
 from s2s.vocabulary import Vocabulary
 
@@ -31,11 +31,7 @@ def results(materials: Materials, name: str, *overrides: str) -> tuple[Tensor, T
     folder, vocabulary, batch = materials
     row = rows(folder)[name] if name else ""
     recipe = Recipe.load("toy_copy", [*TINY, f"mitigations=[{row}]", *overrides])
-    module: Objective = recipe.build_objective(vocabulary)[0]
-    torch.manual_seed(3)
-    losses = module(batch, 1)
-    losses.total.backward()
-    return losses.total.detach(), gradient(module)
+    return test_recomputation.results(recipe.build_objective(vocabulary)[0], batch)
 
 
 @pytest.mark.parametrize("name", METHODS)

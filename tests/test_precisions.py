@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_prepared import drawn_map
 from test_scorer import END, sources_of
 
 from s2s.errors import UserError
@@ -19,10 +20,7 @@ needs_int8 = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 @given(rows=st.integers(1, 5), inputs=st.integers(1, 40), outputs=st.integers(1, 40), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=30)
 def test_int8_is_a_product_of_rounded_numbers(rows, inputs, outputs, seed):
-    generator = torch.Generator().manual_seed(seed)
-    x, weight, bias = (
-        torch.randn(*size, generator=generator) for size in ((rows, inputs), (outputs, inputs), (outputs,))
-    )
+    x, weight, bias = drawn_map(rows, inputs, outputs, seed)
     x[0] *= 100 * (seed % 3)  # a row of zeros, or one that is far greater than the others
     found = quantised(weight, bias)(x)
     steps, scales = x.abs().amax(1, keepdim=True) / 63, weight.abs().amax(1, keepdim=True) / 127

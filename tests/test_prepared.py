@@ -12,13 +12,16 @@ from s2s.model.prepared import Packed, PreparedModel, packed
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
 
 
+def drawn_map(rows, inputs, outputs, seed):
+    """Rows, a matrix and a bias."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*size, generator=generator) for size in ((rows, inputs), (outputs, inputs), (outputs,))]
+
+
 @given(rows=st.integers(1, 9), inputs=st.integers(1, 70), outputs=st.integers(1, 70), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=40)
 def test_a_packed_map_is_the_product_and_the_bias(rows, inputs, outputs, seed):
-    generator = torch.Generator().manual_seed(seed)
-    x, weight, bias = (
-        torch.randn(*size, generator=generator) for size in ((rows, inputs), (outputs, inputs), (outputs,))
-    )
+    x, weight, bias = drawn_map(rows, inputs, outputs, seed)
     exact = functional.linear(x.double(), weight.double(), bias.double())
     torch.testing.assert_close(packed(weight, bias)(x).double(), exact, rtol=1e-5, atol=1e-5)
 
@@ -32,8 +35,7 @@ def test_a_map_in_float64_is_exact():
 @given(rows=st.integers(2, 40), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=20)
 def test_a_row_has_the_same_bits_alone_and_among_others(rows, seed):
-    generator = torch.Generator().manual_seed(seed)
-    x, weight, bias = (torch.randn(*size, generator=generator) for size in ((rows, 64), (96, 64), (96,)))
+    x, weight, bias = drawn_map(rows, 64, 96, seed)
     mapped = packed(weight, bias)
     assert isinstance(mapped, Packed)
     alone = torch.cat([mapped(row[None]) for row in x])

@@ -12,8 +12,7 @@ from s2s.batch import pad
 from s2s.search import beam_search, compiled, prefix, shared
 from s2s.search.prefix import PrefixScorer
 
-REASON = compiled.build().reason
-in_c = pytest.mark.skipif(compiled.build().library is None, reason=f"nothing is compiled: {REASON}")
+in_c = pytest.mark.skipif(compiled.build().library is None, reason=f"nothing is compiled: {compiled.build().reason}")
 WAYS = [pytest.param(compiled.attend, marks=in_c, id="C"), pytest.param(shared._attend, id="torch")]
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from s2s.model.attention import Cached
+from s2s.model.attention import Cached, merge, split
 from s2s.model.block import Block
 from s2s.model.transformer import Memory, PrefixTransformer, Transform
 
@@ -127,18 +127,17 @@ class PreparedModel:
         x, mask = self.model.embed_source(source, lengths)
         heads, rows, cached = self.model.shape.heads, x.flatten(0, 1), list[Cached]()
 
-        def split(projected: Tensor) -> Tensor:
-            return projected.view(*source.shape, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        def parts(projected: Tensor) -> list[Tensor]:
+            return [split(part, heads) for part in projected.unflatten(0, source.shape).chunk(3, dim=-1)]
 
         def attend(projected: Tensor) -> Tensor:
-            query, key, value = split(projected)
+            query, key, value = parts(projected)
             cached.append((key, value))
-            attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-            return attended.transpose(1, 2).reshape(len(projected), -1)
+            return merge(functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)).flatten(0, 1)
 
         for block in self.source_blocks[:-1]:
             rows = block(rows, attend)
-        _, key, value = split(self.source_blocks[-1].project(rows))
+        _, key, value = parts(self.source_blocks[-1].project(rows))
         return Memory((*cached, (key, value)), lengths, mask)
 
     def step(self, tokens: Tensor, places: Tensor, attend: Attend) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from s2s.model import Memory
-from s2s.model.attention import Cached
+from s2s.model.attention import Cached, merge, split
 from s2s.model.prepared import PreparedModel
 from s2s.search import compiled
 
@@ -61,21 +61,16 @@ class Buffer:
 
     def picked(self, rows: Tensor, columns: Tensor) -> Tensor:
         """The columns [n, m] of the rows [n], [layers, n, H, 2, m, d]."""
-        index = columns[None, :, None, None, :, None].expand(
-            *self.data.shape[:1], -1, *self.data.shape[2:4], -1, self.data.shape[5]
-        )
-        return self.data[:, rows].gather(4, index)
+        return self.data[:, rows[:, None], :, :, columns].permute(2, 0, 3, 4, 1, 5)
 
 
 def _attend(projected: Tensor, cache: Tensor, mask: Tensor, used: int) -> Tensor:
     """What ``compiled.attend`` gives, by torch alone."""
     rows, hypotheses, columns = mask.shape
-    parts = projected.unflatten(0, (rows, hypotheses)).unflatten(-1, (3, cache.shape[1], -1))
-    query, *new = parts.permute(2, 0, 3, 1, 4)
+    new = projected.unflatten(0, (rows, hypotheses)).chunk(3, dim=-1)
     keys, values = cache[..., :columns, :].unbind(2)
-    keys[..., used:, :], values[..., used:, :] = new
-    found = scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None])
-    return found.transpose(1, 2).reshape(len(projected), -1)
+    query, keys[..., used:, :], values[..., used:, :] = (split(part, cache.shape[1]) for part in new)
+    return merge(scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None])).flatten(0, 1)
 
 
 class Shared(NamedTuple):
