@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from s2s.model.linear import Linear, linear
 from s2s.model.slots import Slots
 
 Cached = tuple[Tensor, ...]
 """What an attention keeps of the rows it has seen, [B, H, L, D / H] each; for the dot product keys and values."""
 
 
-class FusedLinear(nn.Linear):
+class FusedLinear(Linear):
     """Several linear maps of one input in one matrix, [maps * outputs, inputs]."""
 
     def __init__(self, inputs: int, outputs: int, maps: int) -> None:
@@ -30,7 +31,7 @@ class DotProductAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.query_key_value = FusedLinear(width, width, maps=3)
-        self.output = nn.Linear(width, width)
+        self.output = Linear(width, width)
 
     def forward(
         self,
@@ -47,8 +48,7 @@ class DotProductAttention(nn.Module):
         """
         query, key, value = (split(part, self.heads) for part in self.query_key_value(x).chunk(3, dim=-1))
         keys, values = (key, value) if memory is None else append(memory, (key, value))
-        attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-        return self.output(merge(attended)), (key, value)
+        return self.output(merge(softmax_attention(query, keys, values, mask))), (key, value)
 
     def weights(
         self,
@@ -65,7 +65,7 @@ class DotProductAttention(nn.Module):
         """Keys and values of x [B, L, D], without its queries."""
         weight, bias = self.query_key_value.weight, self.query_key_value.bias
         width = x.shape[-1]
-        key, value = functional.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
+        key, value = linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
         return split(key, self.heads), split(value, self.heads)
 
     def step(
@@ -88,6 +88,22 @@ class DotProductAttention(nn.Module):
         scores = dot_products(query, memory[0], keys)
         weights = (scores + functional.pad(mask.repeat_interleave(rows, dim=0), (0, columns))).softmax(dim=-1)
         return self.output(merge(weighted(weights, memory[1], values)))[:, 0], (keys, values)
+
+
+def softmax_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Weighted sums softmax(Q K^T / sqrt(d) + mask) V, [B, H, L, d] of queries [B, H, L, d] and C keys and values.
+
+    On a processor bfloat16 is widened first: torch's fused kernel takes its float32 products faster there, and rounds
+    less. Units for matrices in bfloat16 (AMX) would turn that around.
+    """
+    narrow = query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
+    if not narrow:
+        return functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+    with torch.autocast("cpu", enabled=False):
+        wide = functional.scaled_dot_product_attention(
+            query.float(), keys.float(), values.float(), attn_mask=mask.float()
+        )
+    return wide.to(query.dtype)
 
 
 def split(x: Tensor, heads: int) -> Tensor:

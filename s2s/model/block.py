@@ -11,6 +11,7 @@ from s2s.model import variants
 from s2s.model.architecture import Architecture
 from s2s.model.attention import Cached
 from s2s.model.dropout import Dropout
+from s2s.model.linear import Linear
 from s2s.model.recomputation import CHECKPOINTING
 from s2s.model.scores import Sizes
 from s2s.model.slots import Slots
@@ -21,9 +22,9 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, shape: Architecture) -> None:
         super().__init__(
-            nn.Linear(shape.width, shape.feed_forward),
+            Linear(shape.width, shape.feed_forward),
             ACT2FN[shape.activation],
-            nn.Linear(shape.feed_forward, shape.width),
+            Linear(shape.feed_forward, shape.width),
         )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from s2s.model.attention import Cached, merge, split
+from s2s.model.attention import Cached, merge, softmax_attention, split
 from s2s.model.block import Block
 from s2s.model.transformer import Memory, PrefixTransformer, Transform
 
@@ -133,7 +133,7 @@ class PreparedModel:
         def attend(projected: Tensor) -> Tensor:
             query, key, value = parts(projected)
             cached.append((key, value))
-            return merge(functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)).flatten(0, 1)
+            return merge(softmax_attention(query, key, value, mask)).flatten(0, 1)
 
         for block in self.source_blocks[:-1]:
             rows = block(rows, attend)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from s2s.model.attention import Cached, FusedLinear, dot_products, split
+from s2s.model.linear import Linear, linear
 from s2s.model.slots import Columns, Slots
 
 
@@ -62,13 +63,13 @@ class DotScores(Scores):
     ) -> Tensor:
         """Scores [B, H, L, C]."""
         width = x.shape[-1]
-        query = functional.linear(x, self.query_key.weight[:width], self.query_key.bias[:width])
+        query = linear(x, self.query_key.weight[:width], self.query_key.bias[:width])
         return dot_products(split(query, self.heads), None if memory is None else memory[0], own[0])
 
     def remember(self, x: Tensor) -> Cached:
         """The keys."""
         width = x.shape[-1]
-        return (split(functional.linear(x, self.query_key.weight[width:], self.query_key.bias[width:]), self.heads),)
+        return (split(linear(x, self.query_key.weight[width:], self.query_key.bias[width:]), self.heads),)
 
 
 class DenseScores(Scores):
@@ -81,7 +82,7 @@ class DenseScores(Scores):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.heads = sizes.heads
-        self.hidden = nn.Linear(sizes.width, sizes.width)
+        self.hidden = Linear(sizes.width, sizes.width)
         self.keys = nn.Parameter(torch.empty(sizes.heads, sizes.width // sizes.heads, sizes.slots))
         self.bias = nn.Parameter(torch.empty(sizes.heads, 1, sizes.slots))
         self.draw()
@@ -109,7 +110,7 @@ class FactorizedDenseScores(Scores):
         self.heads = sizes.heads
         self.tiled = math.isqrt(sizes.slots - 1) + 1
         self.repeated = -(-sizes.slots // self.tiled)
-        self.hidden = nn.Linear(sizes.width, sizes.width)
+        self.hidden = Linear(sizes.width, sizes.width)
         each, both = sizes.width // sizes.heads, self.tiled + self.repeated
         self.factors = nn.Parameter(torch.empty(sizes.heads, each, both))
         self.bias = nn.Parameter(torch.empty(sizes.heads, 1, both))

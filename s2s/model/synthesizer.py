@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from s2s.model.attention import Cached, append, merge, split, weighted
+from s2s.model.linear import Linear
 from s2s.model.scores import SCORES, Sizes
 from s2s.model.slots import Columns, Slots
 
@@ -23,8 +24,8 @@ class Synthesizer(nn.Module):
     def __init__(self, kinds: Sequence[str], sizes: Sizes) -> None:
         super().__init__()
         self.heads = sizes.heads
-        self.value = nn.Linear(sizes.width, sizes.width)
-        self.output = nn.Linear(sizes.width, sizes.width)
+        self.value = Linear(sizes.width, sizes.width)
+        self.output = Linear(sizes.width, sizes.width)
         self.parts = nn.ModuleDict({kind: SCORES[kind](sizes) for kind in kinds})
         self.mixture = nn.Parameter(torch.zeros(len(kinds), sizes.heads)) if len(kinds) > 1 else None
 

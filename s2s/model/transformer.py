@@ -16,6 +16,7 @@ from s2s.model.architecture import Architecture
 from s2s.model.attention import Cached
 from s2s.model.block import Block
 from s2s.model.dropout import Dropout
+from s2s.model.linear import Linear
 from s2s.model.recomputation import CHECKPOINTING
 from s2s.model.slots import Slots
 
@@ -53,7 +54,7 @@ class Transform(nn.Sequential):
     """BERT's prediction transform: dense, activation, layer norm."""
 
     def __init__(self, shape: Architecture) -> None:
-        dense, norm = nn.Linear(shape.width, shape.width), nn.LayerNorm(shape.width, eps=shape.epsilon)
+        dense, norm = Linear(shape.width, shape.width), nn.LayerNorm(shape.width, eps=shape.epsilon)
         super().__init__(dense, ACT2FN[shape.activation], norm)
 
 
