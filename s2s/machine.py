@@ -2,17 +2,11 @@
 
 import os
 
+from s2s.allocator import glibc_option
 from s2s.data.batches import real_share, updates
 from s2s.objective import Objective
 from s2s.optim import AdafactorSettings, compiled
 from s2s.preparation import Prepared
-
-ALLOCATOR = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-    "MALLOC_TOP_PAD_": "268435456",
-}
-"""Settings with which glibc keeps freed memory instead of returning it, to be faulted in again at every step."""
 
 
 def machine_report(prepared: Prepared, objective: Objective) -> list[str]:
@@ -50,7 +44,6 @@ def _idle_cores(prepared: Prepared) -> list[str]:
 
 
 def _allocator(prepared: Prepared) -> list[str]:
-    missing = [f"{name}={value}" for name, value in ALLOCATOR.items() if name not in os.environ]
-    if prepared.accelerator.device.type != "cpu" or not missing:
+    if prepared.accelerator.device.type != "cpu" or glibc_option() is not None:
         return []
-    return [f"glibc returns freed memory at every step; set {' '.join(missing)} to spare that time"]
+    return ["no glibc here: freed memory may go back to the system at every step, and is slow to take again"]

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from s2s import checkpoints, commands, curves, store, trackers
+from s2s.allocator import keep_freed_memory
 from s2s.config.describing import Schema, explain
 from s2s.data.batches import schedule
 from s2s.ending import dev_scores, finish, shown
@@ -41,12 +42,15 @@ nothing. Exit codes: 0 finished, 2 an error that you can mend; after a checkpoin
 def fit(recipe: Recipe) -> Run:
     """Train the recipe's run to its last step, from its newest checkpoint if it has one; returns its best weights.
 
-    Killed at any moment and started again, it ends with the same weights to the bit on CPU. Errors: a UserError for
-    a folder whose recipe or data differ, for losses that are not finite and for what cannot be written; after a
-    checkpoint, KeyboardInterrupt for SIGINT and an exit with 143 for SIGTERM.
+    Killed at any moment and started again, it ends with the same weights to the bit on CPU. There the process keeps
+    from now on what memory it frees: a step would have to take it again. Errors: a UserError for a folder whose recipe
+    or data differ, for losses that are not finite and for what cannot be written; after a checkpoint,
+    KeyboardInterrupt for SIGINT and an exit with 143 for SIGTERM.
     """
     folder = Path(recipe.run.folder)
     accelerator = start_processes(recipe)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(), _alone(accelerator, folder):
         changes = check_same(recipe, folder) if store.exists(folder) else []

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 
+from s2s.allocator import keep_freed_memory
 from s2s.errors import UserError
 
 Thing = TypeVar("Thing")
@@ -45,6 +46,7 @@ def in_order(work: Callable[[Thing], Result], things: Iterable[Thing], processes
 def _begin(threads: int) -> None:
     """Set up a worker: its share of the threads, and an end with its parent's, even where that is killed."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     parent = parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

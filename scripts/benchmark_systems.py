@@ -10,6 +10,7 @@ from benchmarking import END, PADDING, Lengths
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+from s2s.allocator import keep_freed_memory
 from s2s.batch import collate
 from s2s.model import Architecture, PrefixTransformer
 from s2s.model.initialization import initialise
@@ -23,6 +24,7 @@ class S2S:
     """The project's own model in BERT's form: the source once, the last layer and the output only where needed."""
 
     def __init__(self, shape: Shape) -> None:
+        keep_freed_memory()  # as training and decoding do by themselves
         kept = {name: getattr(shape, name) for name in KEPT}
         model = PrefixTransformer(Architecture(**kept, feed_forward=4 * shape.width, norm="post", transform=True))
         initialise(model)

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from s2s import commands
+from s2s.allocator import keep_freed_memory
 from s2s.config import Layer, merge, read_arguments
 from s2s.config.describing import Schema, explain
 from s2s.data.lines import Line, stream_rows
@@ -172,6 +173,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _command(arguments: Sequence[str]) -> None:
+    keep_freed_memory()
     layer = read_arguments(arguments)
     first = merge(Settings, [layer], TABLES)
     if not first.run:
