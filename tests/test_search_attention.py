@@ -113,7 +113,8 @@ def test_a_search_is_that_of_the_whole_forward(random_model, in_torch, lengths, 
         if in_torch:
             patch.setattr(compiled, "build", lambda: compiled.Built(None, "no C compiler was found"))
         patch.setattr(prefix, "ROOM", 4 if seed % 2 else 128)  # columns are moved
-        patch.setattr(prefix, "WIDE", 2 if seed % 3 == 0 else 16)  # rows part
+        for name in ("WIDE", "WIDE_IN_C"):
+            patch.setattr(shared, name, 2 if seed % 3 == 0 else 16)  # rows part
         scorer = PrefixScorer(model, pad(sources, 0), torch.tensor([*map(len, sources)]), END, END)
         assert scorer.start().buffer.in_c == (not in_torch and compiled.build().library is not None)
         found = beam_search(scorer, beams, longest, beams)

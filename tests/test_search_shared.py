@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from test_scorer import END, UncachedScorer, assert_same, sources_of
 
 from s2s.batch import pad
-from s2s.search import beam_search, hypotheses, prefix, sample_search
+from s2s.search import beam_search, hypotheses, prefix, sample_search, shared
 from s2s.search.prefix import PrefixScorer
 
 LENGTH = 9
@@ -35,7 +35,7 @@ def test_room_and_width_change_nothing(ending_model, wide, room, lengths, beams,
     model, sources = ending_model(seed, "pre" if seed % 2 else "post"), sources_of(lengths, seed)
     longest = [LENGTH - place for place in range(len(sources))]  # so that sources leave one by one
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prefix, "WIDE", wide)
+        patch.setattr(shared, "WIDE", wide)
         patch.setattr(prefix, "ROOM", room)
         found = beam_search(scorer_of(model, sources), beams, longest, beams)
     wanted = [
@@ -65,7 +65,7 @@ def test_columns_that_no_one_sees_make_room(ending_model):
 
 def test_many_samples_of_one_source_have_the_forward_s_scores(ending_model):
     model, sources = ending_model(3, "pre"), sources_of([9, 4], 3)
-    samples = prefix.WIDE + 2
+    samples = shared.WIDE + 2
     found = sample_search(scorer_of(model, sources), samples, 5, [1, 2])
     alone = [
         sample_search(scorer_of(model, [source]), samples, 5, [seed])[0]

@@ -90,7 +90,7 @@ class DotProductAttention(nn.Module):
         return self.output(merge(weighted(weights, memory[1], values)))[:, 0], (keys, values)
 
 
-def softmax_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+def softmax_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Weighted sums softmax(Q K^T / sqrt(d) + mask) V, [B, H, L, d] of queries [B, H, L, d] and C keys and values.
 
     On a processor bfloat16 is widened first: torch's fused kernel takes its float32 products faster there, and rounds
@@ -100,10 +100,9 @@ def softmax_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor)
     if not narrow:
         return functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
     with torch.autocast("cpu", enabled=False):
-        wide = functional.scaled_dot_product_attention(
-            query.float(), keys.float(), values.float(), attn_mask=mask.float()
-        )
-    return wide.to(query.dtype)
+        wide = None if mask is None else mask.float()
+        sums = functional.scaled_dot_product_attention(query.float(), keys.float(), values.float(), attn_mask=wide)
+    return sums.to(query.dtype)
 
 
 def split(x: Tensor, heads: int) -> Tensor:

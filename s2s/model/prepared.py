@@ -102,6 +102,17 @@ def transform(module: nn.Module, lay_out: Callable[[Tensor, Tensor], Map]) -> Ca
     return lambda x: norm(activation(mapped(x)))
 
 
+def _attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, real: Tensor) -> Tensor:
+    """What attention over sources [B, H, S, d] gives their rows that are no padding, [N, D]."""
+    if query.device.type != "cpu":
+        return merge(softmax_attention(query, key, value, mask))[real]
+    rows = []
+    for source, length in enumerate(real.sum(dim=1).tolist()):  # one by one: padding moves what is added to what
+        own = (each[source : source + 1, :, :length] for each in (query, key, value))
+        rows.append(merge(softmax_attention(*own))[0])
+    return torch.cat(rows)
+
+
 class PreparedModel:
     """A prefix LM whose layers are all of dot products, ready to decode; ``lay_out`` holds a step's matrices.
 
@@ -125,16 +136,19 @@ class PreparedModel:
         if not self.blocks:
             return self.model.encode(source, lengths)
         x, mask = self.model.embed_source(source, lengths)
-        heads, rows, cached = self.model.shape.heads, x.flatten(0, 1), list[Cached]()
+        real, cached = mask[:, 0, 0] == 0, list[Cached]()
 
         def parts(projected: Tensor) -> list[Tensor]:
-            return [split(part, heads) for part in projected.unflatten(0, source.shape).chunk(3, dim=-1)]
+            padded = projected.new_zeros(*source.shape, projected.shape[1])
+            padded[real] = projected
+            return [split(part, self.model.shape.heads) for part in padded.chunk(3, dim=-1)]
 
         def attend(projected: Tensor) -> Tensor:
             query, key, value = parts(projected)
             cached.append((key, value))
-            return merge(softmax_attention(query, key, value, mask)).flatten(0, 1)
+            return _attended(query, key, value, mask, real)
 
+        rows = x[real]
         for block in self.source_blocks[:-1]:
             rows = block(rows, attend)
         _, key, value = parts(self.source_blocks[-1].project(rows))

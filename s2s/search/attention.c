@@ -47,40 +47,47 @@ static inline void score(const float *queries, ptrdiff_t step, const float *keys
         ask_for(keys + AHEAD * size, size);
         ask_for(values, size);
         for (ptrdiff_t row = 0; row < rows; row++) {
+            const ptrdiff_t place = row * columns + column;
+            if (mask[place] != 0) {
+                scores[place] = -INFINITY;
+                continue;
+            }
             lanes products = {0};
             for (ptrdiff_t i = 0; i < size; i += LANES)
                 products += *(const lanes *)(queries + row * step + i) * *(const lanes *)(keys + i);
-            const ptrdiff_t place = row * columns + column;
-            scores[place] = mask[place] == 0 ? scale * sum(products) : -INFINITY;
+            scores[place] = scale * sum(products);
         }
     }
 }
 
-/* A row's scores become weights that sum to 1. */
-static void normalise(float *restrict scores, ptrdiff_t columns) {
-    float most = -INFINITY, total = 0;
+/* A row's scores become weights, of which the greatest is 1. */
+static void exponentiate(float *restrict scores, ptrdiff_t columns) {
+    float most = -INFINITY;
 #pragma omp simd reduction(max : most)
     for (ptrdiff_t column = 0; column < columns; column++)
         most = scores[column] > most ? scores[column] : most;
-#pragma omp simd reduction(+ : total)
-    for (ptrdiff_t column = 0; column < columns; column++) {
-        const float weight = scores[column] == -INFINITY ? 0 : exponential(scores[column] - most);
-        total += scores[column] = weight;
-    }
-    const float share = 1 / total;
+#pragma omp simd
     for (ptrdiff_t column = 0; column < columns; column++)
-        scores[column] *= share;
+        scores[column] = scores[column] == -INFINITY ? 0 : exponential(scores[column] - most);
 }
 
-/* results[row] = sum over columns of weights[row, column] values[column], of LANES of the size. */
+/* results[row] = mean over columns of values[column] by weights[row, column], of LANES of the size.
+
+Columns are added one by one, so that those of weight 0, which a batch of other sources has elsewhere, change no bit. */
 static inline void weigh(const float *weights, const float *values, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t size,
                          float *results, ptrdiff_t step) {
     lanes sums[ROWS] = {{0}};
+    float totals[ROWS] = {0};
     for (ptrdiff_t column = 0; column < columns; column++)
-        for (ptrdiff_t row = 0; row < rows; row++)
-            sums[row] += weights[row * columns + column] * *(const lanes *)(values + column * size);
+        for (ptrdiff_t row = 0; row < rows; row++) {
+            const float weight = weights[row * columns + column];
+            if (weight == 0)
+                continue;
+            sums[row] += weight * *(const lanes *)(values + column * size);
+            totals[row] += weight;
+        }
     for (ptrdiff_t row = 0; row < rows; row++)
-        *(lanes *)(results + row * step) = sums[row];
+        *(lanes *)(results + row * step) = sums[row] * (1 / totals[row]);
 }
 
 /* The heads first .. last - 1 of all sources' heads, one source's behind another's.
@@ -100,7 +107,7 @@ void attend(const float *projected, float *cache, const float *mask, float *resu
         }
         score(queries, 3 * width, keys, values, mask + source * rows * columns, rows, columns, size, scores);
         for (ptrdiff_t row = 0; row < rows; row++)
-            normalise(scores + row * columns, columns);
+            exponentiate(scores + row * columns, columns);
         for (ptrdiff_t row = 0; row < rows; row += ROWS)
             for (ptrdiff_t i = 0; i < size; i += LANES) {
                 float *to = result + (source * rows + row) * width + head * size + i;

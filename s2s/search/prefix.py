@@ -11,8 +11,6 @@ from s2s.model.prepared import PreparedModel
 from s2s.search import shared
 from s2s.search.shared import Shared
 
-WIDE = 16
-"""With more hypotheses a source than these, each keeps its own columns: they would look at too many of others."""
 ROOM = 128
 """Columns of all hypotheses of a source that are reserved at first."""
 
@@ -82,7 +80,7 @@ class PrefixScorer:
         sources, rows = owners.unique_consecutive(return_counts=True)
         if len(rows) and bool((rows != rows[0]).any()):
             raise ValueError(f"every source needs the same number of rows, not {rows.tolist()}")
-        if isinstance(state, Shared) and len(index) > WIDE * len(sources):
+        if isinstance(state, Shared) and len(index) > state.buffer.wide * len(sources):
             return _apart(state, sources, index)
         return state.reorder(sources, index)
 

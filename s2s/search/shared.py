@@ -19,6 +19,13 @@ from s2s.model.prepared import PreparedModel
 from s2s.search import compiled
 
 
+WIDE, WIDE_IN_C = 16, 64
+"""With more hypotheses a source than these, each keeps its own columns: they would look at too many of others.
+
+In C what a hypothesis does not see is passed over.
+"""
+
+
 class Buffer:
     """Keys and values [layers, B, H, 2, C, d]: the first ``source`` columns are a source's, the others are free."""
 
@@ -26,6 +33,7 @@ class Buffer:
         keys = memory.layers[0][0]
         rows, heads, self.source, each = keys.shape
         self.in_c = compiled.usable(keys.device, keys.dtype, each)
+        self.wide = WIDE_IN_C if self.in_c else WIDE
         kept = torch.float32 if self.in_c else keys.dtype
         self.data = keys.new_empty(len(memory.layers), rows, heads, 2, self.source + room, each, dtype=kept)
         for layer, pair in zip(self.data, memory.layers, strict=True):
