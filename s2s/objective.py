@@ -18,6 +18,7 @@ from s2s.mitigations.base import Feed, Mitigation, Shaped, Shaper, Turn
 from s2s.mitigations.passes import Passes
 from s2s.mitigations.sharding import is_sharded
 from s2s.model import PrefixTransformer
+from s2s.vocabulary_loss import VocabularyLoss, vocabulary_loss
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Objective(nn.Module):
 
     Feeds edit the decoder's inputs in their order; the shaper, if there is one, turns passes into the loss. Heads read
     the source's last rows, from the pass that the generation's first loss has made. Where nothing is generated, the
-    parameters of the output alone are frozen.
+    parameters of the output alone are frozen. ``loss`` trains where no scores are needed; ``nll`` is the plain one's.
     """
 
     def __init__(
@@ -53,12 +54,13 @@ class Objective(nn.Module):
         mitigations: Sequence[tuple[str, Mitigation]] = (),
         heads: Heads | None = None,
         generates: bool = True,
+        loss: VocabularyLoss = vocabulary_loss,
     ) -> None:
         super().__init__()
         self.model = model
         self.label_smoothing = settings.label_smoothing
         self.mitigations = _numbered(mitigations)
-        self.heads, self.generates = heads, generates
+        self.heads, self.generates, self.loss = heads, generates, loss
         if not generates:
             model.output_bias.requires_grad_(False)
             model.transform.requires_grad_(False)
@@ -73,7 +75,7 @@ class Objective(nn.Module):
         stands alone. The losses of the update's batches add up to the loss of one large batch.
         """
         counts = count(batch) if counts is None else counts
-        passes = Passes(self.model, self.label_smoothing, self, source_rows=self.heads is not None)
+        passes = Passes(self.model, self.label_smoothing, self, self.heads is not None, self.loss)
         if scale != 1:
             passes.factor = scale / counts.target_tokens.clamp(min=1)  # losses are sums here, means outside
         shaped = self._shaped(passes, batch, step, counts) if self.generates else Shaped({}, None)

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from s2s import checkpoints, store, trackers
+from s2s import checkpoints, fused_loss, store, trackers
 from s2s.checkpoints import Checkpoint
 from s2s.data import Dataset
 from s2s.data.tokens import Tokens
@@ -27,6 +27,7 @@ from s2s.precision import Precision, chosen
 from s2s.recipe import Recipe, differences
 from s2s.vocabulary import Vocabulary
 
+LIBRARIES = ("torch", "transformers", "accelerate", "sentencepiece")
 FREE = ("folder", "keep", "average", "trackers")
 """Keys of ``run:`` that change no bit of what is trained."""
 
@@ -57,6 +58,8 @@ def start_processes(recipe: Recipe) -> Accelerator:
         log_with=list(recipe.run.trackers) or None,
         project_config=trackers.project(Path(recipe.run.folder)),
     )
+    if recipe.run.fused_loss:
+        fused_loss.require(accelerator.device)
     asked, there = recipe.run.processes, accelerator.num_processes
     if asked != there:
         raise UserError(
@@ -127,7 +130,7 @@ def _create(recipe: Recipe, dataset: Dataset, accelerator: Accelerator, folder: 
         data=dataset.fingerprint,
         kernel=name,
         **_means(recipe),
-        versions={name: version(name) for name in ("torch", "transformers", "accelerate", "sentencepiece")},
+        versions={name: version(name) for name in (*LIBRARIES, *["liger-kernel"] * recipe.run.fused_loss)},
         report=[
             *_sampled(recipe, dataset),
             *report,

@@ -16,6 +16,7 @@ from s2s.data.sources import PLAIN, Labelling
 from s2s.data.tokens import Tokens, tokenise
 from s2s.disk import cache_folder
 from s2s.errors import UserError
+from s2s.fused_loss import fused_loss
 from s2s.labelling import HEADS
 from s2s.labelling.checks import check_heads, labelled
 from s2s.labelling.heads import Head, Heads, make_heads
@@ -33,6 +34,7 @@ from s2s.search.settings import SearchSettings
 from s2s.seeds import seed_of
 from s2s.settings import RunSettings
 from s2s.vocabulary import Vocabulary, VocabularySettings, make
+from s2s.vocabulary_loss import vocabulary_loss
 
 TABLES: dict[str, dict[str, Any]] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "search": SEARCHES}
 LISTS: dict[str, dict[str, Any]] = {"mitigations": MITIGATIONS}
@@ -58,7 +60,10 @@ class Recipe:
         check_heads(self.heads, self.data, self.mitigations, self.run.select)
         in_parts = self.run.processes * self.run.accumulate > 1
         names = [_name(MITIGATIONS, method) for method in self.mitigations]
-        check(Composition(self.mitigations, in_parts, self.objective.label_smoothing, self.run.compile), names)
+        smoothing, run = self.objective.label_smoothing, self.run
+        if run.fused_loss and not self.generates:
+            raise UserError("run.fused_loss: without data.target_field there is no loss over the vocabulary")
+        check(Composition(self.mitigations, in_parts, smoothing, run.compile, run.fused_loss), names)
         check_slots(self.model, self.data, self.search)
 
     @classmethod
@@ -130,7 +135,8 @@ class Recipe:
         model.keep(self.run.checkpointing, self.run.checkpointing_every)
         model.compile_blocks(self.run.compile)
         heads = self.build_heads(model.shape.width, vocabulary.size, labels)
-        return Objective(model, self.objective, self.build_mitigations(vocabulary), heads, self.generates)
+        loss = fused_loss if self.run.fused_loss else vocabulary_loss
+        return Objective(model, self.objective, self.build_mitigations(vocabulary), heads, self.generates, loss)
 
     def build_heads(self, width: int, size: int, labels: Mapping[str, Sequence[str]]) -> Heads | None:
         """The untrained modules of the heads, if there are any."""

@@ -28,6 +28,7 @@ class RunSettings:
     checkpointing: str = "none"  # what blocks keep for the backward: a row of s2s.model.recomputation.CHECKPOINTING
     checkpointing_every: int = 1  # in every so many-th block
     compile: bool = False  # let torch.compile make the blocks faster; their bits are not those of plain ones
+    fused_loss: bool = False  # Liger's kernel on a GPU computes teacher forcing's loss; its bits are not ours
     clip: float = 1.0  # largest norm of the gradient
     ema: float | None = None  # decay of a moving average of the weights, evaluated and loaded in their place; 0.999
     average: int | None = None  # at the end, the mean of the last so many checkpoints becomes the checkpoint "average"

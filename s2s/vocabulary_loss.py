@@ -1,5 +1,6 @@
 """Cross-entropy over a large vocabulary, a few rows at a time: the scores of all rows are never in memory at once."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from s2s.losses import at_least_float32
+
+VocabularyLoss = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+"""``vocabulary_loss``, or what computes the same in another way."""
 
 ROWS = 256
 """How many rows are scored together: their scores stay in the cache, and each product still fills the processor."""
@@ -26,7 +30,19 @@ def vocabulary_loss(
     return loss, nll
 
 
-class _VocabularyLoss(Function):
+class KeptGradients(Function):
+    """A loss of hidden rows, weight, bias and two more, whose gradients with respect to the three the forward saves.
+
+    The backward leaves them as they are: methods may ask for it more than once.
+    """
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, loss: Tensor, nll: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG004
+        return (*(loss.to(part.dtype) * part for part in context.saved_tensors), None, None)
+
+
+class _VocabularyLoss(KeptGradients):
     @staticmethod
     def forward(
         context: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, smoothing: float
@@ -42,11 +58,6 @@ class _VocabularyLoss(Function):
         )
         context.mark_non_differentiable(nll)
         return loss, nll
-
-    @staticmethod
-    @once_differentiable
-    def backward(context: Any, loss: Tensor, nll: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG004
-        return (*(loss.to(part.dtype) * part for part in context.saved_tensors), None, None)
 
 
 class _Parts:

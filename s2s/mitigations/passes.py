@@ -11,7 +11,7 @@ from s2s.batch import IGNORED, Batch
 from s2s.losses import Scores, at_least_float32
 from s2s.mitigations.sharding import kept_gathered
 from s2s.model import Memory, PrefixTransformer
-from s2s.vocabulary_loss import vocabulary_loss
+from s2s.vocabulary_loss import VocabularyLoss, vocabulary_loss
 
 
 class Words(NamedTuple):
@@ -33,17 +33,23 @@ class Passes:
     """Passes of a model over the sources and targets of one batch; ``root`` is the module whose forward they run in.
 
     With ``source_rows`` the last layer is computed for sources too, in the pass that gives the memory: heads read it.
+    ``loss`` computes what needs no scores.
     """
 
     def __init__(
-        self, model: PrefixTransformer, label_smoothing: float, root: Module, source_rows: bool = False
+        self,
+        model: PrefixTransformer,
+        label_smoothing: float,
+        root: Module,
+        source_rows: bool = False,
+        loss: VocabularyLoss = vocabulary_loss,
     ) -> None:
         self.model = model
         self.label_smoothing = label_smoothing
         self.root = root
         self.factor: Tensor | None = None  # of losses that are differentiated within the step: fp16 needs it
         self._differentiable = torch.is_grad_enabled()
-        self._reads_rows = source_rows
+        self._reads_rows, self._loss = source_rows, loss
         self._encoded: list[tuple[Tensor, Memory, Tensor | None]] = []
 
     def memory(self, batch: Batch) -> Memory:
@@ -98,7 +104,7 @@ class Passes:
         real, model = batch.labels != IGNORED, self.model
         rows = model.transform(self.hidden(batch)[real])
         table, bias = model.embedding.tokens.weight, model.output_bias
-        return vocabulary_loss(rows, table, bias, batch.labels[real], self.label_smoothing)
+        return self._loss(rows, table, bias, batch.labels[real], self.label_smoothing)
 
     def score_copies(self, batches: Sequence[Batch]) -> list[Scores]:
         """The scores of several targets of the same sources, decoded side by side in one pass."""
