@@ -15,36 +15,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mitigations_worker import EXTRA, TINY, rows, update
 from torch import Tensor
 from torch.nn import functional
 
 import s2s
 from s2s import fused_loss as module
 from s2s import train
-from s2s.batch import Batch
 from s2s.errors import UserError
 from s2s.fused_loss import fused_loss
-from s2s.mitigations import MITIGATIONS
-from s2s.mitigations.passes import Passes
 from s2s.recipe import Recipe
-from s2s.vocabulary import Vocabulary
 from s2s.vocabulary_loss import vocabulary_loss
 
-Materials = tuple[Path, Vocabulary, Batch]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 MISSING = find_spec("liger_kernel") is None
 NOT_THERE = "liger-kernel is not installed (pip install 's2s[fused]')"
 ELSEWHERE = "runs in Triton's interpreter, in a process of its own"
 WIDTH, VOCABULARY = 5, 70
-MIXED = {
-    "weight 0": "{name: fgm, weight: 0.0}",
-    "mixed": "{name: free_lb, weight: 0.5}",
-    "later": "{name: r_drop, start_step: 1}",
-    "anchored": "{name: random_replacement, weight: 0.5}, {name: fgm}",
-    "slow": "{name: mrt, ramp_steps: 9}",
-}
 KEYS = [
     *("data.size=300", "model.width=8", "model.layers=1", "model.heads=2", "run.precision=fp32", "run.tokens=128"),
     *("run.steps=3", "run.evaluate_every=100", "run.evaluate_examples=2", "objective.label_smoothing=0.1"),
@@ -54,13 +41,6 @@ on_kernel = pytest.mark.skipif(
     MISSING or not (INTERPRETED or DEVICE == "cuda"), reason=NOT_THERE if MISSING else ELSEWHERE
 )
 on_processor = pytest.mark.skipif(INTERPRETED or DEVICE != "cpu", reason="the kernel runs in this process")
-
-
-@pytest.fixture(scope="module")
-def materials(tmp_path_factory: pytest.TempPathFactory) -> Materials:
-    folder = tmp_path_factory.mktemp("methods")
-    s2s.fit(Recipe.load("toy_copy", [*TINY, "run.steps=2", f"run.folder={folder / 'reference'}"]))
-    return folder, *update(folder)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -171,7 +151,7 @@ def test_kernel_refuses_a_second_derivative() -> None:
 
 
 @on_kernel
-@pytest.mark.parametrize("row", ["", "{name: random_replacement, weight: 0.5}", "{name: free_lb, weight: 0.5}"])
+@pytest.mark.parametrize("row", ["", "{name: random_replacement, weight: 0.5}"])
 def test_kernel_trains_as_the_plain_loss(row: str, tmp_path: Path) -> None:
     logs = []
     for fused in ("false", "true"):
@@ -195,23 +175,15 @@ def test_a_processor_is_refused_before_anything_is_written(tmp_path: Path, capsy
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("name", [*MITIGATIONS, *EXTRA, "weight 0", "mixed", "later", "anchored", "slow"])
-def test_a_method_that_leaves_nothing_to_the_kernel_is_refused(
-    name: str, materials: Materials, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Refused is what asks no pass for its loss, and nothing else."""
-    folder, vocabulary, batch = materials
-    keys = [*TINY, f"mitigations=[{(rows(folder) | MIXED)[name]}]"]
-    asked: list[int] = []
-    losses = Passes.losses
-    monkeypatch.setattr(Passes, "losses", lambda *given: asked.append(1) or losses(*given))
-    objective, _ = Recipe.load("toy_copy", keys).build_objective(vocabulary)
-    objective(batch, 0)
-    if asked:
-        assert Recipe.load("toy_copy", [*keys, "run.fused_loss=true"]).run.fused_loss
-    else:
-        with pytest.raises(UserError, match=r"works on the scores, .* set run.fused_loss=false"):
-            Recipe.load("toy_copy", [*keys, "run.fused_loss=true"])
+def test_methods_that_shape_the_loss_are_refused() -> None:
+    feeds = "{name: word_dropout}, {name: random_replacement, weight: 0.5}"
+    for row, refused in ((feeds, ""), ("{name: fgm}", "fgm"), (feeds + ", {name: r_drop}", "r_drop")):
+        keys = ["run.fused_loss=true", f"mitigations=[{row}]"]
+        if refused:
+            with pytest.raises(UserError, match=f"run.fused_loss: .* and '{refused}'"):
+                Recipe.load("toy_copy", keys)
+        else:
+            assert Recipe.load("toy_copy", keys).run.fused_loss
 
 
 def test_a_recipe_without_targets_is_refused() -> None:

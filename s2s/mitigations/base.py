@@ -102,10 +102,6 @@ class Shaper(Mitigation):
         """The loss of a batch, given as it is in the data and as the feeds have left it."""
         return teacher_forcing(turn.passes, fed)
 
-    def needs_scores(self) -> bool:
-        """Whether every loss of every step is made of scores, so that none is left to a kernel that shows none."""
-        return self.strength(0) > 0
-
     def share(self, turn: Turn) -> float:
         """The method's share of the loss at this step."""
         return self.weight * turn.strength
@@ -119,9 +115,6 @@ class SequenceShaper(Shaper):
         if self.weight < 1 or not any(isinstance(method, Feed) for method in beside.mitigations):
             return None
         return "at weight 1 nothing reads the prefixes that the feeds edit; a smaller weight mixes them in"
-
-    def needs_scores(self) -> bool:
-        return self.weight * self.strength(0) == 1
 
     def mixed(self, fed: Batch, turn: Turn, name: str, method: Tensor) -> Shaped:
         """(1 - share) teacher forcing + share method, the method's sum divided by examples."""

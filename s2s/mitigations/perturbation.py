@@ -124,9 +124,6 @@ class FreeLargeBatch(ProjectedGradient):
         loss, nll = passes.losses(fed)
         return Shaped(mixed(self.share(turn), loss, "adversarial", method), nll)
 
-    def needs_scores(self) -> bool:
-        return self.weight * self.strength(0) == 1
-
     def _start(self, words: Words, fed: Batch, turn: Turn) -> Perturbation:
         """Uniform numbers at the real positions, no longer than epsilon."""
         steps = noise(words, fed, turn, gaussian=False)

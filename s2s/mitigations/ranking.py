@@ -66,9 +66,6 @@ class CandidateRanking(Ranking):
     def refuse(self, beside: object) -> str | None:  # noqa: ARG002
         return None  # its cross-entropy reads what feeds edit
 
-    def needs_scores(self) -> bool:
-        return False
-
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
         packed = self._pack([[one.candidate for one in row] for row in self.ranked(clean)], clean)
         scores = packed.log_probs(turn.passes, clean) / packed.lengths().clamp(min=1) ** self.length_penalty

@@ -18,7 +18,6 @@ from s2s.model.attention import Cached, merge, split
 from s2s.model.prepared import PreparedModel
 from s2s.search import compiled
 
-
 WIDE, WIDE_IN_C = 16, 64
 """With more hypotheses a source than these, each keeps its own columns: they would look at too many of others.
 
