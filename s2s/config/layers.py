@@ -109,7 +109,7 @@ def _put(section: dict[str, Any], path: Sequence[str], value: Any, place: str) -
 def read_arguments(arguments: Sequence[str]) -> Layer:
     """A layer from ``key=value`` arguments; a value is YAML."""
     for argument in arguments:
-        if "=" not in argument.lstrip("="):
+        if "=" not in argument.lstrip("=") or not argument.partition("=")[0].isprintable():
             raise UserError(f"command line: {argument!r} is not key=value")
     values = OmegaConf.to_container(OmegaConf.merge(*[_read_argument(argument) for argument in arguments], {}))
     assert isinstance(values, dict)
