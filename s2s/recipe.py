@@ -1,7 +1,7 @@
 """Recipes: the typed settings of a run, read from YAML, and the objects that they describe."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,13 @@ from omegaconf import OmegaConf
 from s2s.config import merge, read_arguments
 from s2s.config.shipped import recipe_layers
 from s2s.data import Dataset, DataSettings, load
+from s2s.data.examples import texts
 from s2s.data.shelf import Shelf
 from s2s.data.sources import PLAIN, Labelling
 from s2s.data.tokens import Tokens, tokenise
 from s2s.disk import cache_folder
 from s2s.errors import UserError
 from s2s.fused_loss import fused_loss
-from s2s.labelling import HEADS
 from s2s.labelling.checks import check_heads, labelled
 from s2s.labelling.heads import Head, Heads, make_heads
 from s2s.limits import check_slots, with_slots
@@ -26,19 +26,15 @@ from s2s.model import ModelSettings, PrefixTransformer, pretrained
 from s2s.model.architecture import from_scratch
 from s2s.model.initialization import initialise
 from s2s.objective import Objective, ObjectiveSettings
-from s2s.optim import OPTIMIZERS, SCHEDULES, AdamW
+from s2s.optim import AdamW
 from s2s.optim.schedules import Linear
+from s2s.recipe_values import LISTS, NAMES, TABLES, flat, name_of, plain
 from s2s.search.method import SearchMethod
-from s2s.search.methods import SEARCHES
 from s2s.search.settings import SearchSettings
 from s2s.seeds import seed_of
 from s2s.settings import RunSettings
 from s2s.vocabulary import Vocabulary, VocabularySettings, make
 from s2s.vocabulary_loss import vocabulary_loss
-
-TABLES: dict[str, dict[str, Any]] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "search": SEARCHES}
-LISTS: dict[str, dict[str, Any]] = {"mitigations": MITIGATIONS}
-NAMES: dict[str, dict[str, Any]] = {"heads": HEADS}
 
 
 @dataclass
@@ -59,7 +55,7 @@ class Recipe:
     def __post_init__(self) -> None:
         check_heads(self.heads, self.data, self.mitigations, self.run.select)
         in_parts = self.run.processes * self.run.accumulate > 1
-        names = [_name(MITIGATIONS, method) for method in self.mitigations]
+        names = [name_of(MITIGATIONS, method) for method in self.mitigations]
         smoothing, run = self.objective.label_smoothing, self.run
         if run.fused_loss and not self.generates:
             raise UserError("run.fused_loss: without data.target_field there is no loss over the vocabulary")
@@ -111,7 +107,7 @@ class Recipe:
         """The vocabulary for a data set's train split."""
         place = self.vocabulary.name or self.model.pretrained
         most = self.vocabulary.sample if self.vocabulary.kind == "sentencepiece" else None
-        return make(self.vocabulary, place and pretrained.find(place), lambda: _texts(dataset, most))
+        return make(self.vocabulary, place and pretrained.find(place), lambda: texts(dataset, most))
 
     def build_objective(
         self, vocabulary: Vocabulary, labels: Mapping[str, Sequence[str]] | None = None
@@ -154,7 +150,7 @@ class Recipe:
             lambda: self.tokenise(load(self.data), vocabulary, "train", PLAIN),
             *limits,
         )
-        methods = [(_name(MITIGATIONS, method), replace(method)) for method in self.mitigations]
+        methods = [(name_of(MITIGATIONS, method), replace(method)) for method in self.mitigations]
         for _, method in methods:
             method.prepare(materials)
         return methods
@@ -184,16 +180,7 @@ class Recipe:
 
     def values(self) -> dict[str, Any]:
         """All settings as plain nested values, as a recipe file would hold them."""
-        values = _plain(self)
-        assert isinstance(values, dict)
-        for section, table in TABLES.items():
-            values[section] = {"name": _name(table, getattr(self, section)), **values[section]}
-        for section, table in LISTS.items():
-            values[section] = [{"name": _name(table, row), **_plain(row)} for row in getattr(self, section)]
-        for section, table in NAMES.items():
-            rows = getattr(self, section).items()
-            values[section] = {name: {"name": _name(table, row), **_plain(row)} for name, row in rows}
-        return values
+        return plain(self)
 
     def to_yaml(self) -> str:
         """The merged recipe, which ``Recipe.load`` reads back as it is."""
@@ -205,37 +192,3 @@ def differences(ours: Recipe, theirs: Recipe) -> list[str]:
     mine, others = dict(flat(ours.values())), dict(flat(theirs.values()))
     keys = sorted(mine.keys() | others.keys())
     return [f"{key}: {others.get(key)} -> {mine.get(key)}" for key in keys if mine.get(key) != others.get(key)]
-
-
-def _texts(dataset: Dataset, most: int | None) -> Iterator[str]:
-    """Sources and targets of the train split, of at most so many examples, evenly spaced."""
-    examples = len(dataset.train)
-    count = min(examples, most or examples)
-    for index in range(count):
-        example = dataset.train[index * examples // count]
-        yield example.source
-        if example.target:
-            yield example.target
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
-    return value
-
-
-def _name(table: dict[str, Any], row: Any) -> str:
-    """The name of the table's row that an object was made from."""
-    return next(name for name, kind in table.items() if type(row) is kind)
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted keys of nested settings and their values."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        elif key in LISTS:
-            for index, row in enumerate(value):
-                yield from flat(row, f"{key}[{index}].")
-        else:
-            yield prefix + key, value

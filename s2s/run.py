@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from s2s import checkpoints, export, hub, store
-from s2s.batch import IGNORED, Batch, collate
 from s2s.data.rows import Example
 from s2s.errors import UserError
 from s2s.facts import read_facts
@@ -22,6 +21,7 @@ from s2s.matmul import kernel
 from s2s.model import PrefixTransformer
 from s2s.objective import Objective
 from s2s.recipe import Recipe
+from s2s.scoring import token_log_probs
 from s2s.search.generation import Models, answer
 from s2s.search.method import SearchMethod
 from s2s.search_keys import asked
@@ -132,12 +132,7 @@ class Run:
         size = self.recipe.search.batch
         batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
         with kernel(self.kernel):
-            return [row for batch in batches for row in self._score(batch)]
-
-    def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Tensor]:
-        batch = collate(pairs, self.vocabulary.padding, self.vocabulary.end).to(self.model.output_bias.device)
-        log_probs = target_log_probs(self.model, batch)
-        return [row[labels != IGNORED] for row, labels in zip(log_probs.cpu(), batch.labels.cpu(), strict=True)]
+            return [row for batch in batches for row in token_log_probs(self.model, self.vocabulary, batch)]
 
     def models(self, settings: SearchMethod) -> Models:
         """What is searched: the prefix LM and its partners'."""
@@ -186,14 +181,6 @@ class Run:
         if length > room:
             raise UserError(f"search.max_length: {length} tokens, but behind the sources there is room for {room}")
         return length
-
-
-def target_log_probs(model: PrefixTransformer, batch: Batch) -> Tensor:
-    """Log-probabilities [B, T] of a batch's labels; 0 where there is none."""
-    memory = model.encode(batch.source, batch.source_lengths)
-    log_probs = model.logits(model.decode(batch.target, memory)).float().log_softmax(dim=-1)
-    chosen = log_probs.gather(-1, batch.labels.clamp(min=0)[..., None])[..., 0]
-    return chosen.masked_fill(batch.labels == IGNORED, 0.0)
 
 
 def load(folder: str | Path, checkpoint: str | None = None, device: str | None = None) -> Run:

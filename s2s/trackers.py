@@ -9,7 +9,8 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import ProjectConfiguration
 
 from s2s.errors import UserError, nearest
-from s2s.recipe import Recipe, flat
+from s2s.recipe import Recipe
+from s2s.recipe_values import flat
 
 PROJECT = "s2s"
 FOLDER = "trackers"

@@ -21,7 +21,8 @@ from s2s.matmul import kernel
 from s2s.objective import Objective
 from s2s.preparation import Prepared, check_same, prepare, start_objective, start_processes
 from s2s.progress import Reporter
-from s2s.recipe import LISTS, NAMES, TABLES, Recipe
+from s2s.recipe import Recipe
+from s2s.recipe_values import LISTS, NAMES, TABLES
 from s2s.rehearsal import rehearse
 from s2s.run import Run
 from s2s.run import load as load_run

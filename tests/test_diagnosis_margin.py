@@ -10,7 +10,7 @@ from diagnosed import TinyVocabulary, pairs_of
 from s2s.batch import collate
 from s2s.diagnosis.margin import by_token, distractors, first_doubt, margins, negative
 from s2s.diagnosis.statistics import Interval
-from s2s.run import target_log_probs
+from s2s.scoring import target_log_probs
 
 
 def test_margins_are_differences_of_scores_with_another_target_of_equal_length(random_model):

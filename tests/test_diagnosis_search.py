@@ -10,7 +10,7 @@ from diagnosed import TinyVocabulary, pairs_of, talkative
 from s2s.batch import collate
 from s2s.diagnosis.search_errors import Gold, Point, curse, gold_of, outcome, score_gold, search_curve
 from s2s.diagnosis.traces import trace
-from s2s.run import target_log_probs
+from s2s.scoring import target_log_probs
 from s2s.search import beam_search
 from s2s.search.prefix import PrefixScorer
 

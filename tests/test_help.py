@@ -12,7 +12,8 @@ import pytest
 from s2s import commands, train
 from s2s.config.describing import Key, comments, described, keys
 from s2s.errors import UserError
-from s2s.recipe import LISTS, TABLES, Recipe
+from s2s.recipe import Recipe
+from s2s.recipe_values import LISTS, TABLES
 
 
 @dataclass

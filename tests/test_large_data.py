@@ -188,12 +188,13 @@ def test_the_fingerprint_is_that_of_the_lines() -> None:
 
 
 def test_a_large_vocabulary_is_learned_from_a_sample(tmp_path: Path) -> None:
-    from s2s.recipe import Recipe, _texts
+    from s2s.data.examples import texts
+    from s2s.recipe import Recipe
 
     dataset = load(written(tmp_path, ROWS))
-    found = list(islice(_texts(dataset, 3), 10))
+    found = list(islice(texts(dataset, 3), 10))
     rows = [dataset.train[index * len(dataset.train) // 3] for index in range(3)]
     assert found == [text for row in rows for text in row[:2]]
-    assert list(_texts(dataset, None)) == list(_texts(dataset, 10**9)) == [t for row in dataset.train for t in row[:2]]
+    assert list(texts(dataset, None)) == list(texts(dataset, 10**9)) == [t for row in dataset.train for t in row[:2]]
     with pytest.raises(UserError, match=r"vocabulary\.sample: 0 is not at least 1"):
         Recipe.load("toy_copy", ["vocabulary.sample=0"])

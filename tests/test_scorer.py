@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2s.batch import collate, pad
-from s2s.run import target_log_probs
+from s2s.scoring import target_log_probs
 from s2s.search import beam_search
 from s2s.search.generation import generate
 from s2s.search.prefix import PrefixScorer

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2s.batch import collate, pad
-from s2s.run import target_log_probs
+from s2s.scoring import target_log_probs
 from s2s.search import (
     ConstrainedScorer,
     Ensemble,

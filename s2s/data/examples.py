@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy
@@ -92,3 +92,14 @@ BUILT_IN: dict[str, Callable[[DataSettings], tuple[Lists, list[str]]]] = {
     "copy": _copy_task,
     "synthetic": _synthetic_task,
 }
+
+
+def texts(dataset: Dataset, most: int | None) -> Iterator[str]:
+    """Sources and targets of the train split, of at most so many examples, evenly spaced."""
+    examples = len(dataset.train)
+    count = min(examples, most or examples)
+    for index in range(count):
+        example = dataset.train[index * examples // count]
+        yield example.source
+        if example.target:
+            yield example.target
