@@ -13,7 +13,14 @@ from s2s.search import beam_search, compiled, prefix, shared
 from s2s.search.prefix import PrefixScorer
 
 in_c = pytest.mark.skipif(compiled.build().library is None, reason=f"nothing is compiled: {compiled.build().reason}")
-WAYS = [pytest.param(compiled.attend, marks=in_c, id="C"), pytest.param(shared._attend, id="torch")]
+
+
+def attend_in_c(projected, cache, mask, used):
+    """What ``shared._attend`` does."""
+    return compiled.attention(cache[None], mask, used)(0, projected)
+
+
+WAYS = [pytest.param(attend_in_c, marks=in_c, id="C"), pytest.param(shared._attend, id="torch")]
 
 
 def drawn(seed, sources, rows, heads, size, used, room):
@@ -66,20 +73,20 @@ def test_scores_of_any_size_are_weighed(scale):
     projected, cache, mask = drawn(0, 2, 4, 2, 32, 40, 4)
     projected[:, :64] *= scale
     wanted, _ = by_loops(projected, cache, mask, 40)
-    torch.testing.assert_close(compiled.attend(projected, cache, mask, 40).double(), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(attend_in_c(projected, cache, mask, 40).double(), wanted, rtol=1e-4, atol=1e-4)
 
 
 @in_c
 def test_a_source_has_the_same_bits_alone_and_on_several_threads(monkeypatch):
     projected, cache, mask = drawn(0, 6, 4, 2, 32, 40, 4)
-    found = compiled.attend(projected, cache, mask, 40)
-    alone = [compiled.attend(projected[4 * at :][:4], cache[at : at + 1], mask[at : at + 1], 40) for at in range(6)]
+    found = attend_in_c(projected, cache, mask, 40)
+    alone = [attend_in_c(projected[4 * at :][:4], cache[at : at + 1], mask[at : at + 1], 40) for at in range(6)]
     assert torch.equal(torch.cat(alone), found)
     monkeypatch.setattr(compiled, "PART", 5)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        assert torch.equal(compiled.attend(projected, cache, mask, 40), found)
+        assert torch.equal(attend_in_c(projected, cache, mask, 40), found)
     finally:
         torch.set_num_threads(threads)
 
@@ -87,8 +94,8 @@ def test_a_source_has_the_same_bits_alone_and_on_several_threads(monkeypatch):
 @in_c
 def test_bfloat16_is_rounded_once():
     projected, cache, mask = drawn(0, 2, 4, 2, 32, 40, 4)
-    found = compiled.attend(projected.bfloat16(), cache.clone(), mask.bfloat16(), 40)
-    exact = compiled.attend(projected.bfloat16().float(), cache, mask, 40)
+    found = attend_in_c(projected.bfloat16(), cache.clone(), mask.bfloat16(), 40)
+    exact = attend_in_c(projected.bfloat16().float(), cache, mask, 40)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, exact.bfloat16())
 

@@ -7,11 +7,12 @@ trained on.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.activations import ACT2FN
 
 from s2s.model.attention import Cached, merge, softmax_attention, split
 from s2s.model.block import Block
@@ -37,17 +38,20 @@ class Transposed:
 
 @dataclass(frozen=True)
 class Packed:
-    """x W + b by oneDNN, in whose own order W is."""
+    """x W + b by oneDNN, in whose own order W is, and what it makes of the product at once."""
 
     weight: Tensor
     bias: Tensor
+    activation: str = "none"
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, inputs] to [N, outputs]."""
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.activation, [], "none")
         return product
 
 
+FUSED = {type(ACT2FN["gelu"]): "gelu", type(ACT2FN["relu"]): "relu"}
+"""Activations, and oneDNN's names of them."""
 ROWS = 4
 """For how many rows oneDNN is asked to order a matrix: the order for one row is slow for several, not so the others."""
 
@@ -57,6 +61,21 @@ def packed(weight: Tensor, bias: Tensor) -> Map:
     if not _has_order(weight):
         return Transposed(weight.t().contiguous(), bias.clone())
     return Packed(torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), bias.clone())
+
+
+def activated(mapped: Map, activation: nn.Module) -> Map:
+    """The map and then the activation, in one operation where oneDNN has it."""
+    if isinstance(mapped, Packed) and type(activation) in FUSED:
+        return replace(mapped, activation=FUSED[type(activation)])
+    return lambda x: activation(mapped(x))
+
+
+def normalised(norm: nn.Module) -> Map:
+    """A layer norm without what a module's call costs, of a few rows as much as the norm; anything else as it is."""
+    if not isinstance(norm, nn.LayerNorm):
+        return norm
+    shape, weight, bias, epsilon = list(norm.normalized_shape), norm.weight.detach(), norm.bias.detach(), norm.eps
+    return lambda x: torch.layer_norm(x, shape, weight, bias, epsilon)
 
 
 def _has_order(weight: Tensor) -> bool:
@@ -70,14 +89,15 @@ class PreparedBlock:
     """One layer for new rows alone; without dropout."""
 
     def __init__(self, block: Block, lay_out: Callable[[Tensor, Tensor], Map]) -> None:
-        attention, (up, self.activation, down) = block.attention, block.feed_forward
+        attention, (up, activation, down) = block.attention, block.feed_forward
         linears = attention.query_key_value, attention.output, up, down
-        self.query_key_value, self.output, self.grow, self.shrink = (
+        self.query_key_value, self.output, grow, self.shrink = (
             lay_out(linear.weight.detach(), linear.bias.detach())  # type: ignore[union-attr, operator]
             for linear in linears
         )
+        self.grow = activated(grow, activation)
         self.pre = block.pre
-        self.norms = block.attention_norm, block.feed_forward_norm
+        self.norms = normalised(block.attention_norm), normalised(block.feed_forward_norm)
 
     def project(self, x: Tensor) -> Tensor:
         """Queries, keys and values [N, 3 D] of rows [N, D]."""
@@ -88,9 +108,9 @@ class PreparedBlock:
         first, second = self.norms
         if self.pre:
             x = self.output(attend(self.project(x))).add_(x)
-            return self.shrink(self.activation(self.grow(second(x)))).add_(x)
+            return self.shrink(self.grow(second(x))).add_(x)
         x = first(self.output(attend(self.project(x))).add_(x))
-        return second(self.shrink(self.activation(self.grow(x))).add_(x))
+        return second(self.shrink(self.grow(x)).add_(x))
 
 
 def transform(module: nn.Module, lay_out: Callable[[Tensor, Tensor], Map]) -> Callable[[Tensor], Tensor]:
@@ -98,8 +118,9 @@ def transform(module: nn.Module, lay_out: Callable[[Tensor, Tensor], Map]) -> Ca
     if not isinstance(module, Transform):
         return module
     dense, activation, norm = module.children()
-    mapped = lay_out(dense.weight.detach(), dense.bias.detach())  # type: ignore[operator]
-    return lambda x: norm(activation(mapped(x)))
+    mapped = activated(lay_out(dense.weight.detach(), dense.bias.detach()), activation)  # type: ignore[operator]
+    last = normalised(norm)
+    return lambda x: last(mapped(x))
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, real: Tensor) -> Tensor:
@@ -126,6 +147,7 @@ class PreparedModel:
         self.table, self.output = embedding.tokens.weight, lay_out(embedding.tokens.weight, model.output_bias)
         self.places = embedding.positions.weight[embedding.offset :] + embedding.segments.weight[1]
         self.transform = transform(model.transform, lay_out)
+        self.first_norm, self.last_norm = normalised(embedding.norm), normalised(model.final_norm)
         blocks = [] if model.shape.has_slots else list(model.blocks)
         self.blocks = [PreparedBlock(block, lay_out) for block in blocks]  # type: ignore[arg-type]
         packs = lay_out is packed
@@ -156,10 +178,10 @@ class PreparedModel:
 
     def step(self, tokens: Tensor, places: Tensor, attend: Attend) -> Tensor:
         """The last layer's rows [N, D] of ids [N] that stand at the places [N] of source and target together."""
-        x = self.model.embedding.norm(functional.embedding(tokens, self.table) + self.places[places])
+        x = self.first_norm(functional.embedding(tokens, self.table) + self.places[places])
         for layer, block in enumerate(self.blocks):
             x = block(x, lambda rows, layer=layer: attend(layer, rows))  # type: ignore[misc]
-        return self.model.final_norm(x)
+        return self.last_norm(x)
 
     def log_probs(self, hidden: Tensor) -> Tensor:
         """Log-probabilities [N, V] of the next token after rows [N, D], in float32."""

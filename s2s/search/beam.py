@@ -100,6 +100,8 @@ def collect(best: Hypotheses, found: list[list[Hypothesis]], rules: Rules) -> Hy
     full = torch.tensor([best.length == rules.max_length[source] for source in best.sources], device=best.sums.device)
     final = (best.sums > -math.inf) & ((best.tokens[:, :, -1] == rules.end) | full[:, None])
     rows = final.nonzero()[:, 0].tolist()
+    if not rows:
+        return best
     for row, tokens, total in zip(rows, best.tokens[final].tolist(), best.sums[final].tolist(), strict=True):
         pool = found[best.sources[row]]
         bare = tokens[1:-1] if tokens[-1] == rules.end else tokens[1:]

@@ -3,6 +3,7 @@
 torch's attention is made for many queries; with the few of a step it reads memory at a fifth of its speed.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,26 +26,31 @@ def usable(device: torch.device, dtype: torch.dtype, size: int) -> bool:
     return plain and build().library is not None
 
 
-def attend(projected: Tensor, cache: Tensor, mask: Tensor, used: int) -> Tensor:
-    """What new rows see, [sources * rows, H d], once their keys and values are written behind the ``used`` columns.
+def attention(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor], Tensor]:
+    """What new rows of a layer see, [sources * rows, H d], once their keys and values lie behind the ``used`` columns.
 
-    projected [sources * rows, 3 H d] are queries, keys and values; cache [sources, H, 2, C, d] is float32 and
-    contiguous; where the mask [sources, rows, used + rows] is not 0 a row does not see.
+    The function takes the layer and queries, keys and values [sources * rows, 3 H d]. The cache
+    [layers, sources, H, 2, C, d] is float32, each layer contiguous; where the mask [sources, rows, used + rows] is not
+    0 a row does not see.
     """
-    sources, rows, _ = mask.shape
-    _, heads, _, room, size = cache.shape
-    given, seen = projected.float().contiguous(), mask.float().contiguous()
-    result = torch.empty(len(projected), heads * size)
-    parts = [(first, min(first + PART, sources * heads)) for first in range(0, sources * heads, PART)]
-    scores = torch.empty(len(parts), rows, used + rows)
-    tensors = [each.data_ptr() for each in (given, cache, seen, result)]
+    sources, rows, columns = mask.shape
+    _, _, heads, _, room, size = cache.shape
+    seen, step = mask.float().contiguous(), cache.stride(0) * cache.element_size()
+    parts = [(at, min(at + PART, sources * heads)) for at in range(0, sources * heads, PART)]
+    scores = torch.empty(len(parts), rows, columns)
     library = build().loaded
 
-    def work(number: int, first: int, last: int) -> None:
-        library.attend(*tensors, scores[number].data_ptr(), first, last, rows, heads, size, used, room)
+    def attend(layer: int, projected: Tensor) -> Tensor:
+        given, result = projected.float().contiguous(), torch.empty(len(projected), heads * size)
+        tensors = given.data_ptr(), cache.data_ptr() + layer * step, seen.data_ptr(), result.data_ptr()
 
-    spread(work, [(number, *part) for number, part in enumerate(parts)])
-    return result.to(projected.dtype)
+        def work(number: int, first: int, last: int) -> None:
+            library.attend(*tensors, scores[number].data_ptr(), first, last, rows, heads, size, used, room)
+
+        spread(work, [(number, *part) for number, part in enumerate(parts)])
+        return result.to(projected.dtype)
+
+    return attend
 
 
 @lru_cache(maxsize=1)

@@ -106,7 +106,7 @@ def answer(
     return [found[index] for index in range(len(sources))]
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _search(
     models: Models, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], settings: SearchMethod, max_length: int
 ) -> list[Answer]:

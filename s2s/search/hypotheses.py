@@ -120,6 +120,9 @@ def survive(growing: Hypotheses, rows: Tensor, unfinished: list[int], beams: int
 
     An empty slot repeats the best live one of its source, with a sum of -inf: the scorer then sees a full rectangle.
     """
+    whole = len(unfinished) == len(growing.sources) and rows.size(1) == beams
+    if whole and bool((growing.sums > -math.inf).all()):
+        return growing, rows.flatten()
     picked = torch.tensor(unfinished, device=rows.device)[:, None]
     sums = pad(growing.sums[unfinished], (0, beams - rows.size(1)), value=-math.inf)
     slots = torch.arange(beams, device=rows.device).where(sums > -math.inf, sums.argmax(dim=1, keepdim=True))

@@ -51,7 +51,7 @@ class Buffer:
         """
         data = self.data[:, :rows]
         if self.in_c:
-            return lambda layer, projected: compiled.attend(projected, data[layer], mask, used)
+            return compiled.attention(data, mask, used)
         return lambda layer, projected: _attend(projected, data[layer], mask, used)
 
     def fill(self, holes: list[int], others: list[int], used: int) -> None:
@@ -72,7 +72,7 @@ class Buffer:
 
 
 def _attend(projected: Tensor, cache: Tensor, mask: Tensor, used: int) -> Tensor:
-    """What ``compiled.attend`` gives, by torch alone."""
+    """What ``compiled.attention`` gives in a layer, by torch alone."""
     rows, hypotheses, columns = mask.shape
     new = projected.unflatten(0, (rows, hypotheses)).chunk(3, dim=-1)
     keys, values = cache[..., :columns, :].unbind(2)
