@@ -90,6 +90,15 @@ def test_blocks_that_recompute_keep_less(materials: Materials) -> None:
     assert found["block"] < found["none"] / 4
 
 
+def test_what_is_cached_of_a_recomputing_block_keeps_nothing_else(materials: Materials) -> None:
+    _, vocabulary, batch = materials
+    model = objective("", vocabulary, "run.checkpointing=block").model
+    x, mask = model.embed_source(batch.source, batch.source_lengths)
+    _, cached = model.blocks[0](x, mask)
+    for part in cached:
+        assert part.untyped_storage().nbytes() == part.numel() * part.element_size()
+
+
 def test_nothing_is_kept_without_gradients(materials: Materials) -> None:
     _, vocabulary, batch = materials
     with torch.no_grad():

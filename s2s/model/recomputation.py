@@ -44,6 +44,15 @@ def inputs(function: Callable[..., Any], *arguments: Any) -> Any:
     return checkpoint(function, *arguments, use_reentrant=False, context_fn=_same_attention)
 
 
+def inputs_of_block(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Keep the arguments alone of what gives rows and what is cached of them.
+
+    What is cached stands in one matrix with the queries, which would be kept along with it.
+    """
+    rows, cached = inputs(function, *arguments)
+    return rows, tuple(part.clone() for part in cached) if torch.is_grad_enabled() else cached
+
+
 def _same_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Contexts of the forward and of what is computed again, which may use the same kernels of attention."""
     return nullcontext(), _Attention([backend for backend, enabled in BACKENDS.items() if enabled()])
@@ -72,7 +81,7 @@ def in_main_memory(function: Callable[..., Any], *arguments: Any) -> Any:
 CHECKPOINTING = {
     "none": Keeping(everything, everything),
     "selective": Keeping(everything, inputs),
-    "block": Keeping(inputs, everything),
+    "block": Keeping(inputs_of_block, everything),
     "offload": Keeping(in_main_memory, everything),
 }
 """``selective`` recomputes the feed-forward half, whose wide rows are most of what a block keeps, ``block`` both."""
