@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -166,6 +167,14 @@ def test_a_long_body_is_refused_however_it_comes(client: httpx.Client) -> None:
 
     reply = client.post("/generate", content=chunks(), headers={"Content-Type": "application/json"})
     assert (reply.status_code, list(reply.json())) == (413, ["error"])
+
+
+def test_a_client_that_sends_all_before_it_reads_gets_its_answer(client: httpx.Client) -> None:
+    connection = HTTPConnection(client.base_url.host, client.base_url.port)
+    connection.request("POST", "/generate", body(source="a" * 10_000_000), {"Content-Type": "application/json"})
+    reply = connection.getresponse()
+    assert (reply.status, list(json.loads(reply.read()))) == (413, ["error"])
+    connection.close()
 
 
 def test_other_addresses_and_methods_are_errors_too(client: httpx.Client) -> None:

@@ -5,8 +5,12 @@ import json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
+PATIENCE = 64
+"""So many times the limit is still read, and forgotten: many clients look for an answer only when all is sent."""
+
+
 class BodyLimit:
-    """Reads a request's body before the application does, and answers 413 as soon as it is too long."""
+    """Reads a request's body before the application does, and answers 413 where it is too long."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self.app, self.most = app, most
@@ -32,18 +36,19 @@ class BodyLimit:
         await self.app(scope, replay, send)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The body, or None once it is known to be too long."""
+        """The body, or None where it is too long."""
         said = dict(scope["headers"]).get(b"content-length", b"")
-        if said.isdigit() and int(said) > self.most:
+        if said.isdigit() and int(said) > PATIENCE * self.most:
             return None
-        body = b""
-        while True:
+        body, length = b"", 0
+        while length <= PATIENCE * self.most:
             message = await receive()
-            body += message.get("body", b"")
-            if len(body) > self.most:
-                return None
+            piece = message.get("body", b"")
+            length += len(piece)
+            body += piece if length <= self.most else b""
             if not message.get("more_body"):
-                return body
+                return body if length <= self.most else None
+        return None
 
 
 async def _refuse(send: Send, reason: str) -> None:
