@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from mitigations_worker import TINY as TINY_RECIPE
+from mitigations_worker import update
 from transformers import PreTrainedModel
 
+import s2s
 from s2s.batch import Batch, collate
 from s2s.model import Architecture, PrefixTransformer
+from s2s.recipe import Recipe
+from s2s.vocabulary import Vocabulary
 
 TINY = {"vocabulary": 23, "layers": 2, "width": 12, "heads": 3, "feed_forward": 20, "positions": 40, "dropout": 0.0}
 TINY_CHECKPOINT = {
@@ -69,3 +74,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[
         return folder, model
 
     return make
+
+
+@pytest.fixture(scope="session")
+def materials(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Vocabulary, Batch]:
+    """What every method can be tried with: the folder of a run, its vocabulary, and the batch of an update."""
+    folder = tmp_path_factory.mktemp("methods")
+    s2s.fit(Recipe.load("toy_copy", [*TINY_RECIPE, "run.steps=2", f"run.folder={folder / 'reference'}"]))
+    return folder, *update(folder)

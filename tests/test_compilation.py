@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 import test_recomputation
 import torch
-from mitigations_worker import TINY, rows, update
+from mitigations_worker import TINY, rows
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-import s2s
 from s2s.batch import Batch
 from s2s.errors import UserError
 from s2s.recipe import Recipe
@@ -21,13 +20,6 @@ METHODS = ["", "random_replacement", "fgm", "vat", "free_lb", "r_drop", "teaforn
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.torch.jit.script_method:DeprecationWarning", "ignore:The .grad attribute of a Tensor that is not a leaf"
 )
-
-
-@pytest.fixture(scope="module")
-def materials(tmp_path_factory: pytest.TempPathFactory) -> Materials:
-    folder = tmp_path_factory.mktemp("methods")
-    s2s.fit(Recipe.load("toy_copy", [*TINY, "run.steps=2", f"run.folder={folder / 'reference'}"]))
-    return folder, *update(folder)
 
 
 def results(materials: Materials, name: str, *overrides: str) -> tuple[Tensor, Tensor]:

@@ -1,23 +1,24 @@
 """Linear maps by oneDNN against float64, with their first and second gradients, and what a model makes of them."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mitigations_worker import rows
+from test_recomputation import objective, results
 from torch import Tensor
 from torch.autograd import grad
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from s2s.batch import collate
-from s2s.model import Architecture, PrefixTransformer
+from s2s.batch import Batch
 from s2s.model import linear as module
-from s2s.model.initialization import initialise
 from s2s.model.linear import Linear, linear
-from s2s.objective import Objective, ObjectiveSettings
+from s2s.vocabulary import Vocabulary
 
 needs_one_dnn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
 
@@ -116,22 +117,19 @@ def test_frozen_weights_get_no_gradient() -> None:
 
 
 @needs_one_dnn
+@pytest.mark.parametrize("name", ["", "fgm", "gradient_penalty", "r_drop"])
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_a_models_loss_and_gradients_stay(norm: str) -> None:
-    torch.manual_seed(0)
-    sizes = {"vocabulary": 50, "layers": 3, "width": 16, "heads": 2, "feed_forward": 32, "positions": 40}
-    shape = Architecture(**sizes, dropout=0.0, norm=norm)
-    model = PrefixTransformer(shape)
-    initialise(model)
-    objective = Objective(model, ObjectiveSettings())
-    batch = collate([([3, 9, 4, 7], [5, 6]), ([8, 2], [3, 4, 9, 11])], 0, 2)
-
-    def found() -> list[Tensor]:
-        objective.zero_grad()
-        objective(batch).total.backward()
-        return [each.grad.clone() for each in model.parameters() if each.grad is not None]
-
-    plain = found()
+def test_losses_and_gradients_stay(name: str, norm: str, materials: tuple[Path, Vocabulary, Batch]) -> None:
+    """With the default product but for rounding; to the bit where blocks recompute."""
+    folder, vocabulary, batch = materials
+    row, keys = rows(folder)[name] if name else "", [f"model.norm={norm}", "model.dropout=0.1"]
+    loss, gradients = results(objective(row, vocabulary, *keys), batch)
     with patch.object(module, "LARGE", 0):
-        for mine, theirs in zip(found(), plain, strict=True):
-            assert (mine - theirs).norm() <= 1e-5 * theirs.norm() + 1e-7
+        found = [
+            results(objective(row, vocabulary, *keys, f"run.checkpointing={kept}"), batch)
+            for kept in ("none", "block", "selective")
+        ]
+    torch.testing.assert_close(found[0][0], loss, rtol=1e-5, atol=0)
+    assert (found[0][1] - gradients).norm() <= 1e-4 * gradients.norm()
+    for again in found[1:]:
+        assert all(map(torch.equal, again, found[0]))

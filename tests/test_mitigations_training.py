@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mitigations_worker import EXTRA, TINY, gradient, objective, rows, update
+from mitigations_worker import EXTRA, gradient, objective, rows
 from safetensors.torch import load_file
 
 import s2s
@@ -21,13 +21,6 @@ CHAINS = {
     "replacement_and_r_drop": "{name: random_replacement, pool: unigram, ramp_steps: 9}, {name: r_drop}",
     "risk": "{name: mrt, weight: 0.5, candidates: 3, metric: rouge_l_char}",
 }
-
-
-@pytest.fixture(scope="module")
-def materials(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Vocabulary, Batch]:
-    folder = tmp_path_factory.mktemp("methods")
-    s2s.fit(Recipe.load("toy_copy", [*TINY, "run.steps=2", f"run.folder={folder / 'reference'}"]))
-    return folder, *update(folder)
 
 
 @pytest.mark.parametrize("name", [*MITIGATIONS, *EXTRA])

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from mitigations_worker import EXTRA, TINY, gradient, rows, update
+from mitigations_worker import EXTRA, TINY, gradient, rows
 from torch import Tensor
 
-import s2s
 from s2s.batch import Batch
 from s2s.errors import UserError
 from s2s.mitigations import MITIGATIONS
@@ -17,13 +16,6 @@ from s2s.recipe import Recipe
 from s2s.vocabulary import Vocabulary
 
 Materials = tuple[Path, Vocabulary, Batch]
-
-
-@pytest.fixture(scope="module")
-def materials(tmp_path_factory: pytest.TempPathFactory) -> Materials:
-    folder = tmp_path_factory.mktemp("methods")
-    s2s.fit(Recipe.load("toy_copy", [*TINY, "run.steps=2", f"run.folder={folder / 'reference'}"]))
-    return folder, *update(folder)
 
 
 def objective(row: str, vocabulary: Vocabulary, *overrides: str) -> Objective:
