@@ -4,7 +4,6 @@ import json
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-
 PATIENCE = 64
 """So many times the limit is still read, and forgotten: many clients look for an answer only when all is sent."""
 
