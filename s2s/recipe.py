@@ -9,6 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from s2s.config import merge, read_arguments
+from s2s.config.named import name_of
 from s2s.config.shipped import recipe_layers
 from s2s.data import Dataset, DataSettings, load
 from s2s.data.examples import texts
@@ -28,7 +29,7 @@ from s2s.model.initialization import initialise
 from s2s.objective import Objective, ObjectiveSettings
 from s2s.optim import AdamW
 from s2s.optim.schedules import Linear
-from s2s.recipe_values import LISTS, NAMES, TABLES, flat, name_of, plain
+from s2s.recipe_values import LISTS, NAMES, TABLES, flat, plain
 from s2s.search.method import SearchMethod
 from s2s.search.settings import SearchSettings
 from s2s.seeds import seed_of

@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from s2s.config import Layer, merge
+from s2s.config.named import name_of
 from s2s.errors import UserError, nearest
 from s2s.search.method import SearchMethod
-from s2s.search.methods import SEARCHES, name_of
+from s2s.search.methods import SEARCHES
 from s2s.search.settings import SearchSettings
 
 
@@ -21,7 +22,7 @@ def asked(recipe: SearchMethod, beams: int | None, n_best: int | None, keys: Map
 
     A ``name`` among the keys picks another row; without one and without ``beams`` it is the recipe's.
     """
-    name = keys.get("name", name_of(recipe) if beams is None else "beam")
+    name = keys.get("name", name_of(SEARCHES, recipe) if beams is None else "beam")
     given = {key: value for key, value in (("beams", beams), ("n_best", n_best)) if value is not None}
     least = {"beams": 1, "n_best": 1} if name == "beam" else {}
     values = {**least, **given, **keys, "name": name}
@@ -38,7 +39,7 @@ def with_keys(settings: SearchMethod, keys: dict[str, Any], origin: str) -> Sear
 
 def plain(settings: SearchMethod) -> dict[str, Any]:
     """The settings as a recipe holds them, the name of their row first."""
-    return {"name": name_of(settings), **asdict(settings)}
+    return {"name": name_of(SEARCHES, settings), **asdict(settings)}
 
 
 def check_names(name: object, keys: Mapping[str, Any]) -> None:

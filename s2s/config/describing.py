@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 import yaml
 
+from s2s.config.named import name_of
 from s2s.errors import UserError, nearest
 
 WIDTH = 100
@@ -126,7 +127,7 @@ class Schema:
         hint = get_type_hints(self.kind)[item.name]
         if item.name in self.tables:
             table = self.tables[item.name]
-            default = next(name for name, kind in table.items() if type(_value(item)) is kind)
+            default = name_of(table, _value(item))
             return f"{item.name}: {{name: ROW, ...}} ({default})\n{_rows(table)}"
         if is_dataclass(hint):
             assert isinstance(hint, type)

@@ -34,6 +34,11 @@ def read_named(before: Rows, layer: Layer, section: str, values: Any, table: Map
     return rows
 
 
+def name_of(table: Mapping[str, Any], row: Any) -> str:
+    """The name of the table's row that an object was made from."""
+    return next(name for name, kind in table.items() if type(row) is kind)
+
+
 def _changed(before: dict[str, Any], row: Any, table: Mapping[str, type]) -> Any:
     """A row with another layer's keys over its own."""
     kind = row.get("name", before.get("name")) if isinstance(row, dict) else None

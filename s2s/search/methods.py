@@ -13,8 +13,3 @@ SEARCHES: dict[str, type[SearchMethod]] = {
     "mbr": RiskSettings,
     "mbr_beam": BeamRiskSettings,
 }
-
-
-def name_of(settings: SearchMethod) -> str:
-    """The name of the settings' row."""
-    return next(name for name, kind in SEARCHES.items() if type(settings) is kind)

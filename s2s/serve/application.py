@@ -13,10 +13,11 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from s2s.config.describing import Key, keys
+from s2s.config.named import name_of
 from s2s.errors import UserError, nearest
 from s2s.run import Run
 from s2s.search.method import SearchMethod
-from s2s.search.methods import SEARCHES, name_of
+from s2s.search.methods import SEARCHES
 from s2s.serve.answers import answer
 from s2s.serve.bodies import MOST_BYTES, Question
 from s2s.serve.limits import BodyLimit
@@ -93,7 +94,7 @@ def _described(name: str, run: Run) -> dict[str, Any]:
         "name": name,
         "step": run.step,
         "parameters": sum(parameter.numel() for parameter in run.objective.parameters()),
-        "method": name_of(own),
+        "method": name_of(SEARCHES, own),
         "methods": {row: [_key(key, kind, own) for key in keys(kind)] for row, kind in SEARCHES.items()},
     }
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from s2s.config.named import name_of
 from s2s.errors import UserError, nearest
 from s2s.vocabulary import pieces, pretrained
 from s2s.vocabulary.base import Vocabulary
@@ -51,7 +52,7 @@ def make(settings: VocabularySettings, place: str | None, texts: Callable[[], It
 def save(vocabulary: Vocabulary, folder: Path) -> None:
     """Write a vocabulary into an existing folder."""
     vocabulary.save(folder)
-    kind = next(name for name, kind in KINDS.items() if type(vocabulary) is kind)
+    kind = name_of(KINDS, vocabulary)
     (folder / KIND_FILE).write_text(kind)
 
 
