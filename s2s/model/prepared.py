@@ -6,7 +6,7 @@ which products with few rows read in order. Matrices are copies: what is prepare
 trained on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +16,7 @@ from transformers.activations import ACT2FN
 
 from s2s.model.attention import Cached, merge, softmax_attention, split
 from s2s.model.block import Block
+from s2s.model.linear import multiply
 from s2s.model.transformer import Memory, PrefixTransformer, Transform
 
 Map = Callable[[Tensor], Tensor]
@@ -46,8 +47,7 @@ class Packed:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, inputs] to [N, outputs]."""
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.activation, [], "none")
-        return product
+        return multiply(x, self.weight, self.bias, self.activation)
 
 
 FUSED = {type(ACT2FN["gelu"]): "gelu", type(ACT2FN["relu"]): "relu"}
@@ -123,12 +123,13 @@ def transform(module: nn.Module, lay_out: Callable[[Tensor, Tensor], Map]) -> Ca
     return lambda x: last(mapped(x))
 
 
-def _attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, real: Tensor) -> Tensor:
-    """What attention over sources [B, H, S, d] gives their rows that are no padding, [N, D]."""
-    if query.device.type != "cpu":
-        return merge(softmax_attention(query, key, value, mask))[real]
+def _one_by_one(lengths: Sequence[int], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """What attention over sources [B, H, S, d] gives their first rows, [sum of lengths, D].
+
+    Padding would move what is added to what: the bits of a source would depend on its batch.
+    """
     rows = []
-    for source, length in enumerate(real.sum(dim=1).tolist()):  # one by one: padding moves what is added to what
+    for source, length in enumerate(lengths):
         own = (each[source : source + 1, :, :length] for each in (query, key, value))
         rows.append(merge(softmax_attention(*own))[0])
     return torch.cat(rows)
@@ -159,6 +160,7 @@ class PreparedModel:
             return self.model.encode(source, lengths)
         x, mask = self.model.embed_source(source, lengths)
         real, cached = mask[:, 0, 0] == 0, list[Cached]()
+        each = lengths.tolist() if x.device.type == "cpu" else None
 
         def parts(projected: Tensor) -> list[Tensor]:
             padded = projected.new_zeros(*source.shape, projected.shape[1])
@@ -168,7 +170,9 @@ class PreparedModel:
         def attend(projected: Tensor) -> Tensor:
             query, key, value = parts(projected)
             cached.append((key, value))
-            return _attended(query, key, value, mask, real)
+            if each is not None:
+                return _one_by_one(each, query, key, value)
+            return merge(softmax_attention(query, key, value, mask))[real]
 
         rows = x[real]
         for block in self.source_blocks[:-1]:

@@ -36,7 +36,8 @@ def attention(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor],
     sources, rows, columns = mask.shape
     _, _, heads, _, room, size = cache.shape
     seen, step = mask.float().contiguous(), cache.stride(0) * cache.element_size()
-    parts = [(at, min(at + PART, sources * heads)) for at in range(0, sources * heads, PART)]
+    starts = enumerate(range(0, sources * heads, PART))
+    parts = [(number, at, min(at + PART, sources * heads)) for number, at in starts]
     scores = torch.empty(len(parts), rows, columns)
     library = build().loaded
 
@@ -47,7 +48,7 @@ def attention(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor],
         def work(number: int, first: int, last: int) -> None:
             library.attend(*tensors, scores[number].data_ptr(), first, last, rows, heads, size, used, room)
 
-        spread(work, [(number, *part) for number, part in enumerate(parts)])
+        spread(work, parts)
         return result.to(projected.dtype)
 
     return attend

@@ -122,7 +122,7 @@ def survive(growing: Hypotheses, rows: Tensor, unfinished: list[int], beams: int
     """
     whole = len(unfinished) == len(growing.sources) and rows.size(1) == beams
     if whole and bool((growing.sums > -math.inf).all()):
-        return growing, rows.flatten()
+        return growing, rows.flatten()  # what follows would copy it all as it is
     picked = torch.tensor(unfinished, device=rows.device)[:, None]
     sums = pad(growing.sums[unfinished], (0, beams - rows.size(1)), value=-math.inf)
     slots = torch.arange(beams, device=rows.device).where(sums > -math.inf, sums.argmax(dim=1, keepdim=True))
