@@ -12,14 +12,11 @@ from typing import Any, Self
 
 from benchmarking import Time
 
+from s2s.allocator import OPTIONS
 from s2s.errors import UserError
 
-ALLOCATOR = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-    "MALLOC_TOP_PAD_": "268435456",
-}
-"""Let glibc keep freed memory instead of returning it page by page, as this project's own scripts do."""
+ALLOCATOR = {name: str(value) for name, (_, value) in OPTIONS.items()}
+"""Let glibc keep freed memory instead of returning it page by page, as this project's own training does."""
 
 
 class Worker:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_vocabulary_loss import keeps_nothing_without_gradients, refuses_a_second_derivative
 from torch import Tensor
 from torch.nn import functional
 
@@ -134,20 +135,12 @@ def test_kernel_gives_the_weight_s_gradient_where_the_rows_want_none() -> None:
 
 @on_kernel
 def test_kernel_keeps_nothing_without_gradients() -> None:
-    parts, labels = inputs(3, 0)
-    with torch.no_grad():
-        loss, nll = fused_loss(*parts, labels, 0.0)
-    assert not loss.requires_grad
-    assert loss == nll
-    assert not fused_loss(*parts, labels, 0.0)[1].requires_grad
+    keeps_nothing_without_gradients(fused_loss, *inputs(3, 0))
 
 
 @on_kernel
 def test_kernel_refuses_a_second_derivative() -> None:
-    parts, labels = inputs(3, 0)
-    (gradient,) = torch.autograd.grad(fused_loss(*parts, labels, 0.0)[0], parts[:1], create_graph=True)
-    with pytest.raises(RuntimeError, match="does not require grad"):
-        gradient.sum().backward()
+    refuses_a_second_derivative(fused_loss, *inputs(3, 0))
 
 
 @on_kernel

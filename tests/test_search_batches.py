@@ -1,4 +1,4 @@
-"""In float32 on a processor with a C compiler, what is found for a source does not depend on its batch, to the bit."""
+"""On a processor with a C compiler, what is found for a source does not depend on its batch, to the bit."""
 
 from dataclasses import replace
 

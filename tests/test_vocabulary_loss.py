@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from s2s.vocabulary_loss import ROWS, vocabulary_loss
+from s2s.vocabulary_loss import ROWS, VocabularyLoss, vocabulary_loss
 
 few = settings(deadline=None, max_examples=20)
 
@@ -52,18 +52,24 @@ def test_bfloat16_is_autocast_s_but_for_rounding() -> None:
         assert ours.dtype == torch.float32
 
 
-def test_without_gradients_nothing_is_kept() -> None:
-    parts, labels = inputs(3, 0)
+def keeps_nothing_without_gradients(function: VocabularyLoss, parts: list[Tensor], labels: Tensor) -> None:
     with torch.no_grad():
-        loss, nll = vocabulary_loss(*parts, labels, 0.0)
+        loss, nll = function(*parts, labels, 0.0)
     assert not loss.requires_grad
     assert loss == nll
-    assert not vocabulary_loss(*parts, labels, 0.0)[1].requires_grad
+    assert not function(*parts, labels, 0.0)[1].requires_grad
 
 
-def test_a_second_derivative_is_refused() -> None:
-    parts, labels = inputs(3, 0)
-    loss, _ = vocabulary_loss(*parts, labels, 0.0)
+def refuses_a_second_derivative(function: VocabularyLoss, parts: list[Tensor], labels: Tensor) -> None:
+    loss, _ = function(*parts, labels, 0.0)
     (gradient,) = torch.autograd.grad(loss, parts[:1], create_graph=True)
     with pytest.raises(RuntimeError, match="does not require grad"):
         gradient.sum().backward()
+
+
+def test_without_gradients_nothing_is_kept() -> None:
+    keeps_nothing_without_gradients(vocabulary_loss, *inputs(3, 0))
+
+
+def test_a_second_derivative_is_refused() -> None:
+    refuses_a_second_derivative(vocabulary_loss, *inputs(3, 0))
