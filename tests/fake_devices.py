@@ -1,0 +1,47 @@
+"""Commands on 0, 1, 2 ... CUDA devices in host memory: see ``tests/fakecuda``.
+
+A test that needs the devices carries ``needs_fake_cuda``; the first one builds them, in half a minute.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+SITE = Path(__file__).with_name("fakecuda") / "site"
+MISSING = [tool for tool in ("g++", "ninja") if shutil.which(tool) is None]
+needs_fake_cuda = pytest.mark.skipif(
+    bool(MISSING) or torch.version.cuda is not None,
+    reason=f"the fake CUDA needs a CPU build of torch, g++ and ninja (missing: {', '.join(MISSING) or 'nothing'})",
+)
+
+
+def on_devices(devices: int, capability: str = "8.0", memory: int | None = None) -> dict[str, str]:
+    """Return the environment of a process that sees so many devices, of one capability; 0: a machine without any.
+
+    ``memory`` is what the devices have together, in bytes.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FAKE_CUDA", "CUDA_VISIBLE"))}
+    environment = kept | {"OMP_NUM_THREADS": "1"}
+    if not devices:
+        return environment | {"FAKE_CUDA": "0"}
+    subprocess.run([sys.executable, str(SITE.with_name("building.py"))], check=True, capture_output=True, env=kept)
+    asked = {"FAKE_CUDA": "1", "FAKE_CUDA_DEVICES": str(devices), "FAKE_CUDA_CAPABILITY": capability}
+    limit = {} if memory is None else {"FAKE_CUDA_MEMORY": str(memory)}
+    paths = os.pathsep.join(filter(None, [str(SITE), os.environ.get("PYTHONPATH")]))
+    return environment | asked | limit | {"PYTHONPATH": paths}
+
+
+def run(
+    arguments: Sequence[str], environment: Mapping[str, str], folder: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run this Python with arguments to its end and return what it said; ``folder`` is where it stands."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=dict(environment), cwd=folder, timeout=500
+    )
