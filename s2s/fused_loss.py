@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from s2s.errors import UserError
+from s2s.packages import install_command
 from s2s.vocabulary_loss import KeptGradients, vocabulary_loss
 
 DEVICE = "cuda"
@@ -21,7 +22,7 @@ def require(device: torch.device) -> None:
     if device.type != DEVICE:
         raise UserError(f"run.fused_loss: the kernel needs a CUDA GPU, and this is a {device.type}; leave the key out")
     if find_spec("liger_kernel") is None:
-        raise UserError("run.fused_loss: liger-kernel is not installed (pip install 's2s[fused]')")
+        raise UserError(f"run.fused_loss: liger-kernel is not installed ({install_command('fused')})")
 
 
 def fused_loss(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import ProjectConfiguration
 
 from s2s.errors import UserError, nearest
+from s2s.packages import install_command
 from s2s.recipe import Recipe
 from s2s.recipe_values import flat
 
@@ -22,8 +23,8 @@ def check(names: Sequence[str]) -> None:
         if name not in LOGGER_TYPE_TO_CLASS:
             raise UserError(f"run.trackers: no '{name}'{nearest(name, LOGGER_TYPE_TO_CLASS)}")
         if name not in [str(getattr(there, "value", there)) for there in get_available_trackers()]:
-            extra = "'s2s[tensorboard]'" if name == "tensorboard" else name
-            raise UserError(f"run.trackers: '{name}' is not installed (pip install {extra})")
+            command = install_command(name) if name == "tensorboard" else f"pip install {name}"
+            raise UserError(f"run.trackers: '{name}' is not installed ({command})")
 
 
 def project(folder: Path) -> ProjectConfiguration:

@@ -19,6 +19,7 @@ from s2s.interruption import SIGNALS, Signals, leave, noted
 from s2s.machine import machine_report
 from s2s.matmul import kernel
 from s2s.objective import Objective
+from s2s.packages import install_command
 from s2s.preparation import Prepared, check_same, prepare, start_objective, start_processes
 from s2s.progress import Reporter
 from s2s.recipe import Recipe
@@ -153,7 +154,7 @@ def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, rep
         f"{facts.threads} threads, data {facts.data}"
     )
     if not curves.available():
-        report = [*report, "no picture of the curves: matplotlib is not installed (pip install 's2s[plots]')"]
+        report = [*report, f"no picture of the curves: matplotlib is not installed ({install_command('plots')})"]
     for line in (*prepared.dataset.report, *facts.report, *report, *machine_report(prepared, objective)):
         reporter.say(f"  {line}")
 

@@ -11,7 +11,6 @@ python scripts/benchmark_heads.py [--rounds 9] [--json FILE]
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from s2s.labelling import HEADS
 from s2s.labelling.heads import Heads, make_heads
 from s2s.model import Architecture, PrefixTransformer
 from s2s.objective import Objective, ObjectiveSettings
+from s2s.packages import optional_module
 
 CPU = torch.device("cpu")
 NUMBERS = {
@@ -97,11 +97,7 @@ def searches(batch: int, columns: int, labels: int) -> Works:
 
 def peer(labels: int) -> Any:
     """pytorch-crf's CRF."""
-    try:
-        torchcrf = import_module("torchcrf")
-    except ImportError as error:
-        raise UserError("pytorch-crf is not installed: pip install -e '.[benchmark]'") from error
-    return torchcrf.CRF(labels, batch_first=True)
+    return optional_module("torchcrf", "benchmark", "pytorch-crf, the peer,").CRF(labels, batch_first=True)
 
 
 def steps(layers: int, width: int, batch: int, columns: int, labels: int) -> Works:

@@ -30,7 +30,7 @@ from s2s.vocabulary_loss import vocabulary_loss
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 MISSING = find_spec("liger_kernel") is None
-NOT_THERE = "liger-kernel is not installed (pip install 's2s[fused]')"
+NOT_THERE = "liger-kernel is not installed (pip install -e '.[fused]')"
 ELSEWHERE = "runs in Triton's interpreter, in a process of its own"
 WIDTH, VOCABULARY = 5, 70
 KEYS = [
@@ -187,6 +187,6 @@ def test_a_recipe_without_targets_is_refused() -> None:
 
 def test_a_missing_library_is_refused_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda _: None)
-    told = r"^run\.fused_loss: liger-kernel is not installed \(pip install 's2s\[fused\]'\)$"
+    told = r"^run\.fused_loss: liger-kernel is not installed \(pip install -e '\.\[fused\]'\)$"
     with pytest.raises(UserError, match=told):
         module.require(torch.device(module.DEVICE))

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -219,5 +220,5 @@ def test_named_sets_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_missing_library_is_told_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "train.parquet", parquet_bytes(ROWS))
-    monkeypatch.setattr(columnar, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
-    assert refusal(lambda: loaded(path)) == f"{path} needs pyarrow: pip install -e '.[data]'"
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    assert refusal(lambda: loaded(path)) == f"{path} needs the package pyarrow: pip install -e '.[data]'"

@@ -50,7 +50,8 @@ def test_a_missing_matplotlib_is_told(
 ) -> None:
     monkeypatch.setattr(curves, "available", lambda: False)
     s2s.fit(ready(base, tmp_path / "run", "run.steps=1"))
-    assert "no picture of the curves: matplotlib is not installed (pip install 's2s[plots]')" in capsys.readouterr().out
+    missing = "no picture of the curves: matplotlib is not installed (pip install -e '.[plots]')"
+    assert missing in capsys.readouterr().out
     assert not (tmp_path / "run" / curves.FILE).exists()
 
 

@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from shutil import copyfileobj
 from typing import Any, BinaryIO, cast
@@ -10,6 +9,7 @@ from typing import Any, BinaryIO, cast
 from s2s.data.rows import Row
 from s2s.data.settings import StoredSet
 from s2s.errors import UserError, nearest
+from s2s.packages import optional_module
 
 ROWS = 1000
 """How many rows are taken at a time."""
@@ -20,16 +20,9 @@ USUAL = {"dev": ("dev", "validation", "val", "valid"), "test": ("test",)}
 """What splits are called where a recipe does not say it."""
 
 
-def _library(name: str, needed: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise UserError(f"{needed} needs {name.partition('.')[0]}: pip install -e '.[data]'") from error
-
-
 def parquet_rows(path: Path, stream: BinaryIO, fields: Sequence[str]) -> Iterator[tuple[int, Row | ValueError]]:
     """The rows of a Parquet file; a zipped one is unpacked into a temporary file, as its index stands at its end."""
-    parquet = _library("pyarrow.parquet", str(path))
+    parquet = optional_module("pyarrow.parquet", "data", str(path))
     with tempfile.TemporaryFile() as plain:
         if path.suffix == ".gz":
             copyfileobj(stream, plain)
@@ -61,7 +54,7 @@ def is_saved(path: Path) -> bool:
 
 def read_saved(path: Path) -> dict[str, Any]:
     """The splits of a folder written by ``save_to_disk``; a set without splits is one of the name train."""
-    datasets = _library("datasets", str(path))
+    datasets = optional_module("datasets", "data", str(path))
     try:
         found = datasets.load_from_disk(str(path))
     except Exception as error:  # of many kinds: missing files, broken JSON, broken Arrow
@@ -71,7 +64,7 @@ def read_saved(path: Path) -> dict[str, Any]:
 
 def read_named(wanted: StoredSet) -> dict[str, Any]:
     """The splits of a set of the Hugging Face hub, or of a local script or folder, that a recipe names."""
-    datasets = _library("datasets", f"data.dataset.name: '{wanted.name}'")
+    datasets = optional_module("datasets", "data", f"data.dataset.name: '{wanted.name}'")
     try:
         found = datasets.load_dataset(wanted.name, wanted.config, revision=wanted.revision)
     except Exception as error:  # of many kinds: no network, no such set, no such configuration

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from s2s.diagnosis.measures import Measures, held_out
 from s2s.diagnosis.samples import samples
 from s2s.diagnosis.settings import DiagnosisSettings
 from s2s.diagnosis.subjects import Examples, Subject
+from s2s.packages import own_version
 
 PRIMARY = "damage_held_out"
 """The endpoint that was declared beforehand."""
@@ -61,7 +61,7 @@ def signature(settings: DiagnosisSettings, examples: Examples, measured: Sequenc
         "resamples": settings.resamples,
         "seed": settings.seed,
         "units": "tokens of the run's vocabulary",
-        "version": f"s2s-{version('s2s')}",
+        "version": f"s2s-{own_version()}",
     }
     return "diagnosis|" + "|".join(f"{name}:{value}" for name, value in parts.items()) + f" + chrF2|{_chrf()}"
 

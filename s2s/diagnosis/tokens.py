@@ -1,7 +1,6 @@
 """Every token that was judged as a row of a Parquet file, so that all can be tested again elsewhere."""
 
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from s2s.diagnosis.alignment import correct
 from s2s.diagnosis.measures import Measures
 from s2s.diagnosis.traces import Trace
-from s2s.errors import UserError
+from s2s.packages import optional_module
 
 Columns = dict[str, Any]
 
@@ -24,10 +23,9 @@ def write_tokens(path: Path, measured: Sequence[Measures]) -> None:
     ``correct`` (forced: the likeliest is gold; free: aligned with its like in gold).
     Raises ``UserError`` where pyarrow is not installed.
     """
-    try:
-        pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise UserError("the table of tokens needs the package pyarrow: pip install 's2s[diagnose]'") from error
+    pyarrow, parquet = (
+        optional_module(name, "diagnose", "the table of tokens") for name in ("pyarrow", "pyarrow.parquet")
+    )
     tables = [pyarrow.table(columns) for one in measured for columns in _arms(one)]
     partial = path.with_suffix(".partial")
     parquet.write_table(pyarrow.concat_tables(tables, promote_options="default"), partial)

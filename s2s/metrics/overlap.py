@@ -5,7 +5,6 @@ texts.
 """
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from s2s.errors import UserError
 from s2s.metrics.published import published_bleu, published_rouge, spaced
 from s2s.metrics.references import References, listed, number, streams
 from s2s.metrics.rouge import characters, rouge_l, rouge_n, words
+from s2s.packages import own_version
 
 Numbers = NDArray[np.float64]
 Tokens = TypeVar("Tokens")
@@ -61,7 +61,7 @@ def score_statistics(
     lists = listed(hypotheses, references)
     statistics = {**_rouge(hypotheses, lists, words, ""), **_rouge(hypotheses, lists, characters, "_char")}
     signatures = [
-        f"rouge|nrefs:{number(lists)}|case:lc|tok:words|char:nospace|stem:no|avg:sentence-f1|version:{_version()}"
+        f"rouge|nrefs:{number(lists)}|case:lc|tok:words|char:nospace|stem:no|avg:sentence-f1|version:s2s-{own_version()}"
     ]
     for name, label, metric in (("bleu", "BLEU", _bleu(lang)), ("chrf", "chrF2", CHRF())):
         statistics[name] = _of_corpus(metric, hypotheses, lists)
@@ -85,9 +85,9 @@ def published_statistics(hypotheses: Sequence[str], references: References) -> t
     bleu = [published_bleu(hypothesis, row) for hypothesis, row in zip(hypotheses, lists, strict=True)]
     values = {"l": rouge[:, 2], "1": rouge[:, 0], "2": rouge[:, 1]}
     statistics = {f"published_rouge_{kind}": _mean(each) for kind, each in values.items()}
-    form = f"nrefs:{number(lists)}|case:lc|tok:char"
-    signature = f"published rouge|{form}|like:rouge-1.0.0|l:unique-tokens|avg:sentence-f1|version:{_version()}"
-    bleu_signature = f"published BLEU|{form}|like:nltk-sentence_bleu|smooth:method1|avg:sentence|version:{_version()}"
+    form, ours = f"nrefs:{number(lists)}|case:lc|tok:char", f"version:s2s-{own_version()}"
+    signature = f"published rouge|{form}|like:rouge-1.0.0|l:unique-tokens|avg:sentence-f1|{ours}"
+    bleu_signature = f"published BLEU|{form}|like:nltk-sentence_bleu|smooth:method1|avg:sentence|{ours}"
     return statistics | {"published_bleu": _mean(np.array(bleu))}, f"{signature} + {bleu_signature}"
 
 
@@ -115,10 +115,6 @@ def show(scores: Scores, console: Console) -> None:
         table.add_row(name, f"{value:.2f}")
     console.print(table)
     console.out(scores.signature, highlight=False)
-
-
-def _version() -> str:
-    return f"s2s-{version('s2s')}"
 
 
 def _bleu(lang: str) -> BLEU:

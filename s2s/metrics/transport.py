@@ -1,16 +1,15 @@
 """Distances of two sentences by exact optimal transport between the vectors of their tokens.
 
-They need the package POT, an optional dependency: ``pip install 's2s[transport]'``.
+They need the package POT, an optional dependency: the extra ``transport``.
 """
 
-from importlib import import_module
 from types import ModuleType
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from s2s.errors import UserError
 from s2s.metrics.bags import Problem, Vectors, array, movers_problem, rotators_problem
+from s2s.packages import optional_module
 
 _PIVOTS = 10_000_000
 """Where the network simplex gives up; the package's own limit is too low for some pairs of a thousand tokens."""
@@ -77,7 +76,4 @@ def _cost(problem: Problem) -> float:
 
 def _pot() -> ModuleType:
     # Looked up at the first distance: it imports scipy, and torch where there is one.
-    try:
-        return import_module("ot")
-    except ImportError as error:
-        raise UserError("distances by exact transport need the package POT: pip install 's2s[transport]'") from error
+    return optional_module("ot", "transport", "exact optimal transport (POT)")

@@ -1,10 +1,9 @@
 """From a record to the page."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from s2s.errors import UserError
+from s2s.packages import optional_module
 from s2s.report.plots import plots
 
 Plain = dict[str, Any]
@@ -13,10 +12,7 @@ HERE = Path(__file__).resolve().parent
 
 def page(record: Plain) -> str:
     """The page of a record: all texts in it are escaped. Raises ``UserError`` where a package is not installed."""
-    try:
-        jinja2 = import_module("jinja2")
-    except ImportError as error:
-        raise UserError("the report needs the package jinja2: pip install 's2s[diagnose]'") from error
+    jinja2 = optional_module("jinja2", "diagnose", "the report")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,

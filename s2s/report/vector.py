@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Callable
-from importlib import import_module
 from io import StringIO
 from typing import Any
 
-from s2s.errors import UserError
+from s2s.packages import optional_module
 
 PALETTE = ["#3d84c6", "#d9772b", "#3f9b5b", "#a463c4", "#d0485f", "#2a9d9d", "#9c7148", "#808890"]
 """One colour a method, of middling lightness: readable on white and on black."""
@@ -38,10 +37,9 @@ def draw(name: str, paint: Callable[[Any], None], height: float = 3.1) -> str:
 
     Raises ``UserError`` where matplotlib is not installed.
     """
-    try:
-        matplotlib, figures = import_module("matplotlib"), import_module("matplotlib.figure")
-    except ImportError as error:
-        raise UserError("the report needs the package matplotlib: pip install 's2s[diagnose]'") from error
+    matplotlib, figures = (
+        optional_module(name, "diagnose", "the report") for name in ("matplotlib", "matplotlib.figure")
+    )
     settings = {**_SETTINGS, "axes.prop_cycle": matplotlib.cycler(color=PALETTE), "svg.hashsalt": name}
     with matplotlib.rc_context(settings):
         figure = figures.Figure(figsize=(4.6, height), layout="constrained")

@@ -11,6 +11,7 @@ from s2s import commands
 from s2s.config import merge, read_arguments
 from s2s.config.describing import Schema, explain
 from s2s.errors import UserError
+from s2s.packages import install_command
 
 USAGE = "usage: python -m s2s.serve run=FOLDER[,FOLDER ...] [port=8000] [host=127.0.0.1]\n"
 
@@ -55,7 +56,7 @@ def serve(settings: Settings) -> None:
 
         from s2s.serve.application import LOOPBACK, application
     except ImportError as error:
-        raise UserError(f"{error.name} is not installed: pip install 's2s[serve]'") from error
+        raise UserError(f"{error.name} is not installed: {install_command('serve')}") from error
     from s2s.run import load
 
     places = settings.places()

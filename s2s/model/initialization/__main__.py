@@ -10,6 +10,7 @@ from rich.table import Table
 from s2s import commands
 from s2s.model.initialization.picture import draw
 from s2s.model.initialization.report import Depth, Matrix, depths, matrices
+from s2s.packages import install_command
 from s2s.recipe import Recipe
 
 USAGE = "usage: python -m s2s.model.initialization recipe=NAME_OR_PATH [picture=FILE] [key=value ...]"
@@ -53,7 +54,7 @@ def _command(arguments: Sequence[str]) -> None:
         draw(picture, found, lengths)
         console.print(f"picture: {picture}")
     except ImportError:
-        console.print("no picture: matplotlib is not installed (pip install 's2s[plots]')", markup=False)
+        console.print(f"no picture: matplotlib is not installed ({install_command('plots')})", markup=False)
 
 
 if __name__ == "__main__":
