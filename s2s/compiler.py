@@ -1,7 +1,8 @@
 """C files of this project, compiled at first use where there is a compiler.
 
 A library is kept in ``$S2S_CACHE``, else ``~/.cache/s2s``, under the digest of all that it was made of, the processor
-included.
+included. It is built for the processor at hand, or for the one that ``$S2S_CPU_TARGET`` names in the compiler's words
+(``haswell``, ``x86-64-v3``): a processor can stand in for an older one.
 """
 
 import ctypes
@@ -21,8 +22,10 @@ import torch
 
 from s2s.disk import cache_folder
 
-FLAGS = ("-O3", "-march=native", "-funroll-loops", "-fopenmp-simd", "-shared", "-fPIC")
+FLAGS = ("-O3", "-funroll-loops", "-fopenmp-simd", "-shared", "-fPIC")
 LINKED = ("-lm",)
+TARGET = "S2S_CPU_TARGET"
+"""The environment variable that names the processor to build for."""
 POINTER, LENGTH, NUMBER = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_float
 
 
@@ -78,13 +81,20 @@ def _compiled(source: Path, compiler: str) -> Path:
     """The library's file, made if it is not there, and whole if it is."""
     described = Path("/proc/cpuinfo")
     abilities = [line for line in described.read_text().splitlines() if line.startswith(("flags", "Features"))][:1]
-    made_of = (source.read_bytes(), compiler, FLAGS, LINKED, platform.machine(), abilities)
+    flags = (*FLAGS, _target())
+    made_of = (source.read_bytes(), compiler, flags, LINKED, platform.machine(), abilities)
     file = cache_folder() / f"{source.stem}-{sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=file.parent) as folder:
             made = Path(folder) / file.name
-            command = [compiler, *FLAGS, str(source), "-o", str(made), *LINKED]
+            command = [compiler, *flags, str(source), "-o", str(made), *LINKED]
             subprocess.run(command, check=True, capture_output=True, text=True)
             made.replace(file)
     return file
+
+
+def _target() -> str:
+    """Return the compiler's flag for the processor to build for; Arm's compilers spell it in their own way."""
+    flag = "-march" if platform.machine().lower() in ("x86_64", "amd64", "i686") else "-mcpu"
+    return f"{flag}={os.environ.get(TARGET) or 'native'}"

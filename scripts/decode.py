@@ -91,8 +91,8 @@ class Tally:
         cut = f"{self.cut} of {self.sources} sources cut to {run.recipe.data.max_source} tokens"
         without = f"the search settings allow nothing for {self.without} of {self.sources} sources"
         notes = [text for number, text in ((self.cut, cut), (self.without, without)) if number]
-        if run.model.output_bias.device.type == "cpu" and compiled.build().library is None:
-            notes.append(f"a step attends by torch, half as fast as in C: {compiled.build().reason}")
+        if run.model.output_bias.device.type == "cpu" and compiled.chosen().library is None:
+            notes.append(f"a step attends by torch, not in C: {compiled.chosen().reason}")
         return [*notes, f"{self.sources} sources in {seconds:.1f} s, {rates}, step {run.step}"]
 
 

@@ -1,6 +1,9 @@
 """A step's attention in C and by torch, against loops in float64."""
 
 import math
+import platform
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_scorer import END, UncachedScorer, assert_same, sources_of
 
+from s2s import compiler
 from s2s.batch import pad
 from s2s.search import beam_search, compiled, prefix, shared
 from s2s.search.prefix import PrefixScorer
@@ -16,11 +20,25 @@ in_c = pytest.mark.skipif(compiled.build().library is None, reason=f"nothing is 
 
 
 def attend_in_c(projected, cache, mask, used):
-    """What ``shared._attend`` does."""
     return compiled.attention(cache[None], mask, used)(0, projected)
 
 
-WAYS = [pytest.param(attend_in_c, marks=in_c, id="C"), pytest.param(shared._attend, id="torch")]
+def attend_by_torch(projected, cache, mask, used):
+    return compiled.attention_by_torch(cache[None], mask, used)(0, projected)
+
+
+WAYS = [pytest.param(attend_in_c, marks=in_c, id="C"), pytest.param(attend_by_torch, id="torch")]
+LANES = {"x86-64-v2": 4, "x86-64-v3": 8, "x86-64-v4": 16}
+"""Targets of the compiler, and the floats in their registers."""
+on_x86 = pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="no x86 processor")
+
+
+@pytest.fixture
+def no_library_kept():
+    """Both before and after, nothing is known of what was compiled or timed."""
+    compiled.build.cache_clear(), compiled.chosen.cache_clear()
+    yield
+    compiled.build.cache_clear(), compiled.chosen.cache_clear()
 
 
 def drawn(seed, sources, rows, heads, size, used, room):
@@ -118,15 +136,58 @@ def test_a_search_is_that_of_the_whole_forward(random_model, in_torch, lengths, 
     longest = [9 - place for place in range(len(sources))]
     with pytest.MonkeyPatch.context() as patch:
         if in_torch:
-            patch.setattr(compiled, "build", lambda: compiled.Built(None, "no C compiler was found"))
+            patch.setattr(compiled, "chosen", lambda: compiled.Built(None, "no C compiler was found"))
         patch.setattr(prefix, "ROOM", 4 if seed % 2 else 128)  # columns are moved
         for name in ("WIDE", "WIDE_IN_C"):
             patch.setattr(shared, name, 2 if seed % 3 == 0 else 16)  # rows part
         scorer = PrefixScorer(model, pad(sources, 0), torch.tensor([*map(len, sources)]), END, END)
-        assert scorer.start().buffer.in_c == (not in_torch and compiled.build().library is not None)
+        assert scorer.start().buffer.in_c == (not in_torch and compiled.chosen().library is not None)
         found = beam_search(scorer, beams, longest, beams)
     wanted = [
         beam_search(UncachedScorer(model, source), beams, length, beams)[0]
         for source, length in zip(sources, longest, strict=True)
     ]
     assert_same(found, wanted, tie=1e-5)
+
+
+@in_c
+@on_x86
+@pytest.mark.parametrize("target", LANES)
+def test_a_target_of_the_compiler_has_lanes_as_wide_as_its_registers(target):
+    """Preprocessed alone, so that a processor without such registers can tell."""
+    source = Path(compiled.__file__).with_name("attention.c")
+    command = [compiled.build().reason.removeprefix("compiled by "), f"-march={target}", "-E", "-P", str(source)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert f"vector_size(4 * {LANES[target]})" in done.stdout
+
+
+@in_c
+@on_x86
+@pytest.mark.usefixtures("no_library_kept")
+@pytest.mark.parametrize("target", ["x86-64", "x86-64-v2", "haswell"])
+def test_what_is_built_for_older_processors_computes_the_same(target, monkeypatch):
+    monkeypatch.setenv(compiler.TARGET, target)
+    projected, cache, mask = drawn(0, 3, 5, 2, 48, 40, 7)
+    wanted, _ = by_loops(projected, cache, mask, 40)
+    torch.testing.assert_close(attend_in_c(projected, cache, mask, 40).double(), wanted, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.usefixtures("no_library_kept")
+def test_a_target_that_no_compiler_knows_is_said(monkeypatch):
+    monkeypatch.setenv(compiler.TARGET, "abacus")
+    assert not compiled.usable(torch.device("cpu"), torch.float32, 64)
+    assert "no C compiler was found" in compiled.chosen().reason or "abacus" in compiled.chosen().reason
+
+
+@in_c
+@pytest.mark.usefixtures("no_library_kept")
+@pytest.mark.parametrize(("of_torch", "in_use"), [(0.5, False), (0.9, True), (5.0, True)])
+def test_the_faster_way_is_taken_and_near_ones_stay_with_c(of_torch, in_use, monkeypatch):
+    monkeypatch.setattr(compiled, "_timed", lambda _: {"C": 1.0, "torch": of_torch})
+    assert compiled.usable(torch.device("cpu"), torch.float32, 64) == in_use
+    assert ("torch is 2.0 times as fast" in compiled.chosen().reason) != in_use
+
+
+@in_c
+def test_both_ways_are_timed():
+    assert all(seconds > 0 for seconds in compiled._timed(compiled.build()).values())

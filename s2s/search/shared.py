@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from s2s.model import Memory
-from s2s.model.attention import Cached, merge, split
+from s2s.model.attention import Cached
 from s2s.model.prepared import PreparedModel
 from s2s.search import compiled
 
@@ -52,7 +51,7 @@ class Buffer:
         data = self.data[:, :rows]
         if self.in_c:
             return compiled.attention(data, mask, used)
-        return lambda layer, projected: _attend(projected, data[layer], mask, used)
+        return compiled.attention_by_torch(data, mask, used)
 
     def fill(self, holes: list[int], others: list[int], used: int) -> None:
         """Move the rows of the ``others`` to the ``holes``."""
@@ -69,15 +68,6 @@ class Buffer:
     def picked(self, rows: Tensor, columns: Tensor) -> Tensor:
         """The columns [n, m] of the rows [n], [layers, n, H, 2, m, d]."""
         return self.data[:, rows[:, None], :, :, columns].permute(2, 0, 3, 4, 1, 5)
-
-
-def _attend(projected: Tensor, cache: Tensor, mask: Tensor, used: int) -> Tensor:
-    """What ``compiled.attention`` gives in a layer, by torch alone."""
-    rows, hypotheses, columns = mask.shape
-    new = projected.unflatten(0, (rows, hypotheses)).chunk(3, dim=-1)
-    keys, values = cache[..., :columns, :].unbind(2)
-    query, keys[..., used:, :], values[..., used:, :] = (split(part, cache.shape[1]) for part in new)
-    return merge(scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None])).flatten(0, 1)
 
 
 class Shared(NamedTuple):
