@@ -78,15 +78,16 @@ def test_twenty_steps_equal_those_of_torch(
 
 
 def test_big_vision_is_its_formula() -> None:
-    """Momentum of the updates before the rate, in bfloat16; beta2 at most 0.999; p shrinks by rate times decay."""
+    """Momentum of the updates before the rate, in bfloat16; beta2 at most 0.999; p shrinks by schedule times decay."""
     torch.manual_seed(0)
     gradients = torch.randn(1500, 40, 33, dtype=torch.float64).float()
     parameter = nn.Parameter(torch.randn(40, 33))
     expected, momentum = parameter.detach().double(), torch.zeros(40, 33)
     rows, columns = torch.zeros(40, dtype=torch.float64), torch.zeros(33, dtype=torch.float64)
-    optimizer = Adafactor.big_vision([parameter], 1e-3, weight_decay=0.1)
+    optimizer = Adafactor.big_vision([parameter], 1e-3, weight_decay=1e-3)
     for step, gradient in enumerate(gradients, start=1):
-        optimizer.param_groups[0]["lr"] = rate = 1e-3 * (1 + step % 2)
+        schedule = (1 + step % 2) / 2
+        optimizer.param_groups[0]["lr"] = rate = 1e-3 * schedule
         parameter.grad = gradient
         optimizer.step()
         beta2 = min(0.999, 1 - step**-0.8)
@@ -94,10 +95,55 @@ def test_big_vision_is_its_formula() -> None:
         columns = beta2 * columns + (1 - beta2) * gradient.double().square().mean(0)
         update = gradient / (torch.outer(rows, columns) / rows.mean()).sqrt()
         mean = 0.9 * momentum.double() + 0.1 * update
-        expected, momentum = expected - rate * 0.1 * expected - rate * mean, mean.to(torch.bfloat16)
+        expected, momentum = expected - schedule * 1e-3 * expected - rate * mean, mean.to(torch.bfloat16)
     assert optimizer.state[parameter]["momentum"].dtype == torch.bfloat16
     assert (parameter - expected).norm() < 1e-3 * expected.norm()
     torch.testing.assert_close(optimizer.state[parameter]["rows"].double(), rows, rtol=1e-5, atol=0)
+
+
+def chained(parameter, gradients, lr, decay, schedule):
+    """big_vision's chain, a factor at a time: scale_by_adafactor, the rate, the decayed weights, the schedule, -1."""
+    weights, mean, moments = parameter.double(), torch.zeros(parameter.shape), torch.zeros_like(parameter).double()
+    for step, gradient in enumerate(gradients, start=1):
+        beta2 = min(0.999, 1 - step**-0.8)
+        moments = beta2 * moments + (1 - beta2) * (gradient.double() ** 2 + 1e-30)
+        mean = (0.9 * mean.double() + 0.1 * gradient.double() / moments.sqrt()).to(torch.bfloat16)
+        update = (lr * mean.double() + decay * weights) * schedule(step)
+        weights = weights - update
+    return weights
+
+
+@pytest.mark.parametrize("lr", [1e-4, 1.0])
+@pytest.mark.parametrize("decay", [0.0, 0.01, 0.3])
+def test_big_vision_decays_by_the_schedule_whatever_the_rate(lr: float, decay: float) -> None:
+    torch.manual_seed(0)
+    start, gradients = torch.randn(17), torch.randn(30, 17)
+    parameters = [nn.Parameter(start.clone()), nn.Parameter(start.clone())]
+    groups = [{"params": parameters[:1], "weight_decay": decay}, {"params": parameters[1:], "lr": lr / 10}]
+    optimizer = Adafactor.big_vision(groups, lr, weight_decay=decay)
+    schedule = lambda step: math.cos(step / 20)  # noqa: E731
+    curve = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: schedule(done + 1))
+    for gradient in gradients:
+        for parameter in parameters:
+            parameter.grad = gradient.clone()
+        optimizer.step()
+        curve.step()
+    for parameter, rate in zip(parameters, (lr, lr / 10), strict=True):
+        expected = chained(start, gradients, rate, decay, schedule)
+        torch.testing.assert_close(parameter.detach().double(), expected, rtol=1e-3, atol=1e-3 * rate + 1e-6)
+
+
+def test_a_state_from_before_an_option_came_still_loads() -> None:
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = Adafactor([parameter], 1e-2, relative_step=False)
+    parameter.grad = torch.ones(3)
+    optimizer.step()
+    state = optimizer.state_dict()
+    del state["param_groups"][0]["decay_by_schedule"]
+    again = Adafactor([parameter], 1e-2, relative_step=False)
+    again.load_state_dict(state)
+    again.step()
+    assert again.param_groups[0]["decay_by_schedule"] is False
 
 
 def test_the_cap_on_beta2_is_reached() -> None:

@@ -20,6 +20,7 @@ from naive import (
     tokens_of,
 )
 
+import s2s
 from s2s.errors import UserError
 
 scopes = pytest.mark.parametrize("scope", ["target", "all"])
@@ -71,6 +72,22 @@ def test_r_drop_compares_two_dropouts(random_model, random_batch, name, scope, s
         assert losses.parts["divergence"] > 1e-4
     plain = sum(cross_entropy(one, example.labels) for one, example in zip(views[0], examples(batch), strict=True))
     torch.testing.assert_close(losses.parts["nll"], plain.detach() / tokens_of(batch), rtol=1e-9, atol=0)
+
+
+def test_the_default_is_half_of_the_published_criterion_at_its_alpha_of_5(random_model, random_batch):
+    """CE_1 + CE_2 + 5 (KL + KL) / 2, as the equation and fairseq's criterion have it, and Su's form takes its alpha."""
+    model, batch = random_model(dropout=0.3).train(), random_batch(FIXED)
+    torch.manual_seed(7)
+    one, two = two_views(model, batch, "all")
+    total = 0.0
+    for example, first, second in zip(examples(batch), one, two, strict=True):
+        total = total + cross_entropy(first, example.labels) + cross_entropy(second, example.labels)
+        total = total + 5 * (divergence(first, second) + divergence(second, first)) / 2
+    for name, keys in (("r_drop", {}), ("r_drop_article", {"alpha": 5.0})):
+        torch.manual_seed(7)
+        found = objective_of(model, name, **keys).train()(batch).total
+        torch.testing.assert_close(2 * found, total / tokens_of(batch), rtol=1e-9, atol=0)
+    assert s2s.Recipe.load("title_gen_csl_r_drop").mitigations[0].alpha == 2.5
 
 
 def test_the_article_s_scale_is_r_drop_at_half_its_alpha(random_model, random_batch):

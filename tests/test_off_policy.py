@@ -104,6 +104,21 @@ def test_returns_are_a_double_loop_over_what_the_reference_believes(
     assert_same(objective(reference, model, **keys), batch, expected)
 
 
+@rewarded
+@pytest.mark.parametrize("least", [0.0, 0.1, 7.5])
+def test_no_reward_counts_for_less_than_its_floor(random_model, random_batch, reference, reward, least):
+    """The official code's ``trunc_min``, which holds for each token before returns are added up."""
+    model, batch = random_model(vocabulary=sized(reference)), random_batch(FIXED, 0, sized(reference))
+    each = [[max(one, least) for one in token_rewards(reference, example, reward)] for example in examples(batch)]
+    expected = mean_over(batch, lambda one: gold_loss(model, each[one.row], one, 0.1, 0.9))
+    assert_same(objective(reference, model, reward=reward, reward_floor=least, discount=0.9), batch, expected)
+
+
+def test_the_recipe_of_gold_s_has_the_floor_of_its_code():
+    (method,) = s2s.Recipe.load("title_gen_csl_gold_s").mitigations
+    assert (method.reward, method.reward_floor) == ("sum", 0.1)
+
+
 @pytest.mark.parametrize("reward", sorted(REWARDS))
 def test_the_gradient_is_far_from_teacher_forcing_s(random_model, random_batch, reference, reward):
     model, batch = random_model(vocabulary=sized(reference)), random_batch(FIXED, 0, sized(reference))
@@ -168,7 +183,9 @@ def test_a_folder_that_does_not_do_is_said(random_model, reference, tmp_path):
     [({"reward": "sums", "reference": "x"}, r"^reward: no 'sums'; did you mean 'sum'"),
      ({"reward": "sum"}, r"^reference: reward 'sum' needs the folder of a run"),
      ({"reward": "product"}, r"^reference: reward 'product' needs"), ({"floor": -0.1}, r"^floor: -0\.1 "),
-     ({"floor": 1.1}, r"^floor: 1\.1 "), ({"discount": 2}, r"^discount: 2 ")],
+     ({"floor": 1.1}, r"^floor: 1\.1 "),
+     ({"reward_floor": -1}, r"^reward_floor: -1 "), ({"reward_floor": math.nan}, r"^reward_floor: nan "),
+     ({"discount": 2}, r"^discount: 2 ")],
 )  # fmt: skip
 def test_a_wrong_key_is_refused_by_name(keys, message):
     with pytest.raises(UserError, match=message):

@@ -13,9 +13,9 @@ from s2s.errors import UserError
 from s2s.model import Architecture, PrefixTransformer
 from s2s.optim import OPTIMIZERS, SCHEDULES, Adafactor, AdamW
 from s2s.optim.groups import parameter_groups
-from s2s.optim.schedules import Constant, Cosine, InverseSquareRoot, Linear
+from s2s.optim.schedules import Constant, Cosine, InverseSquareRoot, Linear, RelativeStep
 
-KINDS = [Constant, Linear, Cosine, InverseSquareRoot]
+KINDS = [Constant, Linear, Cosine, InverseSquareRoot, RelativeStep]
 shares = st.floats(0, 1)
 
 
@@ -26,6 +26,7 @@ def formula(kind: type[Constant], step: int, warmup: int, steps: int, floor: flo
         Linear: floor * progress + 1 - progress,
         Cosine: floor + (1 - floor) * math.cos(math.pi / 2 * progress) ** 2,
         InverseSquareRoot: (max(1, warmup) / (step + 1)) ** 0.5,
+        RelativeStep: min(0.01, 1 / (step + 1) ** 0.5) / 0.01,
     }[kind]
 
 
@@ -137,3 +138,17 @@ def test_the_table_builds_what_it_names() -> None:
         "adamw": torch.optim.AdamW,
         "adafactor": Adafactor,
     }
+
+
+@pytest.mark.parametrize("step", [1, 2, 99, 9_999, 10_000, 10_001, 250_000, 10**7])
+def test_adafactor_s_relative_step_is_a_schedule(step: int) -> None:
+    """The paper's algorithm 5, step t = 1, 2 ...: min(1e-2, 1 / sqrt(t)), without a warm-up and with one."""
+    steps = 10**8
+    assert 0.01 * SCHEDULES["relative_step"]().factor(step - 1, steps) == pytest.approx(min(1e-2, step**-0.5))
+    warm = SCHEDULES["inverse_square_root"](warmup=10_000)
+    assert 0.01 * warm.factor(step - 1, steps) == pytest.approx(min(1e-6 * step, step**-0.5))
+
+
+def test_a_relative_step_is_flat_for_a_step_at_least() -> None:
+    with pytest.raises(UserError, match=r"^schedule\.flat: 0 is not at least 1"):
+        RelativeStep(flat=0)

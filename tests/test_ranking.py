@@ -30,6 +30,7 @@ from sequences import (
     write_decoded,
 )
 
+import s2s
 from s2s.errors import UserError
 from s2s.mitigations import MITIGATIONS
 from s2s.mitigations.candidates import Candidate
@@ -60,12 +61,17 @@ def ranked(candidates, batch, row):
     return sorted(range(len(candidates)), key=lambda place: -reward(candidates[place], batch, row))
 
 
-def pairs(model, batch, row, candidates, margin, exponent):
+def values_of(model, batch, row, candidates, exponent):
     values = []
     for place in ranked(candidates, batch, row):
         one = candidates[place]
         values.append(log_prob(model, batch, row, one) / (len(one.ids) + one.ended) ** exponent)
-    total = torch.zeros((), dtype=torch.float64)
+    return values
+
+
+def pairs(model, batch, row, candidates, margin, exponent):
+    """The text's sum over all pairs."""
+    values, total = values_of(model, batch, row, candidates, exponent), torch.zeros((), dtype=torch.float64)
     for i, better in enumerate(values):
         for j, worse in enumerate(values):
             if i < j and worse - better + (j - i) * margin > 0:
@@ -81,7 +87,59 @@ def test_the_margins_are_a_double_loop(random_model, random_batch, stored, seed,
     ranking = [pairs(model, batch, row, own[:most], margin, exponent) for row, own in enumerate(rows)]
     expected = forced(model, batch, 0.1) + weight * 3.0 * torch.stack(ranking).mean()
     keys = {"margin": margin, "length_penalty": exponent, "weight": weight, "gamma": 3.0, "candidates": most}
+    assert_same(stored(model, batch, rows, "brio", smoothing=0.1, pairs="sum", **keys), batch, expected)
+
+
+def by_distance(model, batch, row, candidates, margin, exponent):
+    """The released code's form: for each distance torch's own margin loss, which is a mean over its pairs."""
+    values = values_of(model, batch, row, candidates, exponent)
+    total = torch.zeros((), dtype=torch.float64)
+    for distance in range(1, len(values)):
+        better, worse = torch.stack(values[:-distance]), torch.stack(values[distance:])
+        total = total + torch.nn.MarginRankingLoss(margin * distance)(better, worse, torch.ones_like(better))
+    return total
+
+
+@given(seed=SEEDS, rows=ROWS, most=st.integers(1, 7), margin=st.sampled_from([0.001, 1.5]),
+       exponent=st.sampled_from([0.0, 2.0]), weight=st.sampled_from([0.3, 1.0]))  # fmt: skip
+@few
+def test_the_default_is_the_mean_over_the_pairs_of_each_distance(
+    random_model, random_batch, stored, seed, rows, most, margin, exponent, weight
+):
+    model, batch = random_model(seed), random_batch(SIZES, seed)
+    ranking = [by_distance(model, batch, row, own[:most], margin, exponent) for row, own in enumerate(rows)]
+    expected = forced(model, batch, 0.1) + weight * 3.0 * torch.stack(ranking).mean()
+    keys = {"margin": margin, "length_penalty": exponent, "weight": weight, "gamma": 3.0, "candidates": most}
     assert_same(stored(model, batch, rows, "brio", smoothing=0.1, **keys), batch, expected)
+
+
+def test_a_form_that_there_is_not_is_refused():
+    with pytest.raises(UserError, match=r"^pairs: no 'means'; did you mean 'mean'"):
+        MITIGATIONS["brio"](path="x", pairs="means")
+
+
+def saved(folder, row):
+    file = folder / "recipe.yaml"
+    file.write_text(f"mitigations: [{row}]\n")
+    return s2s.Recipe.load(file).mitigations[0]
+
+
+def test_a_run_that_was_saved_before_the_forms_had_names_keeps_the_sum(tmp_path):
+    row = "{name: brio, path: decoded.jsonl}"
+    assert saved(tmp_path, row).pairs == "mean"
+    (tmp_path / "run.json").write_text("{}")
+    assert saved(tmp_path, row).pairs == "sum"
+    assert saved(tmp_path, "{name: brio, path: decoded.jsonl, pairs: mean}").pairs == "mean"
+    assert saved(tmp_path, "{name: dpo, path: decoded.jsonl}") == MITIGATIONS["dpo"](path="decoded.jsonl")
+
+
+def test_a_saved_recipe_names_the_form(tmp_path):
+    (tmp_path / "mine.yaml").write_text("mitigations: [{name: brio, path: decoded.jsonl}]\n")
+    recipe = s2s.Recipe.load(tmp_path / "mine.yaml")
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    (tmp_path / "run.json").write_text("{}")
+    assert "pairs: mean" in recipe.to_yaml()
+    assert s2s.Recipe.load(tmp_path / "recipe.yaml") == recipe
 
 
 def preference(model, batch, row, candidates, scores, beta):

@@ -100,6 +100,12 @@ def test_it_may_stand_behind_noise(random_model, random_batch, policy, before):
     torch.testing.assert_close(found.total, Objective(model, ObjectiveSettings())(fed, counts=count(batch)).total)
 
 
+def test_the_defaults_are_likeliest_words_and_the_published_base():
+    """A noise of 0 is a choice of this project's; Zhang et al.'s oracle words are samples, at a noise of 1."""
+    method = ScheduledSampling()
+    assert (method.policy, method.base, method.noise) == ("decoding_step", 0.99, 0.0)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("policy", "alway"), ("rate", 1.5), ("base", -0.1), ("confident", 2), ("sure", -1), ("passes", 0), ("noise", -1),

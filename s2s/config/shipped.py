@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from s2s.config.former import completed
 from s2s.config.layers import Layer, read_file
 from s2s.errors import UserError, nearest
 
@@ -10,7 +11,7 @@ SHIPPED = Path(__file__).resolve().parent.parent.parent / "recipes"
 
 def recipe_layers(name_or_path: str | Path) -> list[Layer]:
     """The layers of a recipe: its base, if it has one, and its own."""
-    recipe = read_file(_find(name_or_path))
+    recipe = completed(read_file(_find(name_or_path)))
     base = recipe.values.pop("base", None)
     if base is None:
         return [recipe]

@@ -18,7 +18,7 @@ from s2s.mitigations.pools import from_target
 class Consistency(Shaper):
     """The keys of methods that draw two views together."""
 
-    alpha: float = 5.0  # strength of the divergence
+    alpha: float = 1.0  # strength of the divergence
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,12 +41,15 @@ class Consistency(Shaper):
 class RDrop(Consistency):
     """(1 - weight) CE_1 + weight [(CE_1 + CE_2) / 2 + alpha (KL(p_1 || p_2) + KL(p_2 || p_1)) / 2], two dropout masks.
 
-    A mean over target tokens. Source: Liang et al. 2021 as their code has it (the text's formula at alpha is twice
-    this one at alpha / 2); ``r_drop_article`` is Su's scale. ``scope: all`` is the paper's: the whole sequence runs
-    twice, for a whole step more; ``scope: target`` packs two targets behind one encoded source and so shares its
-    dropout. Teacher forcing at weight 0; at alpha 0 the mean of two passes. It does nothing without dropout.
+    A mean over target tokens. Source: Liang et al. 2021, in the form of their README, the *mean* of the two
+    cross-entropies. Their equation and their fairseq criterion take the *sum*, CE_1 + CE_2 + alpha (KL + KL) / 2, which
+    is twice this form at half of their alpha: their 5 (IWSLT) is 2.5 here. ``r_drop_article`` takes the sum's alpha as
+    it was published. ``scope: all`` is the paper's: the whole sequence runs twice, for a whole step more; ``scope:
+    target`` packs two targets behind one encoded source and so shares its dropout. Teacher forcing at weight 0; at
+    alpha 0 the mean of two passes. It does nothing without dropout.
     """
 
+    alpha: float = 2.5  # of the mean's form: half of the alpha of the sum's form
     scope: Literal["target", "all"] = "all"  # two targets behind one source, or the whole sequence twice
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
@@ -58,7 +61,8 @@ class RDrop(Consistency):
 class ArticleRDrop(RDrop):
     """R-Drop at the scale of Su's code (8496): (CE_1 + CE_2) / 2 + alpha (KL(p_1 || p_2) + KL(p_2 || p_1)) / 4.
 
-    As ``r_drop`` at half of its alpha; alpha 4 and dropout 0.3 in his article.
+    As ``r_drop`` at half of its alpha, and half of the sum that Liang et al. write at the same alpha; alpha 4 and
+    dropout 0.3 in his article.
     """
 
     alpha: float = 4.0
@@ -85,7 +89,6 @@ class NoiseConsistency(Consistency):
     compare more than one corruption a step.
     """
 
-    alpha: float = 1.0
     rate: float = 0.3  # of replaced tokens in the second view
     detach_clean: bool = False  # the clean view is a constant
 

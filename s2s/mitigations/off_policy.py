@@ -1,6 +1,7 @@
 """GOLD: off-policy policy gradients on gold targets."""
 
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -35,11 +36,13 @@ REWARDS = {"constant": _one, "sum": _probability, "product": _log_probability}
 class OffPolicy(Shaper):
     """GOLD: -sum_t max(p_t, floor) Q_t log p_t on gold tokens, p_t the model's own probability, a constant in front.
 
-    Q_t = sum_{u >= t} discount^(u - t) r_u over the rest of the target, with r 1 for reward "constant" (and Q_t = 1:
-    GOLD-delta), q_u for "sum" (GOLD-s) and log q_u - baseline, at least 0, for "product" (GOLD-p); q is the run in the
-    folder ``reference``, trained by teacher forcing. (1 - weight) CE + weight of this, in target tokens. Source: Pang
-    and He 2021, section 3. Cost: none, or a pass of the reference without gradients. Teacher forcing at weight 0. The
-    likelihood gets worse: choose by another score. The method's part has no label smoothing.
+    Q_t = sum_{u >= t} discount^(u - t) max(r_u, reward_floor) over the rest of the target, with r 1 for reward
+    "constant" (and Q_t = 1: GOLD-delta), q_u for "sum" (GOLD-s) and log q_u - baseline, at least 0, for "product"
+    (GOLD-p); q is the run in the folder ``reference``, trained by teacher forcing. The official code bounds the rewards
+    of GOLD-s from below by 0.1, and looks five tokens ahead where the text, and this, takes all. (1 - weight) CE +
+    weight of this, in target tokens. Source: Pang and He 2021, section 3. Cost: none, or a pass of the reference
+    without gradients. Teacher forcing at weight 0. The likelihood gets worse: choose by another score. The method's
+    part has no label smoothing.
     """
 
     floor: float = 0.1  # least weight of a token
@@ -47,6 +50,7 @@ class OffPolicy(Shaper):
     reference: str | None = None  # the folder of a run trained by teacher forcing, for sum and product
     discount: float = 1.0  # of later rewards
     baseline: float = -10.0  # for product: taken from log-probabilities
+    reward_floor: float = 0.0  # least reward of a token, for sum and product; 0.1 in the official code of GOLD-s
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,6 +58,8 @@ class OffPolicy(Shaper):
             raise UserError(f"reward: no '{self.reward}'{nearest(self.reward, REWARDS)}")
         if self.reward != "constant" and self.reference is None:
             raise UserError(f"reference: reward '{self.reward}' needs the folder of a run trained by teacher forcing")
+        if not (self.reward_floor >= 0 and isfinite(self.reward_floor)):
+            raise UserError(f"reward_floor: {self.reward_floor} is not at least 0")
         for name in ("floor", "discount"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}: {getattr(self, name)} is not in [0, 1]")
@@ -79,7 +85,7 @@ class OffPolicy(Shaper):
         scores = Passes(self._reference, 0.0, self._reference).score(clean)
         real = clean.labels != IGNORED
         rewards = scores.logits.new_zeros(real.shape)
-        rewards[real] = REWARDS[self.reward](scores.log_probs(), self.baseline)
+        rewards[real] = REWARDS[self.reward](scores.log_probs(), self.baseline).clamp(min=self.reward_floor)
         for column in reversed(range(rewards.shape[1] - 1)):  # each becomes the return of the rest of the target
             rewards[:, column] += self.discount * rewards[:, column + 1]
         return rewards[fed.labels != IGNORED].to(log_probs.dtype)

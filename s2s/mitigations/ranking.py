@@ -1,5 +1,6 @@
 """Ranking losses over stored candidates: BRIO's margins and direct preference optimisation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from s2s.batch import Batch
-from s2s.errors import UserError
+from s2s.errors import UserError, nearest
 from s2s.losses import Term
 from s2s.mitigations.base import Materials, Shaped, Turn, teacher_forcing
 from s2s.mitigations.candidates import Candidate, Packed, read
@@ -51,17 +52,26 @@ class Ranking(Sampled):
 
 @dataclass
 class CandidateRanking(Ranking):
-    """BRIO: CE + weight gamma sum_{i < j} max(0, f(c_j) - f(c_i) + (j - i) margin), candidates best first.
+    """BRIO: CE + weight gamma R, where R sums max(0, f(c_j) - f(c_i) + (j - i) margin) over pairs i < j, best first.
 
-    f(c) is log p(c | source) / length^length_penalty, the end included. The ranking is a mean over examples. Source:
-    Liu et al. 2022, section 3.2, with the numbers of CNN/DM. Cost: (S + K T) / (S + T) of a step. Teacher forcing at
-    weight 0 or gamma 0. Candidates are not refreshed while the model moves away from the one that wrote them.
+    f(c) is log p(c | source) / length^length_penalty, the end included. ``pairs`` says how the pairs of one distance
+    j - i add up: "mean" is the released code's form, to which its numbers for CNN/DM (the defaults here) belong; "sum"
+    is the text's, up to K - 1 times as strong with the same gamma. R is a mean over examples. The released code also
+    smooths the labels of its cross-entropy by 0.1, which is ``objective.label_smoothing`` here. Source: Liu et al.
+    2022, section 3.2. Cost: (S + K T) / (S + T) of a step. Teacher forcing at weight 0 or gamma 0. Candidates are not
+    refreshed while the model moves away from the one that wrote them.
     """
 
     candidates: int = 16
     gamma: float = 100.0  # strength of the ranking
     margin: float = 0.001  # between neighbours
     length_penalty: float = 2.0  # log-probabilities are divided by length ** length_penalty
+    pairs: str = "mean"  # a row of PAIRS: how the pairs of one distance add up, by mean (the code) or sum (the text)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pairs not in PAIRS:
+            raise UserError(f"pairs: no '{self.pairs}'{nearest(self.pairs, PAIRS)}")
 
     def refuse(self, beside: object) -> str | None:  # noqa: ARG002
         return None  # its cross-entropy reads what feeds edit
@@ -69,19 +79,35 @@ class CandidateRanking(Ranking):
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
         packed = self._pack([[one.candidate for one in row] for row in self.ranked(clean)], clean)
         scores = packed.log_probs(turn.passes, clean) / packed.lengths().clamp(min=1) ** self.length_penalty
-        ranking = (margins(scores, packed, self.margin) * has_labels(clean)).sum()
+        ranking = (margins(scores, packed, self.margin, PAIRS[self.pairs]) * has_labels(clean)).sum()
         forced = teacher_forcing(turn.passes, fed)
         term = Term(self.share(turn) * self.gamma * ranking, "examples")
         return Shaped({**forced.terms, "ranking": term}, forced.nll)
 
 
-def margins(scores: Tensor, packed: Packed, margin: float) -> Tensor:
-    """For each row [B] the sum over pairs i < j of max(0, f_j - f_i + (j - i) margin)."""
+def _every(distances: Tensor, candidates: Tensor) -> Tensor:  # noqa: ARG001
+    return torch.ones_like(distances)
+
+
+def _of_its_distance(distances: Tensor, candidates: Tensor) -> Tensor:
+    return 1 / (candidates - distances).clamp(min=1)
+
+
+Shares = Callable[[Tensor, Tensor], Tensor]
+PAIRS: dict[str, Shares] = {"mean": _of_its_distance, "sum": _every}
+"""The factor of a pair from its distance j - i and how many candidates its row has: n candidates have n - d pairs of
+distance d."""
+
+
+def margins(scores: Tensor, packed: Packed, margin: float, shares: Shares) -> Tensor:
+    """Return for each row [B] the sum over pairs i < j of max(0, f_j - f_i + (j - i) margin) times the pair's share."""
     places = torch.arange(scores.shape[1], device=scores.device)
     ahead = places[None, :] - places[:, None]  # j - i
     loss = functional.relu(scores[:, None, :] - scores[:, :, None] + ahead * margin)
     real = packed.lengths() > 0
-    return (loss * (ahead > 0) * real[:, None, :] * real[:, :, None]).sum(dim=(1, 2))
+    counted = (ahead > 0) & real[:, None, :] & real[:, :, None]
+    share = shares(ahead.to(loss.dtype), real.sum(dim=1)[:, None, None].to(loss.dtype))
+    return (loss * share * counted).sum(dim=(1, 2))
 
 
 @dataclass

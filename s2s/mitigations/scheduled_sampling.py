@@ -33,8 +33,9 @@ class Mix(NamedTuple):
 class ScheduledSampling(Feed):
     """Decoder inputs are the model's own predictions with a probability; labels stay.
 
-    A pass without gradients predicts each token from the gold prefix: argmax of z + noise Gumbel (0: the likeliest
-    word; 1: a sample; between: oracle words, Zhang et al. 2019). The prediction for token t takes the place of t in
+    A pass without gradients predicts each token from the gold prefix: argmax of z + noise Gumbel. At ``noise`` 1 that
+    is a sample, the oracle word of Zhang et al. 2019; at 0, the default and a choice of ours, it is the likeliest word,
+    as in Mihaylova and Martins 2019. The prediction for token t takes the place of t in
     the next input with probability ``rate`` times the policy's. With ``passes`` of more than 1 the mixed prefix is fed
     again under the same coins, so that after T passes the prefix is that of sampling token by token. Cost: a target
     pass without gradients each. Teacher forcing at rate 0 or weight 0; a weight below 1 anchors the loss on gold.
@@ -52,8 +53,8 @@ class ScheduledSampling(Feed):
     rate: float = 1.0  # largest probability of a prediction
     policy: str = "decoding_step"  # a row of POLICIES: how the probability grows
     passes: int = 1  # predictions from predictions, so many deep
-    noise: float = 0.0  # of Gumbel; 0: the likeliest word, 1: a sample
-    base: float = 0.97  # for the policies by decoding step
+    noise: float = 0.0  # of Gumbel; 0: the likeliest word (a choice of ours), 1: a sample, Zhang et al.'s oracle word
+    base: float = 0.99  # for the policies by decoding step: Liu et al.'s; short targets want less, such as 0.97
     decay: float = 1000.0  # steps, for the policies by training step
     confident: float = 0.9  # for policy confidence: gold at or below it
     sure: float = 0.95  # likewise: a random token above it

@@ -44,6 +44,8 @@ class Adafactor(Optimizer):
     momentum_before_scaling: average u and multiply by a afterwards.
     max_relative_step: in place of 1e-2.
     scale_weight_decay: False shrinks p by weight_decay times ``lr`` (or max_relative_step), whatever the step.
+    decay_by_schedule: p shrinks by weight_decay times the schedule, which is ``lr`` over the ``lr`` with which its
+    group began (``initial_lr``, as torch's schedulers call it).
     eps_floor: eps1 is no summand but the least mean(r) and the least sqrt(v); with eps1 None it is the type's epsilon.
     skip_nonfinite: leave out a step whose gradient is not finite, and count it in ``skipped``, instead of refusing it.
 
@@ -76,6 +78,7 @@ class Adafactor(Optimizer):
         momentum_before_scaling: bool = False,
         max_relative_step: float = 1e-2,
         scale_weight_decay: bool = True,
+        decay_by_schedule: bool = False,
         eps_floor: bool = False,
         skip_nonfinite: bool = False,
         compiled: bool = True,
@@ -95,7 +98,11 @@ class Adafactor(Optimizer):
 
     @classmethod
     def big_vision(cls, params: Parameters, lr: float, weight_decay: float = 0.0) -> "Adafactor":
-        """As big_vision's (Zhai et al. 2022, section 3.3): like Adam, with bfloat16 momentum; p shrinks by lr decay."""
+        """As big_vision's (Zhai et al. 2022, section 3.3): like Adam, with bfloat16 momentum.
+
+        As in its code, p shrinks by ``weight_decay`` times the schedule, whatever the rate: a decay of 1e-4 takes 1e-4
+        of p in a step at the schedule's peak.
+        """
         return cls(
             params,
             lr,
@@ -109,7 +116,7 @@ class Adafactor(Optimizer):
             beta2_cap=0.999,
             momentum_dtype=torch.bfloat16,
             momentum_before_scaling=True,
-            scale_weight_decay=False,
+            decay_by_schedule=True,
         )
 
     @classmethod
@@ -138,7 +145,10 @@ class Adafactor(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its options are checked."""
         super().add_param_group(param_group)
-        check(self.param_groups[-1])
+        group = self.param_groups[-1]
+        check(group)
+        if group["decay_by_schedule"]:
+            group.setdefault("initial_lr", group["lr"])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -177,6 +187,9 @@ class Adafactor(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state; each tensor keeps its type, where torch's own way would give it the parameter's."""
         super().load_state_dict(state_dict)
+        for group in self.param_groups:  # a state of before an option came has no value for it
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
         numbers = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         parameters = chain.from_iterable(group["params"] for group in self.param_groups)
         for number, parameter in zip(numbers, parameters, strict=True):

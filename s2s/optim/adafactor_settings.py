@@ -15,7 +15,8 @@ class AdafactorSettings:
     """A recipe's ``optimizer: {name: adafactor}``: steps of the schedule's rate times a parameter's own scale.
 
     The rate is always the recipe's, so ``schedule`` works as with other optimizers. The paper's relative step,
-    min(1e-2, 1 / sqrt(t)), is about ``rate: 0.01`` with ``schedule: {name: inverse_square_root, warmup: 10000}``.
+    min(1e-2, 1 / sqrt(t)), is ``rate: 0.01`` with ``schedule: {name: relative_step}``; its form with a warm-up,
+    min(1e-6 t, 1 / sqrt(t)), is ``rate: 0.01`` with ``schedule: {name: inverse_square_root, warmup: 10000}``.
     """
 
     rate: float = 1e-3  # the schedule's factor multiplies it

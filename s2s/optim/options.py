@@ -19,6 +19,8 @@ def check(options: Options) -> None:
         raise UserError("warmup_init: needs relative_step=True")
     if eps1 is None and not options["eps_floor"]:
         raise UserError("eps: the first may be None with eps_floor=True only")
+    if options["decay_by_schedule"] and not (lr is not None and lr > 0):
+        raise UserError("lr: decay_by_schedule measures the schedule by it, so it must be above 0")
     threshold, beta1 = options["clip_threshold"], options["beta1"]
     rules = {
         "lr": lr is None or lr >= 0,

@@ -70,9 +70,29 @@ class InverseSquareRoot(Constant):
         return math.sqrt(max(1, self.warmup) / (step + 1))
 
 
+@dataclass
+class RelativeStep(Constant):
+    """Stays at 1 for ``flat`` steps, then falls as 1 / sqrt(step): AdaFactor's relative step (Shazeer and Stern 2018).
+
+    Their min(1e-2, 1 / sqrt(t)) at step t = 1, 2, ... is a rate of 0.01 with ``flat`` 10000.
+    """
+
+    flat: int = 10_000  # steps before it falls
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.flat < 1:
+            raise UserError(f"schedule.flat: {self.flat} is not at least 1")
+
+    def after(self, step: int, steps: int) -> float:  # noqa: ARG002
+        """Return min(1, sqrt(flat / (step + 1)))."""
+        return min(1.0, math.sqrt(self.flat / (step + 1)))
+
+
 SCHEDULES = {
     "constant": Constant,
     "linear": Linear,
     "cosine": Cosine,
     "inverse_square_root": InverseSquareRoot,
+    "relative_step": RelativeStep,
 }

@@ -96,7 +96,7 @@ class Update:
     def plan(self, update_squares: float, parameter_squares: float) -> Plan:
         """Clipping, rate and decay as numbers."""
         options, size = self.options, self.step_size(parameter_squares)
-        decay = options["weight_decay"] * (size if options["scale_weight_decay"] else self.highest_rate())
+        decay = options["weight_decay"] * self.decay_scale(size)
         late, clipping = options["beta1"] and options["momentum_before_scaling"], self.clipping(update_squares)
         return Plan(1 - decay, clipping, size) if late else Plan(1 - decay, clipping * size, 1.0)
 
@@ -139,6 +139,12 @@ class Update:
         step = self.state["step"]
         bound = 1e-6 * step if self.options["warmup_init"] else self.options["max_relative_step"]
         return min(bound, 1 / math.sqrt(step))
+
+    def decay_scale(self, size: float) -> float:
+        """Return what the weight decay is multiplied by: the schedule, the step's size or the highest rate."""
+        if self.options["decay_by_schedule"]:
+            return float(self.options["lr"] / self.options["initial_lr"])
+        return size if self.options["scale_weight_decay"] else self.highest_rate()
 
     def highest_rate(self) -> float:
         """The given rate, or the bound of the relative one."""
