@@ -79,19 +79,26 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 def _compiled(source: Path, compiler: str) -> Path:
     """The library's file, made if it is not there, and whole if it is."""
-    described = Path("/proc/cpuinfo")
-    abilities = [line for line in described.read_text().splitlines() if line.startswith(("flags", "Features"))][:1]
     flags = (*FLAGS, _target())
-    made_of = (source.read_bytes(), compiler, flags, LINKED, platform.machine(), abilities)
+    made_of = (source.read_bytes(), compiler, flags, LINKED, platform.machine(), _abilities())
     file = cache_folder() / f"{source.stem}-{sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=file.parent) as folder:
             made = Path(folder) / file.name
             command = [compiler, *flags, str(source), "-o", str(made), *LINKED]
-            subprocess.run(command, check=True, capture_output=True, text=True)
+            subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace")
             made.replace(file)
     return file
+
+
+def _abilities() -> list[str]:
+    """Return text that tells the processors apart that share a cache folder; Linux lists what each can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # another system
+        return [platform.platform(), platform.processor()]
+    return [line for line in lines if line.startswith(("flags", "Features"))][:1]
 
 
 def _target() -> str:

@@ -52,7 +52,7 @@ def _reason(error: BaseException) -> str:
 def _seal(folder: Path) -> None:
     """Write the manifest and put all on the disk."""
     manifest = {path.name: entry(path) for path in sorted(folder.iterdir())}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -62,7 +62,7 @@ def _seal(folder: Path) -> None:
 def damage(folder: Path, needed: set[str]) -> str | None:
     """What is wrong with a folder that has to hold the needed files and those of its manifest, or None."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         broken = [name for name in sorted(needed | set(manifest)) if entry(folder / name) != manifest[name]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
@@ -71,7 +71,7 @@ def damage(folder: Path, needed: set[str]) -> str | None:
 
 def recorded_hash(path: Path) -> str:
     """The SHA-256 of a folder's file as its manifest has it."""
-    manifest = json.loads((path.parent / MANIFEST).read_text())
+    manifest = json.loads((path.parent / MANIFEST).read_text(encoding="utf-8"))
     return str(manifest[path.name]["sha256"])
 
 

@@ -42,6 +42,6 @@ class Speaker:
 
 
 if __name__ == "__main__":
-    kept = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    kept = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
     serve(Speaker, sys.stdin, kept)

@@ -54,11 +54,11 @@ def train(folder: Path, name: str, data: Path, steps: int, kill_at: int | None =
     """One run of the command in a process of its own, killed once it has logged so many steps."""
     log = folder / name / "log.jsonl"
     recipe = folder / "recipe.yaml"
-    recipe.write_text("{}\n")
+    recipe.write_text("{}\n", encoding="utf-8")
     settings = [f"data.path={data}", f"data.cache={folder / 'cache'}", f"run.folder={folder / name}"]
     keys = [f"recipe={recipe}", *settings, *KEYS, f"run.steps={steps}"]
     logged, began = _steps(log), time.monotonic()
-    with (folder / f"{name}.out").open("a") as output:
+    with (folder / f"{name}.out").open("a", encoding="utf-8") as output:
         process = subprocess.Popen([sys.executable, "-m", "s2s.train", *keys], stdout=output, stderr=output)
         row: dict[str, Any] = {"run": name, "steps": steps}
         while _is_running(process.pid):
@@ -71,7 +71,9 @@ def train(folder: Path, name: str, data: Path, steps: int, kill_at: int | None =
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if kill_at is None and process.returncode:
-        raise SystemExit(f"{name}: exit code {process.returncode}\n" + (folder / f"{name}.out").read_text()[-2000:])
+        raise SystemExit(
+            f"{name}: exit code {process.returncode}\n" + (folder / f"{name}.out").read_text(encoding="utf-8")[-2000:]
+        )
     row |= {"total_seconds": time.monotonic() - began, "total_cpu_seconds": usage.ru_utime + usage.ru_stime}
     return row | {"peak_mib": usage.ru_maxrss / 1024}
 
@@ -85,7 +87,7 @@ def _is_running(pid: int) -> bool:
 
 
 def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -130,7 +132,7 @@ def main(texts: Sequence[str]) -> int:
             )
         )
     if given.json is not None:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n")
+        given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return 0 if rows[-1]["exact"] else 1
 
 

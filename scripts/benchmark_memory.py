@@ -109,7 +109,7 @@ def large(arguments: argparse.Namespace) -> dict[str, Any]:
     """The row of the large model, from its own process."""
     script = Path(__file__).with_name("benchmark_large.py")
     command = [sys.executable, str(script), "--precision", arguments.large_precision]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, encoding="utf-8")
     if done.returncode:
         raise UserError(f"{script.name} ended with code {done.returncode}")
     row: dict[str, Any] = json.loads(done.stdout)

@@ -34,6 +34,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             env=environment(switches, settings["threads"]),
+            encoding="utf-8",
         )
         facts = self.ask(**settings)
         self.missing: str | None = facts.get("missing")
@@ -83,5 +84,5 @@ def environment(switches: bool, threads: int) -> dict[str, str]:
 
 def resident_peak() -> int:
     """The most bytes of main memory that this process has held, libraries included."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))

@@ -103,6 +103,6 @@ def serve(build: Callable[[dict[str, Any]], Answering], questions: TextIO, answe
 
 
 if __name__ == "__main__":
-    kept = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    kept = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
     serve(Stepper, sys.stdin, kept)

@@ -195,5 +195,7 @@ def processor(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     described = Path("/proc/cpuinfo")
-    named = re.search(r"^model name\s*:\s*(.+)$", described.read_text() if described.exists() else "", re.MULTILINE)
+    named = re.search(
+        r"^model name\s*:\s*(.+)$", described.read_text(encoding="utf-8") if described.exists() else "", re.MULTILINE
+    )
     return named[1] if named else platform.machine()

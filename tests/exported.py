@@ -21,7 +21,7 @@ def recipe(checkpoint: Path, folder: Path, *overrides: str) -> s2s.Recipe:
     """Two updates on a few pairs."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [json.dumps({"source": source, "target": target}) + "\n" for source, target in PAIRS]
-    (folder / "train.jsonl").write_text("".join(rows))
+    (folder / "train.jsonl").write_text("".join(rows), encoding="utf-8")
     settings = {
         "data.path": folder,
         "data.max_source": 24,
@@ -36,5 +36,5 @@ def recipe(checkpoint: Path, folder: Path, *overrides: str) -> s2s.Recipe:
         "search.max_length": 4,
     }
     lines = [f"{key}={value}" for key, value in settings.items()]
-    (folder / "tiny.yaml").write_text("")
+    (folder / "tiny.yaml").write_text("", encoding="utf-8")
     return s2s.Recipe.load(folder / "tiny.yaml", [*lines, *overrides])

@@ -43,5 +43,12 @@ def run(
     """Run this Python with arguments to its end and return what it said; ``folder`` is where it stands."""
     command = [sys.executable, *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=dict(environment), cwd=folder, timeout=500
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=dict(environment),
+        cwd=folder,
+        timeout=500,
+        encoding="utf-8",
     )

@@ -63,7 +63,7 @@ def update(folder: Path) -> tuple[Vocabulary, Batch]:
         settings = {"max_length": 16, "length_penalty": 0.0}
         lines.append(json.dumps({"source": example.source, "hypotheses": hypotheses, "settings": settings}))
     if not distributed.is_initialized() or distributed.get_rank() == 0:
-        (folder / "candidates.jsonl").write_text("\n".join(lines))
+        (folder / "candidates.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return vocabulary, vocabulary.batch([(example.source, example.target) for example in examples[:11]])
 
 

@@ -18,7 +18,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     worker = str(Path(__file__).with_name("adafactor_worker.py"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, worker, str(folder)], capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        [*command, worker, str(folder)], capture_output=True, text=True, check=False, env=environment, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{process}.pt") for process in range(2)]
 

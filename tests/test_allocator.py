@@ -27,7 +27,11 @@ def faults(keep: bool, **variables: str) -> int:
     """Page faults of taking and freeing arrays of ``PAGES`` pages, after a start that does not count."""
     plain = {name: value for name, value in os.environ.items() if name not in OPTIONS}
     command = [sys.executable, "-c", PROGRAM.replace("KEEP", str(keep))]
-    return int(subprocess.run(command, env=plain | variables, check=True, capture_output=True, text=True).stdout)
+    return int(
+        subprocess.run(
+            command, env=plain | variables, check=True, capture_output=True, text=True, encoding="utf-8"
+        ).stdout
+    )
 
 
 @needs_glibc

@@ -106,7 +106,7 @@ def test_a_changed_byte_is_noticed(three: Path, name: str, share: float, damage:
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"weights.safetensors": 1}'])
 def test_a_manifest_that_lists_nothing_vouches_for_nothing(run: Path, text: str) -> None:
-    (folder_of(run, 30) / MANIFEST).write_text(text)
+    (folder_of(run, 30) / MANIFEST).write_text(text, encoding="utf-8")
     assert_passed_over(run)
 
 
@@ -161,10 +161,12 @@ def test_a_log_is_cut_behind_its_step(tmp_path: Path, rest: str) -> None:
     log = tmp_path / "log.jsonl"
     cut_log(tmp_path, 3)
     assert not log.exists()
-    log.write_text(STEPS + rest)
+    log.write_text(STEPS + rest, encoding="utf-8")
     for step in (9, 3, 0):
         cut_log(tmp_path, step)
-        assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == list(range(1, min(5, step) + 1))
+        assert [json.loads(line)["step"] for line in log.read_text(encoding="utf-8").splitlines()] == list(
+            range(1, min(5, step) + 1)
+        )
 
 
 def test_writing_replaces_the_whole_text(tmp_path: Path) -> None:
@@ -179,7 +181,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, "sub
     """A process that has done what this file does when it is run: its folder holds killed runs, and it is locked."""
     folder = tmp_path_factory.mktemp("other")
     command, environment = [sys.executable, __file__, str(folder)], os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, encoding="utf-8") as process:
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "locked\n"

@@ -11,7 +11,7 @@ SMALL = ("model.width=16", "data.size=230", "run.tokens=256", "run.evaluate_exam
 
 def compare(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), "--recipe", "toy_copy", "--folder", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
 
 
 def test_every_variant_has_a_row_with_what_it_learnt_and_cost(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_every_variant_has_a_row_with_what_it_learnt_and_cost(tmp_path: Path) ->
     )
     done = compare(tmp_path / "runs", *options, *SMALL)
     assert done.returncode == 0, done.stderr
-    dot, mixed = json.loads((tmp_path / "rows.json").read_text())
+    dot, mixed = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
     assert (dot["name"], mixed["name"], dot["steps"], dot["sources"]) == ("dot", "dense,random", 2, 3)
     for row in (dot, mixed):
         assert f"{row['parameters']:,}" in done.stdout

@@ -45,7 +45,7 @@ def test_every_shaper_is_made_by_its_name(name):
 
 def test_a_list_reads_back_as_it_is(tmp_path):
     recipe, file = load("mitigations=[{name: shift_noise, rate: 0.2}, {name: vat, xi: 3}]"), tmp_path / "again.yaml"
-    file.write_text(recipe.to_yaml())
+    file.write_text(recipe.to_yaml(), encoding="utf-8")
     assert Recipe.load(file) == recipe
 
 
@@ -64,7 +64,7 @@ def test_a_row_of_the_command_line_is_changed_in_its_place():
 
 def test_a_recipe_s_row_is_changed_from_the_command_line(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("base: toy_copy\nmitigations:\n- {name: fgm, epsilon: 3}\n")
+    file.write_text("base: toy_copy\nmitigations:\n- {name: fgm, epsilon: 3}\n", encoding="utf-8")
     assert Recipe.load(file).mitigations == [FastGradient(epsilon=3.0)]
     assert Recipe.load(file, ["mitigations.0.epsilon=2"]).mitigations == [FastGradient(epsilon=2.0)]
     assert Recipe.load(file, ["mitigations.0={name: vat}"]).mitigations == [MITIGATIONS["vat"]()]
@@ -85,7 +85,7 @@ def test_a_recipe_s_row_is_changed_from_the_command_line(tmp_path):
 )
 def test_an_error_names_the_row_its_file_and_line(tmp_path, rows, line, message):
     file = tmp_path / "mine.yaml"
-    file.write_text("mitigations:\n" + rows)
+    file.write_text("mitigations:\n" + rows, encoding="utf-8")
     with pytest.raises(UserError) as caught:
         Recipe.load(file)
     assert str(caught.value).startswith(f"{file}:{line}: {message}")

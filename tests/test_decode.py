@@ -78,14 +78,14 @@ def test_unknown_search_keys_name_their_neighbour(run: Run) -> None:
 
 def test_plain_lines_in_plain_lines_out_in_order(run: Run, tmp_path: Path) -> None:
     lines = ["a b c", "", "h g f e d c b a", "i j"]
-    (tmp_path / "in.txt").write_text("".join(line + "\n" for line in lines))
+    (tmp_path / "in.txt").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     assert decode([f"run={run.folder}", f"input={tmp_path / 'in.txt'}", f"output={tmp_path / 'out.txt'}"]) == 0
-    written = (tmp_path / "out.txt").read_text().splitlines()
+    written = (tmp_path / "out.txt").read_text(encoding="utf-8").splitlines()
     expected = [hypotheses[0].text for hypotheses in run.generate(lines, beams=run.recipe.search.beams)]
     assert written == expected
     command = [sys.executable, str(ROOT / "scripts" / "decode.py"), f"run={run.folder}", "input=-", "output=-"]
     text = "".join(line + "\n" for line in lines)
-    streamed = subprocess.run(command, input=text, capture_output=True, text=True, timeout=200)
+    streamed = subprocess.run(command, input=text, capture_output=True, text=True, timeout=200, encoding="utf-8")
     assert streamed.stdout.splitlines() == expected
 
 
@@ -95,7 +95,7 @@ def test_jsonl_in_jsonl_out_with_identity_scores_and_settings(run: Run, tmp_path
         file.writelines(json.dumps(row) + "\n" for row in rows)
     arguments = [f"run={run.folder}", f"input={tmp_path / 'in.jsonl.gz'}", "search.beams=3", "search.n_best=2"]
     assert decode([*arguments, f"output={tmp_path / 'out.jsonl'}"]) == 0
-    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(row["id"], row["source"]) for row in written] == [("x", "a b"), (1, "c d e")]
     assert all(set(row) == {"id", "source", "hypotheses", "settings"} for row in written)
     assert all(set(row["hypotheses"][0]) == {"text", "score", "tokens"} for row in written)
@@ -117,7 +117,7 @@ def test_jsonl_in_jsonl_out_with_identity_scores_and_settings(run: Run, tmp_path
 def test_mistakes_are_one_line(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], content: str, message: str
 ) -> None:
-    (tmp_path / "in.jsonl").write_text(content)
+    (tmp_path / "in.jsonl").write_text(content, encoding="utf-8")
     code = decode([f"run={run.folder}", f"input={tmp_path / 'in.jsonl'}", f"output={tmp_path / 'out'}", *arguments])
     error = capsys.readouterr().err
     assert code == 2

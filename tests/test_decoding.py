@@ -43,7 +43,7 @@ def source(tmp_path: Path) -> Path:
     chance, path = random.Random(0), tmp_path / "in.jsonl"
     texts = [" ".join(chance.choices("abcdefghij", k=chance.randint(1, 6))) for _ in range(22)]
     rows = [{"id": f"n{at}", "source": text, "hint": "e f" if at % 2 else ""} for at, text in enumerate(texts)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
@@ -101,9 +101,9 @@ def test_what_was_made_otherwise_is_begun_anew(
         output, expected, used = tmp_path / f"{at}.jsonl", tmp_path / f"{at}.expected.jsonl", source
         killed_after(2, monkeypatch, runs[0], source, output)
         if change == "input":
-            lines = source.read_text().splitlines(keepends=True)
+            lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
             used = tmp_path / "changed.jsonl"
-            used.write_text("".join([lines[1], lines[0], *lines[2:]]))
+            used.write_text("".join([lines[1], lines[0], *lines[2:]]), encoding="utf-8")
         more = [] if change == "input" else [change]
         capsys.readouterr()
         assert decode(runs[run], used, output, *more) == 0
@@ -134,14 +134,14 @@ def test_two_processes_write_what_one_writes(runs: list[Run], source: Path, tmp_
 
 def test_prefixes_ensembles_and_a_second_run(runs: list[Run], source: Path, tmp_path: Path) -> None:
     first, second = runs
-    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
     keys = ["prefix_field=hint", "search.n_best=2", "search.token_scores=true", "weights=[1, 2]"]
     more = [f"run={first.folder},{second.folder}", f"rerank={second.folder}", "rerank_weight=0.4"]
     assert decode(first, source, tmp_path / "out.jsonl", *keys, *more) == 0
     texts, prefixes = [row["source"] for row in rows], [row["hint"] for row in rows]
     both = ensemble(runs, [1.0, 2.0])
     found = both.generate(texts, beams=2, n_best=2, max_length=5, batch=4, prefixes=prefixes, token_scores=True)
-    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     for row, wanted in zip(written, rerank(second, texts, found, 0.4), strict=True):
         assert [each["text"] for each in row["hypotheses"]] == [each.text for each in wanted]
         for each, hypothesis in zip(row["hypotheses"], wanted, strict=True):

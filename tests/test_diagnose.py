@@ -50,7 +50,7 @@ def record(runs):
 
 
 def test_the_record_has_every_measure_and_the_file_is_the_record(runs, record):
-    assert json.loads((runs / "report" / "report.json").read_text()) == record
+    assert json.loads((runs / "report" / "report.json").read_text(encoding="utf-8")) == record
     for run in record["runs"]:
         assert {"gap", "recovery", "search", "calibration", "margin", "mismatch", "headlines"} <= run.keys()
         assert list(run["recovery"]) == CORRUPTIONS
@@ -146,13 +146,13 @@ def test_every_pass_tells_how_far_it_is(runs):
 def test_a_file_of_examples_has_the_run_s_fields_and_the_command_says_where_the_report_is(runs, capsys):
     path = runs / "own.jsonl"
     texts = ["a b c d", "d c b a j", "a a a", "j i h g f e"]
-    path.write_text("".join(json.dumps(Example(text, text)._asdict()) + "\n" for text in texts))
+    path.write_text("".join(json.dumps(Example(text, text)._asdict()) + "\n" for text in texts), encoding="utf-8")
     arguments = ["beams=[1,2]", "resamples=50", f"output={runs / 'own'}"]
     assert main([f"run={runs / 'plain_0'}", f"data={path}", *arguments]) == 0
     out = capsys.readouterr().out
     assert f"{runs / 'own' / 'report.html'}" in out
     assert "diagnosis|data:" in out
-    found = json.loads((runs / "own" / "report.json").read_text())
+    found = json.loads((runs / "own" / "report.json").read_text(encoding="utf-8"))
     assert (found["data"]["pairs"], found["data"]["origin"]) == (4, str(path))
 
 
@@ -205,7 +205,7 @@ def test_a_mistake_is_told_in_one_line(runs, capsys, arguments, message):
 
 def test_runs_of_other_data_need_a_file(runs, tmp_path):
     shutil.copytree(runs / "plain_0", tmp_path / "other", symlinks=True)
-    facts = json.loads((tmp_path / "other" / "run.json").read_text())
-    (tmp_path / "other" / "run.json").write_text(json.dumps(facts | {"data": "0123456789ab"}))
+    facts = json.loads((tmp_path / "other" / "run.json").read_text(encoding="utf-8"))
+    (tmp_path / "other" / "run.json").write_text(json.dumps(facts | {"data": "0123456789ab"}), encoding="utf-8")
     with pytest.raises(UserError, match=r"was trained on the data 0123456789ab, .*; give data=FILE"):
         diagnose(DiagnosisSettings(run=f"{runs / 'plain_0'},{tmp_path / 'other'}", **SMALL))

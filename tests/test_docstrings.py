@@ -41,9 +41,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package of 40 modules with 3 pairs each, on the path of Python, that must not be imported."""
     folder = tmp_path / "packages" / "sample"
     (folder / "inner").mkdir(parents=True)
-    (folder / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (folder / "__init__.py").write_text("raise RuntimeError('imported')\n", encoding="utf-8")
     for number in range(40):
-        (folder / ("inner" * (number % 2)) / f"module{number}.py").write_text(module_text(number * 3))
+        (folder / ("inner" * (number % 2)) / f"module{number}.py").write_text(module_text(number * 3), encoding="utf-8")
     monkeypatch.syspath_prepend(str(folder.parent))
     return folder
 
@@ -114,14 +114,14 @@ def test_definitions_are_found_at_any_depth_and_in_order(package: Path) -> None:
     nested = """{}class A:\n{}    async def f(self):\n{}        try: pass\n        except OSError:
             match 1:\n                case 1:\n                    def g():\n{}if A: pass\nelse:\n    def h():\n{}"""
     parts = (documented(1000 + number, indent) for number, indent in enumerate((0, 4, 8, 24, 8)))
-    (package / "nested.py").write_text(nested.format(*parts))
+    (package / "nested.py").write_text(nested.format(*parts), encoding="utf-8")
     found = [example for example in examples_of(load(settings(package))) if re.search(r"10\d\d", example.source)]
     assert found == list(map(expected, range(1000, 1005)))
 
 
 def test_equal_bodies_and_frequent_titles_are_dropped(package: Path) -> None:
-    (package / "aaa.py").write_text(module_text(0).replace("It gives", "IT GIVES"))
-    (package / "zzz.py").write_text(re.sub("number .* here", "of it", module_text(500, 30)))
+    (package / "aaa.py").write_text(module_text(0).replace("It gives", "IT GIVES"), encoding="utf-8")
+    (package / "zzz.py").write_text(re.sub("number .* here", "of it", module_text(500, 30)), encoding="utf-8")
     examples = examples_of(load(settings(package)))
     assert len({example.source.casefold() for example in examples}) == len(examples) == 120 + 20
     assert [number for number in range(120) if expected(number) not in examples] == [0, 1, 2]
@@ -131,10 +131,10 @@ def test_equal_bodies_and_frequent_titles_are_dropped(package: Path) -> None:
 def test_what_is_not_read_is_passed_over_or_reported(package: Path) -> None:
     for name in ("tests/a.py", "test/a.py", "site-packages/a.py", "inner/tests/a.py", "with-dash.py", "a.txt"):
         (package / name).parent.mkdir(exist_ok=True)
-        (package / name).write_text(module_text(500))
+        (package / name).write_text(module_text(500), encoding="utf-8")
     for name, content in (("a", b"def f(:\n"), ("b", b'"""\xff\xfe"""\n'), ("c", b"x = 1\0\n")):
         (package / f"{name}.py").write_bytes(content)
-    (package / "escape.py").write_text(documented(600, 0).replace("600", "\\d") + "x = 1 is 1\n")
+    (package / "escape.py").write_text(documented(600, 0).replace("600", "\\d") + "x = 1 is 1\n", encoding="utf-8")
     dataset = load(settings(package, "missing"))
     assert set(examples_of(dataset)) - set(map(expected, range(120))) == {Example(f"{BODY} \\d", expected(600).target)}
     lines = ["docstrings: sample 121", "not installed: missing", "not parsed: sample.a, sample.b, sample.c"]
@@ -146,7 +146,9 @@ def test_neither_the_hash_seed_nor_the_order_of_packages_matters(package: Path) 
 print(load(DataSettings(source="docstrings", packages=sys.argv[2:], cache=sys.argv[1])).fingerprint)"""
     environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(package.parent)}
     command = [sys.executable, "-c", script, str(package.parent / "other"), "sample", "textwrap", "json"]
-    found = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    found = subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True, encoding="utf-8"
+    ).stdout
     assert found.strip() == load(settings(package, "json", "textwrap")).fingerprint
 
 
@@ -156,7 +158,7 @@ def test_the_cache_is_read_until_a_module_changes(package: Path) -> None:
     content = gzip.decompress(cached(package).read_bytes()).replace(b"It gives", b"ANOTHER", 1)
     cached(package).write_bytes(gzip.compress(content))
     assert load(settings(package)).train[0].source.startswith("ANOTHER")
-    (package / "module0.py").write_text(module_text(700))
+    (package / "module0.py").write_text(module_text(700), encoding="utf-8")
     assert expected(700) in examples_of(load(settings(package)))
 
 

@@ -116,7 +116,7 @@ def test_the_command_reads_standard_input(tmp_path: Path, jsonl: bool) -> None:
     references = write(tmp_path / "r.txt", "a cat\nb\na mat\n")
     piped = as_jsonl([decoded(text) for text in texts]) if jsonl else "".join(text + "\n" for text in texts)
     command = [sys.executable, str(SCRIPT), "hypotheses=-", f"references={references}"]
-    done = subprocess.run(command, input=piped, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=piped, capture_output=True, text=True, check=False, encoding="utf-8")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == plain_output(texts, ["a cat", "b", "a mat"])
 
@@ -124,7 +124,7 @@ def test_the_command_reads_standard_input(tmp_path: Path, jsonl: bool) -> None:
 def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
     references = write(tmp_path / "r.txt", "a\n")
     command = [sys.executable, str(SCRIPT), "hypothesis=-", f"references={references}"]
-    done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input="", capture_output=True, text=True, check=False, encoding="utf-8")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: unknown argument 'hypothesis'; did you mean 'hypotheses'?\n"
 

@@ -38,7 +38,7 @@ def compared(folder: Path, *arguments: str) -> dict[str, dict[str, float]]:
         write(folder / name, lines(texts))
     files = [f"hypotheses={folder / 'a'},{folder / 'b'}", f"references={folder / 'r'}", f"json={folder / 'json'}"]
     assert script.main([*files, *arguments]) == 0
-    record = json.loads((folder / "json").read_text())
+    record = json.loads((folder / "json").read_text(encoding="utf-8"))
     assert [row["hypotheses"] for row in record["systems"]] == [str(folder / "a"), str(folder / "b")]
     assert all((row["first"], row["second"]) == (str(folder / "a"), str(folder / "b")) for row in record["comparisons"])
     return {row["metric"]: row for row in record["comparisons"]}
@@ -88,7 +88,7 @@ def test_a_seed_fixes_the_draws_and_equal_files_do_not_differ(tmp_path: Path) ->
     path = tmp_path / "a"
     arguments = [f"hypotheses={path},{path}", f"references={tmp_path / 'r'}", f"json={tmp_path / 'j'}", "samples=20"]
     assert script.main(arguments) == 0
-    rows = json.loads((tmp_path / "j").read_text())["comparisons"]
+    rows = json.loads((tmp_path / "j").read_text(encoding="utf-8"))["comparisons"]
     assert {(row["difference"], row["p_bootstrap"], row["p_randomisation"]) for row in rows} == {(0, 1, 1)}
 
 
@@ -103,7 +103,7 @@ def test_several_references_are_one_file_each_or_lists_in_rows(tmp_path: Path) -
     for references in (f"{tmp_path / '0'},{tmp_path / '1'}", str(tmp_path / "both.jsonl")):
         arguments = [f"hypotheses={tmp_path / 'h'}", f"references={references}", f"json={tmp_path / 'j'}"]
         assert script.main([*arguments, "published=true"]) == 0
-        record = json.loads((tmp_path / "j").read_text())
+        record = json.loads((tmp_path / "j").read_text(encoding="utf-8"))
         values = record["values"]
         assert values["bleu"] == pytest.approx(BLEU().corpus_score(hypotheses, columns).score)
         assert values["chrf"] == pytest.approx(CHRF().corpus_score(hypotheses, columns).score)

@@ -153,7 +153,7 @@ def test_a_sentencepiece_vocabulary_is_refused_with_the_reason(run: s2s.Run, tmp
 
 
 def test_nothing_that_is_there_is_overwritten(run: s2s.Run, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match="exists already; name a new folder"):
         run.export_transformers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -133,7 +133,7 @@ def test_a_folder_gives_its_three_files(tmp_path: Path, dev: str) -> None:
     sizes = {"train": 5, dev: 3, "test": 2}
     for stem, count in sizes.items():
         write_jsonl(tmp_path / f"{stem}.jsonl", numbered("text", count))
-    (tmp_path / "notes.jsonl").write_text("not a split")
+    (tmp_path / "notes.jsonl").write_text("not a split", encoding="utf-8")
     data = load(DataSettings(path=tmp_path.name, root=str(tmp_path.parent)))
     assert data[:3] == tuple(numbered("text", count) for count in sizes.values())
     overlap = [f"{split}: {count} sources also occur in train" for split, count in (("dev", 3), ("test", 2))]

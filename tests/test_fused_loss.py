@@ -73,7 +73,7 @@ def expected(parts: list[Tensor], labels: Tensor, smoothing: float, factor: floa
 def test_the_interpreter_runs_what_needs_the_kernel() -> None:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "kernel_", __file__]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, encoding="utf-8")
     assert done.returncode == 0, done.stdout
     assert "skipped" not in done.stdout
 
@@ -151,8 +151,10 @@ def test_kernel_trains_as_the_plain_loss(row: str, tmp_path: Path) -> None:
         folder = tmp_path / fused
         keys = [*KEYS, f"mitigations=[{row}]", f"run.fused_loss={fused}", f"run.folder={folder}"]
         assert s2s.fit(Recipe.load("toy_copy", keys)).objective.loss is vocabulary_loss
-        logs.append([json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()])
-        assert ("liger-kernel" in json.loads((folder / "run.json").read_text())["versions"]) == (fused == "true")
+        logs.append([json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()])
+        assert ("liger-kernel" in json.loads((folder / "run.json").read_text(encoding="utf-8"))["versions"]) == (
+            fused == "true"
+        )
     plain, found = ([*(step[name] for step in log[:3] for name in ("loss", "nll", "norm"))] for log in logs)
     assert found == pytest.approx(plain, rel=1e-4)
     assert logs[1][3]["dev"]["loss"] == pytest.approx(logs[0][3]["dev"]["loss"], rel=1e-4)

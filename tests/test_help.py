@@ -79,7 +79,9 @@ def test_help_of_a_section(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_decode_describes_its_keys() -> None:
     script = Path(__file__).parent.parent / "scripts" / "decode.py"
-    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, script, "--help"], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     for key in ("run ", "input ", "output ", "checkpoint ", "beams ", "no_repeat_ngram "):
         assert any(f"\n{indent}{key}" in done.stdout for indent in ("", "    "))
 

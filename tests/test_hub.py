@@ -49,7 +49,7 @@ def test_a_saved_run_is_the_run_without_what_only_training_needs(run: s2s.Run, s
     assert_same(s2s.load(saved), run)
     weights = sum(tensor.numel() * 4 for tensor in run.objective.state_dict().values())
     assert sum(path.stat().st_size for path in saved.rglob("*") if path.is_file()) < weights + 200_000
-    assert 's2s.load("saved")' in (saved / "README.md").read_text()
+    assert 's2s.load("saved")' in (saved / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_saved_run_can_be_saved_again(saved: Path, tmp_path: Path) -> None:

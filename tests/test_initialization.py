@@ -201,6 +201,8 @@ def test_the_command_prints_tables_and_draws_where_it_can(tmp_path, capsys):
     assert main(["recipe=toy_copi"]) == 2
     assert "did you mean 'toy_copy'" in capsys.readouterr().err
     assert main([]) == 2
-    done = subprocess.run([sys.executable, "-m", "s2s.model.initialization"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "s2s.model.initialization"], capture_output=True, text=True, encoding="utf-8"
+    )
     assert (done.returncode, done.stderr) == (2, "")
     assert done.stdout.startswith("usage: python -m s2s.model.initialization")

@@ -90,14 +90,14 @@ def test_killed_at_any_step_it_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("damage", ["", "{}", '{"maker": {}, "lines": 3, "bytes": 999999, "input": ""}'])
 def test_a_record_that_is_not_whole_is_no_record(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "out.txt"
-    (tmp_path / "out.txt.partial").write_text("one\n")
-    (tmp_path / "out.txt.partial.json").write_text(damage)
+    (tmp_path / "out.txt.partial").write_text("one\n", encoding="utf-8")
+    (tmp_path / "out.txt.partial.json").write_text(damage, encoding="utf-8")
     journal = Journal(path)
     assert journal.found() is None
     journal.start(Written(MAKER))
     journal.finish()
     journal.close()
-    assert path.read_text() == ""
+    assert path.read_text(encoding="utf-8") == ""
 
 
 def test_two_writers_of_one_file_are_refused(tmp_path: Path) -> None:

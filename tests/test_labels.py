@@ -39,7 +39,7 @@ def test_lists_of_tokens_and_labels_come_from_files(tmp_path: Path) -> None:
         Example("a b", "", (), (("tags", ()), ("topic", None))),
         Example("a b c", "", ("a", "b c"), (("tags", ("O", "B")), ("topic", "3"))),
     ]
-    (tmp_path / "all.tsv").write_text("tokens\ttopic\na b\tx y\nc\t \n")
+    (tmp_path / "all.tsv").write_text("tokens\ttopic\na b\tx y\nc\t \n", encoding="utf-8")
     found = loaded(tmp_path / "all.tsv", ["topic"])
     assert found == [Example("a b", "", (), (("topic", "x y"),)), Example("c", "", (), (("topic", None),))]
 
@@ -68,7 +68,7 @@ def test_built_in_sets_have_no_labels() -> None:
 @given(sentences=st.lists(WORDS, min_size=2, unique_by=lambda words: "".join(words)))
 def test_segmented_text_comes_back_from_its_tags(sentences: list[list[str]], tmp_path_factory: pytest.TempPathFactory):
     path = tmp_path_factory.mktemp("set") / "sentences.utf8"
-    path.write_text("".join("  ".join(words) + "\n" for words in sentences))
+    path.write_text("".join("  ".join(words) + "\n" for words in sentences), encoding="utf-8")
     dataset = load(DataSettings(path=str(path), source_field="text", target_field=None), ["bmes"])
     assert dataset.dev
     found = []

@@ -41,7 +41,7 @@ def settings(folder: Path, **keys: object) -> DataSettings:
 
 def written(folder: Path, rows: list[Example]) -> DataSettings:
     lines = "".join(json.dumps({"source": row.source, "target": row.target}) + "\n" for row in rows)
-    (folder / "set.jsonl").write_text(lines)
+    (folder / "set.jsonl").write_text(lines, encoding="utf-8")
     return settings(folder)
 
 
@@ -139,7 +139,7 @@ def test_an_interrupted_reading_leaves_nothing(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.usefixtures("little")
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     data = written(tmp_path, ROWS)
-    (tmp_path / "cache").write_text("a file")
+    (tmp_path / "cache").write_text("a file", encoding="utf-8")
     with pytest.raises(UserError, match=rf"^data\.cache: {tmp_path / 'cache'} cannot be written"):
         load(data)
 

@@ -30,7 +30,12 @@ def two_by_two(folder: Path) -> list[dict[tuple[str, str], Tensor | str]]:
     worker = str(Path(__file__).with_name("mitigations_worker.py"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", worker]
     done = subprocess.run(
-        [*command, str(folder)], capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        [*command, str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{process}.pt") for process in range(2)]

@@ -61,7 +61,9 @@ def test_an_installed_package_names_the_distribution(tmp_path: Path, beside: str
     if beside is not None:
         (tmp_path / "pyproject.toml").write_text(beside, encoding="utf-8")
     program = "from s2s.packages import install_command; print(install_command('plots'))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert done.stdout == f"pip install '{DISTRIBUTION}[plots]'\n", done.stderr
 
 

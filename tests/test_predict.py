@@ -24,8 +24,8 @@ def write(folder: Path) -> Path:
         for words in SENTENCES
     ]
     folder.mkdir()
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[::5]))
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[::5]), encoding="utf-8")
     return folder
 
 
@@ -46,13 +46,13 @@ def overrides(folder: Path, **keys: str) -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("labels")
     write(folder / "data")
-    (folder / "mine.yaml").write_text("{}")
+    (folder / "mine.yaml").write_text("{}", encoding="utf-8")
     s2s.fit(Recipe.load(folder / "mine.yaml", overrides(folder)))
     return folder
 
 
 def test_a_run_without_targets_learns_is_scored_and_loads(folder: Path) -> None:
-    log = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     steps, [dev] = [line for line in log if "loss" in line], [line["dev"] for line in log if "dev" in line]
     assert steps[0]["loss"] == pytest.approx(steps[0]["tags.loss"] + steps[0]["topics.loss"], rel=1e-5)
     assert steps[0]["target_tokens"] == 0
@@ -76,11 +76,11 @@ def test_a_run_without_targets_learns_is_scored_and_loads(folder: Path) -> None:
 
 def test_lines_and_rows_come_back_in_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"id": "a", "words": ["the", "red", "sea"]}, {"source": "the deep red sea shore"}, {"words": ["the"] * 30}]
-    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "in.txt").write_text("the red sea\n\nthe shore\n")
+    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "in.txt").write_text("the red sea\n\nthe shore\n", encoding="utf-8")
     base = [f"run={folder / 'run'}", f"output={folder / 'out'}"]
     assert predict.main([f"input={folder / 'in.jsonl'}", *base]) == 0
-    first, second, third = (json.loads(line) for line in (folder / "out").read_text().splitlines())
+    first, second, third = (json.loads(line) for line in (folder / "out").read_text(encoding="utf-8").splitlines())
     assert (first["id"], second["id"]) == ("a", 1)
     assert first["tags"] == ["O", "B-C", "B-P"]
     assert first["tags_spans"] == [
@@ -93,7 +93,7 @@ def test_lines_and_rows_come_back_in_order(folder: Path, capsys: pytest.CaptureF
     assert third["tags"][-1] is None
     assert len(third["tags"]) == 30
     assert predict.main([f"input={folder / 'in.txt'}", *base, "head=tags"]) == 0
-    lines = (folder / "out").read_text().split("\n")
+    lines = (folder / "out").read_text(encoding="utf-8").split("\n")
     assert lines[:2] == ["O B-C B-P", ""]
     assert len(lines) == 4
     capsys.readouterr()
@@ -142,6 +142,6 @@ def test_another_name_keeps_the_keys_that_both_have(folder: Path) -> None:
     assert recipe.values()["heads"]["tags"]["name"] == "memm"
     assert (recipe.heads["tags"].weight, recipe.heads["tags"].field) == (0.5, "tags")
     assert recipe.values()["heads"]["topics"]["name"] == "bce"
-    (folder / "saved.yaml").write_text(recipe.to_yaml())
+    (folder / "saved.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     assert Recipe.load(folder / "saved.yaml") == recipe
     assert list(Recipe.load(folder / "mine.yaml", [*base, "heads.topics=null"]).heads) == ["tags"]

@@ -182,8 +182,8 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(checkpoint, damage):
     if damage is None:
         (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1])
     else:
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | damage))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(json.dumps(config | damage), encoding="utf-8")
     with pytest.raises(UserError, match=rf"^model\.pretrained: '{folder}' .*$"):
         read(ModelSettings(pretrained=str(folder)), None)
 

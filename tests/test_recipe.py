@@ -185,7 +185,9 @@ def test_differences_name_the_keys() -> None:
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment)
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment, encoding="utf-8"
+    )
 
 
 def test_the_command_refuses_in_one_line() -> None:

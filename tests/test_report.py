@@ -40,7 +40,7 @@ def record(tmp_path_factory):
         run=str(folder), examples=30, search_examples=10, beams=[1, 2, 4], resamples=50, prefixes=[2, 5]
     )
     found = diagnose(settings)
-    assert (folder / "diagnosis" / "report.html").read_text() == page(found)
+    assert (folder / "diagnosis" / "report.html").read_text(encoding="utf-8") == page(found)
     return found
 
 
@@ -48,7 +48,7 @@ def dom(path, text):
     """What chromium makes of a page, and the lines of its console."""
     path.write_text(text, encoding="utf-8")
     command = [CHROMIUM, *OPTIONS, f"--user-data-dir={path.parent / 'profile'}", path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, encoding="utf-8")
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 

@@ -33,7 +33,9 @@ def together(made: Sequence[str]) -> "subprocess.CompletedProcess[str]":
         "s2s.train",
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, *made], capture_output=True, text=True, check=False, env=environment, timeout=500)
+    return subprocess.run(
+        [*command, *made], capture_output=True, text=True, check=False, env=environment, timeout=500, encoding="utf-8"
+    )
 
 
 @pytest.fixture(scope="module")

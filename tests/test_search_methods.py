@@ -146,7 +146,7 @@ def test_each_source_has_a_prefix_of_its_own(run: Run) -> None:
 
 def test_only_the_lines_of_a_file_are_allowed(run: Run, tmp_path: Path) -> None:
     lines = ["a b c", "a b", "j", "c d e f"]
-    (tmp_path / "allowed.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "allowed.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     found = run.generate(["a b", "j"], beams=9, n_best=4, allowed=str(tmp_path / "allowed.txt"), max_length=9)
     for text, rows in zip(["a b", "j"], found, strict=True):
         assert sorted(row.text for row in rows) == sorted(lines)

@@ -236,7 +236,9 @@ def browse(*arguments: str) -> subprocess.CompletedProcess[str]:
         "--disable-component-update --disable-sync --virtual-time-budget=60000"
     )
     assert BROWSER is not None
-    return subprocess.run([BROWSER, *flags.split(), *arguments], capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [BROWSER, *flags.split(), *arguments], capture_output=True, text=True, timeout=300, encoding="utf-8"
+    )
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
@@ -305,7 +307,7 @@ def test_the_command_serves_until_it_is_ended(run: s2s.Run) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "s2s.serve", f"run={run.folder}", f"port={port}"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     try:
         assert server.stderr is not None
         for line in server.stderr:

@@ -79,7 +79,7 @@ NO_LINE = "not a line of decoded JSONL"
 def test_a_bad_line_is_named(tmp_path, change, message):
     second = change if isinstance(change, str) else json.dumps(LINE | change)
     path = tmp_path / "decoded.jsonl"
-    path.write_text(json.dumps(LINE) + "\n" + second + "\n")
+    path.write_text(json.dumps(LINE) + "\n" + second + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=rf"^{path}:2: .*{message}"):
         read(str(path), materials())
 
@@ -115,10 +115,10 @@ def test_what_the_decoder_writes_is_what_methods_read_with_the_scores_of_the_run
     """The run has learnt nothing, so that its hypotheses stop at the limit, which its recipe leaves to the default."""
     source = tmp_path / "train.jsonl"
     train = load(run.recipe.data).train
-    source.write_text("".join(json.dumps({"source": example.source}) + "\n" for example in train))
+    source.write_text("".join(json.dumps({"source": example.source}) + "\n" for example in train), encoding="utf-8")
     decoded = tmp_path / "decoded.jsonl"
     assert script().main([f"run={run.folder}", f"input={source}", f"output={decoded}"]) == 0
-    row = json.loads(decoded.read_text().splitlines()[0])
+    row = json.loads(decoded.read_text(encoding="utf-8").splitlines()[0])
     assert row["settings"]["max_length"] == run.recipe.data.max_target
     assert len(row["hypotheses"][0]["tokens"]) == run.recipe.data.max_target
     method = f"{{name: dpo, path: {decoded}, metric: sequences:spelling}}"

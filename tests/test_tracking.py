@@ -31,7 +31,9 @@ def test_the_picture_shows_the_log(base: Path, tmp_path: Path) -> None:
     assert {"loss", "train", "dev", "dev scores", "rouge_l", "chrf", "rate", "norm of the gradient", "step"} <= texts
     curves.draw(folder)
     assert (folder / curves.FILE).read_bytes() == picture
-    (folder / "log.jsonl").write_text(json.dumps({"step": 1, "loss": None, "norm": None, "rate": 0.1}) + "\n")
+    (folder / "log.jsonl").write_text(
+        json.dumps({"step": 1, "loss": None, "norm": None, "rate": 0.1}) + "\n", encoding="utf-8"
+    )
     curves.draw(folder)
     assert (folder / curves.FILE).read_bytes() != picture
 

@@ -132,7 +132,7 @@ def test_training_leaves_the_callers_randomness_alone(tmp_path: Path) -> None:
 
 
 def test_data_without_dev_examples_are_refused_before_training(tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_text('{"source": "a b", "target": "a"}\n')
+    (tmp_path / "train.jsonl").write_text('{"source": "a b", "target": "a"}\n', encoding="utf-8")
     overrides = ["data.source=null", f"data.path={tmp_path / 'train.jsonl'}", "run.steps=2"]
     with pytest.raises(UserError, match="dev"):
         s2s.fit(recipe(tmp_path / "run", *overrides))
@@ -202,9 +202,9 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, finished: Path) ->
 
 def take_kernel(folder: Path, other: Path) -> None:
     """Compute products as the other run does: the choice is a measurement, which a busy machine may upset."""
-    facts, others = (json.loads((place / "run.json").read_text()) for place in (folder, other))
+    facts, others = (json.loads((place / "run.json").read_text(encoding="utf-8")) for place in (folder, other))
     if facts["kernel"] != others["kernel"]:
-        (folder / "run.json").write_text(json.dumps(facts | {"kernel": others["kernel"]}))
+        (folder / "run.json").write_text(json.dumps(facts | {"kernel": others["kernel"]}), encoding="utf-8")
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 

@@ -27,7 +27,12 @@ def test_tensors_and_lists_are_arrays(kind: torch.dtype) -> None:
 
 def test_neither_torch_nor_pot_is_imported_before_it_is_needed() -> None:
     script = "import sys, s2s.metrics; print(*{'torch', 'ot', 'scipy'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout == "\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", script], check=True, capture_output=True, text=True, encoding="utf-8"
+        ).stdout
+        == "\n"
+    )
     assert all(callable(getattr(s2s.metrics, name)) for name in s2s.metrics.__all__)
     with pytest.raises(AttributeError, match=r"'s2s.metrics' has no attribute 'word_mover_distance'"):
         _ = s2s.metrics.word_mover_distance

@@ -51,7 +51,7 @@ class Shelf(NamedTuple):
         """Hold the place while the thing is looked for or made; waits for another process that does so."""
         with _writable(self.home):
             self.home.mkdir(parents=True, exist_ok=True)
-            file = (self.home / f".{self.key}.lock").open("w")
+            file = (self.home / f".{self.key}.lock").open("w", encoding="utf-8")
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield

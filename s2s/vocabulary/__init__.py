@@ -53,9 +53,9 @@ def save(vocabulary: Vocabulary, folder: Path) -> None:
     """Write a vocabulary into an existing folder."""
     vocabulary.save(folder)
     kind = name_of(KINDS, vocabulary)
-    (folder / KIND_FILE).write_text(kind)
+    (folder / KIND_FILE).write_text(kind, encoding="utf-8")
 
 
 def load(folder: Path) -> Vocabulary:
     """Read a saved vocabulary."""
-    return KINDS[(folder / KIND_FILE).read_text()].load(folder)
+    return KINDS[(folder / KIND_FILE).read_text(encoding="utf-8")].load(folder)

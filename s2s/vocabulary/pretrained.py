@@ -74,7 +74,7 @@ class PretrainedVocabulary(Vocabulary):
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
-        (folder / KEPT).write_text(json.dumps(self.keep))
+        (folder / KEPT).write_text(json.dumps(self.keep), encoding="utf-8")
 
     def digest(self) -> str:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
@@ -84,7 +84,7 @@ class PretrainedVocabulary(Vocabulary):
     @classmethod
     def load(cls, folder: Path) -> "PretrainedVocabulary":
         """Read a saved vocabulary."""
-        return cls(AutoTokenizer.from_pretrained(folder), json.loads((folder / KEPT).read_text()))
+        return cls(AutoTokenizer.from_pretrained(folder), json.loads((folder / KEPT).read_text(encoding="utf-8")))
 
 
 def _first(*ids: int | None) -> Any:
