@@ -91,7 +91,7 @@ def test_plain_lines_in_plain_lines_out_in_order(run: Run, tmp_path: Path) -> No
 
 def test_jsonl_in_jsonl_out_with_identity_scores_and_settings(run: Run, tmp_path: Path) -> None:
     rows = [{"id": "x", "source": "a b"}, {"source": "c d e", "target": "c d e"}]
-    with gzip.open(tmp_path / "in.jsonl.gz", "wt") as file:
+    with gzip.open(tmp_path / "in.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     arguments = [f"run={run.folder}", f"input={tmp_path / 'in.jsonl.gz'}", "search.beams=3", "search.n_best=2"]
     assert decode([*arguments, f"output={tmp_path / 'out.jsonl'}"]) == 0

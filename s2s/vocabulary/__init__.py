@@ -53,7 +53,7 @@ def save(vocabulary: Vocabulary, folder: Path) -> None:
     """Write a vocabulary into an existing folder."""
     vocabulary.save(folder)
     kind = name_of(KINDS, vocabulary)
-    (folder / KIND_FILE).write_text(kind, encoding="utf-8")
+    (folder / KIND_FILE).write_text(kind, encoding="utf-8", newline="\n")
 
 
 def load(folder: Path) -> Vocabulary:

@@ -74,7 +74,7 @@ class PretrainedVocabulary(Vocabulary):
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
-        (folder / KEPT).write_text(json.dumps(self.keep), encoding="utf-8")
+        (folder / KEPT).write_text(json.dumps(self.keep), encoding="utf-8", newline="\n")
 
     def digest(self) -> str:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
