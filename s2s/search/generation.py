@@ -17,10 +17,11 @@ from s2s.search.coverage import mean_of
 from s2s.search.ensemble import Ensemble
 from s2s.search.forcing import token_scores
 from s2s.search.hypotheses import Hypothesis
-from s2s.search.method import Job, SearchMethod
+from s2s.search.method import Job, SearchMethod, go_on
 from s2s.search.prefix import PrefixScorer, select_rows
 from s2s.search.rules import constraints_of
 from s2s.search.scorer import Scorer
+from s2s.search.watched import Watched
 from s2s.vocabulary import Vocabulary
 
 Sources = Sequence[Sequence[int]]
@@ -35,12 +36,16 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Models:
-    """Models of one vocabulary that are searched as one: the weighted mean of their probabilities."""
+    """Models of one vocabulary that are searched as one: the weighted mean of their probabilities.
+
+    A search calls ``check`` at each step and between the other parts of its work; what it raises ends the search.
+    """
 
     vocabulary: Vocabulary
     models: Sequence[PrefixTransformer]
     weights: Sequence[float] | None = None
     precision: str = "fp32"
+    check: Callable[[], object] = go_on
 
     @cached_property
     def prepared(self) -> list[PreparedModel]:
@@ -53,7 +58,8 @@ class Models:
         rows = pad(sources, self.vocabulary.padding).to(device)
         lengths = torch.tensor([len(source) for source in sources], device=device)
         scorers = [PrefixScorer(model, rows, lengths, end, end) for model in self.prepared]
-        return scorers[0] if len(scorers) == 1 else Ensemble(scorers, self.weights)
+        one: Scorer[Any] = scorers[0] if len(scorers) == 1 else Ensemble(scorers, self.weights)
+        return one if self.check is go_on else Watched(one, self.check)
 
     def attention(self, sources: Sources, longest: Sequence[int], found: list[list[Hypothesis]]) -> list[list[Tensor]]:
         """How each step of each hypothesis weighs its source's own tokens, begin and end left out."""
@@ -126,7 +132,8 @@ def job_of(
     longest = settings.longest(lengths, max_length)
     sources, prefixes = zip(*pairs, strict=True)
     attention = partial(models.attention, sources, longest)
-    return Job(sources, longest, settings.shortest(lengths, longest), prefixes, models.vocabulary, attention)
+    shortest = settings.shortest(lengths, longest)
+    return Job(sources, longest, shortest, prefixes, models.vocabulary, attention, models.check)
 
 
 def constrained(scorer: Scorer[Any], settings: SearchMethod, job: Job) -> Scorer[Any]:

@@ -1,6 +1,6 @@
 """What every way of searching has in a recipe's ``search:``, and what it is asked."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,6 +15,10 @@ from s2s.search.streaming import Told
 from s2s.vocabulary import Vocabulary
 
 
+def go_on() -> None:
+    """Let a search go on: it ends when it is done."""
+
+
 class Job(NamedTuple):
     """The sources of one search, a value each, and how to read what is found."""
 
@@ -24,6 +28,7 @@ class Job(NamedTuple):
     prefixes: Sequence[Sequence[int]]  # with which their hypotheses begin
     vocabulary: Vocabulary
     attention: Attention  # of what is found, for a coverage penalty
+    check: Callable[[], object] = go_on  # called between the parts of long work; it raises to end the search
 
 
 @dataclass
@@ -47,6 +52,10 @@ class SearchMethod:
 
     def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
         """The hypotheses of each source, best first."""
+        raise NotImplementedError
+
+    def width(self) -> int:
+        """Return how many hypotheses of a source the search keeps, on which its time and memory depend."""
         raise NotImplementedError
 
     def stream(self, scorer: Scorer[Any], job: Job) -> Iterator[Told]:  # noqa: ARG002

@@ -29,7 +29,7 @@ class RiskSettings(SampleSettings):
 
     def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
         """The different samples, best first; each counts as often as it was drawn."""
-        decide = decision(self.utility, self.aggregate)
+        decide = decision(self.utility, self.aggregate, job.check)
         found = self.draw(scorer, job)
         return [ranked(rows, [1.0] * len(rows), decide, job)[: self.n_best] for rows in found]
 
@@ -52,7 +52,7 @@ class BeamRiskSettings(SearchSettings):
 
     def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
         """The beam's hypotheses, by their expected utility."""
-        decide = decision(self.utility, self.aggregate)
+        decide = decision(self.utility, self.aggregate, job.check)
         found = SearchSettings.find(replace(self, n_best=self.beams), scorer, job)
         weighted = [(rows, probabilities([score for _, score in rows])) for rows in found]
         return [ranked(rows, weights, decide, job)[: self.n_best] for rows, weights in weighted]
@@ -76,12 +76,17 @@ def check_utility(utility: str, aggregate: bool) -> None:
         raise UserError(f"search.aggregate: only chrf can be taken against all candidates at once, not '{utility}'")
 
 
-def decision(utility: str, aggregate: bool) -> Decide:
-    """How to decide among texts of given weights."""
+def decision(utility: str, aggregate: bool, check: Callable[[], object]) -> Decide:
+    """Return the function that decides among texts of given weights; it calls ``check`` before each pair of texts."""
     if aggregate:
         return aggregate_bayes_risk
     metric: Metric = sentence_metric(utility)
-    return lambda texts, weights: minimum_bayes_risk(texts, metric, weights)
+
+    def checked(hypothesis: str, reference: str) -> float:
+        check()
+        return metric(hypothesis, reference)
+
+    return lambda texts, weights: minimum_bayes_risk(texts, checked, weights)
 
 
 def probabilities(scores: Sequence[float]) -> list[float]:

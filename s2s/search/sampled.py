@@ -47,6 +47,10 @@ class SampleSettings(SearchMethod):
         ranked = (sorted(rows, key=lambda hypothesis: -hypothesis[1]) for rows in self.draw(scorer, job))
         return [rows[: self.n_best] for rows in ranked]
 
+    def width(self) -> int:
+        """Return the samples."""
+        return self.samples
+
     def stream(self, scorer: Scorer[Any], job: Job) -> Iterator[Told]:
         """The tokens of the one sample."""
         if self.samples > 1:

@@ -60,6 +60,10 @@ class SearchSettings(LengthScored):
             return found
         return [rows[: self.n_best] for rows in covered(found, job.attention, self.coverage_penalty)]
 
+    def width(self) -> int:
+        """Return the beams."""
+        return self.beams
+
     def stream(self, scorer: Scorer[Any], job: Job) -> Iterator[Told]:
         """What one beam finds."""
         if self.beams > 1:
@@ -92,6 +96,10 @@ class DiverseSettings(LengthScored):
         )
         return [interleaved(groups, self.n_best or self.groups) for groups in found]
 
+    def width(self) -> int:
+        """Return the beams of all groups."""
+        return self.groups * self.beams
+
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 1, "groups", "beams", "n_best")
@@ -109,6 +117,10 @@ class ShrinkingSettings(SearchMethod):
     def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
         """What the search ends with."""
         return shrinking_beam_search(scorer, self.beams, job.longest)
+
+    def width(self) -> int:
+        """Return the beams of the start."""
+        return self.beams
 
     def __post_init__(self) -> None:
         super().__post_init__()
