@@ -4,6 +4,7 @@ import os
 
 from s2s.allocator import glibc_option
 from s2s.data.batches import real_share, updates
+from s2s.matmul import bfloat16_warning
 from s2s.objective import Objective
 from s2s.optim import AdafactorSettings, compiled
 from s2s.preparation import Prepared
@@ -11,7 +12,13 @@ from s2s.preparation import Prepared
 
 def machine_report(prepared: Prepared, objective: Objective) -> list[str]:
     """Lines on what could be used better, and on how full the batches are."""
-    found = _padding(prepared), _idle_cores(prepared), _allocator(prepared), _optimizer(prepared, objective)
+    found = (
+        _padding(prepared),
+        _idle_cores(prepared),
+        _allocator(prepared),
+        _optimizer(prepared, objective),
+        _precision(prepared),
+    )
     return [line for lines in found for line in lines]
 
 
@@ -24,6 +31,11 @@ def _optimizer(prepared: Prepared, objective: Objective) -> list[str]:
         return []
     library, reason = compiled.build()
     return [f"AdaFactor: {reason}" if library else f"AdaFactor: about twice as slow as in C, since {reason}"]
+
+
+def _precision(prepared: Prepared) -> list[str]:
+    on_processor = prepared.accelerator.device.type == "cpu"
+    return bfloat16_warning("run.precision") if on_processor and prepared.facts.precision == "bf16" else []
 
 
 def _padding(prepared: Prepared) -> list[str]:

@@ -1,8 +1,13 @@
 """The choice of the kernel for float32 products."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
+from s2s import matmul
 from s2s.matmul import KERNELS, choose, kernel
 
 SETTING = torch.backends.mkldnn.matmul
@@ -57,3 +62,31 @@ def test_products_of_a_kept_kernel_are_float32_s(choice, shape):
         with kernel(name):
             product = x @ weight.T
         assert (product.double() - exact).norm() <= 1e-6 * exact.norm()
+
+
+def test_bfloat16_in_software_is_told_with_its_cost(monkeypatch):
+    assert matmul.bfloat16_cost() > 0
+    monkeypatch.setattr(matmul, "bfloat16_cost", lambda: 46.2)
+    (line,) = matmul.bfloat16_warning("search.precision")
+    assert line.startswith("search.precision: ")
+    assert "46 times" in line
+    monkeypatch.setattr(matmul, "bfloat16_cost", lambda: 0.7)
+    assert matmul.bfloat16_warning("search.precision") == []
+
+
+STAND_IN = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+IN_BFLOAT16 = """
+import torch
+from s2s.model import Architecture, PrefixTransformer
+from s2s.model.precisions import PRECISIONS
+shape = dict(vocabulary=23, layers=1, width=16, heads=2, feed_forward=20, positions=40, dropout=0.0)
+PRECISIONS["bf16"](PrefixTransformer(Architecture(**shape)))
+"""
+
+
+@pytest.mark.skipif("AVX" not in torch.backends.cpu.get_cpu_capability(), reason="no processor with AVX2")
+def test_an_older_processor_is_told_when_it_decodes_in_bfloat16():
+    done = subprocess.run(
+        [sys.executable, "-c", IN_BFLOAT16], env=os.environ | STAND_IN, capture_output=True, text=True, check=True
+    )
+    assert "search.precision: this processor has no bfloat16 arithmetic" in done.stderr

@@ -1,5 +1,6 @@
 """In which numbers a model is multiplied while it decodes: the rows of ``search.precision``."""
 
+import logging
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -8,8 +9,11 @@ import torch
 from torch import Tensor
 
 from s2s.errors import UserError
+from s2s.matmul import bfloat16_warning
 from s2s.model.prepared import Map, PreparedModel
 from s2s.model.transformer import PrefixTransformer
+
+logger = logging.getLogger("s2s")
 
 WEIGHT, ROW = 127, 63
 """Greatest whole numbers of weights and of rows. With 8 bits in both, sums of two products are cut off on processors
@@ -50,7 +54,13 @@ def quantised(weight: Tensor, bias: Tensor) -> Map:
 
 
 def in_bfloat16(model: PrefixTransformer) -> PreparedModel:
-    """All of the model, the encoder too, in bfloat16; sums of log-probabilities stay in float32."""
+    """Prepare all of the model in bfloat16, the encoder too; sums of log-probabilities stay in float32.
+
+    A processor that computes bfloat16 in software is named in a warning of the logger ``s2s``.
+    """
+    if model.output_bias.device.type == "cpu":
+        for line in bfloat16_warning("search.precision"):
+            logger.warning(line)
     return PreparedModel(deepcopy(model).bfloat16())
 
 
