@@ -123,6 +123,19 @@ def test_the_scopes_differ(random_model, random_batch, name):
     assert parts[1] > 1.001 * parts[0]
 
 
+@pytest.mark.parametrize("first_order", [False, True])
+def test_the_article_s_division_by_labels_keeps_the_digits_of_float64(random_model, random_batch, first_order):
+    """By 7 and 11 labels, of which float32 knows neither inverse."""
+    for sizes in ([(4, 3), (3, 2)], [(4, 6), (3, 3)]):
+        model, batch = random_model(2), random_batch(sizes)
+        number = int(tokens_of(batch))
+        ours, theirs = (
+            objective_of(model, name, epsilon=epsilon, first_order=first_order, scope="target")(batch).total
+            for name, epsilon in (("gradient_penalty_article", 0.5), ("gradient_penalty", 0.5 / number))
+        )
+        torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=0)
+
+
 @scopes
 @pytest.mark.parametrize("first_order", [False, True])
 def test_a_batch_twice_is_penalised_as_once_and_half_as_much_in_the_article(

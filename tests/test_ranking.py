@@ -101,7 +101,7 @@ def by_distance(model, batch, row, candidates, margin, exponent):
 
 
 @given(seed=SEEDS, rows=ROWS, most=st.integers(1, 7), margin=st.sampled_from([0.001, 1.5]),
-       exponent=st.sampled_from([0.0, 2.0]), weight=st.sampled_from([0.3, 1.0]))  # fmt: skip
+       exponent=st.sampled_from([0.0, 0.6, 2.0]), weight=st.sampled_from([0.3, 1.0]))  # fmt: skip
 @few
 def test_the_default_is_the_mean_over_the_pairs_of_each_distance(
     random_model, random_batch, stored, seed, rows, most, margin, exponent, weight

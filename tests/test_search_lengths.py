@@ -100,3 +100,11 @@ def test_relative_lengths_follow_each_source(lengths, ratio, offset, limit):
     for length, found in zip(lengths, relative_lengths(lengths, ratio, offset, limit), strict=True):
         assert found == min(limit, max(0, int(ratio * length) + offset))
     assert relative_lengths(lengths, 1.0) == lengths
+
+
+@pytest.mark.parametrize(
+    ("ratio", "length", "wanted"),
+    [(0.29, 100, 29), (1.15, 100, 115), (0.57, 100, 57), (1 / 3, 3, 1), (1.1, 10, 11), (2.9999999999999996, 1, 2)],
+)
+def test_a_length_that_is_met_to_the_last_bit_is_met(ratio, length, wanted):
+    assert relative_lengths([length], ratio) == [wanted]

@@ -3,6 +3,7 @@
 import math
 import random
 from collections import Counter
+from fractions import Fraction
 
 import pytest
 import torch
@@ -83,6 +84,55 @@ def test_filters_keep_what_the_loops_keep_in_any_combination(seed, pairs, temper
     for row, values in zip(rows, found.exp().tolist(), strict=True):
         wanted = filtered(row, temperature, [plain for _, plain in pairs])
         assert values == pytest.approx([wanted.get(token, 0.0) for token in range(6)], abs=1e-9)
+
+
+def exact(row, cut):
+    """Which of the tokens stay, in fractions, where nothing is rounded."""
+    shares = [Fraction(text) for text in row]
+    by_size = sorted(range(len(row)), key=lambda token: -shares[token])
+    if isinstance(cut, TopP):
+        return {token for place, token in enumerate(by_size)
+                if place == 0 or sum(shares[other] for other in by_size[:place]) < Fraction(str(cut.mass))}  # fmt: skip
+    least = Fraction(str(cut.share)) * max(shares) if isinstance(cut, MinP) else Fraction(str(cut.cutoff))
+    return {token for token in by_size if shares[token] >= least} | {by_size[0]}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("row", ["5 3 1 1", "1 3 5 1", "4 3 2 1", "7 1 1 1", "1 1 1 1 1 1 1 1 1 1", "6 4", "8 2 0"])
+@pytest.mark.parametrize("kind", [TopP, MinP, Epsilon])
+def test_a_bound_that_is_met_to_the_last_bit_is_met(row, kind, dtype):
+    """Of tenths, every bound in tenths: masses that the first tokens have, and thresholds that some have."""
+    tenths = [f"0.{text}" for text in row.split()]
+    table = torch.tensor([[float(text) for text in tenths]], dtype=dtype).log().log_softmax(dim=1)
+    for bound in range(1, 10):
+        cut = kind(bound / 10)
+        kept = (cut(table)[0] > -math.inf).nonzero()[:, 0].tolist()
+        if kind is not TopP and "0" in row.split():
+            kept = [token for token in kept if table[0, token] > -math.inf]
+        assert set(kept) == exact(tenths, cut), bound
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("cut", [TopP(1.0), Typical(1.0)])
+def test_a_mass_of_1_keeps_every_token(cut, dtype):
+    table = torch.linspace(0, -40, 5000, dtype=dtype)[None].log_softmax(dim=1)
+    assert torch.equal(cut(table), table)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_mass_is_met_among_many_tokens(dtype):
+    """A running sum of 50,000 float32 numbers would be off by more than a token's share."""
+    for width in (1000, 32_000, 50_000):
+        table = torch.zeros(1, width, dtype=dtype).log_softmax(dim=1)
+        for cut in (TopP(0.5), Typical(0.5)):
+            assert int((cut(table) > -math.inf).sum()) == width // 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_eta_s_bound_is_met_by_a_uniform_distribution(dtype):
+    """sqrt(e) exp(-entropy) is 1 / 4 of 4 tokens where e is 1."""
+    table = torch.zeros(1, 4, dtype=dtype).log_softmax(dim=1)
+    assert (Eta(1.0)(table) > -math.inf).all()
 
 
 @pytest.mark.parametrize("cut", [TopK(2), TopP(0.5), MinP(1.0), TopK(1)])

@@ -58,3 +58,19 @@ def test_f1_of_sets_is_scikit_learn_s(pairs: list[tuple[set[int], set[int]]]) ->
 def test_precision_is_over_k_even_where_fewer_are_real() -> None:
     assert precision_at(2, [[3, 1, 2], [0, 4, 1]], [{1, 3}, {1}]) == 50.0
     assert precision_at(1, [["a"], ["b"]], [["a"], ["a"]]) == 50.0
+
+
+@pytest.mark.parametrize("score", [entity_f1, accuracy, tag_macro_f1])
+@pytest.mark.parametrize(
+    ("said", "real"),
+    [([["B-X"]], [["B-X", "I-X"]]), ([["B-X", "O"], ["O"]], [["B-X", "O"]]), ([["O", "O"], ["O"]], [["O", "O"], []])],
+)
+def test_rows_of_unequal_length_are_refused(score, said: list[list[str]], real: list[list[str]]) -> None:
+    with pytest.raises(ValueError, match=r"^row \d: \d tags, but \d are real|^2 rows of tags, but 1 are real"):
+        score(said, real)
+
+
+@pytest.mark.parametrize("score", [micro_f1, macro_f1])
+def test_sets_that_do_not_pair_are_refused(score) -> None:
+    with pytest.raises(ValueError, match="argument"):
+        score([{"a"}, {"b"}], [{"a"}])

@@ -73,17 +73,29 @@ def precision_at(k: int, rankings: Sequence[Sequence[Label]], real: Sequence[Ite
 
 
 def accuracy(said: Sequence[Sequence[Label]], real: Sequence[Sequence[Label]]) -> float:
-    """The share of tokens whose tag is right."""
+    """Return the share of tokens whose tag is right. Raises ``ValueError`` for rows of unequal length."""
+    _check_pairs(said, real)
     pairs = [pair for ours, theirs in zip(said, real, strict=True) for pair in zip(ours, theirs, strict=True)]
     return 100 * sum(ours == theirs for ours, theirs in pairs) / max(1, len(pairs))
 
 
+def _check_pairs(said: Sequence[Sequence[object]], real: Sequence[Sequence[object]]) -> None:
+    """Refuse rows that do not pair, or whose tokens do not: a row cut short would only lack spans and pass as good."""
+    if len(said) != len(real):
+        raise ValueError(f"{len(said)} rows of tags, but {len(real)} are real")
+    for row, (ours, theirs) in enumerate(zip(said, real, strict=True)):
+        if len(ours) != len(theirs):
+            raise ValueError(f"row {row}: {len(ours)} tags, but {len(theirs)} are real")
+
+
 def entity_f1(said: Sequence[Sequence[str | None]], real: Sequence[Sequence[str | None]]) -> float:
-    """The F1 of spans, right if type, start and end are."""
+    """Return the F1 of spans, right if type, start and end are. Raises ``ValueError`` for rows of unequal length."""
+    _check_pairs(said, real)
     return micro_f1([spans(tags) for tags in said], [spans(tags) for tags in real])
 
 
 def tag_macro_f1(said: Sequence[Sequence[Label]], real: Sequence[Sequence[Label]]) -> float:
-    """The mean over tags of the F1 of the tokens that have them."""
+    """Return the mean over tags of the F1 of the tokens that have them; errors as in ``accuracy``."""
+    _check_pairs(said, real)
     ours, theirs = ([{tag} for tags in rows for tag in tags] for rows in (said, real))
     return macro_f1(ours, theirs)

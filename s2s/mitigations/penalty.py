@@ -29,8 +29,8 @@ class GradientPenalty(Perturbed):
     epsilon: float = 0.003  # 1 / 320: the article's 1 at the 320 labels of its update
     first_order: bool = False  # the loss at a perturbation instead: no double backward
 
-    def scale(self, turn: Turn) -> Tensor | float:  # noqa: ARG002
-        """What the square of a sum's gradient is multiplied by, besides epsilon / 2."""
+    def divisor(self, turn: Turn) -> Tensor | float:  # noqa: ARG002
+        """Return what a squared gradient is divided by: a factor of 1 / int64 would have the digits of float32."""
         return 1.0
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
@@ -46,12 +46,12 @@ class GradientPenalty(Perturbed):
             loss = passes.cross_entropy(scores)
             gradients = passes.gradients(loss, words, differentiable=True)
         square = torch.stack([part.square().sum() for part in gradients]).sum()
-        penalty = self.share(turn) * self.epsilon / 2 * self.scale(turn) * square
+        penalty = self.share(turn) * self.epsilon / 2 * square / self.divisor(turn)
         return Shaped({"cross_entropy": Term(loss), "penalty": Term(penalty)}, scores.nll())
 
     def _first_order(self, fed: Batch, turn: Turn) -> Shaped:
-        factor = self.epsilon * self.scale(turn)
-        return self.ascended(fed, turn, "penalty", lambda gradients: [factor * part for part in gradients])
+        divisor = self.divisor(turn)
+        return self.ascended(fed, turn, "penalty", lambda slopes: [self.epsilon * part / divisor for part in slopes])
 
     def refuse(self, beside: Composition) -> str | None:
         if beside.compiled and not self.first_order:
@@ -75,5 +75,5 @@ class ArticlePenalty(GradientPenalty):
     scope: Literal["target", "all"] = "all"
     epsilon: float = 1.0  # of updates of about 320 labels
 
-    def scale(self, turn: Turn) -> Tensor | float:
-        return 1 / turn.counts.target_tokens.clamp(min=1)
+    def divisor(self, turn: Turn) -> Tensor | float:
+        return turn.counts.target_tokens.clamp(min=1)

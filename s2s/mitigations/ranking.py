@@ -78,7 +78,9 @@ class CandidateRanking(Ranking):
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
         packed = self._pack([[one.candidate for one in row] for row in self.ranked(clean)], clean)
-        scores = packed.log_probs(turn.passes, clean) / packed.lengths().clamp(min=1) ** self.length_penalty
+        log_probs = packed.log_probs(turn.passes, clean)
+        # In the type of the log-probabilities: an integer tensor to the power of a float is float32.
+        scores = log_probs / packed.lengths().clamp(min=1).to(log_probs.dtype) ** self.length_penalty
         ranking = (margins(scores, packed, self.margin, PAIRS[self.pairs]) * has_labels(clean)).sum()
         forced = teacher_forcing(turn.passes, fed)
         term = Term(self.share(turn) * self.gamma * ranking, "examples")

@@ -12,7 +12,10 @@ from s2s.model.scores import SCORES, Sizes
 from s2s.model.slots import Columns, Slots
 
 FARTHEST = 60.0
-"""In scores that all examples share, one that lies so far below its row's greatest, or farther, counts as so far."""
+"""How far apart the scores of a row may lie for examples to share their exponentials: e^-60 is 1e-26, in float32 and
+bfloat16 a number like any other."""
+FARTHEST_HALF = 5.0
+"""The same for products in float16, whose least number is e^-16.6: an example's own exponentials keep ten digits."""
 
 
 class Synthesizer(nn.Module):
@@ -98,22 +101,30 @@ def visible(mask: Tensor, source: int) -> tuple[Tensor, Tensor | None]:
 
 
 def shared_weighted(scores: Tensor, columns: Tensor, pairs: Tensor | None, values: Tensor) -> Tensor:
-    """Softmax-weighted sums [B, H, L, d] of values [B, H, C, d] under scores [H, L, C] that all examples share.
+    """Return softmax-weighted sums [B, H, L, d] of values [B, H, C, d] under scores [H, L, C] that all examples share.
 
     Examples differ in the columns [B or 1, C] that they have, so each has a normaliser of its own: the sum of the
     exponentials at its columns. It is one more column of values, and one batched product over heads gives the sums of
-    all examples; no weights [B, H, L, C] are made.
+    all examples; no weights [B, H, L, C] are made, unless a row's scores lie so far apart that an example without the
+    greatest of them would have none but vanishing exponentials.
     """
-    exponentials = _exponentials(scores, pairs)
+    held = columns.any(dim=0)  # what no example has must not be the greatest
+    allowed = held.expand(scores.shape[-2:]) if pairs is None else pairs & held
+    if len(columns) > 1 and _far_apart(scores.detach(), allowed):
+        own = columns[:, None, None] if pairs is None else columns[:, None, None] & pairs
+        return scores.masked_fill(~own, -torch.inf).softmax(dim=-1) @ values
+    seen = scores.masked_fill(~allowed, -torch.inf)
+    exponentials = (seen - seen.detach().amax(dim=-1, keepdim=True)).exp()
     table = torch.cat([values, torch.ones_like(values[..., :1])], dim=-1) * columns[:, None, :, None]
     product = exponentials @ table.permute(1, 2, 0, 3).flatten(2)
     sums = product.unflatten(2, (len(values), -1)).permute(2, 0, 1, 3)
     return sums[..., :-1] / sums[..., -1:]
 
 
-def _exponentials(scores: Tensor, pairs: Tensor | None) -> Tensor:
-    """Exponentials of the scores less their row's greatest; 0 where a row may not look."""
-    seen = scores if pairs is None else scores.masked_fill(~pairs, -torch.inf)
-    greatest = seen.detach().amax(dim=-1, keepdim=True)
-    exponentials = (scores - greatest).clamp(-FARTHEST, 0).exp()
-    return exponentials if pairs is None else exponentials * pairs
+def _far_apart(scores: Tensor, allowed: Tensor) -> bool:
+    """Return whether scores [H, L, C] of one row, among columns [L, C] that count, differ by more than is safe."""
+    device = scores.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else scores.dtype
+    greatest = scores.masked_fill(~allowed, -torch.inf).amax(dim=-1)
+    least = scores.masked_fill(~allowed, torch.inf).amin(dim=-1)
+    return bool((greatest - least > (FARTHEST_HALF if dtype == torch.float16 else FARTHEST)).any())

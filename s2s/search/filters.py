@@ -1,7 +1,8 @@
 """What a sample may be drawn from: each filter leaves some tokens of a distribution, one at least.
 
 A filter is given log-probabilities that sum to 1 and sets those of the tokens it cuts off to -inf. Of equally likely
-tokens the first are kept.
+tokens the first are kept. A bound that a probability or a sum of them meets up to rounding is met: .5 and .3 have a
+mass of .8 together, though in float32 they add up to a little less.
 """
 
 import math
@@ -14,6 +15,9 @@ from torch.nn.functional import pad
 
 Filter = Callable[[Tensor], Tensor]
 """Log-probabilities [N, V] to the same with -inf for what is cut off; each row by itself."""
+ROUNDINGS = 16
+"""How many units in the last place log-probabilities, and sums of probabilities, may be off: a softmax over V tokens
+loses a few, and sum p |log p| of them, at most log V, is what rounding its logarithms costs a sum."""
 
 
 @dataclass(frozen=True)
@@ -121,15 +125,24 @@ def _entropy(log_probs: Tensor) -> Tensor:
 
 
 def _at_least(log_probs: Tensor, threshold: Tensor) -> Tensor:
-    """-inf for what is below the row's threshold [N, 1], but for the likeliest token."""
+    """-inf for what is below the row's threshold [N, 1], a log-probability, but for the likeliest token."""
+    threshold = threshold - _rounding(log_probs) * (1 + threshold.abs())
     likeliest = torch.zeros_like(log_probs, dtype=torch.bool).scatter(1, log_probs.argmax(dim=1, keepdim=True), True)
     return log_probs.masked_fill((log_probs < threshold) & ~likeliest, -math.inf)
 
 
 def _leading(log_probs: Tensor, order: Tensor, mass: float) -> Tensor:
     """-inf for the tokens before which, in the order [N, V], others already have ``mass``; the first one stays."""
-    before = pad(log_probs.gather(1, order).exp().cumsum(dim=1)[:, :-1], (1, 0))
-    return log_probs.masked_fill(~_members(order, before < mass), -math.inf)
+    if mass == 1:
+        return log_probs  # all of them; rounding must not end the sum before its last terms
+    wide = log_probs.dtype if log_probs.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+    before = pad(log_probs.gather(1, order).exp().cumsum(dim=1, dtype=wide)[:, :-1], (1, 0))
+    rounding = _rounding(log_probs) + log_probs.size(1) * torch.finfo(torch.float64).eps  # of terms, and of their sum
+    return log_probs.masked_fill(~_members(order, before < mass * (1 - rounding)), -math.inf)
+
+
+def _rounding(log_probs: Tensor) -> float:
+    return ROUNDINGS * torch.finfo(log_probs.dtype).eps
 
 
 def _members(order: Tensor, kept: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 LengthScore = Callable[[float, int], float]
 """(summed log-probability, length with the end) to the score; lengths are at least 1.
@@ -53,5 +54,10 @@ def best_reachable(score: LengthScore, total: float, shortest: int, longest: int
 
 def relative_lengths(sources: Sequence[int], ratio: float, offset: int = 0, limit: int | None = None) -> list[int]:
     """``ratio`` * length + ``offset`` for each source's length, rounded down, within 0 .. ``limit``."""
-    lengths = [max(0, math.floor(ratio * source) + offset) for source in sources]
+    lengths = [max(0, _whole(ratio, source) + offset) for source in sources]
     return lengths if limit is None else [min(length, limit) for length in lengths]
+
+
+def _whole(ratio: float, length: int) -> int:
+    """Return ``ratio`` * ``length`` rounded down, where 0.29 times 100, in floating point 28.999999999999996, is 29."""
+    return max(math.floor(ratio * length), math.floor(Fraction(str(ratio)) * length))
