@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import OmegaConf
 
-from s2s.config import merge, read_arguments
+from s2s.config import merge, read_arguments, read_file
 from s2s.config.named import name_of
 from s2s.config.shipped import recipe_layers
 from s2s.data import Dataset, DataSettings, load
@@ -29,6 +29,7 @@ from s2s.model.initialization import initialise
 from s2s.objective import Objective, ObjectiveSettings
 from s2s.optim import AdamW
 from s2s.optim.schedules import Linear
+from s2s.outside import foreign
 from s2s.recipe_values import LISTS, NAMES, TABLES, flat, plain
 from s2s.search.method import SearchMethod
 from s2s.search.settings import SearchSettings
@@ -78,6 +79,17 @@ class Recipe:
         )
         assert isinstance(recipe, Recipe)
         return recipe
+
+    @classmethod
+    def read(cls, path: Path) -> "Recipe":
+        """Read the recipe of a run's folder as data: no base, no reference and no variable in it is followed.
+
+        What it names outside of the folder is marked, so that nothing imports, opens or fetches it (``s2s.outside``).
+        Errors: a UserError of one line that names the key and where it stands.
+        """
+        recipe = merge(cls, [read_file(path, literal=True)], TABLES, LISTS, NAMES)
+        assert isinstance(recipe, Recipe)
+        return cast(Recipe, foreign(recipe))
 
     def build(self) -> tuple[Vocabulary, Objective]:
         """The vocabulary and the objective, with the weights that training would start from."""

@@ -1,9 +1,9 @@
 """The settings of a recipe as plain values: the rows of tables by their names, and everything by dotted keys."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
+from s2s import outside
 from s2s.config.named import name_of
 from s2s.labelling import HEADS
 from s2s.mitigations import MITIGATIONS
@@ -17,14 +17,14 @@ NAMES: dict[str, dict[str, Any]] = {"heads": HEADS}
 
 def plain(recipe: Any) -> dict[str, Any]:
     """All settings as nested values, as a recipe file would hold them."""
-    values = asdict(recipe)
+    values = outside.plain(recipe)
     for section, table in TABLES.items():
         values[section] = {"name": name_of(table, getattr(recipe, section)), **values[section]}
     for section, table in LISTS.items():
-        values[section] = [{"name": name_of(table, row), **asdict(row)} for row in getattr(recipe, section)]
+        values[section] = [{"name": name_of(table, row), **outside.plain(row)} for row in getattr(recipe, section)]
     for section, table in NAMES.items():
         rows = getattr(recipe, section).items()
-        values[section] = {name: {"name": name_of(table, row), **asdict(row)} for name, row in rows}
+        values[section] = {name: {"name": name_of(table, row), **outside.plain(row)} for name, row in rows}
     return values
 
 

@@ -1,9 +1,10 @@
 """Search settings from keys that a caller or a command line gives, over those of a recipe."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from s2s import outside
 from s2s.config import Layer, merge
 from s2s.config.named import name_of
 from s2s.errors import UserError, nearest
@@ -32,14 +33,27 @@ def asked(recipe: SearchMethod, beams: int | None, n_best: int | None, keys: Map
 
 def with_keys(settings: SearchMethod, keys: dict[str, Any], origin: str) -> SearchMethod:
     """The settings with other values for some keys; with the ``name`` of another row, that row with these values."""
-    layers = [Layer("recipe", {"search": plain(settings)}, {}), Layer(origin, {"search": keys}, {"search": 0})]
-    found: SearchMethod = merge(_Section, layers, {"search": SEARCHES}).search
-    return found
+    layers = [layer_of(settings), Layer(origin, {"search": keys}, {"search": 0}, literal=True)]
+    return still_foreign(merge(_Section, layers, {"search": SEARCHES}).search, settings, keys)
+
+
+def layer_of(settings: SearchMethod, origin: str = "recipe") -> Layer:
+    """Return settings as a layer under others, every text in it as it stands."""
+    return Layer(origin, {"search": plain(settings)}, {}, literal=True)
+
+
+def still_foreign(found: SearchMethod, settings: SearchMethod, keys: Collection[str]) -> SearchMethod:
+    """Return what was found over a run's ``settings``: names that its folder gave are still marked, but for ``keys``.
+
+    Under those a caller has given a name; see ``s2s.outside``.
+    """
+    marked: SearchMethod = outside.with_foreign(found, outside.foreign_keys(settings) - set(keys))
+    return marked
 
 
 def plain(settings: SearchMethod) -> dict[str, Any]:
     """The settings as a recipe holds them, the name of their row first."""
-    return {"name": name_of(SEARCHES, settings), **asdict(settings)}
+    return {"name": name_of(SEARCHES, settings), **outside.plain(settings)}
 
 
 def check_names(name: object, keys: Mapping[str, Any]) -> None:

@@ -55,10 +55,10 @@ def create(folder: Path, recipe: Recipe, vocabulary: Vocabulary, facts: Facts) -
 
 
 def read_recipe(folder: Path) -> Recipe:
-    """The recipe of a run."""
+    """Return the recipe of a run, as data: see ``Recipe.read``."""
     if not exists(folder):
         raise UserError(f"run '{folder}': no run there (no run.json)")
-    return Recipe.load(folder / "recipe.yaml")
+    return Recipe.read(folder / "recipe.yaml")
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:

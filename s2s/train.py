@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -60,7 +61,7 @@ def fit(recipe: Recipe) -> Run:
         with kernel(prepared.facts.kernel):
             _train(prepared, folder, changes)
     accelerator.wait_for_everyone()
-    return load_run(folder)
+    return replace(load_run(folder), recipe=recipe)  # the caller's own, whose names may be followed
 
 
 @contextmanager

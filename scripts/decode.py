@@ -23,18 +23,20 @@ from rich.progress import Progress
 
 from s2s import commands
 from s2s.allocator import keep_freed_memory
-from s2s.config import Layer, merge, read_arguments
+from s2s.config import merge, read_arguments
 from s2s.config.describing import Schema, explain
 from s2s.data.lines import Line, stream_rows
 from s2s.decoding import Chunk, Decoded, Decoder, Reader, Speaker, add
 from s2s.errors import UserError
 from s2s.journal import Journal, Output, Printed, Written
+from s2s.outside import refuse_foreign
 from s2s.run import Run
 from s2s.search import compiled
+from s2s.search.generation import HOW
 from s2s.search.method import SearchMethod
 from s2s.search.methods import SEARCHES
 from s2s.search.settings import SearchSettings
-from s2s.search_keys import plain
+from s2s.search_keys import layer_of, still_foreign
 from s2s.workers import in_order
 
 USAGE = "usage: python scripts/decode.py run=FOLDER input=FILE output=FILE [field=NAME] [search.beams=4 ...]"
@@ -179,9 +181,12 @@ def _command(arguments: Sequence[str]) -> None:
     if not first.run:
         raise UserError(f"command line: run=FOLDER is missing\n{USAGE}")
     run = first.speaker().run()
-    own = Layer(f"{run.folder}/recipe.yaml", {"search": plain(run.recipe.search)}, {})
+    base = run.recipe.search
+    settings = merge(Settings, [layer_of(base, f"{run.folder}/recipe.yaml"), layer], TABLES)
+    settings.search = still_foreign(settings.search, base, layer.values.get("search", {}))
+    refuse_foreign(settings.search, "search", HOW)  # before a file that it names is hashed
     try:
-        decode(run, merge(Settings, [own, layer], TABLES))
+        decode(run, settings)
     except BrokenPipeError:  # who reads has enough; nothing may be flushed to it at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

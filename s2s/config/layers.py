@@ -28,6 +28,7 @@ class Layer:
     values: dict[str, Any]
     lines: dict[str, int]
     texts: dict[str, str] = field(default_factory=dict)
+    literal: bool = False  # ``${...}`` in its values is text and names no other value
 
     def place(self, key: str) -> str | None:
         """Where the layer sets a key, the nearest section around it or a key within it: ``file:line``."""
@@ -40,8 +41,8 @@ class Layer:
         return None
 
 
-def read_file(path: Path) -> Layer:
-    """A layer from a YAML file."""
+def read_file(path: Path, literal: bool = False) -> Layer:
+    """Return the layer of a YAML file, whose references to other values stay text where it is ``literal``."""
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text)
@@ -64,7 +65,7 @@ def read_file(path: Path) -> Layer:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
     lines = {key: line for key, line, _ in entries}
     texts = {key: text for key, _, text in entries if text is not None}
-    return Layer(str(path), _nested(values, str(path)), lines, texts)
+    return Layer(str(path), _nested(values, str(path)), lines, texts, literal)
 
 
 def _entries(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int, str | None]]:

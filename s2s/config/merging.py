@@ -1,5 +1,6 @@
 """Layers merged into typed settings; the merging and the types are OmegaConf's."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -15,6 +16,7 @@ from s2s.errors import UserError, nearest
 Tables = Mapping[str, Mapping[str, type]]
 """Sections whose key ``name`` picks a row of a table of settings classes."""
 NONE: Tables = {}
+BEFORE_REFERENCE = re.compile(r"(?<!\\)(\\*)(?=\$\{)")
 
 
 def merge(schema: type, layers: Sequence[Layer], tables: Tables, lists: Tables = NONE, names: Tables = NONE) -> Any:
@@ -136,6 +138,10 @@ def _merge(node: DictConfig, layer: Layer, key: str, value: Any, prefix: str = "
     place = (prefix + key).replace("[", ".").replace("]", "")
     texts = {name.removeprefix(place): text for name, text in layer.texts.items() if name.startswith(place)}
     value = as_written(node, key, value, texts)
+    if layer.literal:
+        if isinstance(value, str) and "${" in value and OmegaConf.is_config(OmegaConf.select(node, key)):
+            raise UserError(f"{layer.place(place) or layer.origin}: {prefix}{key}: {value!r} is text")
+        value = _escaped(value)
     if isinstance(value, str) and value == MISSING:
         raise UserError(f"{layer.place(place) or layer.origin}: {prefix}{key}: '???' is no value")
     for name in reversed(key.split(".")):
@@ -149,6 +155,15 @@ def _merge(node: DictConfig, layer: Layer, key: str, value: Any, prefix: str = "
         raise UserError(f"{layer.place(key) or layer.origin}: {key}: {str(error).splitlines()[0]}") from error
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _escaped(value: Any) -> Any:
+    """Return a value in which OmegaConf finds no reference: a backslash stands before each, and is taken away again."""
+    if isinstance(value, str):
+        return BEFORE_REFERENCE.sub(r"\1\1\\", value)
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return {key: _escaped(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _unknown(node: DictConfig, layer: Layer, key: str, prefix: str) -> str:

@@ -12,6 +12,7 @@ from s2s.batch import pad
 from s2s.model import PrefixTransformer
 from s2s.model.precisions import PRECISIONS
 from s2s.model.prepared import PreparedModel
+from s2s.outside import refuse_foreign
 from s2s.search.constraints import ConstrainedScorer
 from s2s.search.coverage import mean_of
 from s2s.search.ensemble import Ensemble
@@ -25,6 +26,7 @@ from s2s.search.watched import Watched
 from s2s.vocabulary import Vocabulary
 
 Sources = Sequence[Sequence[int]]
+HOW = "give search.{key}={form} on the command line, or {key}= to generate, if that is what you want"
 
 
 class Answer(NamedTuple):
@@ -127,7 +129,8 @@ def _search(
 def job_of(
     models: Models, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], settings: SearchMethod, max_length: int
 ) -> Job:
-    """What is asked of some sources and their prefixes."""
+    """Return what is asked of some sources and their prefixes; refuse settings with names that a folder gave."""
+    refuse_foreign(settings, "search", HOW)
     lengths = [len(source) - 2 for source, _ in pairs]
     longest = settings.longest(lengths, max_length)
     sources, prefixes = zip(*pairs, strict=True)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from s2s.errors import UserError, nearest
 from s2s.model.precisions import PRECISIONS
+from s2s.outside import names_outside, place_key
 from s2s.search.constraints import ConstrainedScorer, MinimumLength
 from s2s.search.coverage import Attention
 from s2s.search.hypotheses import Hypothesis
@@ -45,7 +46,7 @@ class SearchMethod:
     prefix: str = ""  # with which every hypothesis begins, unless its source has one of its own
     required: list[str] = field(default_factory=list)  # texts that come in every hypothesis
     forbidden: list[str] = field(default_factory=list)  # texts that come in none
-    allowed: str | None = None  # a file of lines: every hypothesis is one of them
+    allowed: str | None = place_key("FILE")  # a file of lines: every hypothesis is one of them
     token_scores: bool = False  # tell the log-probability of each token of what is found
     precision: str = "fp32"  # of products with the weights: a row of s2s.model.precisions.PRECISIONS
     batch: int = 32  # sources searched together
@@ -73,6 +74,10 @@ class SearchMethod:
         """The fewest tokens for each source; where that is more than the most, the most."""
         relative = relative_lengths(sources, self.min_length_ratio or 0.0)
         return [min(limit, max(self.min_length, own)) for own, limit in zip(relative, longest, strict=True)]
+
+    def names_outside(self) -> dict[str, str]:
+        """Return key and value of each setting that names code or a file, such as ``utility: module:function``."""
+        return names_outside(self)
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
