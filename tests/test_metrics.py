@@ -4,10 +4,8 @@ import io
 import itertools
 import random
 import re
-import sys
 import time
 import tracemalloc
-import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -52,12 +50,6 @@ def harmonic_mean(shared: int, first: int, second: int) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def stands_alone(character: str) -> bool:
-    name = unicodedata.name(character, "")
-    is_unspaced = re.search(r"IDEOGRAPH|GANA |KATAKANA|KANA REPEAT|HANGUL SYLLABLE", name) is not None
-    return is_unspaced and unicodedata.category(character) in {"Lo", "Lm", "Nl"}
-
-
 @settings(deadline=None)
 @given(tokens, tokens)
 def test_rouge_l_is_the_f1_of_a_recursive_subsequence(first: list[str], second: list[str]) -> None:
@@ -95,29 +87,6 @@ def test_thousand_pairs_take_well_under_a_second() -> None:
     for first, second in pairs:
         rouge_l(first, second)
     assert time.process_time() - start < 0.8
-
-
-def test_unspaced_scripts_are_words_of_one_character_in_all_of_unicode() -> None:
-    letters = [
-        chr(code) for code in range(sys.maxunicode + 1) if chr(code).isalnum() and chr(code).lower() == chr(code)
-    ]
-    alone = {letter for letter in letters if words(letter * 2) == [letter, letter]}
-    assert alone == {letter for letter in letters if stands_alone(letter)}
-    assert all(words(letter * 2) == [letter * 2] for letter in letters if letter not in alone)
-
-
-@settings(deadline=None)
-@given(st.text(st.one_of(st.characters(), st.sampled_from("aZ_ 中かカ가・ー々.")), max_size=20))
-def test_words_are_runs_scanned_by_hand(text: str) -> None:
-    expected, run = [], ""
-    for character in [*text.lower(), " "]:
-        is_word = character.isalnum() or character == "_"
-        if is_word and not stands_alone(character):
-            run += character
-            continue
-        expected += [run] * bool(run) + [character] * is_word
-        run = ""
-    assert words(text) == expected
 
 
 @settings(deadline=None)

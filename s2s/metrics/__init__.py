@@ -15,8 +15,9 @@ from s2s.metrics.corpus import corpus_distances
 from s2s.metrics.overlap import Scores, published_score, rouge_l_by_sentence, score, show
 from s2s.metrics.published import method1_bleu, published_bleu, published_rouge
 from s2s.metrics.repetition import copy_rate, distinct_n, length_ratio, longest_copy, seq_rep_n
-from s2s.metrics.rouge import characters, rouge_l, rouge_n, words
+from s2s.metrics.rouge import rouge_l, rouge_n
 from s2s.metrics.significance import Comparison, paired_bootstrap
+from s2s.metrics.texts import characters, words
 from s2s.metrics.transport import (
     transport_plan,
     word_movers_distance,

@@ -9,7 +9,7 @@ from s2s.metrics.corpus import Distance, corpus_distances
 from s2s.metrics.overlap import Numbers, Statistics
 from s2s.metrics.references import References, listed
 from s2s.metrics.repetition import copy_rate, seq_rep_n
-from s2s.metrics.rouge import words
+from s2s.metrics.texts import words
 from s2s.metrics.transport import word_movers_distance, word_movers_distance_article, word_rotators_distance
 from s2s.metrics.vectors import Embed
 
@@ -18,7 +18,7 @@ DISTANCES: dict[str, Distance] = {
     "wmd_article": word_movers_distance_article,
     "wrd": word_rotators_distance,
 }
-WORDS = "seq_rep, length_ratio, copy_2|tok:words|case:lc|in percent"
+WORDS = "seq_rep, length_ratio, copy_2|tok:words|norm:nfc|case:lc|in percent"
 """How ``repetition_statistics`` are counted, for a signature."""
 LONGEST = {"wrd": 2.0}
 """What the distance of a text without tokens is: the largest there is, or that of the worst other pair."""

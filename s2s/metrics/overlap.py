@@ -16,12 +16,13 @@ from sacrebleu.metrics import BLEU, CHRF
 from s2s.errors import UserError
 from s2s.metrics.published import published_bleu, published_rouge, spaced
 from s2s.metrics.references import References, listed, number, streams
-from s2s.metrics.rouge import characters, rouge_l, rouge_n, words
+from s2s.metrics.rouge import rouge_l, rouge_n
+from s2s.metrics.texts import characters, composed, words
 from s2s.packages import own_version
 
 Numbers = NDArray[np.float64]
 Tokens = TypeVar("Tokens")
-_BLEU_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
+_BLEU_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab", **dict.fromkeys(("th", "lo", "km", "my"), "char")}
 
 
 class Scores(NamedTuple):
@@ -45,9 +46,9 @@ def score(hypotheses: Sequence[str], references: References, lang: str = "en") -
     """ROUGE-1, -2 and -L on words and on characters, BLEU and chrF of hypotheses, with a reference each or several.
 
     ROUGE is the mean of the sentences' F1, each with the best of its references; BLEU and chrF are sacrebleu's scores
-    of the corpus, with its defaults. ``lang`` (a code such as "zh" or "zh-TW") chooses BLEU's tokenizer and nothing
-    else. sacrebleu's warning about texts that look tokenised is off (its ``force``): titles and lower-cased corpora
-    set it off, and scores stay equal.
+    of the corpus, with its defaults. All read the texts in NFC, so that one text in two encodings is one. ``lang`` (a
+    code such as "zh" or "zh-TW") chooses BLEU's tokenizer and nothing else. sacrebleu's warning about texts that look
+    tokenised is off (its ``force``): titles and lower-cased corpora set it off, and scores stay equal.
     Raises ``UserError`` for unpaired or no texts, and for a ``lang`` whose tokenizer is not installed.
     """
     statistics, signature = score_statistics(hypotheses, references, lang)
@@ -58,14 +59,15 @@ def score_statistics(
     hypotheses: Sequence[str], references: References, lang: str = "en"
 ) -> tuple[dict[str, Statistics], str]:
     """The statistics behind ``score``, and its signature."""
-    lists = listed(hypotheses, references)
+    hypotheses = [composed(text) for text in hypotheses]
+    lists = [[composed(text) for text in row] for row in listed(hypotheses, references)]
     statistics = {**_rouge(hypotheses, lists, words, ""), **_rouge(hypotheses, lists, characters, "_char")}
     signatures = [
-        f"rouge|nrefs:{number(lists)}|case:lc|tok:words|char:nospace|stem:no|avg:sentence-f1|version:s2s-{own_version()}"
+        f"rouge|nrefs:{number(lists)}|case:lc|tok:words|norm:nfc|char:nospace|stem:no|avg:sentence-f1|version:s2s-{own_version()}"
     ]
     for name, label, metric in (("bleu", "BLEU", _bleu(lang)), ("chrf", "chrF2", CHRF())):
         statistics[name] = _of_corpus(metric, hypotheses, lists)
-        signatures.append(f"{label}|{metric.get_signature()}")
+        signatures.append(f"{label}|{metric.get_signature()}|norm:nfc")
     return statistics, " + ".join(signatures)
 
 

@@ -1,28 +1,7 @@
 """ROUGE of one hypothesis against one reference, over any tokens (Lin, 2004)."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
-
-# Scripts written without spaces: iteration marks, kana (with their extensions, half-width and historic forms),
-# ideographs (with the extensions and compatibility forms) and hangul syllables.
-_UNSPACED = (
-    "\u3005-\u3007\u3031-\u3035\u303b\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f\U0001aff0-\U0001b16f"
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-    "\uac00-\ud7a3"
-)
-# The look-ahead drops what these blocks hold besides letters, such as the middle dot between katakana.
-_WORD = re.compile(rf"(?=\w)[{_UNSPACED}]|[^\W{_UNSPACED}]+")
-
-
-def words(text: str) -> list[str]:
-    r"""Lower-cased runs of word characters (``\w``); every ideograph, kana and hangul syllable is a word by itself."""
-    return _WORD.findall(text.lower())
-
-
-def characters(text: str) -> list[str]:
-    """Lower-cased characters, without white space."""
-    return list("".join(text.lower().split()))
 
 
 def rouge_n(hypothesis: Sequence[str], reference: Sequence[str], n: int) -> float:

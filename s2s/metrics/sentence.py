@@ -6,7 +6,8 @@ from importlib import import_module
 from sacrebleu.metrics import BLEU, CHRF
 
 from s2s.errors import UserError, nearest
-from s2s.metrics.rouge import characters, rouge_l, rouge_n, words
+from s2s.metrics.rouge import rouge_l, rouge_n
+from s2s.metrics.texts import characters, composed, words
 
 Metric = Callable[[str, str], float]
 """(hypothesis, reference) to [0, 1], 1 being best."""
@@ -14,7 +15,11 @@ Metric = Callable[[str, str], float]
 
 def _sentence_chrf() -> Metric:
     chrf = CHRF()
-    return lambda hypothesis, reference: min(1.0, chrf.sentence_score(hypothesis, [reference]).score / 100)
+
+    def score(hypothesis: str, reference: str) -> float:
+        return min(1.0, chrf.sentence_score(composed(hypothesis), [composed(reference)]).score / 100)
+
+    return score
 
 
 def _sentence_bleu() -> Metric:
@@ -35,7 +40,7 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "rouge_1": lambda: lambda hypothesis, reference: rouge_n(words(hypothesis), words(reference), 1),
     "rouge_2": lambda: lambda hypothesis, reference: rouge_n(words(hypothesis), words(reference), 2),
     "rouge_l": lambda: lambda hypothesis, reference: rouge_l(words(hypothesis), words(reference)),
-    "rouge_l_char": lambda: lambda hypothesis, reference: rouge_l(characters(hypothesis), characters(reference)),
+    "rouge_l_char": lambda: lambda ours, theirs: rouge_l(characters(composed(ours)), characters(composed(theirs))),
 }
 
 

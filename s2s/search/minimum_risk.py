@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from s2s.metrics.sentence import sentence_metric
+from s2s.metrics.texts import composed
 
 Text = TypeVar("Text", bound=str | Sequence[int])
 
@@ -86,7 +87,7 @@ def normalised(weights: Sequence[float] | None, count: int) -> list[float]:
 
 def ngram_counts(candidate: str | Sequence[int], order: int) -> list[Counter[Sequence[int] | str]]:
     """How often each n-gram comes, a counter for each length from 1 to ``order``."""
-    items = "".join(candidate.split()) if isinstance(candidate, str) else tuple(candidate)
+    items = "".join(composed(candidate).split()) if isinstance(candidate, str) else tuple(candidate)
     sizes = range(1, order + 1)
     return [Counter(items[place : place + size] for place in range(len(items) - size + 1)) for size in sizes]
 
