@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _command(arguments: Sequence[str]) -> None:
     console = Console(stderr=True)
-    settings = merge(DiagnosisSettings, [read_arguments(arguments)], {})
+    settings = merge(DiagnosisSettings, read_arguments(arguments), {})
     with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as progress:
 
         @contextmanager

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from omegaconf import OmegaConf
+import yaml
 
-from s2s.config import merge, read_arguments, read_file
+from s2s.config import merge, read_arguments, read_file, read_text
+from s2s.config.former import completed
 from s2s.config.named import name_of
 from s2s.config.shipped import recipe_layers
 from s2s.data import Dataset, DataSettings, load
@@ -72,7 +73,7 @@ class Recipe:
         """
         recipe = merge(
             cls,
-            [*recipe_layers(name_or_path), *(read_arguments([override]) for override in overrides)],
+            [*recipe_layers(name_or_path), *read_arguments(overrides)],
             TABLES,
             LISTS,
             NAMES,
@@ -87,7 +88,7 @@ class Recipe:
         What it names outside of the folder is marked, so that nothing imports, opens or fetches it (``s2s.outside``).
         Errors: a UserError of one line that names the key and where it stands.
         """
-        recipe = merge(cls, [read_file(path, literal=True)], TABLES, LISTS, NAMES)
+        recipe = merge(cls, [completed(read_file(path, literal=True))], TABLES, LISTS, NAMES)
         assert isinstance(recipe, Recipe)
         return cast(Recipe, foreign(recipe))
 
@@ -196,8 +197,19 @@ class Recipe:
         return plain(self)
 
     def to_yaml(self) -> str:
-        """The merged recipe, which ``Recipe.load`` reads back as it is."""
-        return OmegaConf.to_yaml(OmegaConf.create(self.values()))
+        """Return the merged recipe as the text of a run's ``recipe.yaml``.
+
+        Errors: a UserError for a value that would not be read back as it is, so that no run trains that cannot be
+        loaded.
+        """
+        try:
+            text: str = yaml.safe_dump(self.values(), allow_unicode=True, sort_keys=False)
+        except yaml.YAMLError as error:
+            raise UserError(f"recipe: a value cannot be saved: {str(error).splitlines()[0]}") from error
+        again = merge(Recipe, [read_text(text, "recipe.yaml", literal=True)], TABLES, LISTS, NAMES)
+        if changed := differences(again, self):
+            raise UserError(f"recipe: it would be read back with other values ({'; '.join(changed)})")
+        return text
 
 
 def differences(ours: Recipe, theirs: Recipe) -> list[str]:

@@ -45,6 +45,7 @@ def rehearse(recipe: Recipe) -> None:
 
     The weights are thrown away and the run's folder is neither read nor written, nor made.
     """
+    recipe.to_yaml()  # refuses what a run's folder could not hold
     console = Console(highlight=False, soft_wrap=True)
     dataset = recipe.load_data()
     labels = recipe.labels(dataset)

@@ -33,13 +33,13 @@ def asked(recipe: SearchMethod, beams: int | None, n_best: int | None, keys: Map
 
 def with_keys(settings: SearchMethod, keys: dict[str, Any], origin: str) -> SearchMethod:
     """The settings with other values for some keys; with the ``name`` of another row, that row with these values."""
-    layers = [layer_of(settings), Layer(origin, {"search": keys}, {"search": 0}, literal=True)]
+    layers = [layer_of(settings), Layer(origin, {"search": keys}, {"search": 0})]
     return still_foreign(merge(_Section, layers, {"search": SEARCHES}).search, settings, keys)
 
 
 def layer_of(settings: SearchMethod, origin: str = "recipe") -> Layer:
     """Return settings as a layer under others, every text in it as it stands."""
-    return Layer(origin, {"search": plain(settings)}, {}, literal=True)
+    return Layer(origin, {"search": plain(settings)}, {})
 
 
 def still_foreign(found: SearchMethod, settings: SearchMethod, keys: Collection[str]) -> SearchMethod:

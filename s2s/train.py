@@ -50,6 +50,7 @@ def fit(recipe: Recipe) -> Run:
     or data differ, for losses that are not finite and for what cannot be written; after a checkpoint,
     KeyboardInterrupt for SIGINT and an exit with 143 for SIGTERM.
     """
+    recipe.to_yaml()  # refuses what a run's folder could not hold, before there is one
     folder = Path(recipe.run.folder)
     accelerator = start_processes(recipe)
     if accelerator.device.type == "cpu":

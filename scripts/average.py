@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _command(arguments: Sequence[str]) -> None:
-    settings = merge(Settings, [read_arguments(arguments)], {})
+    settings = merge(Settings, read_arguments(arguments), {})
     if not settings.run:
         raise UserError(f"command line: run=FOLDER is missing\n{USAGE}")
     folder = Path(settings.run)

@@ -23,7 +23,7 @@ from rich.progress import Progress
 
 from s2s import commands
 from s2s.allocator import keep_freed_memory
-from s2s.config import merge, read_arguments
+from s2s.config import given_keys, merge, read_arguments
 from s2s.config.describing import Schema, explain
 from s2s.data.lines import Line, stream_rows
 from s2s.decoding import Chunk, Decoded, Decoder, Reader, Speaker, add
@@ -176,14 +176,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def _command(arguments: Sequence[str]) -> None:
     keep_freed_memory()
-    layer = read_arguments(arguments)
-    first = merge(Settings, [layer], TABLES)
+    layers = read_arguments(arguments)
+    first = merge(Settings, layers, TABLES)
     if not first.run:
         raise UserError(f"command line: run=FOLDER is missing\n{USAGE}")
     run = first.speaker().run()
     base = run.recipe.search
-    settings = merge(Settings, [layer_of(base, f"{run.folder}/recipe.yaml"), layer], TABLES)
-    settings.search = still_foreign(settings.search, base, layer.values.get("search", {}))
+    settings = merge(Settings, [layer_of(base, f"{run.folder}/recipe.yaml"), *layers], TABLES)
+    settings.search = still_foreign(settings.search, base, given_keys(layers, "search"))
     refuse_foreign(settings.search, "search", HOW)  # before a file that it names is hashed
     try:
         decode(run, settings)

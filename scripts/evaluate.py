@@ -5,12 +5,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from s2s.config import Layer, merge
 from s2s.data.lines import field_text
 from s2s.data.scored import files, hypothesis_text, read_references, read_texts
 from s2s.diagnosis.systems import SAMPLES, Difference, System, differences, show_comparison, signature
@@ -50,8 +49,8 @@ rows as the decoder writes them are scored by their best text, other rows by the
 class Arguments:
     """The arguments of the command line."""
 
-    hypotheses: str = MISSING
-    references: str = MISSING
+    hypotheses: str = ""
+    references: str = ""
     lang: str = "en"
     published: bool | None = None
     sources: str | None = None
@@ -65,28 +64,23 @@ class Arguments:
 
 def parse_arguments(arguments: Sequence[str]) -> Arguments:
     """The typed arguments of ``key=value`` strings; raises ``UserError`` for unknown and missing ones."""
-    quoted = [_quote(argument) for argument in arguments]
-    merged = OmegaConf.structured(Arguments)
-    try:
-        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(quoted))
-        missing = sorted(OmegaConf.missing_keys(merged))
-        if missing:
-            raise UserError(f"missing {' and '.join(f'{name}=FILE' for name in missing)}; --help shows the usage")
-        return cast(Arguments, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
-        key = f"{error.full_key}: " if error.full_key else ""
-        raise UserError(key + str(error).splitlines()[0]) from error
+    given = dict(_pair(argument) for argument in arguments)
+    found: Arguments = merge(Arguments, [Layer("command line", given, dict.fromkeys(given, 0))], {})
+    missing = [name for name in ("hypotheses", "references") if name not in given]
+    if missing:
+        raise UserError(f"missing {' and '.join(f'{name}=FILE' for name in missing)}; --help shows the usage")
+    return found
 
 
-def _quote(argument: str) -> str:
-    """A checked argument whose value stays a string; YAML would read Norwegian's ``lang=no`` as false."""
+def _pair(argument: str) -> tuple[str, str]:
+    """Return a checked argument's key and value, which stays the text it is."""
     key, equals, value = argument.partition("=")
     names = [field.name for field in fields(Arguments)]
     if not equals:
         raise UserError(f"expected key=value, found '{argument}'{nearest(key.lstrip('-'), names)}")
     if key not in names:
         raise UserError(f"unknown argument '{key}'{nearest(key, names)}")
-    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+    return key, value
 
 
 def evaluate(arguments: Arguments) -> None:

@@ -129,7 +129,7 @@ def predict(run: Run, settings: Settings) -> None:
 
 
 def _command(arguments: Sequence[str]) -> None:
-    settings = merge(Settings, [read_arguments(arguments)], {})
+    settings = merge(Settings, read_arguments(arguments), {})
     if not settings.run:
         raise UserError(f"command line: run=FOLDER is missing\n{USAGE}")
     predict(s2s.load(settings.run, settings.checkpoint), settings)

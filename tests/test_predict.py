@@ -137,8 +137,12 @@ def test_what_makes_no_sense_is_refused(folder: Path, override: str) -> None:
 
 def test_another_name_keeps_the_keys_that_both_have(folder: Path) -> None:
     base = overrides(folder)
-    own = ["heads.tags.boundaries=true", "heads.tags.weight=0.5"]
-    recipe = Recipe.load(folder / "mine.yaml", [*base, *own, "heads.tags.name=memm", "heads.topics.name=bce"])
+    other = ["heads.tags.name=memm", "heads.topics.name=bce"]
+    own = Recipe.load(folder / "mine.yaml", [*base, "heads.tags.boundaries=true", "heads.tags.weight=0.5"])
+    (folder / "own.yaml").write_text(own.to_yaml(), encoding="utf-8")
+    recipe = Recipe.load(folder / "own.yaml", other)
+    with pytest.raises(UserError, match=r"unknown key 'heads\.tags\.boundaries'"):  # no argument is lost on the way
+        Recipe.load(folder / "mine.yaml", [*base, "heads.tags.boundaries=true", *other])
     assert recipe.values()["heads"]["tags"]["name"] == "memm"
     assert (recipe.heads["tags"].weight, recipe.heads["tags"].field) == (0.5, "tags")
     assert recipe.values()["heads"]["topics"]["name"] == "bce"

@@ -190,7 +190,7 @@ def test_a_second_run_ranks_anew(run: Run, other: Run) -> None:
         ({"name": "diverse", "groups": 2, "n_best": 3}, "search.n_best: 3 is more than groups"),
         ({"name": "mbr", "utility": "chr"}, "search.utility: metric: no 'chr'; did you mean 'chrf'"),
         ({"name": "mbr", "utility": "bleu", "aggregate": True}, "search.aggregate: only chrf"),
-        ({"beams": "many"}, "search.beams: Value 'many'"),
+        ({"beams": "many"}, "search.beams: 'many' is not a whole number"),
         ({"stop": "soon"}, "search.stop: no 'soon'"),
         ({"max_length_offset": 2}, "search.max_length_offset: it is added to max_length_ratio"),
         ({"allowed": "x", "max_length_ratio": 2.0}, "search.max_length_ratio: with search.allowed"),

@@ -136,7 +136,7 @@ MISTAKES = [
     (body(source="a", run="frist"), 422, "run: no 'frist'; did you mean 'first'?"),
     (body(source="a", search=[1]), 422, "search: Input should be a valid dictionary"),
     (body(source="a", search={"beam": 2}), 422, "did you mean 'search.beams'?"),
-    (body(source="a", search={"beams": "many"}), 422, "search.beams: Value 'many'"),
+    (body(source="a", search={"beams": "many"}), 422, "search.beams: 'many' is not a whole number"),
     (body(source="a", search={"beams": 0}), 422, "search.beams: 0 is not at least 1"),
     (body(source="a", search={"beams": 65}), 422, "beams: 65 is more than 64"),
     (body(source="a", search={"n_best": 9}), 422, "search.n_best: 9 is more than search.beams"),

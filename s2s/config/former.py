@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from s2s.config.layers import Layer
+from s2s.config.layers import Layer, Written
 
 MARK = "run.json"
 """The file beside a recipe that a run has saved."""
@@ -25,4 +25,5 @@ def completed(layer: Layer) -> Layer:
 
 
 def _former(row: dict[str, Any], former: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return former.get(str(row.get("name")), {})
+    name = row.get("name")
+    return former.get(name.text, {}) if isinstance(name, Written) else {}

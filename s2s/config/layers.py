@@ -1,14 +1,15 @@
-"""Values from one place, a YAML file or the command line, that know where each of them stands."""
+"""Values from one place, a YAML file or the command line, with the lines on which they stand.
+
+Single values stay text here. Their keys' types say later whether ``no`` is a word and ``1e3`` a number: see
+``s2s.config.reading``.
+"""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from s2s.errors import UserError
 
@@ -17,22 +18,34 @@ MOST_VALUES = 10_000
 
 
 @dataclass(frozen=True)
+class Written:
+    """A single value as it is written in a file."""
+
+    text: str
+    plain: bool = True  # without quotes, so that null means none
+    literal: bool = False  # ``${`` and ``???`` are text like any other, as in the recipe of a run's folder
+
+
+@dataclass(frozen=True)
+class Argument(Written):
+    """The value of a ``key=value`` argument: text as it stands, or a list or mapping where its key holds one."""
+
+
+@dataclass(frozen=True)
 class Layer:
     """Values from one place; a later layer overrides an earlier one.
 
-    ``lines`` has the line of each dotted key, ``texts`` each single value as it is written: YAML reads a language
-    ``no`` as false and a folder ``1e3`` as a number.
+    ``values`` is nested; its leaves are ``Written``, or plain values that Python code gave. ``lines`` has the line of
+    each dotted key.
     """
 
     origin: str
     values: dict[str, Any]
     lines: dict[str, int]
-    texts: dict[str, str] = field(default_factory=dict)
-    literal: bool = False  # ``${...}`` in its values is text and names no other value
 
     def place(self, key: str) -> str | None:
-        """Where the layer sets a key, the nearest section around it or a key within it: ``file:line``."""
-        parts = key.replace("[", ".").replace("]", "").split(".")
+        """Return where the layer sets a key, the nearest section around it or a key within it: ``file:line``."""
+        parts = dotted(key)
         for length in range(len(parts), 0, -1):
             around = ".".join(parts[:length])
             found = [line for name, line in self.lines.items() if name == around or name.startswith(f"{around}.")]
@@ -41,107 +54,142 @@ class Layer:
         return None
 
 
+def dotted(key: str) -> list[str]:
+    """Return the parts of a key such as ``mitigations[0].rate``."""
+    return key.replace("[", ".").replace("]", "").split(".")
+
+
 def read_file(path: Path, literal: bool = False) -> Layer:
-    """Return the layer of a YAML file, whose references to other values stay text where it is ``literal``."""
+    """Read a YAML file; ``literal`` leaves ``${`` and ``???`` as they stand. Errors: a UserError of one line."""
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text)
-        if not isinstance(node, yaml.MappingNode | None):
-            raise UserError(f"{path}:1: not a mapping of keys to values")
-        entries = list(islice(_entries(node, ""), MOST_VALUES + 1))
-        if len(entries) > MOST_VALUES:
-            raise UserError(f"{path}: more than {MOST_VALUES} values")
-        values = {} if node is None else OmegaConf.to_container(OmegaConf.create(text))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}:{line}: not YAML: {error.problem}") from error
-    except RecursionError as error:
-        raise UserError(f"{path}: nested too deeply") from error
+        return read_text(path.read_text(encoding="utf-8"), str(path), literal)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+
+
+def read_text(text: str, origin: str, literal: bool = False) -> Layer:
+    """Read the text of a YAML file of the name ``origin``; see ``read_file``."""
+    tree = Tree(origin, literal)
+    try:
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
+        if not isinstance(node, yaml.MappingNode | None):
+            raise UserError(f"{origin}:1: not a mapping of keys to values")
+        values = {} if node is None else tree.value(node, "")
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{origin}:{line}: not YAML: {error.problem}") from error
+    except RecursionError as error:
+        raise UserError(f"{origin}: nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path}:1: not YAML: {str(error).splitlines()[0]}") from error
-    except (OSError, OmegaConfBaseException) as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
-    lines = {key: line for key, line, _ in entries}
-    texts = {key: text for key, _, text in entries if text is not None}
-    return Layer(str(path), _nested(values, str(path)), lines, texts, literal)
+        raise UserError(f"{origin}:1: not YAML: {str(error).splitlines()[0]}") from error
+    return Layer(origin, values, tree.lines)
 
 
-def _entries(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int, str | None]]:
-    """Each dotted key within a YAML node with its line and, if it is a single value, that as it is written."""
-    if isinstance(node, yaml.SequenceNode):
-        pairs = [(str(index), item, item) for index, item in enumerate(node.value)]
-    elif isinstance(node, yaml.MappingNode):
-        pairs = [(str(key.value), key, value) for key, value in node.value]
-    else:
-        return
-    for name, where, value in pairs:
-        yield prefix + name, where.start_mark.line + 1, _written(value)
-        yield from _entries(value, prefix + name + ".")
+class Tree:
+    """Turns YAML nodes into nested values and notes the line of each key."""
+
+    def __init__(self, origin: str, literal: bool) -> None:
+        self.origin, self.literal = origin, literal
+        self.lines: dict[str, int] = {}
+        self.count = 0
+
+    def value(self, node: yaml.Node, prefix: str) -> Any:
+        """Return a node's value; ``prefix`` is its key with a dot, or nothing for the whole file."""
+        self.count += 1
+        if self.count > MOST_VALUES:
+            raise UserError(f"{self.origin}: more than {MOST_VALUES} values")
+        if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rpartition(":")[2] not in ("str", "seq", "map"):
+            name = node.tag.replace("tag:yaml.org,2002:", "!!")
+            problem = f"'{name}' is a tag; leave it out, a value is read by its key's type"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        if isinstance(node, yaml.ScalarNode):
+            return Written(node.value, node.style is None, self.literal)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._item(item, item, f"{prefix}{index}") for index, item in enumerate(node.value)]
+        assert isinstance(node, yaml.MappingNode)
+        section: dict[str, Any] = {}
+        names = set[str]()
+        for key, inner in self._pairs(node):
+            if key.value in names:
+                raise yaml.MarkedYAMLError(problem=f"found duplicate key {key.value}", problem_mark=key.start_mark)
+            names.add(key.value)
+            value = self._item(key, inner, prefix + key.value)
+            put(section, key.value.split("."), value, f"{self.origin}: {prefix}")
+        return section
+
+    def _pairs(self, node: yaml.MappingNode) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
+        for name, inner in node.value:
+            if not isinstance(name, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is a word, no list or mapping", problem_mark=name.start_mark)
+            yield name, inner
+
+    def _item(self, at: yaml.Node, node: yaml.Node, key: str) -> Any:
+        self.lines.setdefault(key, at.start_mark.line + 1)
+        return self.value(node, f"{key}.")
 
 
-def _written(node: yaml.Node | None) -> str | None:
-    return node.value if isinstance(node, yaml.ScalarNode) else None
-
-
-def _nested(values: Any, origin: str) -> dict[str, Any]:
-    """The values with every dotted key ``a.b`` as a key b of a section a."""
-    nested: dict[str, Any] = {}
-    for key, value in values.items():
-        _put(nested, str(key).split("."), value, f"{origin}: ")
-    return nested
-
-
-def _put(section: dict[str, Any], path: Sequence[str], value: Any, place: str) -> None:
+def put(section: dict[str, Any], path: Sequence[str], value: Any, place: str) -> None:
+    """Set the value of a dotted key within nested sections. Errors: a UserError where it is set already."""
     name, *rest = path
-    if not rest and not isinstance(value, dict):
-        if name in section:
-            raise UserError(f"{place}{name}: set twice")
+    if rest:
+        value = nest(rest, value)
+    if name not in section:
         section[name] = value
         return
-    below = section.setdefault(name, {})
-    if not isinstance(below, dict):
+    below = section[name]
+    if not isinstance(below, dict) or not isinstance(value, dict):
         raise UserError(f"{place}{name}: set twice")
-    for key, inner in [(".".join(rest), value)] if rest else value.items():
-        _put(below, str(key).split("."), inner, f"{place}{name}.")
+    for key, inner in value.items():
+        put(below, [key], inner, f"{place}{name}.")
 
 
-def read_arguments(arguments: Sequence[str]) -> Layer:
-    """A layer from ``key=value`` arguments; a value is YAML."""
+def nest(path: Sequence[str], value: Any) -> Any:
+    """Return the value within a mapping for each part of its dotted key."""
+    for name in reversed(path):
+        value = {name: value}
+    return value
+
+
+def read_arguments(arguments: Sequence[str]) -> list[Layer]:
+    """Read ``key=value`` arguments, a layer each.
+
+    Those of whole sections come first, then the names of rows, then single keys, so that
+    ``search.beams=8 search.name=diverse`` means the same in either order; of one key the last counts.
+    """
+    layers: list[tuple[tuple[int, bool], Layer]] = []
     for argument in arguments:
-        if "=" not in argument.lstrip("=") or not argument.partition("=")[0].isprintable():
+        key, equals, value = argument.partition("=")
+        if not key or not equals or not key.isprintable():
             raise UserError(f"command line: {argument!r} is not key=value")
-    values = OmegaConf.to_container(OmegaConf.merge(*[_read_argument(argument) for argument in arguments], {}))
-    assert isinstance(values, dict)
-    keys = [argument.partition("=")[0] for argument in arguments]
-    texts = {key: text for argument in arguments for key, text in _texts(argument)}
-    return Layer("command line", {str(key): value for key, value in values.items()}, dict.fromkeys(keys, 0), texts)
+        path = dotted(key)
+        layer = Layer("command line", nest(path, Argument(value)), {".".join(path): 0})
+        layers.append(((len(path), path[-1] != "name"), layer))
+    return [layer for _, layer in sorted(layers, key=lambda pair: pair[0])]
 
 
-def _texts(argument: str) -> Iterator[tuple[str, str]]:
-    """The single values of an argument as they are written."""
-    key, _, value = _quote(argument).partition("=")
+def opened(value: Any) -> Any:
+    """Return the list or mapping that an argument's text stands for; any other value as it is.
+
+    Errors: a ValueError where the text is no YAML, and where it is a single value.
+    """
+    if not isinstance(value, Argument):
+        return value
     try:
-        node = yaml.compose(value)
-    except yaml.YAMLError:  # OmegaConf has read it in another way
-        return
-    written = _written(node)
-    if written is not None:
-        yield key, written
-    yield from ((name, text) for name, _, text in islice(_entries(node, f"{key}."), MOST_VALUES) if text is not None)
-
-
-def _read_argument(argument: str) -> DictConfig:
-    try:
-        return OmegaConf.from_dotlist([_quote(argument)])
+        node = yaml.compose(value.text, Loader=yaml.BaseLoader)
+        if isinstance(node, yaml.CollectionNode):
+            return Tree("command line", value.literal).value(node, "")
     except RecursionError as error:
-        raise UserError(f"command line: {argument.partition('=')[0]}: nested too deeply") from error
-    except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
-        key = argument.partition("=")[0]
-        raise UserError(f"command line: {key}: {str(error).splitlines()[0]}") from error
+        raise ValueError("nested too deeply") from error
+    except yaml.MarkedYAMLError as error:
+        raise ValueError(f"{value.text!r} is no list or mapping: {error.problem}") from error
+    except (yaml.YAMLError, UserError) as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    return Written(value.text)
 
 
-def _quote(argument: str) -> str:
-    """The argument as YAML: a lone ``-``, standard input or output, is no empty list."""
-    return argument.removesuffix("-") + "'-'" if argument.endswith("=-") else argument
+def given_keys(layers: Sequence[Layer], section: str) -> set[str]:
+    """Return the keys that layers give within a section."""
+    found = [opened(layer.values[section]) for layer in layers if section in layer.values]
+    return {key for values in found if isinstance(values, dict) for key in values}

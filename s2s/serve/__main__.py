@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from s2s import commands
 from s2s.config import merge, read_arguments
@@ -20,7 +20,7 @@ USAGE = "usage: python -m s2s.serve run=FOLDER[,FOLDER ...] [port=8000] [host=12
 class Settings:
     """The command's arguments."""
 
-    run: Any = ""  # run folders or hub names, with commas between them or as a list
+    run: str | list[str] = ""  # run folders or hub names, with commas between them or as a list
     host: str = "127.0.0.1"  # the address to listen at; only this machine reaches the default
     port: int = 8000  # 0: any that is free
     checkpoint: Literal["best", "last", "average"] | None = None  # null: the best
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     if {"-h", "--help"} & set(arguments):
         return commands.run(lambda: print(explain(USAGE, Schema(Settings, {}, {}), arguments)))
-    return commands.run(lambda: serve(merge(Settings, [read_arguments(arguments)], {})))
+    return commands.run(lambda: serve(merge(Settings, read_arguments(arguments), {})))
 
 
 if __name__ == "__main__":

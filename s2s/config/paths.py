@@ -1,0 +1,33 @@
+"""Paths that people write: ``~`` stands for the home folder, wherever a path is read."""
+
+import os
+from pathlib import Path
+
+from s2s.errors import UserError
+
+
+class Home:
+    """Marks a type's texts as paths, or as several with commas between them."""
+
+
+def expanded(path: str) -> str:
+    """Return a path with ``~`` or ``~name`` at its beginning as the home folder; so each of several between commas.
+
+    The text itself comes back where nothing is expanded. Errors: a UserError where no home folder is known.
+    """
+    found = ",".join(_at_home(part) for part in path.split(",")) if "~" in path else path
+    return path if found == path else found
+
+
+def at_home(path: str | Path) -> Path:
+    """Return the same as a Path."""
+    return Path(_at_home(str(path)))
+
+
+def _at_home(path: str) -> str:
+    if not path.lstrip().startswith("~"):
+        return path
+    found = os.path.expanduser(path.strip())
+    if found == path.strip() and found.split("/")[0] == "~":
+        raise UserError(f"'{path}': no home folder is known; write the whole path")
+    return path if found == path.strip() else found

@@ -1,0 +1,124 @@
+"""Ranges of numbers and which texts are paths, declared beside the fields of settings: ``rate: Share = 0.3``."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from s2s.config.paths import Home, expanded
+from s2s.config.reading import MisreadError, read, shown
+from s2s.errors import UserError
+
+MOST = 10**9
+"""Of anything that is counted; what is computed from it then fits 64 bits."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers from ``low`` to ``high``, without the ends where these are open."""
+
+    low: float
+    high: float
+    open_low: bool = False
+    open_high: bool = False
+    natural: bool = True  # both ends follow from what the number means; else ``high`` only keeps arithmetic possible
+
+    def holds(self, value: float) -> bool:
+        """Return whether a number is in the range; NaN is in none."""
+        above = value > self.low if self.open_low else value >= self.low
+        return above and (value < self.high if self.open_high else value <= self.high)
+
+    def __str__(self) -> str:
+        if self.natural:
+            return f"{'(' if self.open_low else '['}{self.low}, {self.high}{')' if self.open_high else ']'}"
+        return f"{'above ' if self.open_low else ''}{self.low} .. {self.high}"
+
+    def refuse(self, key: str, value: float) -> None:
+        """Refuse a number outside of the range with a UserError that names its key."""
+        if self.holds(value):
+            return
+        number = shown(value)
+        if value != value:
+            raise UserError(f"{key}: {number} is no number to compute with")
+        if self.natural:
+            raise UserError(f"{key}: {number} is not in {self}")
+        if value > self.high:
+            raise UserError(f"{key}: {number} is more than {self.high}")
+        raise UserError(f"{key}: {number} is not {'above' if self.open_low else 'at least'} {self.low}")
+
+
+def at_least(low: float, most: float = MOST) -> Range:
+    """Return the range from ``low`` on; ``most`` is where arithmetic would end."""
+    return Range(low, most, natural=False)
+
+
+def above(low: float, most: float = MOST) -> Range:
+    """Return the range above ``low``; ``most`` is where arithmetic would end."""
+    return Range(low, most, open_low=True, natural=False)
+
+
+# Whole numbers.
+Count = Annotated[int, at_least(1)]
+CountOrNone = Annotated[int, at_least(0)]
+Seed = Annotated[int, Range(0, 2**63 - 1)]
+# Numbers.
+Share = Annotated[float, Range(0, 1)]
+ShareBelowOne = Annotated[float, Range(0, 1, open_high=True)]
+ShareAboveZero = Annotated[float, Range(0, 1, open_low=True)]
+Strength = Annotated[float, at_least(0, 1e6)]
+Positive = Annotated[float, above(0, 1e6)]
+# Texts.
+PathText = Annotated[str, Home]
+
+
+def settle(settings: Any, prefix: str = "") -> None:
+    """Check each number of a settings object against its range and expand its paths.
+
+    ``prefix`` is what stands before the names of its keys in messages. Errors: a UserError.
+    """
+    kind: Any = type(settings)
+    for name, hint in declared(kind):
+        value = getattr(settings, name)
+        found = _settled(hint, value, f"{prefix}{name}")
+        if found is not value:
+            setattr(settings, name, found)
+
+
+@cache
+def declared(kind: Any) -> list[tuple[str, Any]]:
+    """Return the fields of a settings class that declare a range or a path, with their types."""
+    hints = get_type_hints(kind, include_extras=True)
+    return [(item.name, hints[item.name]) for item in fields(kind) if any(marks(hints[item.name]))]
+
+
+def marks(hint: Any) -> Iterator[Any]:
+    """Yield the ranges and kinds within a type."""
+    if get_origin(hint) is Annotated:
+        yield from get_args(hint)[1:]
+    for inner in get_args(hint):
+        yield from marks(inner)
+
+
+def _settled(hint: Any, value: Any, key: str) -> Any:
+    if value is None:
+        return None
+    if get_origin(hint) is Annotated:
+        kind, *found = get_args(hint)
+        return _marked(kind, found, value, key)
+    if get_origin(hint) is list and isinstance(value, list | tuple):
+        return [_settled(get_args(hint)[0], item, f"{key}[{index}]") for index, item in enumerate(value)]
+    parts = [part for part in get_args(hint) if (get_origin(part) is list) == isinstance(value, list | tuple)]
+    return _settled(parts[0], value, key) if parts and get_origin(hint) is not list else value
+
+
+def _marked(kind: type, found: list[Any], value: Any, key: str) -> Any:
+    try:
+        value = read(kind, value, key) if kind in (int, float) else value
+    except MisreadError as error:
+        raise UserError(str(error)) from error
+    for mark in found:
+        if isinstance(mark, Range):
+            mark.refuse(key, value)
+        elif mark is Home and isinstance(value, str):
+            value = expanded(value)
+    return value
