@@ -22,9 +22,11 @@ from s2s.diagnosis.subjects import choose, prepare
 from s2s.diagnosis.tokens import write_tokens
 from s2s.diagnosis.traces import Advance, silent
 from s2s.disk import write_atomically
+from s2s.outputs import check_output_files
 from s2s.report import page
 
 USAGE = "usage: python -m s2s.diagnose run=FOLDER[,FOLDER ...] [data=FILE] [output=FOLDER] [key=value ...]"
+PAGE, RECORD, TOKENS = "report.html", "report.json", "tokens.parquet"
 
 
 @contextmanager
@@ -39,15 +41,16 @@ def diagnose(settings: DiagnosisSettings, bar: Bar = no_bar) -> dict[str, Any]:
     Measures that were made before of the same weights on the same examples are read from the runs' folders. Raises
     ``UserError`` for runs, data and packages that are not there.
     """
+    folder, read = settings.report, [settings.data, *settings.folders, *settings.oracles]
+    check_output_files("output", folder, (PAGE, RECORD, TOKENS), read)
     examples = choose(settings)
     subjects = [prepare(folder, examples, settings.oracles) for folder in settings.folders]
     measured = [measure(subject, settings, bar) for subject in subjects]
     found = record(settings, examples, subjects, measured)
-    folder = settings.report
     folder.mkdir(parents=True, exist_ok=True)
-    write_tokens(folder / "tokens.parquet", measured)
-    write_atomically(folder / "report.json", json.dumps(found, ensure_ascii=False, indent=1) + "\n")
-    write_atomically(folder / "report.html", page(found))
+    write_tokens(folder / TOKENS, measured)
+    write_atomically(folder / RECORD, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+    write_atomically(folder / PAGE, page(found))
     return found
 
 
@@ -81,7 +84,7 @@ def tell(found: dict[str, Any], settings: DiagnosisSettings) -> None:
     for title, lines in (("found", found["findings"]["found"]), ("not found", found["findings"]["not_found"])):
         print(f"{title}:", *lines, sep="\n  ")
     print(found["signature"])
-    print(settings.report / "report.html")
+    print(settings.report / PAGE)
 
 
 if __name__ == "__main__":

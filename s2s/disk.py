@@ -1,10 +1,14 @@
 """Files that are there whole or not at all, and where those lie that are slow to make."""
 
 import os
+import re
+import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from s2s.errors import UserError
 
@@ -14,41 +18,118 @@ def cache_folder(asked: str | None = None) -> Path:
     return Path(asked or os.environ.get("S2S_CACHE") or "~/.cache/s2s").expanduser()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's text: whole or not at all, also after a power failure.
+DESCRIPTORS = re.compile(r"/dev/fd|/proc/(?:self|\d+)(?:/task/\d+)?/fd")
+"""Folders whose entries are open files. They look like links; opening one again starts at the file's beginning."""
 
-    Errors: a UserError that names the file where it cannot be written; the text from before is whole then.
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file's text: whole or not at all, also after a power failure. See ``open_output``."""
+    with open_output(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def open_output(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of the one at ``path`` when all is written: whole or not at all.
+
+    A link stays, and the file that it leads to is written; mode and owner stay. What is no regular file (a device, a
+    pipe, a descriptor such as /dev/stdout) cannot be replaced: it is written to directly.
+    Errors: a UserError that names the file where it cannot be written; the content from before is whole then.
     """
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
+        if is_stream(path):
+            with open_stream(path) as file:
+                yield file
+            return
+        target = target_of(path)
+        # A name of its own: FILE.partial could be somebody's file, or another process's that writes the same one.
+        partial = target.with_name(f".s2s-{secrets.token_hex(4)}.partial")
+        try:
+            with partial.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            take_place(partial, target)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+    except BrokenPipeError:  # whoever reads has enough; that is no fault of the place
+        raise
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def target_of(path: Path) -> Path:
+    """Return the file that a path leads to, links followed; it need not exist."""
+    return Path(os.path.realpath(path))
+
+
+def take_place(partial: Path, target: Path) -> None:
+    """Give a written file its name. It keeps the mode and, where this process may, the owner of the one it replaces."""
+    with suppress(FileNotFoundError):
+        before, now = target.stat(), partial.stat()
+        if hasattr(os, "chown") and (before.st_uid, before.st_gid) != (now.st_uid, now.st_gid):
+            with suppress(OSError):
+                os.chown(partial, before.st_uid, before.st_gid)
+        partial.chmod(stat.S_IMODE(before.st_mode))
+    partial.replace(target)
+    sync_folder(target.parent)
+
+
+def is_stream(path: Path) -> bool:
+    """Return whether a path is written to as it is, because renaming a file onto it would destroy it."""
+    return _descriptor(path) is not None or (path.exists() and not path.is_file() and not path.is_dir())
+
+
+def open_stream(path: Path) -> BinaryIO:
+    """Open such a path; what is written goes after what is there."""
+    descriptor = _descriptor(path)
+    if descriptor is not None and os.path.realpath(descriptor.parent) in ("/dev/fd", f"/proc/{os.getpid()}/fd"):
+        return os.fdopen(os.dup(int(descriptor.name)), "wb")  # shares the place in the file with who else writes there
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb")
+
+
+def _descriptor(path: Path) -> Path | None:
+    """Return the entry among a process's open files that a path leads to, as /dev/stdout does."""
+    place = str(path)
+    for _ in range(40):  # as many links as Linux follows
+        folder, name = os.path.split(os.path.abspath(place))
+        if name.isdigit() and DESCRIPTORS.fullmatch(os.path.realpath(folder)):
+            return Path(folder, name)
+        if not os.path.islink(place):
+            return None
+        place = os.path.join(folder, os.readlink(place))
+    return None
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which takes its name when all is written; raises ``UserError`` where something is already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: exists already; name a new folder or an empty one")
-    partial = folder.with_name(folder.name + ".partial")
+    check_new_folder(folder)
+    target = target_of(folder)
+    partial = target.with_name(f".s2s-{secrets.token_hex(4)}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
-        partial.replace(folder)
-        sync_folder(folder.parent)
+        take_place(partial, target)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_new_folder(folder: Path) -> None:
+    """Refuse a folder that ``new_folder`` could not make: something is there, or it lies below what is no folder."""
+    try:
+        if os.path.lexists(target_of(folder)) and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder}: exists already; name a new folder or an empty one")
+        above = next(parent for parent in target_of(folder).parents if os.path.lexists(parent))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        reason = "it cannot be written" if above.is_dir() else "it is not a folder"
+        raise UserError(f"{folder}: cannot be made in {above} ({reason}); name another place")
 
 
 def sync_folder(folder: Path) -> None:

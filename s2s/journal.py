@@ -11,12 +11,34 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from s2s.disk import sync_folder, write_atomically
+from s2s.disk import is_stream, open_stream, sync_folder, take_place, target_of, write_atomically
 from s2s.errors import UserError
+
+ENDINGS = (".partial", ".partial.json")
+"""Of the names of the two files that lie beside an output while it is written."""
+
+
+def output_of(name: str) -> "Output":
+    """Return where lines go.
+
+    Errors: a UserError for a place that cannot be written, and for somebody's own FILE.partial, which would be lost.
+    """
+    if name == "-" or is_stream(Path(name)):
+        return Printed(name)
+    partial, record = _beside(target_of(Path(name)))
+    if partial.exists() and partial.stat().st_size and not record.exists():  # a record is there before the first line
+        raise UserError(f"{partial}: not an output that was left unfinished; move it away, or name another output")
+    return Journal(Path(name))
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    """Return the two files that lie beside an output while it is written."""
+    return path.with_name(path.name + ENDINGS[0]), path.with_name(path.name + ENDINGS[1])
 
 
 class Output(Protocol):
@@ -37,22 +59,32 @@ class Printed:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        # Opened once: a reader of a pipe would take the first closing for the end.
+        self.file = None if path == "-" else open_stream(Path(path))
 
     def append(self, lines: Sequence[str], digest: str) -> None:  # noqa: ARG002
         """Write some lines at once."""
         text = "".join(line + "\n" for line in lines)
-        if self.path == "-":
+        if self.file is None:
             sys.stdout.write(text)
             sys.stdout.flush()
             return
-        with Path(self.path).open("a", encoding="utf-8") as file:
-            file.write(text)
+        try:
+            self.file.write(text.encode("utf-8", "backslashreplace"))
+            self.file.flush()
+        except BrokenPipeError:  # the command knows what to do
+            raise
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror or error})") from error
 
     def finish(self) -> None:
         """Nothing is left to do."""
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        """Close the file; what could not be written stays unwritten."""
+        if self.file is not None:
+            with suppress(OSError):
+                self.file.close()
 
 
 @dataclass(frozen=True)
@@ -69,13 +101,16 @@ class Journal:
     """The lines of one file, by the one process that writes it."""
 
     def __init__(self, path: Path) -> None:
-        """Raises a ``UserError`` where another process is writing the same file."""
-        self.path, self.partial = path, path.with_name(path.name + ".partial")
-        self.record = path.with_name(path.name + ".partial.json")
+        """Raises a ``UserError`` where another process is writing the same file, or where none can be written."""
+        self.path = path = target_of(path)  # a link stays, and the file that it leads to is written
+        self.partial, self.record = _beside(path)
         self.file = self._open()
 
     def _open(self) -> BinaryIO:
-        descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UserError(f"{self.partial}: cannot be written ({error.strerror})") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_ino == self.partial.stat().st_ino:
@@ -115,7 +150,7 @@ class Journal:
         if self.path.suffix == ".gz" and not self.written.bytes:
             self.file.write(gzip.compress(b"", mtime=0))
             self.file.flush()
-        self.partial.replace(self.path)
+        take_place(self.partial, self.path)
         self.record.unlink()
         sync_folder(self.path.parent)
 

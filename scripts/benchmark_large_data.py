@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+from benchmark_options import output_file
+from benchmarking import write
 
 WORDS, CHUNK, LONGEST = 20_000, 50_000, (20, 7)
 KEYS = (
@@ -116,7 +118,7 @@ def main(texts: Sequence[str]) -> int:
     parser.add_argument("--small", type=int, default=2_000, help="default 2000")
     parser.add_argument("--steps", type=int, default=100, help="default 100")
     parser.add_argument("--folder", type=Path, help="where data, cache and runs go for good; default: a temporary one")
-    parser.add_argument("--json", type=Path, help="write the rows there")
+    parser.add_argument("--json", type=output_file, help="write the rows there")
     given = parser.parse_args(texts)
     folder = given.folder or Path(tempfile.mkdtemp(prefix="s2s-large-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +134,7 @@ def main(texts: Sequence[str]) -> int:
             )
         )
     if given.json is not None:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write(given.json, rows)
     return 0 if rows[-1]["exact"] else 1
 
 

@@ -7,10 +7,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark_options import output_file
 from benchmarking import interleaved, processor, show, summarised, write
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--vocabulary", type=int, default=30522)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=output_file)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     rows = measure(shapes(options.layers, options.width, options.vocabulary), options.rounds)

@@ -4,6 +4,18 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from s2s.errors import UserError
+from s2s.outputs import check_output
+
+
+def output_file(name: str) -> Path:
+    """The type of ``--json``: a file that can be written, so that nobody learns after an hour that it cannot."""
+    try:
+        check_output("--json", name, [])
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return Path(name)
+
 
 def numbered(description: str | None, numbers: Mapping[str, int]) -> argparse.ArgumentParser:
     """A parser with an option for each whole number, and one for the file of rows."""
@@ -12,7 +24,7 @@ def numbered(description: str | None, numbers: Mapping[str, int]) -> argparse.Ar
     )
     for name, default in numbers.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"default {default}")
-    parser.add_argument("--json", type=Path, help="write the rows there")
+    parser.add_argument("--json", type=output_file, help="write the rows there")
     return parser
 
 

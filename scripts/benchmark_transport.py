@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ot
 import torch
+from benchmark_options import output_file
 from benchmarking import interleaved, processor, write
 from numpy.typing import NDArray
 from rich.console import Console
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--tokens", type=int, default=30)
     parser.add_argument("--width", type=int, default=300)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=output_file)
     options = parser.parse_args(arguments)
     if min(options.pairs, options.tokens, options.width) < 1:
         parser.error("--pairs, --tokens, --width: at least 1")

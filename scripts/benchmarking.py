@@ -22,6 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from s2s.batch import Batch, collate
 from s2s.data.batches import BUCKET, by_length
+from s2s.disk import write_atomically
 from s2s.errors import UserError
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints when it starts and stops
@@ -187,7 +188,7 @@ def show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the rows as one list."""
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    write_atomically(path, json.dumps(rows, indent=1) + "\n")
 
 
 def processor(device: torch.device) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmark_options import output_file
 from benchmarking import write
 from rich.console import Console
 from rich.table import Table
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--sources", type=int, default=100)
     parser.add_argument("--variants", nargs="+", default=VARIANTS)
     parser.add_argument("--folder", type=Path, default=Path("runs/compare_attention"))
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=output_file)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options, rest = parser.parse_known_intermixed_args(arguments)
     if rest:

@@ -10,9 +10,9 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from benchmark_options import output_file
 from benchmarking import write
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +21,7 @@ import s2s
 from s2s import commands
 from s2s.data.lines import field_text, place, read_rows
 from s2s.model.precisions import PRECISIONS
+from s2s.outputs import check_output
 from s2s.run import Run
 
 
@@ -66,10 +67,12 @@ def main(given: Sequence[str]) -> int:
     parser.add_argument("--input", required=True, metavar="FILE", help="lines, or JSONL")
     parser.add_argument("--sources", type=int, default=200, help="how many of them; default 200")
     parser.add_argument("--beams", type=int, default=4, help="default 4")
-    parser.add_argument("--json", type=Path, help="write the rows there")
+    parser.add_argument("--json", type=output_file, help="write the rows there")
     arguments = parser.parse_args(given)
 
     def work() -> None:
+        if arguments.json:
+            check_output("--json", arguments.json, [arguments.run, arguments.input])
         run = s2s.load(arguments.run)
         rows = measure(run, texts(run, arguments.input, arguments.sources), arguments.beams)
         show(rows)

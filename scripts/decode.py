@@ -28,7 +28,8 @@ from s2s.config.describing import Schema, explain
 from s2s.data.lines import Line, stream_rows
 from s2s.decoding import Chunk, Decoded, Decoder, Reader, Speaker, add
 from s2s.errors import UserError
-from s2s.journal import Journal, Output, Printed, Written
+from s2s.journal import ENDINGS, Journal, Output, Written, output_of
+from s2s.outputs import check_output
 from s2s.outside import refuse_foreign
 from s2s.run import Run
 from s2s.search import compiled
@@ -73,6 +74,11 @@ class Settings:
         weights = None if self.weights is None else tuple(self.weights)
         return Speaker(folders, self.checkpoint, weights, self.rerank, self.rerank_weight)
 
+    def check_output(self) -> None:
+        """Refuse an output that is one of the files that are read, or that cannot be written."""
+        read = [self.input, self.search.allowed, self.rerank, *self.speaker().folders]
+        check_output("output", self.output, read, ENDINGS)
+
 
 class Tally:
     """What a command has done so far, and since when."""
@@ -105,6 +111,7 @@ def decode(run: Run, settings: Settings) -> None:
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
+    settings.check_output()
     fields = (settings.field,) if settings.field else (run.recipe.data.source_field, "source")
     reader = Reader(settings.input, fields, settings.prefix_field)
     total = reader.count()
@@ -121,12 +128,6 @@ def decode(run: Run, settings: Settings) -> None:
         output.finish()
     for text in tally.report(run):
         say(text)
-
-
-def output_of(name: str) -> Output:
-    """Where lines go."""
-    path = Path(name)
-    return Printed(name) if name == "-" or (path.exists() and not path.is_file()) else Journal(path)
 
 
 def begin(
@@ -180,6 +181,7 @@ def _command(arguments: Sequence[str]) -> None:
     first = merge(Settings, layers, TABLES)
     if not first.run:
         raise UserError(f"command line: run=FOLDER is missing\n{USAGE}")
+    first.check_output()  # before the run is read, which takes a while
     run = first.speaker().run()
     base = run.recipe.search
     settings = merge(Settings, [layer_of(base, f"{run.folder}/recipe.yaml"), *layers], TABLES)

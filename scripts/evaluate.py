@@ -13,11 +13,13 @@ from s2s.config import Layer, merge
 from s2s.data.lines import field_text
 from s2s.data.scored import files, hypothesis_text, read_references, read_texts
 from s2s.diagnosis.systems import SAMPLES, Difference, System, differences, show_comparison, signature
+from s2s.disk import write_atomically
 from s2s.errors import UserError, nearest
 from s2s.metrics import Scores, show
 from s2s.metrics.generated import WORDS, repetition_statistics
 from s2s.metrics.overlap import measured, published_statistics, score_statistics
 from s2s.metrics.references import References
+from s2s.outputs import check_output
 
 USAGE = """\
 usage: python scripts/evaluate.py hypotheses=FILE[,FILE ...] references=FILE[,FILE ...] [lang=CODE] [published=true]
@@ -88,6 +90,8 @@ def evaluate(arguments: Arguments) -> None:
     names, reference_files = files(arguments.hypotheses), files(arguments.references)
     if [*names, *reference_files].count("-") > 1:
         raise UserError("only one of hypotheses and references can be standard input")
+    if arguments.json is not None:
+        check_output("json", arguments.json, [*names, *reference_files, arguments.sources, arguments.embeddings])
     texts = [read_texts(name, arguments.field, hypothesis_text) for name in names]
     references = read_references(reference_files, arguments.field)
     systems = [_system(name, each, references, arguments) for name, each in zip(names, texts, strict=True)]
@@ -95,7 +99,8 @@ def evaluate(arguments: Arguments) -> None:
     found = [differences(first.statistics, other.statistics, arguments.samples, arguments.seed) for other in others]
     how = signature(arguments.samples, arguments.seed)
     if arguments.json is not None:
-        _write_json(Path(arguments.json), _record(arguments, systems, found, len(references), how))
+        record = _record(arguments, systems, found, len(references), how)
+        write_atomically(Path(arguments.json), json.dumps(record, ensure_ascii=False, indent=2) + "\n")
     console = Console()
     if not others:
         show(first.scores, console)
@@ -134,13 +139,6 @@ def _record(
         ]
         record["test"] = how
     return record
-
-
-def _write_json(path: Path, record: dict[str, Any]) -> None:
-    try:
-        path.write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -16,6 +16,7 @@ from s2s import commands
 from s2s.config import merge, read_arguments
 from s2s.errors import UserError, nearest
 from s2s.export import Trained, export_transformers, save_pretrained
+from s2s.outputs import check_output_folder
 
 USAGE = (
     "usage: python scripts/export.py run=FOLDER output=FOLDER [form=transformers|s2s] [checkpoint=best|last|average]\n"
@@ -43,6 +44,7 @@ class Settings:
 
 def export(settings: Settings) -> None:
     """Load the run and write it."""
+    check_output_folder("output", Path(settings.output), [settings.run])
     run = s2s.load(settings.run, settings.checkpoint, device="cpu")
     FORMS[settings.form](run, Path(settings.output))
     print(f"{settings.output}: step {run.step} of {settings.run}, form {settings.form}")

@@ -12,11 +12,10 @@ import gzip
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import Progress
@@ -26,12 +25,14 @@ from s2s import commands
 from s2s.config import merge, read_arguments
 from s2s.config.describing import Schema, explain
 from s2s.data.lines import field_text, place, read_rows
+from s2s.disk import open_output
 from s2s.errors import UserError, nearest
 from s2s.labelling.heads import Head
 from s2s.labelling.prediction import Given, Prediction
 from s2s.labelling.scoring import Said
 from s2s.labelling.taggers import SoftmaxTagger
 from s2s.metrics.tags import spans
+from s2s.outputs import check_output
 from s2s.run import Run
 
 USAGE = "usage: python scripts/predict.py run=FOLDER input=FILE output=FILE [field=NAME] [head=NAME]"
@@ -88,17 +89,14 @@ def chosen(heads: Sequence[Head], name: str | None) -> Head:
     return next(head for head in heads if name in (None, head.name))
 
 
-@contextmanager
-def writing(name: str) -> Iterator[TextIO]:
-    """A file that appears whole when all is written, or standard output."""
+def write(name: str, lines: Sequence[str]) -> None:
+    """Write lines to standard output, or to a file that is there when all is written."""
     if name == "-":
-        yield sys.stdout
+        sys.stdout.write("".join(line + "\n" for line in lines))
         return
-    partial = Path(name + ".partial")
-    is_packed = name.endswith(".gz")
-    with gzip.open(partial, "wt", encoding="utf-8") if is_packed else partial.open("w", encoding="utf-8") as file:
-        yield file
-    partial.replace(name)
+    content = "".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace")
+    with open_output(Path(name)) as file:
+        file.write(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
 
 
 def predict(run: Run, settings: Settings) -> None:
@@ -115,15 +113,16 @@ def predict(run: Run, settings: Settings) -> None:
         task = progress.add_task("labelling", total=len(sources))
         found = run.predict(sources, lambda done: progress.advance(task, done))
     joint = "" if run.recipe.data.split == "characters" else " "
-    with writing(settings.output) as file:
-        for index, (source, prediction) in enumerate(zip(sources, found, strict=True)):
-            if rows is None:
-                file.write(plain(head, prediction.heads[head.name]) + "\n")
-                continue
-            fields = {"id": rows[index].get("id", index), "source": source, "tokens": prediction.tokens}
-            for each in heads:
-                fields |= structured(each, prediction.heads[each.name], prediction, joint)
-            file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+    written = []
+    for index, (source, prediction) in enumerate(zip(sources, found, strict=True)):
+        if rows is None:
+            written.append(plain(head, prediction.heads[head.name]))
+            continue
+        fields = {"id": rows[index].get("id", index), "source": source, "tokens": prediction.tokens}
+        for each in heads:
+            fields |= structured(each, prediction.heads[each.name], prediction, joint)
+        written.append(json.dumps(fields, ensure_ascii=False))
+    write(settings.output, written)
     seconds = time.perf_counter() - began
     console.print(f"{len(sources)} sources in {seconds:.1f} s, {len(sources) / seconds:.1f} a second, step {run.step}")
 
@@ -132,6 +131,7 @@ def _command(arguments: Sequence[str]) -> None:
     settings = merge(Settings, read_arguments(arguments), {})
     if not settings.run:
         raise UserError(f"command line: run=FOLDER is missing\n{USAGE}")
+    check_output("output", settings.output, [settings.input, settings.run])
     predict(s2s.load(settings.run, settings.checkpoint), settings)
 
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from preparing import write_splits
+from preparing import SPLITS, check_splits, write_splits
 
 from s2s import commands
 from s2s.data.lines import read_rows
@@ -34,7 +34,8 @@ def prepare(place: Path, output: Path) -> None:
     files = [file for file in files if KINDS.fullmatch(file.name) and file.is_file()]
     if not files:
         raise UserError(f"{place}: no .json, .jsonl or .tsv file there")
-    splits: dict[str, list[Row]] = {"train": [], "dev": [], "test": []}
+    check_splits(output, files)
+    splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for file in files:
         named, left_out = SPLIT.search(file.name), 0
         for row in _rows(file):

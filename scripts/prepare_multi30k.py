@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from preparing import write_splits
+from preparing import check_splits, write_splits
 
 from s2s import commands
 from s2s.errors import UserError
@@ -21,6 +21,7 @@ NAMES = {"train": ("train",), "dev": ("val", "dev", "valid"), "test": ("test",)}
 
 def prepare(folder: Path, output: Path, languages: Sequence[str], test: str) -> None:
     """Read the files of all splits, then write them."""
+    check_splits(output, [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else [])
     splits = {}
     for split, names in (NAMES | {"test": (test,)}).items():
         name = next((name for name in names if _file(folder, name, languages[0])), None)

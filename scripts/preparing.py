@@ -1,12 +1,19 @@
 """What the commands that prepare public sets share."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from s2s.disk import write_atomically
+from s2s.outputs import check_output_files
 
 Rows = Sequence[Mapping[str, object]]
+SPLITS = ("train", "dev", "test")
+
+
+def check_splits(folder: Path, inputs: Iterable[Path]) -> None:
+    """Refuse a folder where the splits cannot be written, or where one of them is what is read."""
+    check_output_files("OUTPUT", folder, [f"{split}.jsonl" for split in SPLITS], inputs)
 
 
 def write_splits(folder: Path, splits: Mapping[str, Rows]) -> None:

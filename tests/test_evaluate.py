@@ -210,4 +210,6 @@ def test_unwritable_record_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     texts = write(tmp_path / "t.txt", "a\n")
     record = tmp_path / "no" / "scores.json"
     assert script.main([f"hypotheses={texts}", f"references={texts}", f"json={record}"]) == 2
-    assert capsys.readouterr().err == f"error: {record}: No such file or directory\n"
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: json: {record}: No such file or directory; make ")
+    assert message.count("\n") == 1

@@ -9,6 +9,7 @@ import numpy as np
 from s2s.diagnosis.alignment import correct
 from s2s.diagnosis.measures import Measures
 from s2s.diagnosis.traces import Trace
+from s2s.disk import open_output
 from s2s.packages import optional_module
 
 Columns = dict[str, Any]
@@ -27,9 +28,8 @@ def write_tokens(path: Path, measured: Sequence[Measures]) -> None:
         optional_module(name, "diagnose", "the table of tokens") for name in ("pyarrow", "pyarrow.parquet")
     )
     tables = [pyarrow.table(columns) for one in measured for columns in _arms(one)]
-    partial = path.with_suffix(".partial")
-    parquet.write_table(pyarrow.concat_tables(tables, promote_options="default"), partial)
-    partial.replace(path)
+    with open_output(path) as file:
+        parquet.write_table(pyarrow.concat_tables(tables, promote_options="default"), file)
 
 
 def _arms(one: Measures) -> Iterator[Columns]:

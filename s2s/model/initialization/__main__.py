@@ -10,6 +10,7 @@ from rich.table import Table
 from s2s import commands
 from s2s.model.initialization.picture import draw
 from s2s.model.initialization.report import Depth, Matrix, depths, matrices
+from s2s.outputs import check_output
 from s2s.packages import install_command
 from s2s.recipe import Recipe
 
@@ -45,9 +46,11 @@ def _command(arguments: Sequence[str]) -> None:
     pairs = [argument.partition("=") for argument in arguments]
     given = {key: value for key, _, value in pairs if key in OWN}
     recipe = Recipe.load(given["recipe"], [text for text in arguments if text.partition("=")[0] not in OWN])
+    picture = Path(given.get("picture", "initialization.png"))
+    check_output("picture", picture, [given["recipe"]])
     # Without data nothing is known of the pieces but the number that the recipe asks for; a checkpoint has its own.
     model, _ = recipe.build_model(recipe.vocabulary.size if recipe.model.pretrained is None else 0, None)
-    console, picture = Console(width=120), Path(given.get("picture", "initialization.png"))
+    console = Console(width=120)
     found, lengths = list(matrices(model)), depths(model)
     show(console, found, lengths)
     try:

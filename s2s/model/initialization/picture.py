@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from s2s.disk import open_output
 from s2s.model.initialization.report import Depth, Matrix
 
 
@@ -26,4 +27,5 @@ def draw(path: Path, matrices: Sequence[Matrix], depths: Sequence[Depth]) -> Non
         lengths.semilogy([value / values[0] for value in values], label=name)
     lengths.set(title="length, the embedding's being 1", xlabel="layer")
     lengths.legend()
-    figure.savefig(path, dpi=120)
+    with open_output(path) as file:
+        figure.savefig(file, dpi=120, format=path.suffix[1:] or None)
