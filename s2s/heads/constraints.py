@@ -1,4 +1,4 @@
-"""Which labels may follow each other in the tagging schemes BIO and BMES."""
+"""Which labels may follow each other in the tagging schemes of spans."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Constraints(NamedTuple):
 
 
 class Scheme(NamedTuple):
-    """The tags of a scheme; ``opening`` ones may have a ``continuing`` one of the same type behind them."""
+    """The tags of a scheme. A ``continuing`` tag stands only behind an ``opening`` one of its type."""
 
     name: str
     tags: str
@@ -26,9 +26,30 @@ class Scheme(NamedTuple):
     continuing: str
     is_closed: bool  # whether an opening tag must have a continuing one behind it
 
+    def allows(self, before: str | None, after: str | None) -> bool:
+        """Return whether a tag may follow another; None is the sequence's beginning, or its end."""
+        tag, kind = split(before or "O")
+        next_tag, next_kind = split(after or "O")
+        if next_tag in tuple(self.continuing):
+            return tag in tuple(self.opening) and kind == next_kind
+        return not (self.is_closed and tag in tuple(self.opening))
 
-BIO = Scheme("BIO", tags="BIO", opening="BI", continuing="I", is_closed=False)
-BMES = Scheme("BMES", tags="BMESO", opening="BM", continuing="ME", is_closed=True)
+
+SCHEMES = {
+    "bio": Scheme("BIO", tags="BIO", opening="BI", continuing="I", is_closed=False),
+    "iob1": Scheme("IOB1", tags="IBO", opening="BI", continuing="B", is_closed=False),
+    "bmes": Scheme("BMES", tags="BMESO", opening="BM", continuing="ME", is_closed=True),
+    "bioes": Scheme("BIOES", tags="BIESO", opening="BI", continuing="IE", is_closed=True),
+    "bilou": Scheme("BILOU", tags="BILUO", opening="BI", continuing="IL", is_closed=True),
+}
+"""Of each span's tokens BIO (IOB2) marks the first; IOB1 the first behind another span of its type; BMES, BIOES and
+BILOU the first, the last and single ones. All have ``O`` for no span, ``B-x`` for a type x, or ``B`` without types."""
+
+
+def split(name: str) -> tuple[str, str]:
+    """Return the tag and the type of a label's name."""
+    tag, _, kind = name.partition("-")
+    return tag, kind
 
 
 def bio_constraints(names: Sequence[str]) -> Constraints:
@@ -36,7 +57,7 @@ def bio_constraints(names: Sequence[str]) -> Constraints:
 
     Names are ``O``, ``B-x`` and ``I-x``, or without types ``B`` and ``I``. UserError names a label of another scheme.
     """
-    return _constraints(names, BIO)
+    return scheme_constraints(names, "bio")
 
 
 def bmes_constraints(names: Sequence[str]) -> Constraints:
@@ -45,22 +66,23 @@ def bmes_constraints(names: Sequence[str]) -> Constraints:
     Names are ``O`` and ``B-x``, ``M-x``, ``E-x``, ``S-x``, or without types ``B``, ``M``, ``E``, ``S`` (word
     segmentation). UserError names a label of another scheme.
     """
-    return _constraints(names, BMES)
+    return scheme_constraints(names, "bmes")
 
 
-def _constraints(names: Sequence[str], scheme: Scheme) -> Constraints:
-    labels = [_split(name, scheme) for name in names]
-    is_open = torch.tensor([tag in scheme.opening for tag, _ in labels])
-    continues = torch.tensor([tag in scheme.continuing for tag, _ in labels])
-    same_type = torch.tensor([[kind == other for _, other in labels] for _, kind in labels])
-    unfinished = is_open & scheme.is_closed
-    transitions = torch.where(continues, is_open[:, None] & same_type, ~unfinished[:, None])
-    return Constraints(starts=~continues, transitions=transitions, ends=~unfinished)
+def scheme_constraints(names: Sequence[str], scheme: str) -> Constraints:
+    """Return what a row of ``SCHEMES`` allows of labels; UserError names a label of another scheme."""
+    chosen = SCHEMES[scheme]
+    for name in names:
+        check_tag(name, chosen)
+    return Constraints(
+        starts=torch.tensor([chosen.allows(None, name) for name in names]),
+        transitions=torch.tensor([[chosen.allows(name, other) for other in names] for name in names]),
+        ends=torch.tensor([chosen.allows(name, None) for name in names]),
+    )
 
 
-def _split(name: str, scheme: Scheme) -> tuple[str, str]:
-    """The tag and the type of a label's name."""
-    tag, _, kind = name.partition("-")
+def check_tag(name: str, scheme: Scheme) -> None:
+    """Refuse a label whose tag the scheme does not know."""
+    tag, _ = split(name)
     if tag not in tuple(scheme.tags):
         raise UserError(f"label '{name}': '{tag}' is no tag of {scheme.name}{nearest(tag, scheme.tags)}")
-    return tag, kind

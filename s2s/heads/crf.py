@@ -15,10 +15,10 @@ class CRF(LinearChain):
     """p(y | x) = e^(sum_t emissions_t(y_t) + sum_t transitions(y_(t-1), y_t)) / Z(x) (Lafferty et al. 2001).
 
     ``boundaries`` adds learned scores ``starts`` and ``ends`` [L] of the first and the last label. ``constraints``
-    forbid transitions, first and last labels (``bio_constraints``, ``bmes_constraints``): no such sequence is ever
-    chosen or has any probability. ``rate_multiplier`` multiplies the learning rate of transitions and boundaries, by
-    keeping them as value / multiplier (spaces.ac.cn 7213). ``crf.transitions`` then still reads and takes the value in
-    use, but the parameter is ``crf.parametrizations.transitions.original``.
+    forbid transitions, first and last labels (``scheme_constraints``): no such sequence is ever chosen or has any
+    probability. ``rate_multiplier`` multiplies the learning rate of transitions and boundaries, by keeping them as
+    value / multiplier (spaces.ac.cn 7213). ``crf.transitions`` then still reads and takes the value in use, but the
+    parameter is ``crf.parametrizations.transitions.original``.
     """
 
     starts: Tensor | None

@@ -9,6 +9,7 @@ from s2s.data.rows import Example, Value
 from s2s.data.sources import Source
 from s2s.errors import UserError
 from s2s.labelling import copies
+from s2s.labelling.schemes import Tagged, check_named
 
 ABSENT = -1
 """In a set of labels: there is none. At a column: there is a tag, but none that is known."""
@@ -56,6 +57,7 @@ class FieldTags:
     field: str
     names: Sequence[str]
     tokens: Callable[[Example], Sequence[str]]
+    scheme: str | None = None  # a row of SCHEMES
 
     def __post_init__(self) -> None:
         self.index = {name: number for number, name in enumerate(self.names)}
@@ -64,6 +66,8 @@ class FieldTags:
         tags, tokens = self.gold(example), self.tokens(example)
         if tags is None:
             return []
+        if self.scheme is not None and not self.index.keys() >= set(tags):
+            check_named(self.head, self.scheme, Tagged(example.source, tags))  # training tags were checked before
         if len(tags) != len(tokens):
             raise UserError(
                 f"heads.{self.head}.field: {len(tags)} tags in '{self.field}' for {len(tokens)} tokens of the source "

@@ -1,6 +1,6 @@
 """Rows of a recipe's ``heads:`` that tag tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,26 +8,26 @@ from torch import nn
 
 from s2s.data.rows import Example
 from s2s.errors import UserError, nearest
-from s2s.heads import CRF, MEMM, Constraints, bio_constraints, bmes_constraints
+from s2s.heads import CRF, MEMM, SCHEMES, scheme_constraints
 from s2s.labelling import copies
 from s2s.labelling.labels import (
     CopyTags,
     FieldTags,
     LabelSource,
     tags_of,
+    value_of,
 )
 from s2s.labelling.modules import Softmax, Tagger
+from s2s.labelling.schemes import Tagged, check_rows
 from s2s.labelling.scoring import SPAN_MEASURES, TAG_MEASURES, Measure
 from s2s.labelling.settings import HeadSettings, Tokens
-
-SCHEMES: dict[str, Callable[[Sequence[str]], Constraints]] = {"bio": bio_constraints, "bmes": bmes_constraints}
 
 
 @dataclass
 class SoftmaxTagger(HeadSettings):
     """A tag for each token of the source, each on its own."""
 
-    scheme: str | None = None  # bio or bmes: tags mark spans, which are scored too
+    scheme: str | None = None  # bio, iob1, bmes, bioes or bilou: tags mark spans, which are scored too
     rate_multiplier: float = 1.0  # of the learning rate of transitions, where there are any
 
     derived: ClassVar[str] = "copy_tags"
@@ -43,11 +43,22 @@ class SoftmaxTagger(HeadSettings):
     def tags_tokens(self) -> bool:
         return self.field is not None
 
+    @property
+    def constraining(self) -> bool:
+        """Whether what the scheme forbids has no probability."""
+        return False
+
     def names(self, name: str, examples: Sequence[Example]) -> list[str]:
-        return copies.NAMES if self.field is None else self._inventory(name, examples, tags_of)
+        if self.field is None:
+            return copies.NAMES
+        field = self.field
+        if self.scheme is not None:
+            rows = (Tagged(example.source, tags_of(value_of(example, field))) for example in examples)
+            check_rows(name, self.scheme, rows, self.constraining)
+        return self._inventory(name, examples, tags_of)
 
     def source(self, name: str, names: Sequence[str], tokens: Tokens) -> LabelSource:
-        return CopyTags() if self.field is None else FieldTags(name, self.field, names, tokens)
+        return CopyTags() if self.field is None else FieldTags(name, self.field, names, tokens, self.scheme)
 
     def build(self, width: int, size: int, names: Sequence[str]) -> nn.Module:  # noqa: ARG002
         return Tagger(width, len(names), self.chain(names))
@@ -75,10 +86,14 @@ class CRFTagger(SoftmaxTagger):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.constrained and self.spans is None:
-            raise UserError("constrained: a scheme (bio or bmes) is needed, which says what is forbidden")
+            raise UserError(f"constrained: a scheme ({', '.join(SCHEMES)}) is needed, which says what is forbidden")
+
+    @property
+    def constraining(self) -> bool:
+        return self.constrained
 
     def chain(self, names: Sequence[str]) -> nn.Module:
-        constraints = SCHEMES[str(self.spans)](names) if self.constrained else None
+        constraints = scheme_constraints(names, str(self.spans)) if self.constrained else None
         return CRF(len(names), self.boundaries, constraints, self.rate_multiplier)
 
 

@@ -16,16 +16,17 @@ class Span(NamedTuple):
 
 
 def spans(tags: Sequence[str | None]) -> list[Span]:
-    """The spans that tags of BIO, BMES or BIOES mark, by the lenient rules of seqeval (and of conlleval).
+    """Return the spans that tags of BIO, IOB1, BMES, BIOES or BILOU mark, by seqeval's and conlleval's lenient rules.
 
-    Every tag but O belongs to a span. I, M and E go on with the span before them if that is of their type and neither
-    E nor S has closed it; otherwise they begin one, as B and S always do. seqeval itself knows no M.
+    Every tag but O belongs to a span. I, M, E and L go on with the span before them if that is of their type and none
+    of E, L, S and U has closed it; otherwise they begin one, as B, S and U always do. seqeval itself knows no M, and L
+    and U only in its strict mode.
     """
     found: list[Span] = []
     before, kind_before = "O", ""
     for column, name in enumerate(tags):
         tag, _, kind = (name or "O").partition("-")
-        if tag in ("I", "M", "E") and before in ("B", "I", "M") and kind == kind_before:
+        if tag in ("I", "M", "E", "L") and before in ("B", "I", "M") and kind == kind_before:
             found[-1] = found[-1]._replace(end=column + 1)
         elif tag != "O":
             found.append(Span(kind, column, column + 1))
