@@ -2,23 +2,25 @@
 
 ``checkpoints/step-00000400/`` holds ``weights.safetensors``, ``ema.safetensors`` where a run averages its weights,
 ``trainer.pt`` and ``manifest.json`` with the size and SHA-256 of each. It is written under another name, synced and
-renamed. The last two stay, or as many as are to be kept, and the best one; the links ``last`` and ``best`` point to
-them. ``average-00000400/`` with the link ``average`` has weights alone.
+renamed. The last two stay, or as many as are to be kept, and the best one; the files ``last`` and ``best`` name them,
+as ``s2s.pointers`` says. ``average-00000400/`` with the file ``average`` has weights alone.
 """
 
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from s2s import pointers
 from s2s.errors import UserError
-from s2s.folders import damage, entry, recorded_hash, write_folder
-from s2s.weight_files import read_exported, save_tensors
+from s2s.facts import WEIGHTS, identity
+from s2s.folders import AGAIN, damage, entry, recorded_hash, write_folder
+from s2s.weight_files import read_header, read_tensors, save_tensors
 
-WEIGHTS, AVERAGE, TRAINER = "weights.safetensors", "ema.safetensors", "trainer.pt"
+AVERAGE, TRAINER = "ema.safetensors", "trainer.pt"
 LAST = 2
 """How many of the newest checkpoints stay at least: if the newest turns out damaged, the one before it is used."""
 
@@ -40,35 +42,43 @@ class Checkpoint(NamedTuple):
     ema: dict[str, Tensor] | None = None  # the moving average of the weights
     scaler: dict[str, Any] | None = None  # of fp16's losses
     waited: int = 0  # evaluations since the best one
+    file: Path | None = None  # that the weights were read from
 
 
 def save(run: Path, checkpoint: Checkpoint, keep: int = LAST) -> None:
-    """Write a checkpoint, move the links and remove what is no longer needed.
+    """Write a checkpoint, let ``last`` and ``best`` name it or theirs, and remove what is no longer needed.
 
     Errors: a UserError where it cannot be written; the checkpoints from before are whole then.
     """
-    folder = run / "checkpoints"
+    folder, of = run / "checkpoints", identity(run)
 
     def write(partial: Path) -> None:
-        save_tensors(partial / WEIGHTS, checkpoint.weights, checkpoint.step)
+        save_tensors(partial / WEIGHTS, checkpoint.weights, checkpoint.step, of)
         if checkpoint.ema is not None:
-            save_tensors(partial / AVERAGE, checkpoint.ema, checkpoint.step)
+            save_tensors(partial / AVERAGE, checkpoint.ema, checkpoint.step, of)
         with (partial / TRAINER).open("wb") as file:  # whose errors, unlike torch.save's own, say what is wrong
             torch.save(_trainer(checkpoint), file)
 
+    for path in folder.glob(".s2s-*.partial"):  # of a process that was killed while it wrote a name
+        path.unlink()
+    for path in _copies(folder):
+        if not (own := folder / _name(step_of(path))).exists():
+            path.rename(own)
     final = write_folder(folder / _name(checkpoint.step), write)
-    _link(folder / "last", final.name)
+    pointers.point(folder / "last", final.name)
     if checkpoint.best is not None:
-        _link(folder / "best", _name(checkpoint.best.step))
+        pointers.point(folder / "best", _name(checkpoint.best.step))
     _prune(folder, checkpoint, keep)
 
 
-def save_weights(run: Path, link: str, step: int, weights: dict[str, Tensor]) -> Path:
-    """Keep weights that training does not go on from, under the name of a link, in the place of those from before."""
-    folder = run / "checkpoints"
-    final = write_folder(folder / f"{link}-{step:08d}", lambda partial: save_tensors(partial / WEIGHTS, weights, step))
-    _link(folder / link, final.name)
-    for path in folder.glob(f"{link}-*"):
+def save_weights(run: Path, name: str, step: int, weights: dict[str, Tensor]) -> Path:
+    """Keep weights that training does not go on from, under a name, in the place of those from before."""
+    folder, of = run / "checkpoints", identity(run)
+    final = write_folder(
+        folder / f"{name}-{step:08d}", lambda partial: save_tensors(partial / WEIGHTS, weights, step, of)
+    )
+    pointers.point(folder / name, final.name)
+    for path in folder.glob(f"{name}-*"):
         if path != final:
             shutil.rmtree(path)
     return final
@@ -82,12 +92,20 @@ def _trainer(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint, if any, and a line for each damaged one that was passed over."""
-    passed: list[str] = []
-    for folder in reversed(_folders(run / "checkpoints")):
-        if (found := _damage(folder)) is None:
-            return _read(folder), passed
-        passed.append(f"{folder}: damaged ({found}); using the one before it")
-    return None, passed
+    folder, damaged = _newest(run / "checkpoints")
+    then = "using the one before it" if folder else "there is no whole one before it, so training begins again"
+    passed = [f"{path}: damaged ({found}); {then}" for path, found in damaged]
+    return None if folder is None else _read(folder), passed
+
+
+def _newest(folder: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The newest whole checkpoint's folder, if any, and the damaged ones after it."""
+    damaged: list[tuple[Path, str]] = []
+    for path in reversed(_folders(folder)):
+        if (found := _damage(path)) is None:
+            return path, damaged
+        damaged.append((path, found))
+    return None, damaged
 
 
 def whole(run: Path) -> list[Path]:
@@ -95,17 +113,36 @@ def whole(run: Path) -> list[Path]:
     return [folder for folder in _folders(run / "checkpoints") if _damage(folder) is None]
 
 
-def weights(run: Path, link: str | None = None) -> tuple[int, dict[str, Tensor]]:
-    """Step and weights of the checkpoint that a link names ("best", "last", "average"); without one best, else last.
+class Stored(NamedTuple):
+    """Weights as they are read, and their file."""
 
-    The moving average, where the checkpoint has one: it is what was evaluated.
+    step: int
+    tensors: dict[str, Tensor]
+    file: Path
+
+
+def stored(run: Path, name: str | None = None) -> Stored:
+    """The weights of the checkpoint with a name ("best", "last", "average"); without one best, else last.
+
+    The moving average, where the checkpoint has one: it is what was evaluated. An exported run has one set of weights.
     """
     if is_exported(run):
-        return read_exported(run / WEIGHTS, link)
-    target = _linked(run, link)
-    if (found := _damage(target)) is not None:
-        raise UserError(f"{target}: damaged ({found})")
-    return step_of(target), read_weights(target)
+        if name is not None:
+            raise UserError(
+                f"{run / WEIGHTS}: an exported run has one set of weights and no {name} checkpoint; leave it out"
+            )
+        return Stored(read_header(run / WEIGHTS).step, read_tensors(run / WEIGHTS), run / WEIGHTS)
+    folder = _named(run, name)
+    if (found := _damage(folder)) is not None:
+        raise UserError(f"{folder}: damaged ({found}); {AGAIN}, or ask for another checkpoint")
+    file = _weights_of(folder)
+    return Stored(step_of(folder), read_tensors(file), file)
+
+
+def weights(run: Path, name: str | None = None) -> tuple[int, dict[str, Tensor]]:
+    """Step and weights of the checkpoint with a name, as ``stored`` finds it."""
+    found = stored(run, name)
+    return found.step, found.tensors
 
 
 def is_exported(run: Path) -> bool:
@@ -113,25 +150,37 @@ def is_exported(run: Path) -> bool:
     return (run / WEIGHTS).is_file() and not (run / "checkpoints").is_dir()
 
 
-def fingerprint(run: Path, link: str | None = None) -> str:
+def fingerprint(run: Path, name: str | None = None) -> str:
     """The SHA-256 of the weights that ``weights`` reads, as the checkpoint's manifest has it."""
     if is_exported(run):
         return str(entry(run / WEIGHTS)["sha256"])
-    return recorded_hash(_weights_of(_linked(run, link)))
+    return recorded_hash(_weights_of(_named(run, name)))
 
 
-def _linked(run: Path, link: str | None) -> Path:
+def _named(run: Path, name: str | None) -> Path:
     folder = run / "checkpoints"
-    links = (link,) if link else ("best", "last")
-    target = next((folder / name for name in links if (folder / name).exists()), None)
+    names = (name,) if name else ("best", "last")
+    found = (pointers.named(folder / each) or _implied(folder, each) for each in names)
+    target = next((path for path in found if path is not None), None)
     if target is None:
-        raise UserError(f"run '{run}': no {' or '.join(links)} checkpoint yet")
-    return target.resolve()
+        raise UserError(f"run '{run}': no {' or '.join(names)} checkpoint yet")
+    return target
+
+
+def _implied(folder: Path, name: str) -> Path | None:
+    """The checkpoint that a missing name stood for: uploads and archives leave links out."""
+    if name == "average":
+        return next(iter(sorted(folder.glob("average-*[0-9]"), reverse=True)), None)
+    if (last := _newest(folder)[0]) is None or name == "last":
+        return last
+    best = _read_trainer(last)["best"]
+    place = None if best is None else folder / _name(best[0])
+    return place if place is not None and place.is_dir() else None
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The weights of a whole checkpoint, averaged over steps where it has them so."""
-    return load_file(_weights_of(folder))
+    return read_tensors(_weights_of(folder))
 
 
 def _weights_of(folder: Path) -> Path:
@@ -139,28 +188,43 @@ def _weights_of(folder: Path) -> Path:
     return averaged if averaged.exists() else folder / WEIGHTS
 
 
-def step_of_link(run: Path, link: str) -> int | None:
-    """The step of the checkpoint that a link names, or None."""
-    target = run / "checkpoints" / link
-    return step_of(target.resolve()) if target.exists() else None
+def step_of_link(run: Path, name: str) -> int | None:
+    """The step of the checkpoint with a name, or None where there is none."""
+    try:
+        target = pointers.named(run / "checkpoints" / name)
+    except UserError:  # it names nothing, and is written again
+        return None
+    return None if target is None else step_of(target)
 
 
 def step_of(folder: Path) -> int:
-    """The step of a checkpoint's folder."""
-    return int(folder.name.rpartition("-")[2])
+    """The step of a checkpoint's folder, as its name has it; a copy of a link has it within."""
+    number = folder.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else read_header(folder / WEIGHTS).step
 
 
 def _read(folder: Path) -> Checkpoint:
-    trainer = torch.load(folder / TRAINER, map_location="cpu", weights_only=True)
+    trainer = _read_trainer(folder)
+    averaged = read_tensors(folder / AVERAGE) if (folder / AVERAGE).exists() else None
     best = None if trainer["best"] is None else Best(*trainer["best"])
-    averaged = load_file(folder / AVERAGE) if (folder / AVERAGE).exists() else None
     rest = trainer["optimizer"], best, averaged, trainer.get("scaler"), trainer.get("waited", 0)
-    return Checkpoint(trainer["step"], load_file(folder / WEIGHTS), *rest)
+    return Checkpoint(trainer["step"], read_tensors(folder / WEIGHTS), *rest, folder / WEIGHTS)
+
+
+def _read_trainer(folder: Path) -> dict[str, Any]:
+    try:
+        trainer = torch.load(folder / TRAINER, map_location="cpu", weights_only=True)
+        if not {"step", "optimizer", "best"} <= trainer.keys():
+            raise ValueError("it has no step, optimizer and best")
+    except (OSError, RuntimeError, ValueError, AttributeError, EOFError, UnpicklingError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder / TRAINER}: cannot be read ({first}); {AGAIN}") from error
+    return dict(trainer)
 
 
 def _damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
-    return damage(folder, {WEIGHTS, TRAINER} if folder.name.startswith("step-") else {WEIGHTS})
+    return damage(folder, {WEIGHTS} if folder.name.startswith("average") else {WEIGHTS, TRAINER})
 
 
 def _name(step: int) -> str:
@@ -168,14 +232,16 @@ def _name(step: int) -> str:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if path.is_dir() and not path.suffix)
+    """The folders of checkpoints, oldest first; a copy of a link counts where its own folder is not there."""
+    own = [path for path in folder.glob("step-*") if path.is_dir() and pointers.NAME.fullmatch(path.name)]
+    steps = {step_of(path): path for path in own}
+    return [path for _, path in sorted(({step_of(path): path for path in _copies(folder)} | steps).items())]
 
 
-def _link(link: Path, target: str) -> None:
-    partial = link.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(target)
-    partial.replace(link)
+def _copies(folder: Path) -> list[Path]:
+    """The whole folders in the place of ``last`` and ``best``, as copies of older runs have them."""
+    copies = (folder / name for name in ("last", "best") if pointers.is_copy(folder / name))
+    return [path for path in copies if _damage(path) is None]
 
 
 def _prune(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
@@ -186,4 +252,4 @@ def _prune(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
         kept.add(_name(checkpoint.best.step))
     for path in _folders(folder):
         if path.name not in kept:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # Windows removes no file that is open; the next save tries again

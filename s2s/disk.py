@@ -1,10 +1,12 @@
 """Files that are there whole or not at all, and where those lie that are slow to make."""
 
+import errno
 import os
 import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -73,6 +75,8 @@ def take_place(partial: Path, target: Path) -> None:
             with suppress(OSError):
                 os.chown(partial, before.st_uid, before.st_gid)
         partial.chmod(stat.S_IMODE(before.st_mode))
+    if sys.platform == "win32" and target.is_dir():
+        target.rmdir()  # Windows puts nothing in the place of a folder, not even of an empty one
     partial.replace(target)
     sync_folder(target.parent)
 
@@ -112,6 +116,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
+        sync_files(partial)
         take_place(partial, target)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
@@ -132,10 +137,31 @@ def check_new_folder(folder: Path) -> None:
         raise UserError(f"{folder}: cannot be made in {above} ({reason}); name another place")
 
 
+UNSYNCED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES, errno.EPERM)
+"""Errors of disks that sync files, but not folders (CIFS and some of FUSE among them)."""
+
+
+def sync_files(folder: Path) -> None:
+    """Put all files below a folder on the disk, and the folders with them."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("r+b") as file:  # Windows syncs only what may be written
+                os.fsync(file.fileno())
+        else:
+            sync_folder(path)
+    sync_folder(folder)
+
+
 def sync_folder(folder: Path) -> None:
-    """Put a folder's entries on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Put a folder's entries on the disk, where the system and the disk can: a rename is then there for good."""
+    if sys.platform == "win32":  # which opens no folders; its file system keeps a log of renames
+        return
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in UNSYNCED:
+            raise

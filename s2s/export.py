@@ -4,8 +4,7 @@ The small folder holds recipe.yaml, run.json, vocabulary/, weights.safetensors a
 """
 
 import copy
-import json
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,15 +13,16 @@ from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig
 
 from s2s import vocabulary as vocabularies
-from s2s.checkpoints import WEIGHTS
 from s2s.disk import new_folder
 from s2s.errors import UserError
-from s2s.facts import FILE, read_facts
+from s2s.facts import LISTED, RECIPE, VOCABULARY, WEIGHTS, read_facts, write_facts
+from s2s.folders import entries
 from s2s.model.export import bert_config, bert_state, refuse_what_bert_cannot_hold
 from s2s.objective import Objective
 from s2s.recipe import Recipe
 from s2s.vocabulary import Vocabulary
 from s2s.vocabulary.pretrained import PretrainedVocabulary
+from s2s.weight_files import save_tensors
 
 CARD = """\
 ---
@@ -61,16 +61,16 @@ class Trained(Protocol):
 def save_pretrained(run: Trained, folder: Path, name: str | None = None) -> None:
     """Write the run's weights, recipe and vocabulary into a new folder; ``name`` is what its README calls it."""
     with new_folder(folder) as partial:
-        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in run.objective.state_dict().items()}
-        save_file(tensors, partial / WEIGHTS, metadata={"step": str(run.step), "format": "pt"})
-        (partial / "recipe.yaml").write_text(run.recipe.to_yaml(), encoding="utf-8")
-        facts = asdict(read_facts(run.folder))
-        (partial / FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
-        (partial / "vocabulary").mkdir()
-        vocabularies.save(run.vocabulary, partial / "vocabulary")
+        tensors = run.objective.state_dict()
+        (partial / RECIPE).write_text(run.recipe.to_yaml(), encoding="utf-8", newline="\n")
+        (partial / VOCABULARY).mkdir()
+        vocabularies.save(run.vocabulary, partial / VOCABULARY)
+        facts = replace(read_facts(run.folder), files=entries(partial, LISTED))
+        save_tensors(partial / WEIGHTS, tensors, run.step, facts.identity)
+        write_facts(partial, facts)
         millions = sum(tensor.numel() for tensor in tensors.values()) / 1e6
         card = CARD.format(name=name or folder.name, step=run.step, parameters=millions)
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        (partial / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
 
 def export_transformers(run: Trained, folder: Path) -> None:

@@ -1,13 +1,21 @@
-"""What a run was started with: ``run.json`` in its folder."""
+"""Facts that a run was started with, and the list of its lasting files: ``run.json`` in its folder."""
 
 import json
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any, get_type_hints
 
 from s2s.disk import write_atomically
+from s2s.errors import UserError
+from s2s.folders import AGAIN, changed, entries
 from s2s.model import Architecture
+from s2s.weight_files import read_header
 
-FILE = "run.json"
+FILE, RECIPE, VOCABULARY, WEIGHTS = "run.json", "recipe.yaml", "vocabulary", "weights.safetensors"
+LISTED = (RECIPE, WEIGHTS, f"{VOCABULARY}/**/*")
+"""The files of a run that ``run.json`` vouches for; checkpoints, which come and go, have a list each."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +30,78 @@ class Facts:
     versions: dict[str, str]
     report: list[str]
     labels: dict[str, list[str]] = field(default_factory=dict)  # of each head, by their numbers
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # size and SHA-256 of each; none in runs of old
+
+    @property
+    def identity(self) -> str:
+        """Digits that differ where weights of another run would mean something else: shape, labels or vocabulary."""
+        pieces = {name: line for name, line in self.files.items() if name.startswith(VOCABULARY)}
+        parts = [asdict(self.architecture), self.labels, pieces]
+        return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_facts(folder: Path) -> Facts:
-    """The facts of a run."""
-    values = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    return Facts(**(values | {"architecture": Architecture(**values["architecture"])}))
+    """Return the facts of a run.
+
+    Errors: a UserError for a file that is cut, empty or of something else; an OSError where there is none.
+    """
+    path = folder / FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        facts = Facts(**(values | {"architecture": _typed(Architecture, values["architecture"])}))
+        _typed(Facts, vars(facts))
+        _check_names(facts.files)
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, UserError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise UserError(f"{path}: cut, empty or not the file of a run ({reason}); {AGAIN}") from error
+    return facts
+
+
+def _typed(kind: Any, values: Mapping[str, Any]) -> Any:
+    """Return the dataclass with these values; raise a TypeError where one has not its field's type."""
+    hints = get_type_hints(kind)
+    for each in fields(kind):
+        hint = getattr(hints[each.name], "__origin__", hints[each.name])
+        allowed = (int, float) if hint is float else hint
+        if each.name in values and (
+            not isinstance(values[each.name], allowed) or (hint is int and isinstance(values[each.name], bool))
+        ):
+            raise TypeError(f"{each.name} is {values[each.name]!r}")
+    return kind(**values)
+
+
+def _check_names(files: Mapping[str, Any]) -> None:
+    """Raise a ValueError for a name that leads out of the folder: nobody says who wrote the file."""
+    for name, line in files.items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or {*line} != {"bytes", "sha256"}:
+            raise ValueError(f"files lists {name!r}")
 
 
 def write_facts(folder: Path, facts: Facts) -> None:
-    """Write the facts of a run."""
-    write_atomically(folder / FILE, json.dumps(asdict(facts), indent=1, ensure_ascii=False))
+    """Write the facts of a run, and the list of its files as they are now."""
+    whole = asdict(facts) | {"files": entries(folder, LISTED)}
+    write_atomically(folder / FILE, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+
+
+def identity(folder: Path) -> str | None:
+    """Return the identity of a folder's run, or None where it has no ``run.json``."""
+    return read_facts(folder).identity if (folder / FILE).is_file() else None
+
+
+def check_files(folder: Path, facts: Facts, below: str) -> None:
+    """Refuse a folder whose files with this beginning of their names are not those that ``run.json`` lists."""
+    for name, line in facts.files.items():
+        if name.startswith(below) and (found := changed(folder / name, line)) is not None:
+            raise UserError(
+                f"{folder / name}: {found}, by the list in {FILE}; {AGAIN}, or, if it is meant, take its line out there"
+            )
+
+
+def check_weights(folder: Path, facts: Facts, weights: Path) -> None:
+    """Refuse a file of weights that says that it is of another run than the folder's ``run.json``."""
+    check_files(folder, facts, WEIGHTS)
+    if (run := read_header(weights).run) is not None and run != facts.identity:
+        raise UserError(
+            f"{folder / FILE}: of another run than {weights}: its shape, labels or vocabulary are not theirs; {AGAIN}"
+        )

@@ -7,13 +7,12 @@ from tempfile import TemporaryDirectory
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
-from s2s.checkpoints import WEIGHTS
 from s2s.errors import UserError
 from s2s.export import Trained, save_pretrained
-from s2s.facts import FILE
+from s2s.facts import FILE, RECIPE, VOCABULARY, WEIGHTS
 
 NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-FILES = [FILE, "recipe.yaml", WEIGHTS, "vocabulary/*", "README.md"]
+FILES = [FILE, RECIPE, WEIGHTS, f"{VOCABULARY}/*", "README.md"]
 
 
 def folder_of(name: str | Path) -> Path:

@@ -18,7 +18,7 @@ from s2s.data import Dataset
 from s2s.data.tokens import Tokens
 from s2s.disk import write_atomically
 from s2s.errors import UserError
-from s2s.facts import Facts, read_facts, write_facts
+from s2s.facts import VOCABULARY, Facts, check_files, check_weights, read_facts, write_facts
 from s2s.labelling.heads import labelling_of
 from s2s.matmul import choose
 from s2s.model import PrefixTransformer
@@ -26,6 +26,7 @@ from s2s.objective import Objective
 from s2s.precision import Precision, chosen
 from s2s.recipe import Recipe, differences
 from s2s.vocabulary import Vocabulary
+from s2s.weight_files import check_tensors
 
 LIBRARIES = ("torch", "transformers", "accelerate", "sentencepiece")
 FREE = ("folder", "keep", "average", "trackers")
@@ -75,6 +76,7 @@ def check_same(recipe: Recipe, folder: Path) -> list[str]:
     More steps or patience, what is kept and told, and how updates are dealt out and computed can change.
     """
     before, facts = store.read_recipe(folder), read_facts(folder)
+    check_files(folder, facts, VOCABULARY)  # before run.json lists them again
     dealt = {key: f"run.{key}" for key in ("processes", "accumulate")}
     free = {*dealt.values(), *(f"run.{key}" for key in FREE), *_raised(recipe, before)}
     changed = [line for line in differences(recipe, before) if line.partition(":")[0].partition("[")[0] not in free]
@@ -161,6 +163,9 @@ def start_objective(prepared: Prepared, folder: Path) -> tuple[Objective, Checkp
     else:
         model = PrefixTransformer(prepared.facts.architecture)
         objective = prepared.recipe.objective_of(model, prepared.vocabulary, prepared.facts.labels)
+        if checkpoint.file is not None:
+            check_weights(folder, prepared.facts, checkpoint.file)
+            check_tensors(objective, checkpoint.weights, checkpoint.file)
         objective.load_state_dict(checkpoint.weights)
         report = [*report, f"going on from step {checkpoint.step}"]
     return objective.to(prepared.accelerator.device), checkpoint, report

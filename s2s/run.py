@@ -13,7 +13,7 @@ from torch import Tensor
 from s2s import checkpoints, export, hub, store
 from s2s.data.rows import Example
 from s2s.errors import UserError
-from s2s.facts import read_facts
+from s2s.facts import check_weights
 from s2s.found import Hypothesis, Piece, hypotheses, streamed
 from s2s.labelling.heads import Head, labelling_of
 from s2s.labelling.prediction import Given, Prediction, predict
@@ -26,6 +26,7 @@ from s2s.search.generation import Models, answer
 from s2s.search.method import SearchMethod
 from s2s.search_keys import asked
 from s2s.vocabulary import Vocabulary
+from s2s.weight_files import check_tensors
 
 logger = logging.getLogger("s2s")
 
@@ -190,12 +191,14 @@ def load(folder: str | Path, checkpoint: str | None = None, device: str | None =
     UserError when there is no run or no whole checkpoint.
     """
     folder = hub.folder_of(folder)
-    recipe, facts = store.read_recipe(folder), read_facts(folder)
-    step, tensors = checkpoints.weights(folder, checkpoint)
+    recipe, facts = store.read(folder)
+    stored = checkpoints.stored(folder, checkpoint)
+    check_weights(folder, facts, stored.file)
     shape = facts.architecture
     heads = recipe.build_heads(shape.width, shape.vocabulary, facts.labels)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
         objective = Objective(PrefixTransformer(shape), recipe.objective, (), heads, recipe.generates)
-    objective.load_state_dict(tensors, assign=True)
+    check_tensors(objective, stored.tensors, stored.file)
+    objective.load_state_dict(stored.tensors, assign=True)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Run(folder, recipe, store.read_vocabulary(folder), objective.to(place).eval(), facts.kernel, step)
+    return Run(folder, recipe, store.read_vocabulary(folder), objective.to(place).eval(), facts.kernel, stored.step)

@@ -2,7 +2,8 @@
 
 recipe.yaml       the merged recipe
 vocabulary/       the vocabulary
-run.json          architecture, data, kernel, threads and versions; written last, so a folder with it is complete
+run.json          architecture, data, kernel, threads and versions; size and SHA-256 of the files above; written last,
+                  so a folder with it is complete
 log.jsonl         a line a step
 curves.svg        a picture of it
 trackers/         what run.trackers write
@@ -11,6 +12,7 @@ checkpoints/      see s2s.checkpoints
 
 import fcntl
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from s2s import vocabulary as vocabularies
-from s2s.disk import write_atomically
+from s2s.disk import sync_files, write_atomically
 from s2s.errors import UserError
-from s2s.facts import FILE, Facts, write_facts
+from s2s.facts import FILE, RECIPE, VOCABULARY, Facts, check_files, read_facts, write_facts
+from s2s.folders import AGAIN, changed
 from s2s.recipe import Recipe
 from s2s.vocabulary import Vocabulary
+
+logger = logging.getLogger("s2s")
 
 
 @contextmanager
@@ -44,13 +49,14 @@ def exists(folder: Path) -> bool:
 
 def create(folder: Path, recipe: Recipe, vocabulary: Vocabulary, facts: Facts) -> None:
     """Write a new run's folder."""
-    partial = folder / "vocabulary.partial"
+    partial = folder / f"{VOCABULARY}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(folder / "vocabulary", ignore_errors=True)
+    shutil.rmtree(folder / VOCABULARY, ignore_errors=True)
     partial.mkdir()
     vocabularies.save(vocabulary, partial)
-    partial.replace(folder / "vocabulary")
-    write_atomically(folder / "recipe.yaml", recipe.to_yaml())
+    sync_files(partial)
+    partial.replace(folder / VOCABULARY)
+    write_atomically(folder / RECIPE, recipe.to_yaml())
     write_facts(folder, facts)
 
 
@@ -58,12 +64,35 @@ def read_recipe(folder: Path) -> Recipe:
     """Return the recipe of a run, as data: see ``Recipe.read``."""
     if not exists(folder):
         raise UserError(f"run '{folder}': no run there (no run.json)")
-    return Recipe.read(folder / "recipe.yaml")
+    return Recipe.read(folder / RECIPE)
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    """The vocabulary of a run."""
-    return vocabularies.load(folder / "vocabulary")
+    """The vocabulary of a run, which has to be the one that the run was trained with."""
+    facts = read_facts(folder)
+    check_files(folder, facts, f"{VOCABULARY}/")
+    vocabulary = vocabularies.load(folder / VOCABULARY)
+    if vocabulary.size > facts.architecture.vocabulary:
+        raise UserError(
+            f"{folder / VOCABULARY}: {vocabulary.size} pieces, but {FILE} has a model of "
+            f"{facts.architecture.vocabulary}; one of both is another run's: {AGAIN}"
+        )
+    return vocabulary
+
+
+def read(folder: Path) -> tuple[Recipe, Facts]:
+    """Return the recipe and the facts of a run; warn of a recipe that is not as training wrote it.
+
+    People may edit it, so that it is read all the same, unless it is cut.
+    """
+    if not exists(folder):
+        raise UserError(f"run '{folder}': no run there (no run.json)")
+    facts, path = read_facts(folder), folder / RECIPE
+    if RECIPE in facts.files and (found := changed(path, facts.files[RECIPE])) is not None:
+        if not path.is_file() or not path.read_bytes().endswith(b"\n"):
+            raise UserError(f"{path}: {found}; {AGAIN}")
+        logger.warning("%s: edited or of another run, not as training wrote it; it is read as it is", path)
+    return read_recipe(folder), facts
 
 
 def cut_log(folder: Path, step: int) -> None:

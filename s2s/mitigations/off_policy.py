@@ -10,10 +10,11 @@ from torch import Tensor
 from s2s import checkpoints
 from s2s.batch import IGNORED, Batch
 from s2s.errors import UserError, nearest
-from s2s.facts import read_facts
+from s2s.facts import check_weights, read_facts
 from s2s.mitigations.base import Materials, Shaped, Shaper, Turn, mixed
 from s2s.mitigations.passes import Passes
 from s2s.model import PrefixTransformer
+from s2s.weight_files import check_tensors
 
 
 def _one(log_probs: Tensor, baseline: float) -> Tensor:  # noqa: ARG001
@@ -100,6 +101,9 @@ def read_model(folder: str, vocabulary: int) -> PrefixTransformer:
     if facts.architecture.vocabulary != vocabulary:
         raise UserError(f"reference: '{folder}' has {facts.architecture.vocabulary} pieces, this run {vocabulary}")
     model = PrefixTransformer(facts.architecture)
-    _, tensors = checkpoints.weights(Path(folder))
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
+    stored = checkpoints.stored(Path(folder))
+    check_weights(Path(folder), facts, stored.file)
+    tensors = {name.removeprefix("model."): each for name, each in stored.tensors.items() if name.startswith("model.")}
+    check_tensors(model, tensors, stored.file)
+    model.load_state_dict(tensors)
     return model.eval().requires_grad_(False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from s2s.config.named import name_of
 from s2s.errors import UserError, nearest
+from s2s.folders import AGAIN
 from s2s.vocabulary import pieces, pretrained
 from s2s.vocabulary.base import Vocabulary
 from s2s.vocabulary.pieces import SentencePieceVocabulary
@@ -57,5 +58,21 @@ def save(vocabulary: Vocabulary, folder: Path) -> None:
 
 
 def load(folder: Path) -> Vocabulary:
-    """Read a saved vocabulary."""
-    return KINDS[(folder / KIND_FILE).read_text(encoding="utf-8")].load(folder)
+    """Read a saved vocabulary.
+
+    Errors: a UserError that names the file which is missing, cut, empty or of something else.
+    """
+    path = folder / KIND_FILE
+    try:
+        kind = path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {AGAIN}") from error
+    if kind not in KINDS:
+        raise UserError(f"{path}: no kind {kind[:40]!r} of vocabulary; {AGAIN}{nearest(kind, KINDS)}")
+    try:
+        return KINDS[kind].load(folder)
+    except UserError:
+        raise
+    except Exception as error:  # each library has its own for a damaged file; tokenizers' is no more than Exception
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder / KINDS[kind].FILE}: cannot be read ({first}); {AGAIN}") from error

@@ -10,12 +10,13 @@ from s2s.errors import UserError
 from s2s.vocabulary.base import Vocabulary, fold
 from s2s.vocabulary.spelling import by_metaspace
 
-FILE = "sentencepiece.model"
 UNKNOWN = 1
 
 
 class SentencePieceVocabulary(Vocabulary):
     """A sentencepiece model with the ids <pad> 0, <unk> 1, <s> 2 (begin) and </s> 3 (end)."""
+
+    FILE = "sentencepiece.model"
 
     def __init__(self, model: bytes) -> None:
         self.model = model
@@ -37,12 +38,14 @@ class SentencePieceVocabulary(Vocabulary):
         return by_metaspace(pieces, {id for id in range(self.size) if self.processor.is_control(id) or id == UNKNOWN})
 
     def save(self, folder: Path) -> None:
-        (folder / FILE).write_bytes(self.model)
+        (folder / self.FILE).write_bytes(self.model)
 
     @classmethod
     def load(cls, folder: Path) -> "SentencePieceVocabulary":
         """Read a saved vocabulary."""
-        return cls((folder / FILE).read_bytes())
+        if not (model := (folder / cls.FILE).read_bytes()):
+            raise ValueError("it is empty")
+        return cls(model)
 
 
 def train(texts: Iterable[str], size: int) -> SentencePieceVocabulary:

@@ -23,6 +23,8 @@ BETWEEN_IDEOGRAPHS = re.compile(f"(?<={IDEOGRAPH}) (?={IDEOGRAPH})")
 class PretrainedVocabulary(Vocabulary):
     """A ``transformers`` tokenizer; begin and end are [CLS] and [SEP], or what the tokenizer has in their place."""
 
+    FILE = "tokenizer.json"
+
     def __init__(self, tokenizer: Any, keep: list[int] | None = None) -> None:
         self.tokenizer = tokenizer
         self.size = len(tokenizer)
