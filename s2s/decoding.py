@@ -146,7 +146,8 @@ class Decoder:
     def line(self, source: Source, hypotheses: Sequence[Hypothesis]) -> str:
         """One line of output."""
         if not self.structured:
-            return " ".join(hypotheses[0].text.split()) if hypotheses else ""
+            text = hypotheses[0].text if hypotheses else ""
+            return text if self.search.allowed is not None else " ".join(text.split())  # a line of a file is one
         fields = {
             "id": source.id,
             "source": source.text,

@@ -15,6 +15,7 @@ from s2s.metrics import score
 from s2s.objective import Objective
 from s2s.recipe import Recipe
 from s2s.search.generation import generate
+from s2s.search.rules import reader
 from s2s.vocabulary import Vocabulary
 
 
@@ -78,5 +79,6 @@ def _decode(
     mine = [sources[index] for index in shares[accelerator.process_index]]
     max_length = recipe.search.max_length or recipe.data.max_target
     found = generate(objective.model, vocabulary, mine, recipe.search, max_length, lambda _: None)
-    texts = [vocabulary.decode(hypotheses[0][0]) if hypotheses else "" for hypotheses in found]
+    read = reader(recipe.search, vocabulary)
+    texts = [read.decode(hypotheses[0][0]) if hypotheses else "" for hypotheses in found]
     return list(gather_object(texts)) if accelerator.num_processes > 1 else texts

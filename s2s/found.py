@@ -6,8 +6,9 @@ from typing import NamedTuple
 from s2s.matmul import stepwise
 from s2s.search.generation import Answer, Models, constrained, job_of
 from s2s.search.method import SearchMethod
+from s2s.search.rules import prefix_of, reader
 from s2s.search.streaming import Told
-from s2s.vocabulary import Vocabulary
+from s2s.vocabulary.base import Reader
 
 
 class _Fields(NamedTuple):
@@ -34,37 +35,36 @@ class Piece(NamedTuple):
     log_prob: float
 
 
-def hypotheses(vocabulary: Vocabulary, answer: Answer) -> list[Hypothesis]:
-    """The answer's hypotheses, read by the vocabulary."""
-    found = [Hypothesis(vocabulary.decode(ids), score, ids) for ids, score in answer.hypotheses]
+def hypotheses(reader: Reader, answer: Answer) -> list[Hypothesis]:
+    """Return the answer's hypotheses, read by the vocabulary or as the lines that are allowed."""
+    found = [Hypothesis(reader.decode(ids), score, ids) for ids, score in answer.hypotheses]
     for hypothesis, scores in zip(found, answer.token_scores or [], strict=answer.token_scores is not None):
         hypothesis.token_scores = scores
     return found
 
 
 def streamed(
-    models: Models, pair: tuple[Sequence[int], Sequence[int]], settings: SearchMethod, max_length: int, kernel: str
+    models: Models, source: Sequence[int], prefix: str, settings: SearchMethod, max_length: int, kernel: str
 ) -> Iterator[Piece]:
-    """The text of a source and its prefix, piece by piece; float32 products are computed with the named kernel."""
-    job = job_of(models, [pair], settings, max_length)
-    told = settings.stream(constrained(models.scorer([pair[0]]), settings, job), job)
-    # A generator's kernel would stay chosen between its pieces, so each step chooses it anew.
-    return pieces(models.vocabulary, stepwise(kernel, told))
+    """Give the text of a source that begins with the prefix, piece by piece; the named kernel computes its products."""
+    job = job_of(models, [(source, prefix_of(prefix, models.vocabulary))], settings, max_length)
+    told = settings.stream(constrained(models.scorer([source]), settings, job), job)
+    # A generator's kernel would stay chosen between its pieces, so each step chooses it again.
+    return pieces(reader(settings, models.vocabulary), stepwise(kernel, told))
 
 
-def pieces(vocabulary: Vocabulary, tokens: Iterable[Told]) -> Iterator[Piece]:
-    """A text as its tokens come; together the pieces are the text of all tokens.
+def pieces(reader: Reader, tokens: Iterable[Told]) -> Iterator[Piece]:
+    """Give a text as its tokens come; together the pieces are the text of all tokens.
 
-    A character comes with its last byte. A vocabulary that joins words afterwards, as WordPiece does around an
-    apostrophe, may change what has been told; then nothing more is told but the tokens.
+    A character comes with its last byte. Of WordPiece's words the blanks depend on what follows, so they come when two
+    more have begun. What is left at the end comes without a token.
     """
     ids, told = list[int](), ""
     for _, token, log_prob in tokens:
         ids.append(token)
-        whole = vocabulary.decode(ids).rstrip("\ufffd")
-        new = whole[len(told) :] if whole.startswith(told) else ""
-        told += new
-        yield Piece(new, token, log_prob)
-    text = vocabulary.decode(ids)
-    if text.startswith(told) and text != told:
+        settled = reader.settled(ids)
+        yield Piece(settled[len(told) :], token, log_prob)
+        told = settled
+    text = reader.decode(ids)
+    if text != told:
         yield Piece(text[len(told) :], None, 0.0)

@@ -24,6 +24,7 @@ from s2s.recipe import Recipe
 from s2s.scoring import token_log_probs
 from s2s.search.generation import Models, answer
 from s2s.search.method import SearchMethod
+from s2s.search.rules import reader
 from s2s.search_keys import asked
 from s2s.vocabulary import Vocabulary
 from s2s.weight_files import check_tensors
@@ -85,11 +86,10 @@ class Run:
         """The same for sources as ids with begin and end."""
         if prefixes is not None and len(prefixes) != len(sources):
             raise ValueError(f"{len(prefixes)} prefixes for {len(sources)} sources")
-        begun = None if prefixes is None else self.vocabulary.encode_all(list(prefixes))
-        max_length = self.max_length(settings)
+        max_length, read = self.max_length(settings), reader(settings, self.vocabulary)
         with kernel(self.kernel):
-            found = answer(self.models(settings), sources, settings, max_length, advance, begun)
-        return [hypotheses(self.vocabulary, each) for each in found]
+            found = answer(self.models(settings), sources, settings, max_length, advance, prefixes)
+        return [hypotheses(read, each) for each in found]
 
     def stream(self, text: str, prefix: str | None = None, **search: Any) -> Iterator[Piece]:
         """The text that greedy or sampled decoding writes, piece by piece as it comes.
@@ -97,8 +97,8 @@ class Run:
         The ``search`` keys are those of ``generate``, for one beam or one sample. Errors: as there.
         """
         settings, sources = asked(self.recipe.search, None, None, search), self._sources([text])
-        begun = self.vocabulary.encode(settings.prefix if prefix is None else prefix)
-        return streamed(self.models(settings), (sources[0], begun), settings, self.max_length(settings), self.kernel)
+        begun = settings.prefix if prefix is None else prefix
+        return streamed(self.models(settings), sources[0], begun, settings, self.max_length(settings), self.kernel)
 
     def predict(self, sources: Sequence[Given], advance: Callable[[int], object] = lambda _: None) -> list[Prediction]:
         """What the run's heads say of each source, a text or a list of tokens; ``advance`` hears how many are done.

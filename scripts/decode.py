@@ -33,7 +33,7 @@ from s2s.outputs import check_output
 from s2s.outside import refuse_foreign
 from s2s.run import Run
 from s2s.search import compiled
-from s2s.search.generation import HOW
+from s2s.search.rules import HOW
 from s2s.search.method import SearchMethod
 from s2s.search.methods import SEARCHES
 from s2s.search.settings import SearchSettings

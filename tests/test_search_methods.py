@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -84,8 +85,8 @@ def holds(run: Run, text: str, row: s2s.Hypothesis, keys: dict[str, object]) -> 
     if size := keys.get("no_repeat_ngram"):
         grams = list(zip(*(row.tokens[at:] for at in range(size)), strict=False))  # type: ignore[call-overload]
         assert len(grams) == len(set(grams))
-    assert all(phrase in row.text for phrase in keys.get("required", []))  # type: ignore[attr-defined]
-    assert not any(phrase in row.text for phrase in keys.get("forbidden", []))  # type: ignore[attr-defined]
+    assert all(has_words(row.text, phrase) for phrase in keys.get("required", []))  # type: ignore[attr-defined]
+    assert not any(has_words(row.text, phrase) for phrase in keys.get("forbidden", []))  # type: ignore[attr-defined]
     assert row.text.startswith(str(keys.get("prefix", "")))
     (wanted,) = run.score([text], [row.tokens])
     scored = wanted[: len(row.tokens) + (len(row.tokens) < longest)].tolist()
@@ -93,6 +94,11 @@ def holds(run: Run, text: str, row: s2s.Hypothesis, keys: dict[str, object]) -> 
     plain = not {"repetition_penalty", "word_reward", "length_penalty"} & keys.keys()
     if keys["name"] in ("beam", "sample") and plain:
         assert row.score == pytest.approx(sum(scored), abs=1e-3)
+
+
+def has_words(text: str, phrase: str) -> bool:
+    """Whether a text has a phrase of letters as whole words."""
+    return re.search(rf"(?<![^\W_]){phrase}(?![^\W_])", text) is not None
 
 
 def test_token_scores_are_beside_the_three_fields(run: Run) -> None:

@@ -1,15 +1,20 @@
 """Required and forbidden texts against enumeration of all outputs, and against the texts that vocabularies write."""
 
+import math
 import random
+from functools import cache
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_tables import TableScorer, enumerated, random_table
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from s2s.search import ConstrainedScorer, NoRepeatedNgram, beam_search, sample_search
+from s2s.errors import UserError
+from s2s.search import ConstrainedScorer, ForcedPrefixes, NoRepeatedNgram, beam_search, rules, sample_search
+from s2s.search.method import Job
 from s2s.search.texts import SpelledTexts
 from s2s.vocabulary import pieces
 from s2s.vocabulary.pretrained import PretrainedVocabulary
@@ -107,3 +112,167 @@ def test_spellings_add_up_to_the_texts_that_are_decoded():
 def test_what_makes_no_sense_is_refused(required, forbidden):
     with pytest.raises(ValueError, match="texts have"):
         SpelledTexts(required, forbidden, [b"", b"a"], 0)
+
+
+def roberta():
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    names = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.BpeTrainer(special_tokens=names, initial_alphabet=alphabet, show_progress=False, vocab_size=330)
+    tokenizer.train_from_iterator(WRITTEN, trainer)
+    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PretrainedVocabulary(PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special))
+
+
+def bert():
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    names = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+    trainer = trainers.WordPieceTrainer(special_tokens=[*names.values()], show_progress=False, vocab_size=150)
+    tokenizer.train_from_iterator(WRITTEN, trainer)
+    return PretrainedVocabulary(PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names))
+
+
+WRITTEN = [
+    "perl is properly used in a perl-based program, perl's way",
+    "an error: per her letter; perl",
+    "使用perl语言 的 日本語です",
+    "книга и книги, книгами",
+    "كتاب، كتابة كتاب",
+    "หนังสือดี",
+]
+WORDS = {
+    "perl": [True, True, True, False, False, False],
+    "per": [False, True, False, False, False, False],
+    "er": [False] * 6,
+    "*er*": [True, True, True, False, False, False],
+    "er*": [False, True, False, False, False, False],
+    "*er": [False, True, False, False, False, False],
+    "perl's": [True, False, False, False, False, False],
+    "日本": [False, False, True, False, False, False],
+    "книг": [False] * 6,
+    "книг*": [False, False, False, True, False, False],
+    "книги": [False, False, False, True, False, False],
+    "كتاب": [False, False, False, False, True, False],
+}
+MADE = {
+    "wordpiece": bert,
+    "byte-level": roberta,
+    "unigram": lambda: pieces.train(WRITTEN, 330),
+}
+
+
+@cache
+def made(name):
+    return MADE[name]()
+
+
+def keeps_to(vocabulary, text, required=(), forbidden=()):
+    """Whether a text, as the vocabulary cuts it, has what is required and nothing forbidden."""
+    texts = rules.spelled_texts(vocabulary, tuple(required), tuple(forbidden))
+    ids = vocabulary.encode(text)
+    table = TableScorer(lambda _, __: [0.0] * vocabulary.size, [0])
+    found = ConstrainedScorer(table, [ForcedPrefixes([ids]), texts.rule([len(ids)])])
+    return [tokens for tokens, _ in beam_search(found, 1, len(ids))[0]] == [ids]
+
+
+@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("text", WORDS)
+def test_texts_are_whole_words_but_where_a_star_says_otherwise(name, text):
+    for line, expected in zip(WRITTEN, WORDS[text], strict=True):
+        assert keeps_to(made(name), line, required=[text]) == expected
+        assert keeps_to(made(name), line, forbidden=[text]) != expected
+
+
+@pytest.mark.parametrize("name", ["byte-level", "unigram"])
+def test_writing_without_blanks_has_no_words(name):
+    for part in ("หนังสือ", "ดี", "日本", "です"):
+        line = next(line for line in WRITTEN if part in line)
+        assert keeps_to(made(name), line, required=[part])
+        assert not keeps_to(made(name), line, forbidden=[part])
+
+
+def test_many_texts_may_be_forbidden():
+    texts = [f"word{number}" for number in range(100)]
+    assert keeps_to(made("unigram"), "word", forbidden=texts)
+    assert not keeps_to(made("unigram"), "a word99", forbidden=texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "at_start", "wanted"),
+    [
+        ("*er*", True, ("er", True, True)),
+        ("er", True, ("er", False, False)),
+        (r"\*er\*", True, ("*er*", False, False)),
+        ("*", True, ("*", False, False)),
+        ("*a", False, ("*a", False, False)),
+        (r"a\*", False, ("a*", False, False)),
+    ],
+)
+def test_stars_open_an_end_and_can_be_meant(text, at_start, wanted):
+    assert rules.stars(text, at_start) == wanted
+
+
+@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize(("text", "next_text"), [("a perl", "perl"), ("日本語", "です"), ("an error:", "per")])
+def test_after_a_prefix_comes_no_rest_of_its_word(name, text, next_text):
+    vocabulary = made(name)
+    for prefix in (text, f"{text} "):
+        free, held = rules.prefix_of(f"{text}*", vocabulary), rules.prefix_of(prefix, vocabulary)
+        assert held.tokens == free.tokens == vocabulary.encode(text)
+        assert free.in_word is None
+        following = rules.forced(job(vocabulary, held))(
+            torch.zeros(1, vocabulary.size), torch.tensor([held.tokens]), torch.tensor([0])
+        )[0]
+        for id in range(vocabulary.size):
+            before, after = vocabulary.decode(held.tokens), vocabulary.decode([*held.tokens, id])
+            added = after.removeprefix(before)
+            if vocabulary.piece(id).startswith("##"):
+                assert following[id] == -math.inf
+            elif added.isascii() and added != after and added:
+                assert (following[id] == -math.inf) == (before[-1:].isalpha() and added[0].isalnum() and text < "z")
+        assert following[vocabulary.encode(f"{text} {next_text}")[len(held.tokens)]] == 0
+        assert following[vocabulary.end] == 0
+
+
+def job(vocabulary, prefix):
+    return Job([[0]], [50], [0], [prefix], vocabulary, lambda _: [])
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_an_allowed_line_is_what_the_file_says(name, tmp_path, caplog):
+    vocabulary, file = made(name), tmp_path / "allowed.txt"
+    lines = ["Perl  is ", "日本語", "perl is", "a perl-based way"]
+    if name == "unigram":
+        lines[2] = "perl  is"
+        lines.append("perl is")
+    if name == "byte-level":
+        lines.append("Perl is")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found = rules.allowed_lines(str(file), vocabulary)
+    seen = {}
+    for line in lines:
+        first = seen.setdefault(tuple(vocabulary.encode(line)), line)
+        assert found.decode(vocabulary.encode(line)) == first
+        assert "".join(found.shares(vocabulary.encode(line))) == first
+    assert len(found.lines) == len(seen) < len(lines)
+    assert "the same to the vocabulary as an earlier one" in caplog.text
+    for bad in ("\u200b", "\x00\x01", *(["😀"] if name == "wordpiece" else [])):
+        file.write_text(f"perl\n{bad}\n", encoding="utf-8")
+        with pytest.raises(UserError, match=r"^search\.allowed: .*allowed\.txt, line 2: .*$"):
+            rules.allowed_lines(str(file), vocabulary)
+
+
+REFUSALS = {
+    "required": lambda vocabulary, text: rules.spelled_texts(vocabulary, (text,), ()),
+    "forbidden": lambda vocabulary, text: rules.spelled_texts(vocabulary, (), (text,)),
+    "prefix": lambda vocabulary, text: rules.prefix_of(text, vocabulary),
+}
+
+
+@pytest.mark.parametrize("key", REFUSALS)
+@pytest.mark.parametrize("text", ["😀", "a 😀 b"])
+def test_what_a_vocabulary_cannot_write_is_refused(key, text):
+    with pytest.raises(UserError, match=rf"^search\.{key}: '{text}' has characters that the vocabulary cannot write$"):
+        REFUSALS[key](made("wordpiece"), text)

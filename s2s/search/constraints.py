@@ -133,21 +133,61 @@ class ForbiddenPhrases:
 
 
 class ForcedPrefixes:
-    """Each source's hypotheses begin with its own tokens, which count with their log-probabilities."""
+    """Each source's hypotheses begin with its own tokens, which count with their log-probabilities.
 
-    def __init__(self, prefixes: Sequence[Sequence[int]]) -> None:
+    ``continuing`` [V] marks for each source the tokens that may not come next, since they would go on with the prefix's
+    last word; None where they may.
+    """
+
+    def __init__(
+        self, prefixes: Sequence[Sequence[int]], continuing: Sequence[Sequence[bool] | None] | None = None
+    ) -> None:
         longest = max(map(len, prefixes), default=0)
         padded = [[*prefix, *[-1] * (longest - len(prefix))] for prefix in prefixes]
         self.tokens = torch.tensor(padded, dtype=torch.int64).view(len(prefixes), longest)
+        self.lengths = torch.tensor([len(prefix) for prefix in prefixes])
+        # Sources share their marks: a table of the different ones and the row of each source, -1 for none.
+        tables = {id(marks): marks for marks in continuing or [] if marks is not None}
+        rows = {key: row for row, key in enumerate(tables)}
+        self.continuing = torch.tensor(list(tables.values()), dtype=torch.bool)
+        self.rows = torch.tensor([rows.get(id(marks), -1) for marks in continuing or [None] * len(prefixes)])
 
     def __call__(self, log_probs: Tensor, histories: Tensor, sources: Tensor) -> Tensor:
-        """-inf for all but a row's next token, as long as its prefix goes."""
+        """-inf for all but a row's next token, as long as its prefix goes, and then for what goes on with its word."""
         step = histories.size(1)
+        rows = sources.cpu()
+        ended = (self.lengths[rows] == step) & (self.rows[rows] >= 0)
+        if bool(ended.any()):
+            banned = self.continuing[self.rows[rows].clamp(min=0)] & ended[:, None]
+            log_probs = log_probs.masked_fill(banned.to(log_probs.device), -math.inf)
         if step >= self.tokens.size(1):
             return log_probs
         wanted = self.tokens.to(sources.device)[sources, step][:, None]
         allowed = (wanted < 0) | (torch.arange(log_probs.size(1), device=sources.device) == wanted)
         return log_probs.masked_fill(~allowed, -math.inf)
+
+
+class WithoutTokens(Generic[State]):
+    """A scorer whose hypotheses never have some tokens; what it scores otherwise stays as it is."""
+
+    def __init__(self, scorer: Scorer[State], tokens: Sequence[int]) -> None:
+        self.scorer, self.tokens = scorer, list(tokens)
+        self.sources, self.begin, self.end = scorer.sources, scorer.begin, scorer.end
+
+    def start(self) -> State:
+        """The inner start."""
+        return self.scorer.start()
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """The inner step; its log-probabilities are edited in place, which no search sees twice."""
+        log_probs, state = self.scorer.step(tokens, state)
+        for token in self.tokens:
+            log_probs[:, token] = -math.inf
+        return log_probs, state
+
+    def reorder(self, state: State, index: Tensor) -> State:
+        """The inner reorder."""
+        return self.scorer.reorder(state, index)
 
 
 def marked(log_probs: Tensor, tokens: Tensor, chosen: Tensor) -> Tensor:

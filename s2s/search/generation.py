@@ -13,20 +13,19 @@ from s2s.model import PrefixTransformer
 from s2s.model.precisions import PRECISIONS
 from s2s.model.prepared import PreparedModel
 from s2s.outside import refuse_foreign
-from s2s.search.constraints import ConstrainedScorer
+from s2s.search.constraints import ConstrainedScorer, WithoutTokens
 from s2s.search.coverage import mean_of
 from s2s.search.ensemble import Ensemble
 from s2s.search.forcing import token_scores
 from s2s.search.hypotheses import Hypothesis
-from s2s.search.method import Job, SearchMethod, go_on
+from s2s.search.method import Job, Prefix, SearchMethod, go_on
 from s2s.search.prefix import PrefixScorer, select_rows
-from s2s.search.rules import constraints_of
+from s2s.search.rules import HOW, constraints_of, prefix_of
 from s2s.search.scorer import Scorer
 from s2s.search.watched import Watched
 from s2s.vocabulary import Vocabulary
 
 Sources = Sequence[Sequence[int]]
-HOW = "give search.{key}={form} on the command line, or {key}= to generate, if that is what you want"
 
 
 class Answer(NamedTuple):
@@ -100,10 +99,12 @@ def answer(
     settings: SearchMethod,
     max_length: int,
     advance: Callable[[int], object],
-    prefixes: Sources | None = None,
+    prefixes: Sequence[str] | None = None,
 ) -> list[Answer]:
     """The same with token scores, by any number of models; hypotheses begin with their source's prefix."""
-    own = prefixes or [models.vocabulary.encode(settings.prefix) if settings.prefix else []] * len(sources)
+    texts = prefixes or [settings.prefix] * len(sources)
+    known = {text: prefix_of(text, models.vocabulary) for text in set(texts)}
+    own = [known[text] for text in texts]
     order = sorted(range(len(sources)), key=lambda index: len(sources[index]))
     found: dict[int, Answer] = {}
     for start in range(0, len(order), settings.batch):
@@ -116,7 +117,7 @@ def answer(
 
 @torch.inference_mode()
 def _search(
-    models: Models, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], settings: SearchMethod, max_length: int
+    models: Models, pairs: Sequence[tuple[Sequence[int], Prefix]], settings: SearchMethod, max_length: int
 ) -> list[Answer]:
     scorer, job = models.scorer([source for source, _ in pairs]), job_of(models, pairs, settings, max_length)
     found = settings.find(constrained(scorer, settings, job), job)
@@ -127,7 +128,7 @@ def _search(
 
 
 def job_of(
-    models: Models, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], settings: SearchMethod, max_length: int
+    models: Models, pairs: Sequence[tuple[Sequence[int], Prefix]], settings: SearchMethod, max_length: int
 ) -> Job:
     """Return what is asked of some sources and their prefixes; refuse settings with names that a folder gave."""
     refuse_foreign(settings, "search", HOW)
@@ -140,6 +141,8 @@ def job_of(
 
 
 def constrained(scorer: Scorer[Any], settings: SearchMethod, job: Job) -> Scorer[Any]:
-    """The scorer, under the settings' constraints where they have some."""
+    """The scorer without what has no text, under the settings' constraints where they have some."""
+    if job.vocabulary.never_written:
+        scorer = WithoutTokens(scorer, job.vocabulary.never_written)
     constraints = constraints_of(settings, job)
     return ConstrainedScorer(scorer, constraints) if constraints else scorer

@@ -20,13 +20,23 @@ def go_on() -> None:
     """Let a search go on: it ends when it is done."""
 
 
+class Prefix(NamedTuple):
+    """The tokens with which hypotheses begin; ``in_word``: whether the text ends in a word that may not go on.
+
+    None for ``in_word`` where anything may follow.
+    """
+
+    tokens: Sequence[int] = ()
+    in_word: bool | None = None
+
+
 class Job(NamedTuple):
     """The sources of one search, a value each, and how to read what is found."""
 
     sources: Sequence[Sequence[int]]  # ids, begin and end included
     longest: list[int]
     shortest: list[int]
-    prefixes: Sequence[Sequence[int]]  # with which their hypotheses begin
+    prefixes: Sequence[Prefix]  # with which their hypotheses begin
     vocabulary: Vocabulary
     attention: Attention  # of what is found, for a coverage penalty
     check: Callable[[], object] = go_on  # called between the parts of long work; it raises to end the search
@@ -43,10 +53,11 @@ class SearchMethod:
     min_length_ratio: float | None = None  # of the source's tokens; at least min_length
     no_repeat_ngram: int = 0  # no n-gram of so many tokens twice; 0: any
     repetition_penalty: float = 1.0  # log-probabilities of tokens that were there already are multiplied by it
-    prefix: str = ""  # with which every hypothesis begins, unless its source has one of its own
-    required: list[str] = field(default_factory=list)  # texts that come in every hypothesis
-    forbidden: list[str] = field(default_factory=list)  # texts that come in none
-    allowed: str | None = place_key("FILE")  # a file of lines: every hypothesis is one of them
+    # with which every hypothesis begins, unless its source has one of its own; whole words: of cap* the word may go on
+    prefix: str = ""
+    required: list[str] = field(default_factory=list)  # whole words that come in every hypothesis; *er*: within words
+    forbidden: list[str] = field(default_factory=list)  # whole words that come in none; *er*: within words too
+    allowed: str | None = place_key("FILE")  # a file of lines: every hypothesis is one of them, as it stands there
     token_scores: bool = False  # tell the log-probability of each token of what is found
     precision: str = "fp32"  # of products with the weights: a row of s2s.model.precisions.PRECISIONS
     batch: int = 32  # sources searched together

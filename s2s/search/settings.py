@@ -116,7 +116,7 @@ class ShrinkingSettings(SearchMethod):
 
     def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
         """What the search ends with."""
-        return shrinking_beam_search(scorer, self.beams, job.longest)
+        return shrinking_beam_search(scorer, self.beams, job.longest, job.vocabulary.never_written)
 
     def width(self) -> int:
         """Return the beams of the start."""

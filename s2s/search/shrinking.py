@@ -13,14 +13,16 @@ FLOOR = 1e-12
 
 
 @torch.no_grad()
-def shrinking_beam_search(scorer: Scorer[State], beams: int, max_length: int | Sequence[int]) -> list[list[Hypothesis]]:
+def shrinking_beam_search(
+    scorer: Scorer[State], beams: int, max_length: int | Sequence[int], never: Sequence[int] = ()
+) -> list[list[Hypothesis]]:
     """The one hypothesis of each source that the search ends with, as (tokens without begin and end, score).
 
     Sums of log(p + 1e-12), without a length penalty. A source is done as soon as its likeliest hypothesis has ended.
     Any other that has ended is dropped, and the beam is one narrower from then on, so that it may miss what it has
     dropped. At ``max_length`` tokens the likeliest counts as it is. ``beam_search`` is the sound one; this one is for
-    comparison with the article's numbers (Su 2020, kexue.fm 7259, as its scripts decode). Raises ValueError for
-    settings out of range and for a log-probability that is NaN.
+    comparison with the article's numbers (Su 2020, kexue.fm 7259, as its scripts decode). The tokens ``never`` come in
+    none. Raises ValueError for settings out of range and for a log-probability that is NaN.
     """
     if beams < 1:
         raise ValueError(f"beams must be at least 1, got {beams}")
@@ -32,7 +34,9 @@ def shrinking_beam_search(scorer: Scorer[State], beams: int, max_length: int | S
     live, state = begin(scorer.begin, longest), scorer.start()
     for _ in range(max(longest)):
         log_probs, state = scorer.step(live.tokens[:, :, -1].flatten(), state)
-        best, rows = expand(live, expansion_sums(live, (log_probs.exp() + FLOOR).log()), beams)
+        raised = (log_probs.exp() + FLOOR).log()
+        raised[:, list(never)] = -math.inf
+        best, rows = expand(live, expansion_sums(live, raised), beams)
         growing = narrow(best, widths)
         unfinished = finish(growing, found, longest, scorer.end)
         if not unfinished:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from s2s.run import Run
+from s2s.search.rules import reader
 from s2s.search_keys import plain, with_keys
-from s2s.vocabulary import Vocabulary
+from s2s.vocabulary.base import Reader
 
 
 def answer(run: Run, source: str, keys: dict[str, Any]) -> dict[str, Any]:
@@ -16,13 +17,14 @@ def answer(run: Run, source: str, keys: dict[str, Any]) -> dict[str, Any]:
     the last, and ``pieces`` each token's share of the text. Raises ``UserError`` for settings that cannot be.
     """
     settings = with_keys(run.recipe.search, keys, "request")
+    read = reader(settings, run.vocabulary)
     found = run.search([source], settings, lambda _: None)[0]
     rows = run.score([source] * len(found), [hypothesis.tokens for hypothesis in found])
     hypotheses = [
         {
             **hypothesis._asdict(),
             "score": finite(hypothesis.score),
-            "pieces": pieces(run.vocabulary, hypothesis.tokens),
+            "pieces": pieces(read, hypothesis.tokens),
             "log_probs": [finite(value) for value in row.tolist()[:-1]],
             "end_log_prob": finite(float(row[-1])),
         }
@@ -32,15 +34,9 @@ def answer(run: Run, source: str, keys: dict[str, Any]) -> dict[str, Any]:
     return {"source": source, "hypotheses": hypotheses, "settings": plain(settings), "source_was_cut": cut}
 
 
-def pieces(vocabulary: Vocabulary, tokens: Sequence[int]) -> list[str]:
-    """What each token adds to the text of those before it; together they are the text, but where it is rewritten."""
-    found, before = list[str](), ""
-    for count in range(1, len(tokens) + 1):
-        text = vocabulary.decode(tokens[:count])
-        added = text[len(before) :] if text.startswith(before) else vocabulary.decode(tokens[count - 1 : count])
-        found.append(added)
-        before = text
-    return found
+def pieces(reader: Reader, tokens: Sequence[int]) -> list[str]:
+    """Return what each token adds to the text; together they are the text."""
+    return reader.shares(tokens)
 
 
 def finite(value: float) -> float | None:

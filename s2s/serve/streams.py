@@ -11,7 +11,6 @@ from s2s.found import streamed
 from s2s.run import Run
 from s2s.search.method import SearchMethod
 from s2s.search_keys import with_keys
-from s2s.serve.answers import pieces
 from s2s.serve.worker import Worker
 
 Line = dict[str, Any]
@@ -28,14 +27,21 @@ def greedy_settings(run: Run, keys: dict[str, Any]) -> SearchMethod:
 
 
 def greedy_lines(run: Run, source: str, settings: SearchMethod) -> Iterator[Line]:
-    """``{"token", "piece"}`` for each token as it comes, then ``{"text", "tokens"}`` of all."""
+    """Give ``{"token", "piece"}`` for each token as it comes, then ``{"text", "tokens"}`` of all.
+
+    The pieces together are the text. A line waits for the next token, since the last one also has what is left of the
+    text at the end.
+    """
     (ids,), _ = run.source_ids([source])
-    begun, tokens = run.vocabulary.encode(settings.prefix), list[int]()
-    for _, token, _ in streamed(run.models(settings), (ids, begun), settings, run.max_length(settings), run.kernel):
-        if token is not None:
-            tokens.append(token)
-            yield {"token": token, "piece": pieces(run.vocabulary, tokens)[-1]}
-    yield {"text": run.vocabulary.decode(tokens), "tokens": tokens}
+    lines, length = list[Line](), run.max_length(settings)
+    for text, token, _ in streamed(run.models(settings), ids, settings.prefix, settings, length, run.kernel):
+        if token is None:
+            lines[-1]["piece"] += text
+        else:
+            yield from lines[-1:]
+            lines.append({"token": token, "piece": text})
+    yield from lines[-1:]
+    yield {"text": "".join(line["piece"] for line in lines), "tokens": [line["token"] for line in lines]}
 
 
 async def as_they_come(worker: Worker, lines: Callable[[], Iterator[Line]]) -> AsyncIterator[str]:

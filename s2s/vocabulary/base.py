@@ -3,15 +3,37 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 from s2s.batch import Batch, collate
+from s2s.vocabulary.boundaries import begins_in_word
 
 
 def fold(text: str) -> str:
     """The text with every run of white space, line ends too, as one blank: what all vocabularies read."""
     return " ".join(text.split())
+
+
+class Reader(Protocol):
+    """Ids to texts, whole or as the ids come."""
+
+    def decode(self, ids: Sequence[int], /) -> str:
+        """Return the text of ids."""
+
+    def settled(self, ids: Sequence[int], /) -> str:
+        """Return the beginning of the text that stays as it is, whatever ids follow."""
+
+    def shares(self, ids: Sequence[int], /) -> list[str]:
+        """Return what each id adds to the text of all of them; joined they are that text."""
+
+
+def increments(reader: Reader, ids: Sequence[int]) -> list[str]:
+    """Return what is certain of the text with each id more than before; the last has all that is left."""
+    told = ["", *(reader.settled(ids[:count]) for count in range(1, len(ids))), reader.decode(ids)]
+    return [after[len(before) :] for before, after in pairwise(told)] if ids else []
 
 
 class Vocabulary(ABC):
@@ -36,9 +58,29 @@ class Vocabulary(ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; special ids are left out."""
 
+    @property
+    def never_written(self) -> list[int]:
+        """The ids that no search writes: the unknown one, unless the tokenizer has the end or the padding in its place.
+
+        It has no text, so a model that has learnt it from its data would leave holes in what it writes.
+        """
+        return [] if self.unknown in (self.end, self.padding) else [self.unknown]
+
+    def settled(self, ids: Sequence[int]) -> str:
+        """Return the beginning of the text of ids that stays as it is, whatever ids follow."""
+        return self.decode(ids).rstrip("\ufffd")  # the rest of a character's bytes may yet come
+
+    def shares(self, ids: Sequence[int]) -> list[str]:
+        """Return what each id adds to the text of all of them; joined they are that text."""
+        return increments(self, ids)
+
     def spell(self) -> list[bytes]:
         """What each id adds to a text, as ``s2s.vocabulary.spelling`` says; nothing for special ids."""
         raise NotImplementedError
+
+    def continuing(self, in_word: bool) -> list[bool]:
+        """Return for each id whether it goes on with a word; ``in_word`` says whether the text so far ends in one."""
+        return [in_word and begins_in_word(spelled) for spelled in self.spell()]
 
     @abstractmethod
     def save(self, folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Vocabularies of ``transformers`` tokenizers, whole or trimmed."""
 
 import json
-import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from s2s.errors import UserError
 from s2s.vocabulary.base import Vocabulary, fold
+from s2s.vocabulary.joining import blanks_before, settled, without_blank
 from s2s.vocabulary.spelling import by_bytes, by_metaspace, by_words
 from s2s.vocabulary.trim import trim
 
 KEPT = "kept_rows.json"
-# WordPiece puts a blank between all pieces; Chinese and Japanese are written without.
-IDEOGRAPH = "[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef\U00020000-\U0003ffff]"
-BETWEEN_IDEOGRAPHS = re.compile(f"(?<={IDEOGRAPH}) (?={IDEOGRAPH})")
 
 
 class PretrainedVocabulary(Vocabulary):
@@ -36,8 +34,10 @@ class PretrainedVocabulary(Vocabulary):
         self.begin = _first(tokenizer.cls_token_id, tokenizer.bos_token_id, end)
         self.padding = _first(tokenizer.pad_token_id, end)
         self.unknown = _first(tokenizer.unk_token_id, self.padding)
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        self.blanks_between_pieces = type(getattr(backend, "model", None)).__name__ == "WordPiece"
+        backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+        self.word_pieces = type(getattr(backend, "model", None)).__name__ == "WordPiece"
+        self.continuation = backend.model.continuing_subword_prefix if self.word_pieces else ""
+        self.marks_are_words = self.word_pieces and _parts_marks(backend)
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         folded = [fold(text) for text in texts]
@@ -62,17 +62,77 @@ class PretrainedVocabulary(Vocabulary):
         return [plain for id in ids for plain in (instead if id in special else [id])]
 
     def decode(self, ids: Sequence[int]) -> str:
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
-        return BETWEEN_IDEOGRAPHS.sub("", text) if self.blanks_between_pieces else text
+        if self.word_pieces:
+            return "".join(self.shares(ids))
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def settled(self, ids: Sequence[int]) -> str:
+        if not self.word_pieces:
+            return super().settled(ids)
+        words, owners = self._words(ids)
+        # Marks decide by what follows them, and the last word may grow.
+        count = settled(words) if self.marks_are_words else len(words) - 1
+        return "".join(share for share, owner in zip(self.shares(ids), owners, strict=True) if owner < count)
+
+    def shares(self, ids: Sequence[int]) -> list[str]:
+        if not self.word_pieces:
+            return super().shares(ids)
+        words, owners = self._words(ids)
+        blanks, found, last = self._blanks(words), list[str](), -1
+        for id, owner in zip(ids, owners, strict=True):
+            begins = owner != last
+            text = "" if id in self.special else self.pieces[id].removeprefix(self.continuation)
+            found.append(f" {text}" if begins and text and blanks[owner] else text)
+            last = owner if text else last
+        return found
+
+    def continuing(self, in_word: bool) -> list[bool]:
+        if not self.word_pieces:
+            return super().continuing(in_word)
+        return [self._continues(piece) for piece in self.pieces]
+
+    def _continues(self, piece: str) -> bool:
+        return bool(self.continuation) and piece.startswith(self.continuation)
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """The pieces by their ids."""
+        return [str(piece) for piece in self.tokenizer.convert_ids_to_tokens(list(range(self.size)))]
+
+    @cached_property
+    def special(self) -> frozenset[int]:
+        """The ids without a text."""
+        return frozenset(self.tokenizer.all_special_ids)
+
+    def _words(self, ids: Sequence[int]) -> tuple[list[str], list[int]]:
+        """The words that WordPiece's ids make, and to which of them each id belongs; special ones have no text."""
+        words, owners = list[str](), list[int]()
+        for id in ids:
+            piece = self.pieces[id]
+            if id in self.special:
+                owners.append(max(0, len(words) - 1))
+                continue
+            if self._continues(piece) and words:
+                words[-1] += piece.removeprefix(self.continuation)
+            else:
+                words.append(piece.removeprefix(self.continuation))
+            owners.append(len(words) - 1)
+        return words, owners
+
+    def _blanks(self, words: Sequence[str]) -> list[bool]:
+        """Before which words a blank stands."""
+        if self.marks_are_words:
+            return blanks_before(words)
+        return [at > 0 and not without_blank(words[at - 1], word) for at, word in enumerate(words)]
 
     def piece(self, id: int) -> str:
         return str(self.tokenizer.convert_ids_to_tokens(id))
 
     def spell(self) -> list[bytes]:
-        pieces = self.tokenizer.convert_ids_to_tokens(list(range(self.size)))
+        if self.word_pieces:
+            return by_words(self.pieces, self.special, self.continuation)
         decoder = type(getattr(getattr(self.tokenizer, "backend_tokenizer", None), "decoder", None)).__name__
-        in_words = by_words if self.blanks_between_pieces else by_metaspace
-        return (by_bytes if decoder == "ByteLevel" else in_words)(pieces, set(self.tokenizer.all_special_ids))
+        return (by_bytes if decoder == "ByteLevel" else by_metaspace)(self.pieces, self.special)
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
@@ -87,6 +147,12 @@ class PretrainedVocabulary(Vocabulary):
     def load(cls, folder: Path) -> "PretrainedVocabulary":
         """Read a saved vocabulary."""
         return cls(AutoTokenizer.from_pretrained(folder), json.loads((folder / KEPT).read_text(encoding="utf-8")))
+
+
+def _parts_marks(backend: Any) -> bool:
+    """Whether a tokenizer makes words of marks: only then can nobody know where their blanks were."""
+    splitter = backend.pre_tokenizer
+    return splitter is not None and len(splitter.pre_tokenize_str("a-b")) == 3
 
 
 def _first(*ids: int | None) -> Any:

@@ -14,9 +14,9 @@ def by_metaspace(pieces: Sequence[str], special: Collection[int]) -> list[bytes]
     return [b"" if id in special else _metaspace(piece) for id, piece in enumerate(pieces)]
 
 
-def by_words(pieces: Sequence[str], special: Collection[int]) -> list[bytes]:
-    """Of WordPiece's pieces."""
-    spelled = [piece[2:] if piece.startswith("##") else f" {piece}" for piece in pieces]
+def by_words(pieces: Sequence[str], special: Collection[int], continuation: str = "##") -> list[bytes]:
+    """Of WordPiece's pieces, which go on with a word where they begin with ``continuation``."""
+    spelled = [piece.removeprefix(continuation) if piece.startswith(continuation) else f" {piece}" for piece in pieces]
     return [b"" if id in special else text.encode() for id, text in enumerate(spelled)]
 
 
