@@ -19,15 +19,17 @@ from s2s.metrics import Scores, show
 from s2s.metrics.generated import WORDS, repetition_statistics
 from s2s.metrics.overlap import measured, published_statistics, score_statistics
 from s2s.metrics.references import References
+from s2s.metrics.significance import LEAST, too_few
 from s2s.outputs import check_output
 
-USAGE = """\
+USAGE = f"""\
 usage: python scripts/evaluate.py hypotheses=FILE[,FILE ...] references=FILE[,FILE ...] [lang=CODE] [published=true]
                                   [sources=FILE] [embeddings=RUN_OR_ENCODER] [vectors=plain|centred|whitened]
                                   [field=NAME] [json=FILE] [samples=NUMBER] [seed=NUMBER]
 
   hypotheses  the generated texts; - reads standard input. With several files, the first is also compared with each of
-              the others: differences, 95 % intervals of a paired bootstrap, p-values of it and of randomisation
+              the others: differences and, from {LEAST} texts on, 95 % intervals of a paired bootstrap, p-values of it
+              and of randomisation
   references  the true texts, in the same order; of several files, each has one reference more for every text
   lang        language of the texts, for BLEU's tokenizer (default: en)
   published   also show the metrics of Su Jianlin's tables: set-based ROUGE-L of rouge 1.0.0, sentence BLEU with
@@ -138,6 +140,8 @@ def _record(
             for name, row in compared.items()
         ]
         record["test"] = how
+        if note := too_few(sentences):
+            record["note"] = note
     return record
 
 

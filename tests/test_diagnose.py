@@ -75,6 +75,45 @@ def test_runs_that_differ_in_their_seed_are_one_method(record):
                 assert row["estimate"] == pytest.approx(np.mean(each))
 
 
+def all_of(record, *keys):
+    """Every value under one of the keys, anywhere in a record."""
+    if isinstance(record, list):
+        return [value for each in record for value in all_of(each, *keys)]
+    if not isinstance(record, dict):
+        return []
+    found = [value for key, value in record.items() if key in keys and not isinstance(value, dict | list)]
+    return [*found, *(value for each in record.values() for value in all_of(each, *keys))]
+
+
+@pytest.mark.parametrize("sentences", [1, 2, 9])
+def test_of_too_few_sentences_nothing_is_found_and_nothing_has_an_interval(runs, sentences):
+    folders, told = ",".join(str(runs / name) for name in ("plain_0", "swap_0")), {**SMALL, "search_examples": 9}
+    settings = DiagnosisSettings(run=folders, output=str(runs / f"few_{sentences}"), **told | {"examples": sentences})
+    found = diagnose(settings)
+    assert set(all_of(found, "low", "high", "p", "p_randomisation", "p_holm")) == {None}
+    assert found["findings"]["found"] == []
+    assert found["findings"]["not_found"] == []
+    (note,) = [note for note in found["findings"]["notes"] if "too few for an interval (at least 10)" in note]
+    assert note.startswith(f"{sentences} sentence")
+    damage = found["methods"][0]["headlines"]["clean_cost"]
+    assert damage["estimate"] is not None
+    for row in found["comparisons"]:
+        first, second = (found["methods"][place]["headlines"][row["headline"]]["estimate"] for place in (0, 1))
+        if None not in (first, second):
+            assert row["difference"] == pytest.approx(second - first)
+    page = (runs / f"few_{sentences}" / "report.html").read_text(encoding="utf-8")
+    assert "none: fewer than 10 sentences" in page
+    assert ">nan<" not in page.lower()
+    assert all(run["margin"]["first_doubt"] is None for run in found["runs"])
+
+
+def test_intervals_stand_where_sentences_are_enough(record):
+    for name in ("clean_cost", "accuracy_forced", "damage_held_out", "eb_slope"):
+        for method in record["methods"]:
+            head = method["headlines"][name]
+            assert head["low"] <= head["estimate"] <= head["high"]
+
+
 def test_what_one_run_was_trained_on_is_held_out_for_none(record):
     assert record["runs"][1]["seen"] == ["swap"]
     assert record["held_out"] == [name for name in CORRUPTIONS if name not in ("swap", "own_errors")]

@@ -1,16 +1,23 @@
 """Several files of hypotheses and several references a text."""
 
+import io
+import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 from test_evaluate import as_jsonl, refusal, script, write
 
+from s2s.diagnosis.systems import System, differences, show_comparison
 from s2s.errors import UserError
 from s2s.metrics import paired_bootstrap, rouge_l_by_sentence, score
+from s2s.metrics.overlap import score_statistics
+from s2s.metrics.significance import LEAST
 
 WORDS = np.array(["the", "cat", "sat", "on", "a", "mat", "while", "dogs", "ran", "home"])
 KEYS = ["rouge_1", "rouge_2", "rouge_l", "rouge_1_char", "rouge_2_char", "rouge_l_char", "bleu", "chrf"]
@@ -147,3 +154,50 @@ def test_mistakes_are_one_line(
     names = {"h": write(tmp_path / "h", "a\n"), "long": write(tmp_path / "long", "a\nb\n")}
     names["bad"] = write(tmp_path / "bad.jsonl", '{"target": []}\n')
     assert message in refusal([argument.format(**names) for argument in arguments], capsys)
+
+
+def few(folder: Path, texts: int) -> tuple[list[str], dict[str, Any]]:
+    """Two systems' files on so few texts, and the arguments that compare them."""
+    for name, lists in zip(("r", "a", "b"), corpus(texts), strict=True):
+        write(folder / name, lines(lists))
+    files = [f"hypotheses={folder / 'a'},{folder / 'b'}", f"references={folder / 'r'}", f"json={folder / 'json'}"]
+    assert script.main([*files, "samples=50"]) == 0
+    return files, json.loads((folder / "json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("texts", [1, 2, LEAST - 1, LEAST])
+def test_too_few_texts_have_a_difference_and_no_interval(
+    texts: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, record = few(tmp_path, texts)
+    printed = capsys.readouterr().out
+    references, first, second = corpus(texts)
+    note = f"{texts} sentence{'s are' if texts > 1 else ' is'} too few for an interval (at least {LEAST})"
+    for row in record["comparisons"]:
+        both = [score(system, references).values[row["metric"]] for system in (first, second)]
+        assert row["difference"] == pytest.approx(both[0] - both[1])
+        there = [row[key] is not None for key in ("low", "high", "p_bootstrap", "p_randomisation")]
+        assert there == [texts >= LEAST] * 4
+    assert (record.get("note") == note) == (f"note\t{note}" in printed) == (texts < LEAST)
+    cells = [line.split("\t") for line in printed.splitlines() if line.startswith("rouge_l\t")]
+    assert [bool(cell) for cell in cells[0]] == [True] * 4 + [texts >= LEAST] * 4
+    assert "nan" not in printed.lower()
+
+
+def test_a_terminal_says_so_too() -> None:
+    references, first, second = corpus(3)
+    systems = [System(name, score(texts, references), score_statistics(texts, references)[0])
+               for name, texts in (("a", first), ("b", second))]  # fmt: skip
+    out = Console(file=io.StringIO(), force_terminal=True, width=200)
+    show_comparison(*systems, differences(*(system.statistics for system in systems)), "how", out)
+    assert "3 sentences are too few for an interval (at least 10)" in out.file.getvalue()
+
+
+def test_the_least_number_of_sentences_is_one_that_can_be_significant_after_holm() -> None:
+    """Of n sentences that all favour one system, 2 of the 2^n exchanges are as extreme."""
+    for sentences, reaches in ((5, False), (LEAST, True)):
+        extreme = [abs(sum(signs)) == sentences for signs in itertools.product((-1, 1), repeat=sentences)]
+        p = sum(extreme) / len(extreme)
+        assert p == 2.0 ** (1 - sentences)
+        assert (25 * p < 0.05) == reaches
+        assert (p < 0.05) == reaches

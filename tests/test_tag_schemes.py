@@ -100,8 +100,8 @@ def test_enough_tags_of_another_scheme_are_always_refused(name, declared, true):
 @pytest.mark.parametrize(
     ("tags", "declared", "told"),
     [
-        ("O U-PER O", "bio", "bio, but the data has the label 'U-PER': 'U' is no tag of BIO; valid: B, I, O ('source 0'); its "
-                             "tags fit scheme: bilou"),
+        ("O U-PER O", "bio", "but the data has the label 'U-PER': 'U' is no tag of BIO; valid: B, I, O ('source 0')"),
+        ("O U-PER O", "bio", "('source 0'); its tags fit scheme: bilou"),
         ("B L O", "bio", "its tags fit scheme: bilou"),
         ("B_PER I_PER", "bio", "label 'B_PER': 'B_PER' is no tag of BIO"),
         ("PER-B PER-I O", "bio", "'PER' is no tag of BIO"),

@@ -12,6 +12,7 @@ from s2s.diagnosis.statistics import (
     Numbers,
     approximate_randomisation,
     bootstrap_over_seeds,
+    enough,
     hierarchical_bootstrap,
     holm,
     paired_bootstrap,
@@ -29,7 +30,10 @@ class Method(NamedTuple):
 
 
 class Tested(NamedTuple):
-    """A method's headline minus the baseline's; the p of randomisation only where each has one run."""
+    """A method's headline minus the baseline's; the p of randomisation only where each has one run.
+
+    Of too few sentences the interval and all p are NaN.
+    """
 
     headline: str
     method: str
@@ -54,8 +58,14 @@ class Tests:
         self.sums = {head.name: [head.statistics(one) for one in measured] for head in headlines}
 
     def interval(self, head: Headline, runs: Sequence[int]) -> Interval:
-        """A headline's mean over runs and its interval over sentences, and over the runs where there are several."""
-        return bootstrap_over_seeds(self._of(head, runs), head.measure, self.resamples, self.seed)
+        """Return a headline's mean over runs and its interval over sentences, over runs too where there are several.
+
+        Of too few sentences the interval is NaN.
+        """
+        sums = self._of(head, runs)
+        if not enough(sums):
+            return Interval(float(head.measure(sums.sum(axis=1)).mean()), np.nan, np.nan)
+        return bootstrap_over_seeds(sums, head.measure, self.resamples, self.seed)
 
     def values(self, head: Headline, runs: Sequence[int]) -> list[float]:
         """A headline of each run."""
@@ -67,12 +77,15 @@ class Tests:
         found = [self._test(head, other, first) for other in others]
         corrected = holm([one.p if np.isfinite(one.p) else 1.0 for one, _ in found])
         return [
-            Tested(head.name, other.name, first.name, one, randomised, p)
+            Tested(head.name, other.name, first.name, one, randomised, np.nan if np.isnan(one.p) else p)
             for other, (one, randomised), p in zip(others, found, corrected, strict=True)
         ]
 
     def _test(self, head: Headline, other: Method, first: Method) -> tuple[Comparison, float | None]:
         ours, theirs = self._of(head, other.runs), self._of(head, first.runs)
+        if not enough(ours, theirs):
+            difference = head.measure(ours.sum(axis=1)).mean() - head.measure(theirs.sum(axis=1)).mean()
+            return Comparison(float(difference), np.nan, np.nan, np.nan), None
         if len(ours) > 1 or len(theirs) > 1:
             return hierarchical_bootstrap(ours, theirs, head.measure, self.resamples, self.seed), None
         found = paired_bootstrap(ours[0], theirs[0], head.measure, self.resamples, self.seed)

@@ -19,6 +19,7 @@ from s2s.diagnosis.search_errors import outcome
 from s2s.diagnosis.search_sums import golds, qualities
 from s2s.diagnosis.statistics import Numbers, mean
 from s2s.metrics.repetition import length_ratio
+from s2s.metrics.significance import too_few
 
 Plain = dict[str, Any]
 SHOWN = 5
@@ -123,7 +124,7 @@ def differences(one: Measures, seed: int) -> Plain:
 
 
 def perturbation(one: Measures) -> Plain:
-    """How many texts break under a perturbed source, with Wilson's interval, and which."""
+    """Return how many texts break under a perturbed source, with Wilson's interval where they are enough, and which."""
     marks = hallucinations(one.hypotheses, one.perturbed, one.references)
     broken, fit = marks.sum(axis=0).tolist()
     places = np.flatnonzero(marks[:, 0])[:SHOWN].tolist()
@@ -131,7 +132,10 @@ def perturbation(one: Measures) -> Plain:
         {"source": one.perturbed_sources[place], "before": one.hypotheses[place], "after": one.perturbed[place]}
         for place in places
     ]
-    return {"broken": broken, "fit": fit, **wilson(broken, fit)._asdict(), "samples": texts}
+    share = wilson(broken, fit)
+    if too_few(int(fit)):
+        share = share._replace(low=np.nan, high=np.nan)
+    return {"broken": broken, "fit": fit, **share._asdict(), "samples": texts}
 
 
 def accumulation(one: Measures) -> Plain | None:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from s2s.metrics.significance import LEAST, too_few
+
 Plain = dict[str, Any]
 LEVEL = 0.05
 FEW = 30
@@ -32,17 +34,18 @@ def _level(method: Plain, record: Plain) -> list[tuple[bool, str]]:
             text = f"{name}: behind prefixes {kind} the next {distances} gold tokens cost {_nats(head)} more"
             nothing = f"{name}: no sure damage behind prefixes {kind}: {_nats(head)}"
             rows.append((True, text) if head["low"] > 0 else (False, nothing))
-    return [*rows, _growth(name, heads), *_search(name, heads)]
+    return [*rows, *_growth(name, heads), *_search(name, heads)]
 
 
-def _growth(name: str, heads: Plain) -> tuple[bool, str]:
+def _growth(name: str, heads: Plain) -> list[tuple[bool, str]]:
     slope, control = heads["eb_slope"], heads["language_slope"]
+    if slope["low"] is None:
+        return []  # too few sentences to say that there is none
     language = f"the language's own slope, the control, is {_number(control)} nats"
-    if slope["low"] is not None and slope["low"] > 0:
-        return True, (
-            f"{name}: errors accumulate; the gap of accuracies grows by {_number(slope)} along a text; {language}"
-        )
-    return False, f"{name}: no accumulation: the gap of accuracies grows by {_number(slope)} along a text; {language}"
+    grows = f"the gap of accuracies grows by {_number(slope)} along a text; {language}"
+    if slope["low"] > 0:
+        return [(True, f"{name}: errors accumulate; {grows}")]
+    return [(False, f"{name}: no accumulation: {grows}")]
 
 
 def _search(name: str, heads: Plain) -> list[tuple[bool, str]]:
@@ -62,7 +65,7 @@ def _search(name: str, heads: Plain) -> list[tuple[bool, str]]:
 
 def _comparisons(record: Plain) -> list[tuple[bool, str]]:
     """What sets a method apart from the baseline, at 5 % after Holm's correction."""
-    return [_compared(one, record) for one in record["comparisons"] if one["difference"] is not None]
+    return [_compared(one, record) for one in record["comparisons"] if one["p_holm"] is not None]
 
 
 def _compared(one: Plain, record: Plain) -> tuple[bool, str]:
@@ -90,7 +93,9 @@ def _notes(record: Plain) -> list[str]:
     ]
     if len({run["vocabulary"] for run in record["runs"]}) > 1:
         notes.append("The runs' vocabularies differ, and so do their tokens: nats a token do not compare among them.")
-    if record["data"]["pairs"] < FEW:
+    if few := too_few(record["data"]["pairs"]):
+        notes.append(f"{few}: nothing here has an interval or a p-value, and nothing is found.")
+    elif record["data"]["pairs"] < FEW:
         notes.append("There are few sentences: intervals are too narrow and p-values too small.")
     notes += _oracles(record)
     seen = {name for run in record["runs"] for name in run["seen"]}
@@ -121,8 +126,10 @@ def _nats(head: Plain) -> str:
 
 
 def _number(head: Plain) -> str:
-    if head["low"] is None:
+    if head["estimate"] is None:
         return "no number"
+    if head["low"] is None:
+        return f"{head['estimate']:.3g} (of fewer than {LEAST} sentences)"
     return f"{head['estimate']:.3g} ({head['low']:.3g} .. {head['high']:.3g})"
 
 

@@ -10,7 +10,7 @@ from random import Random
 
 import numpy as np
 
-from s2s.diagnosis.statistics import Interval, Numbers, bootstrap, mean, weighted
+from s2s.diagnosis.statistics import Interval, Numbers, bootstrap, enough, mean, weighted
 from s2s.diagnosis.traces import Advance, Pair, silent, trace
 from s2s.model import PrefixTransformer
 from s2s.seeds import seed_of
@@ -52,13 +52,19 @@ def distractors(targets: Sequence[Sequence[int]], seed: int = 0) -> list[Sequenc
 
 
 def by_token(found: Numbers, samples: int = 1000, seed: int = 0) -> list[Interval]:
-    """The mean margin at each token, with its 95% interval over sentences."""
-    return [bootstrap(weighted(column), mean, samples, seed) for column in found.T]
+    """Return the mean margin at each token, with its 95% interval over sentences; NaN where they are too few."""
+    columns = [weighted(column) for column in found.T]
+    return [
+        bootstrap(column, mean, samples, seed)
+        if enough(column)
+        else Interval(float(mean(column.sum(axis=0))), np.nan, np.nan)
+        for column in columns
+    ]
 
 
 def first_doubt(intervals: Sequence[Interval]) -> int | None:
-    """The first token, from 1, whose interval does not lie above 0; None where all do."""
-    return next((place for place, one in enumerate(intervals, start=1) if not one.low > 0), None)
+    """Return the first token, from 1, whose interval does not lie above 0; None where all do that there are."""
+    return next((place for place, one in enumerate(intervals, start=1) if one.low <= 0), None)
 
 
 def negative(found: Numbers, tokens: int | None = None) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from s2s.errors import UserError
-from s2s.metrics.significance import Comparison
+from s2s.metrics.significance import LEAST, Comparison
 
 Numbers = NDArray[np.float64]
 Measure = Callable[[Numbers], Numbers]
@@ -41,6 +41,17 @@ def weighted(values: ArrayLike) -> Numbers:
     """Statistics [N, 2] for ``mean`` of one value a sentence; a value of NaN is no value."""
     each = np.asarray(values, dtype=np.float64)
     return np.stack([np.nan_to_num(each), ~np.isnan(each)], axis=-1)
+
+
+def informative(statistics: ArrayLike) -> int:
+    """Return how many sentences of statistics [..., N, F] have a value: a row that is not all 0 in some of the runs."""
+    rows = np.asarray(statistics) != 0
+    return int(rows.any(axis=-1).reshape(-1, rows.shape[-2]).any(axis=0).sum())
+
+
+def enough(*statistics: ArrayLike) -> bool:
+    """Return whether there are sentences enough, in all of the statistics, for an interval and a p-value."""
+    return min(informative(each) for each in statistics) >= LEAST
 
 
 def percentile_interval(replicates: ArrayLike, estimate: float, level: float = 0.95) -> Interval:

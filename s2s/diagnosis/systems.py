@@ -8,7 +8,8 @@ from rich.table import Table
 
 from s2s.diagnosis.statistics import approximate_randomisation, paired_bootstrap
 from s2s.errors import UserError
-from s2s.metrics.overlap import Scores, Statistics
+from s2s.metrics.overlap import Scores, Statistics, measured
+from s2s.metrics.significance import LEAST, too_few
 
 SAMPLES = 10_000
 
@@ -22,13 +23,16 @@ class System(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """The first system's score minus the second's, and its 95 % interval, in 0..100; two p-values for no difference."""
+    """The first system's score minus the second's, and its 95 % interval, in 0..100; two p-values for no difference.
+
+    None of too few sentences: see ``LEAST``.
+    """
 
     difference: float
-    low: float
-    high: float
-    p_bootstrap: float
-    p_randomisation: float
+    low: float | None = None
+    high: float | None = None
+    p_bootstrap: float | None = None
+    p_randomisation: float | None = None
 
 
 def differences(
@@ -47,11 +51,14 @@ def signature(samples: int = SAMPLES, seed: int = 0) -> str:
     """How ``differences`` are tested, for the signature of a result."""
     return (
         f"paired-bootstrap|samples:{samples}|seed:{seed}|interval:percentile-95 + "
-        f"approximate-randomisation|trials:{samples}|seed:{seed}"
+        f"approximate-randomisation|trials:{samples}|seed:{seed}|both from {LEAST} sentences on"
     )
 
 
 def _difference(first: Statistics, second: Statistics, samples: int, seed: int) -> Difference:
+    if too_few(len(first.rows)) and len(first.rows) == len(second.rows):
+        ours, theirs = (measured({"": each})[""] for each in (first, second))
+        return Difference(ours - theirs)
     drawn = paired_bootstrap(first.rows, second.rows, first.measure, samples, seed)
     p = approximate_randomisation(first.rows, second.rows, first.measure, samples, seed)
     return Difference(*drawn, p)
@@ -65,8 +72,10 @@ def show_comparison(first: System, second: System, found: dict[str, Difference],
         for name, row in found.items()
     ]
     closing = f"{first.scores.signature} + {how}"
+    note = too_few(min(len(each.rows) for each in first.statistics.values()))
     if not console.is_terminal:
-        print(*("\t".join(row) for row in [columns, *rows, ["signature", closing]]), sep="\n", file=console.file)
+        last = [["note", note]] if note else []
+        print(*("\t".join(row) for row in [columns, *rows, *last, ["signature", closing]]), sep="\n", file=console.file)
         return
     table = Table(columns[0])
     for column in columns[1:]:
@@ -74,8 +83,15 @@ def show_comparison(first: System, second: System, found: dict[str, Difference],
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    if note:
+        console.out(note, highlight=False)
     console.out(closing, highlight=False)
 
 
 def _cells(row: Difference) -> list[str]:
-    return [*(f"{value:+.2f}" for value in row[:3]), *(f"{p:.4f}" for p in row[3:])]
+    shown = [*(_shown(value, "+.2f") for value in row[:3]), *(_shown(p, ".4f") for p in row[3:])]
+    return shown
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from s2s.metrics.significance import LEAST
 from s2s.packages import optional_module
 from s2s.report.plots import plots
 
@@ -37,5 +38,8 @@ def value(found: float | None) -> str:
 
 
 def interval(found: Plain) -> str:
-    """The ends of an interval."""
-    return "none" if found["low"] is None else f"{found['low']:.3g} .. {found['high']:.3g}"
+    """Return the ends of an interval, or why there is none."""
+    if found["low"] is not None:
+        return f"{found['low']:.3g} .. {found['high']:.3g}"
+    value = found["estimate"] if "estimate" in found else found["difference"]
+    return "none" if value is None else f"none: fewer than {LEAST} sentences"
