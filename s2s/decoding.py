@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import torch
 
 from s2s import checkpoints, hub
-from s2s.data.lines import Line, field_text, place, stream_rows
+from s2s.data.fields import Fields
+from s2s.data.lines import Line, Wanted, field_text, place, quiet, source_text, stream_rows
+from s2s.data.readers import Note
 from s2s.ensembles import ensemble, rerank
 from s2s.errors import UserError
 from s2s.run import Hypothesis, Run, load
@@ -51,8 +53,15 @@ class Reader:
     """What is read of each line."""
 
     path: str
-    fields: tuple[str, ...]  # of a JSONL row, the first that it has
+    fields: tuple[str, ...]  # of a row, the first that it has
     prefix: str | None = None  # the field with what the hypotheses begin with
+    format: str | None = None  # null: the file's name tells, or its content
+    note: Note = quiet  # takes lines for the user on how the file was read
+
+    def lines(self) -> tuple[Iterator[Line], bool]:
+        """Return the file's lines or rows, and whether they are rows."""
+        more = ("id",) if self.prefix is None else ("id", self.prefix)
+        return stream_rows(self.path, Wanted(Fields(one_of=self.fields, more=more), self.format, self.note))
 
     def source(self, index: int, line: Line) -> Source:
         """A line's source; raises a ``UserError`` with its place."""
@@ -61,16 +70,16 @@ class Reader:
             if self.prefix is not None:
                 raise UserError(f"prefix_field: {where} is a plain line without fields")
             return Source(index, line.text)
-        field = next((field for field in self.fields if field in line.row), self.fields[0])
         prefix = None if self.prefix is None else field_text(line.row, self.prefix, where)
-        return Source(line.row.get("id", index), field_text(line.row, field, where), prefix)
+        text = source_text(line.row, self.fields, where)
+        return Source(line.row.get("id", index), text if isinstance(text, str) else " ".join(text), prefix)
 
     def count(self) -> int | None:
         """How many lines there are, all of them looked at once; None for what can be read only once."""
         if not Path(self.path).is_file():
             return None
         count = 0
-        for line in stream_rows(self.path)[0]:
+        for line in self.lines()[0]:
             self.source(count, line)
             count += 1
         return count
@@ -82,13 +91,14 @@ class Reader:
             yield Chunk(chosen, digest.hexdigest())
 
     def _digested(self, index: int, line: Line, digest: Any) -> Source:
-        add(digest, line)
-        return self.source(index, line)
+        source = self.source(index, line)
+        add(digest, source)
+        return source
 
 
-def add(digest: Any, line: Line) -> None:
-    """Hash one more line."""
-    digest.update(line.text.encode() + b"\n")
+def add(digest: Any, source: Source) -> None:
+    """Hash one more source, as far as a line of output depends on it."""
+    digest.update(json.dumps(source, default=str).encode() + b"\n")
 
 
 @dataclass(frozen=True)
@@ -154,7 +164,7 @@ class Decoder:
             "hypotheses": [_shown(hypothesis) for hypothesis in hypotheses],
             "settings": plain(self.search),
         }
-        return json.dumps(fields, ensure_ascii=False)
+        return json.dumps(fields, ensure_ascii=False, default=str)  # an id of a Parquet file may be a date
 
 
 def _shown(hypothesis: Hypothesis) -> dict[str, Any]:

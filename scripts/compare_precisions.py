@@ -19,7 +19,8 @@ from rich.table import Table
 
 import s2s
 from s2s import commands
-from s2s.data.lines import field_text, place, read_rows
+from s2s.data.fields import Fields
+from s2s.data.lines import Wanted, field_text, place, read_rows
 from s2s.model.precisions import PRECISIONS
 from s2s.outputs import check_output
 from s2s.run import Run
@@ -27,10 +28,10 @@ from s2s.run import Run
 
 def texts(run: Run, path: str, count: int) -> list[str]:
     """The first sources of a file of lines, or of JSONL with the field of the recipe's sources."""
-    lines, rows = read_rows(path)
+    field = run.recipe.data.source_field
+    lines, rows = read_rows(path, Wanted(Fields(one_of=(field,)), note=print))
     if rows is None:
         return lines[:count]
-    field = run.recipe.data.source_field
     return [field_text(row, field, place(path, number)) for number, row in enumerate(rows[:count])]
 
 

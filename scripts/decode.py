@@ -1,9 +1,10 @@
 """Decode sources with a run: ``python scripts/decode.py run=FOLDER input=FILE output=FILE [search.beams=4 ...]``.
 
-Plain lines give plain lines, the best hypothesis each. JSONL gives JSONL, a line a source:
-``{"id", "source", "hypotheses": [{"text", "score", "tokens"}], "settings"}``. ``-`` is standard input or output, and
-``.gz`` files are read and written. A file is JSONL if its name says so; standard input, if its first line is a JSON
-object. Lines are written as they come; after a kill the same command goes on behind the last that is on the disk.
+Plain lines give plain lines, the best hypothesis each. Rows give JSONL, a line a source:
+``{"id", "source", "hypotheses": [{"text", "score", "tokens"}], "settings"}``. Rows are JSONL, JSON, CSV, TSV, Parquet
+or Arrow, as the input's name says (.jsonl, .csv ...); where it says nothing, as for standard input, its first line
+decides, and that is told. ``-`` is standard input or output, and ``.gz`` files are read and written. Lines are written
+as they come; after a kill the same command goes on behind the last that is on the disk.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from s2s import commands
 from s2s.allocator import keep_freed_memory
 from s2s.config import given_keys, merge, read_arguments
 from s2s.config.describing import Schema, explain
-from s2s.data.lines import Line, stream_rows
+from s2s.data.lines import Format, Line, quiet
 from s2s.decoding import Chunk, Decoded, Decoder, Reader, Speaker, add
 from s2s.errors import UserError
 from s2s.journal import ENDINGS, Journal, Output, Written, output_of
@@ -33,9 +34,9 @@ from s2s.outputs import check_output
 from s2s.outside import refuse_foreign
 from s2s.run import Run
 from s2s.search import compiled
-from s2s.search.rules import HOW
 from s2s.search.method import SearchMethod
 from s2s.search.methods import SEARCHES
+from s2s.search.rules import HOW
 from s2s.search.settings import SearchSettings
 from s2s.search_keys import layer_of, still_foreign
 from s2s.workers import in_order
@@ -54,8 +55,9 @@ class Settings:
     rerank_weight: float = 1.0  # 0: only the first run's score counts, 1: only the second's
     input: str = "-"  # a file of sources; -: standard input
     output: str = "-"  # a file; -: standard output
-    field: str | None = None  # of JSONL rows; null: the recipe's data.source_field, or else "source"
-    prefix_field: str | None = None  # of JSONL rows: with what the hypotheses of the row begin
+    format: Format | None = None  # of the input; null: its name tells, or else its first line
+    field: str | None = None  # of rows; null: the recipe's data.source_field, or else "source"
+    prefix_field: str | None = None  # of rows: with what the hypotheses of the row begin
     checkpoint: Literal["best", "last", "average"] | None = None  # null: the best
     processes: int = 1  # that decode side by side, on the GPUs or with a share of the threads
     chunk: int = 512  # sources that a process takes at a time, and that are written together
@@ -113,8 +115,10 @@ def decode(run: Run, settings: Settings) -> None:
 
     settings.check_output()
     fields = (settings.field,) if settings.field else (run.recipe.data.source_field, "source")
-    reader = Reader(settings.input, fields, settings.prefix_field)
+    reader = Reader(settings.input, fields, settings.prefix_field, settings.format, say)
     total = reader.count()
+    if total is not None:
+        reader = replace(reader, note=quiet)  # told once
     # As it is, for who reads the output.
     settings = replace(settings, search=replace(settings.search, max_length=run.max_length(settings.search)))
     tally, bar = Tally(), Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal)
@@ -134,31 +138,31 @@ def begin(
     reader: Reader, settings: Settings, output: Output, say: Callable[[str], None]
 ) -> tuple[Decoder, Iterator[Chunk], int]:
     """Who makes the lines, of what, and how many are there already."""
-    lines, structured = stream_rows(settings.input)
+    lines, structured = reader.lines()
     decoder = Decoder(settings.speaker(), settings.search, structured)
     first, digest = 0, sha256()
     if isinstance(output, Journal):
         maker = decoder.made_of() | {"fields": [*reader.fields, reader.prefix]}
-        lines, first, digest = resume(output, maker, lines, settings.input, say)
+        lines, first, digest = resume(output, maker, lines, reader, say)
     return decoder, reader.chunks(lines, settings.chunk, first, digest), first
 
 
 def resume(
-    journal: Journal, maker: dict[str, Any], lines: Iterator[Line], path: str, say: Callable[[str], None]
+    journal: Journal, maker: dict[str, Any], lines: Iterator[Line], reader: Reader, say: Callable[[str], None]
 ) -> tuple[Iterator[Line], int, Any]:
     """The lines that are left, how many are written already, and the hash of these."""
     found, digest = journal.found(), sha256()
     reason = "" if found is None else ", ".join(key for key in maker if maker[key] != found.maker.get(key))
     if found is not None and not reason:
-        for line in islice(lines, found.lines):
-            add(digest, line)
+        for index, line in enumerate(islice(lines, found.lines)):
+            add(digest, reader.source(index, line))
         if digest.hexdigest() == found.input:
             say(f"{journal.partial}: going on behind its {found.lines} lines")
             journal.start(found)
             return lines, found.lines, digest
-        if not Path(path).is_file():
+        if not Path(reader.path).is_file():
             raise UserError(f"{journal.partial}: made from other input, which cannot be read again; remove that file")
-        lines, reason = stream_rows(path)[0], "input"
+        lines, reason = reader.lines()[0], "input"
     if reason:
         say(f"{journal.partial}: made with other {reason}; begun anew")
     journal.start(Written(maker))

@@ -5,12 +5,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 
 from s2s.config import Layer, merge
-from s2s.data.lines import field_text
+from s2s.data.lines import Format, Row, source_text
 from s2s.data.scored import files, hypothesis_text, read_references, read_texts
 from s2s.diagnosis.systems import SAMPLES, Difference, System, differences, show_comparison, signature
 from s2s.disk import write_atomically
@@ -25,7 +25,7 @@ from s2s.outputs import check_output
 USAGE = f"""\
 usage: python scripts/evaluate.py hypotheses=FILE[,FILE ...] references=FILE[,FILE ...] [lang=CODE] [published=true]
                                   [sources=FILE] [embeddings=RUN_OR_ENCODER] [vectors=plain|centred|whitened]
-                                  [field=NAME] [json=FILE] [samples=NUMBER] [seed=NUMBER]
+                                  [field=NAME] [format=NAME] [json=FILE] [samples=NUMBER] [seed=NUMBER]
 
   hypotheses  the generated texts; - reads standard input. With several files, the first is also compared with each of
               the others: differences and, from {LEAST} texts on, 95 % intervals of a paired bootstrap, p-values of it
@@ -38,14 +38,16 @@ usage: python scripts/evaluate.py hypotheses=FILE[,FILE ...] references=FILE[,FI
   embeddings  a run's folder or an encoder's name: also show a hundred times word mover's distance, also with the mean
               of squares of the article's code (wmd_article), and word rotator's distance (wrd) between token vectors
   vectors     of the embeddings: plain (the default), centred or whitened over the references
-  field       the field that holds the text in a row of JSONL (default: target); a list in references is several
+  field       the field that holds the text in a row (default: target); a list in references is several
+  format      of files whose names do not tell it: lines, jsonl, json, csv, tsv, parquet or arrow
   json        also write the scores to this file
   samples     how often texts are drawn for a comparison (default: 10000)
   seed        of those draws (default: 0)
 
-A file has a text per line (an empty line is an empty text), or a JSON object per line if its name ends in .jsonl;
-either may be compressed (.gz). Standard input is taken as JSONL if its first line is a JSON object. In hypotheses,
-rows as the decoder writes them are scored by their best text, other rows by their field.
+A file has a text per line (an empty line is an empty text), or rows if its name ends in .jsonl, .json, .csv, .tsv,
+.parquet or .arrow; each may be compressed (.gz). Of another name, or of standard input, the first line decides: a JSON
+object, or a header with the field, begins rows; that is told. In hypotheses, rows as the decoder writes them are scored
+by their best text (by an empty one where there is none, which is counted), other rows by their field.
 """
 
 
@@ -61,6 +63,7 @@ class Arguments:
     embeddings: str | None = None
     vectors: str = "plain"
     field: str = "target"
+    format: str | None = None
     json: str | None = None
     samples: int = SAMPLES
     seed: int = 0
@@ -90,12 +93,14 @@ def _pair(argument: str) -> tuple[str, str]:
 def evaluate(arguments: Arguments) -> None:
     """Read, score, print and, on request, write the scores."""
     names, reference_files = files(arguments.hypotheses), files(arguments.references)
-    if [*names, *reference_files].count("-") > 1:
-        raise UserError("only one of hypotheses and references can be standard input")
+    if [*names, *reference_files, arguments.sources].count("-") > 1:
+        raise UserError("only one of hypotheses, references and sources can be standard input")
     if arguments.json is not None:
         check_output("json", arguments.json, [*names, *reference_files, arguments.sources, arguments.embeddings])
-    texts = [read_texts(name, arguments.field, hypothesis_text) for name in names]
-    references = read_references(reference_files, arguments.field)
+    if arguments.format is not None and arguments.format not in get_args(Format):
+        raise UserError(f"format: no '{arguments.format}'{nearest(arguments.format, get_args(Format))}")
+    texts = [read_texts(name, arguments.field, hypothesis_text, arguments.format, tell) for name in names]
+    references = read_references(reference_files, arguments.field, arguments.format, tell)
     systems = [_system(name, each, references, arguments) for name, each in zip(names, texts, strict=True)]
     first, others = systems[0], systems[1:]
     found = [differences(first.statistics, other.statistics, arguments.samples, arguments.seed) for other in others]
@@ -110,6 +115,17 @@ def evaluate(arguments: Arguments) -> None:
         show_comparison(first, other, compared, how, console)
 
 
+def tell(text: str) -> None:
+    """Tell how a file was read, apart from the scores."""
+    print(text, file=sys.stderr)
+
+
+def joined_text(row: Row, field: str, place: str) -> str:
+    """The text of a source, its tokens joined by blanks."""
+    text = source_text(row, [field], place)
+    return text if isinstance(text, str) else " ".join(text)
+
+
 def _system(name: str, texts: list[str], references: References, arguments: Arguments) -> System:
     statistics, signature = score_statistics(texts, references, arguments.lang)
     chinese = arguments.lang.lower().startswith("zh")
@@ -117,7 +133,7 @@ def _system(name: str, texts: list[str], references: References, arguments: Argu
         published, how = published_statistics(texts, references)
         statistics, signature = statistics | published, f"{signature} + {how}"
     if arguments.sources is not None:
-        sources = read_texts(arguments.sources, "source", field_text)
+        sources = read_texts(arguments.sources, "source", joined_text, arguments.format, tell)
         statistics, signature = statistics | repetition_statistics(texts, references, sources), f"{signature} + {WORDS}"
     if arguments.embeddings is not None:
         from s2s.embeddings import distance_statistics  # only now: other scores should not wait for torch

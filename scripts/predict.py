@@ -1,8 +1,9 @@
 """Tag or label sources with a run's heads: ``python scripts/predict.py run=FOLDER input=FILE output=FILE``.
 
-Sources are texts or lists of tokens. JSONL gives JSONL, a line a source: ``{"id", "source", "tokens", "NAME": [...]}``,
-NAME being each head's: a tag for each token (null where a cut lost it) and ``"NAME_spans": [{"type", "start", "end",
-"text"}]`` where tags mark spans, or the labels chosen, most likely first, and ``"NAME_scores"``, their probabilities.
+Sources are texts or lists of tokens. Rows (JSONL, JSON, CSV, TSV, Parquet, Arrow: as the input's name says, or where it
+says nothing, its first line) give JSONL, a line a source: ``{"id", "source", "tokens", "NAME": [...]}``, NAME being
+each head's: a tag for each token (null where a cut lost it) and ``"NAME_spans": [{"type", "start", "end", "text"}]``
+where tags mark spans, or the labels chosen, most likely first, and ``"NAME_scores"``, their probabilities.
 
 Plain lines give plain lines: tags with blanks between them (_ where a cut lost one), or labels with tabs between them;
 ``head=NAME`` chooses one of several heads. ``-`` is standard input or output, and ``.gz`` files are read and written.
@@ -12,7 +13,7 @@ import gzip
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,8 @@ import s2s
 from s2s import commands
 from s2s.config import merge, read_arguments
 from s2s.config.describing import Schema, explain
-from s2s.data.lines import field_text, place, read_rows
+from s2s.data.fields import Fields
+from s2s.data.lines import Format, Wanted, place, read_rows, source_text
 from s2s.disk import open_output
 from s2s.errors import UserError, nearest
 from s2s.labelling.heads import Head
@@ -45,18 +47,10 @@ class Settings:
     run: str = ""  # a run's folder; needed
     input: str = "-"  # a file of sources; -: standard input
     output: str = "-"  # a file; -: standard output
-    field: str | None = None  # of JSONL rows; null: the recipe's data.source_field, or else "source"
+    format: Format | None = None  # of the input; null: its name tells, or else its first line
+    field: str | None = None  # of rows; null: the recipe's data.source_field, or else "source"
     head: str | None = None  # which head's labels plain lines are; null: the only one
     checkpoint: Literal["best", "last"] | None = None  # null: the best
-
-
-def source_of(row: Mapping[str, Any], wanted: Sequence[str], where: str) -> Given:
-    """The text or the tokens in the first of the wanted fields that a row has."""
-    field = next((field for field in wanted if field in row), wanted[0])
-    value = row.get(field)
-    if isinstance(value, list) and all(isinstance(token, str) for token in value):
-        return value
-    return field_text(dict(row), field, where)
 
 
 def structured(head: Head, said: Said, prediction: Prediction, joint: str) -> dict[str, Any]:
@@ -102,13 +96,18 @@ def write(name: str, lines: Sequence[str]) -> None:
 def predict(run: Run, settings: Settings) -> None:
     """Read, label and write, in the order of the input."""
     heads = run.heads
-    lines, rows = read_rows(settings.input)
-    wanted = [settings.field] if settings.field else [run.recipe.data.source_field, "source"]
+    console, began = Console(stderr=True), time.perf_counter()
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    wanted = (settings.field,) if settings.field else (run.recipe.data.source_field, "source")
+    asked = Wanted(Fields(one_of=wanted, more=("id",)), settings.format, say)
+    lines, rows = read_rows(settings.input, asked)
     sources: list[Given] = [*lines]
     if rows is not None:
-        sources = [source_of(row, wanted, place(settings.input, index)) for index, row in enumerate(rows)]
+        sources = [source_text(row, wanted, place(settings.input, index)) for index, row in enumerate(rows)]
     head = chosen(heads, settings.head) if rows is None else heads[0]
-    console, began = Console(stderr=True), time.perf_counter()
     with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("labelling", total=len(sources))
         found = run.predict(sources, lambda done: progress.advance(task, done))
@@ -121,7 +120,7 @@ def predict(run: Run, settings: Settings) -> None:
         fields = {"id": rows[index].get("id", index), "source": source, "tokens": prediction.tokens}
         for each in heads:
             fields |= structured(each, prediction.heads[each.name], prediction, joint)
-        written.append(json.dumps(fields, ensure_ascii=False))
+        written.append(json.dumps(fields, ensure_ascii=False, default=str))
     write(settings.output, written)
     seconds = time.perf_counter() - began
     console.print(f"{len(sources)} sources in {seconds:.1f} s, {len(sources) / seconds:.1f} a second, step {run.step}")

@@ -18,7 +18,7 @@ from pathlib import Path
 from preparing import SPLITS, check_splits, write_splits
 
 from s2s import commands
-from s2s.data.lines import read_rows
+from s2s.data.lines import read_lines
 from s2s.errors import UserError
 
 KINDS = re.compile(r".*\.(json|jsonl|tsv)(\.gz)?")
@@ -55,8 +55,7 @@ def _split(named: str | None, abstract: str) -> str:
 
 
 def _rows(file: Path) -> Iterator[Row]:
-    lines, _ = read_rows(str(file))
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(str(file)), start=1):
         if line.strip():
             yield _tabbed(line, f"{file}:{number}") if ".tsv" in file.name else _object(line, f"{file}:{number}")
 

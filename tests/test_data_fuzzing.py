@@ -14,7 +14,7 @@ from s2s.train import main
 
 pytest.importorskip("pyarrow")
 
-KINDS = ["jsonl", "tsv", "csv", "parquet", "txt"]
+KINDS = ["jsonl", "tsv", "csv", "parquet", "txt", "json", "arrow"]
 NAMES = st.sampled_from(["source", "target", "sauce", "", "a.b"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.just("\ud800"),

@@ -1,6 +1,8 @@
 """The decode command: gone on with after a kill, made of the right run, several processes, prefixes, ensembles."""
 
+import datetime
 import gzip
+import importlib
 import io
 import json
 import random
@@ -200,3 +202,59 @@ def test_only_what_needs_no_looking_back_is_streamed(runs: list[Run]) -> None:
     for keys in ({"name": "beam", "beams": 2}, {"name": "mbr"}, {"name": "sample", "samples": 2}, {"name": "diverse"}):
         with pytest.raises(s2s.UserError, match="stream: only greedy decoding"):
             runs[0].stream("a", **keys)
+
+
+FORMATS = {
+    "s.csv": 'id,source\n0,"a b"\n1, "c, d"\n',
+    "s.tsv": "source\tid\na b\t0\nc, d\t1\n",
+    "s.json": '[{"id": "0", "source": "a b"},\n {"id": "1", "source": ["c,", "d"]}]',
+    "s.jsonl": '{"id": "0", "source": "a b"}\n{"id": "1", "source": "c, d"}\n',
+    "s.txt": '{"id": "0", "source": "a b"}\n{"id": "1", "source": "c, d"}\n',
+    "s.rows": 'id,source\n0,a b\n1,"c, d"\n',
+    "-": "source\tid\na b\t0\nc, d\t1\n",
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_of_training_is_a_format_of_sources(
+    runs: list[Run], tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / name if name != "-" else "-"
+    if name == "-":
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(FORMATS[name].encode())))
+    else:
+        Path(source).write_text(FORMATS[name])
+    assert decode(runs[0], source, tmp_path / "out.jsonl") == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["source"]) for row in rows] == [("0", "a b"), ("1", "c, d")]
+    told = name in ("s.txt", "s.rows", "-")
+    assert capsys.readouterr().err.count(": read as ") == told
+
+
+def test_plain_lines_are_lines_by_what_they_are_or_by_what_is_asked(
+    runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, first, more in (("a.txt", "{a} b", []), ("b.txt", '{"source": "a"}', ["format=lines"])):
+        (tmp_path / name).write_text(f"{first}\na\n")
+        assert decode(runs[0], tmp_path / name, tmp_path / "out", *more) == 0
+        assert len((tmp_path / "out").read_text().splitlines()) == 2
+        assert "read as" not in capsys.readouterr().err
+    assert decode(runs[0], tmp_path / "b.txt", tmp_path / "new") == 2
+    error = capsys.readouterr().err
+    assert "line 2: malformed JSON" in error
+    assert error.endswith("format=lines reads plain lines)\n")
+    assert error.count("\n") == 1
+    (tmp_path / "t.csv").write_text("text,id\na,0\n")
+    assert decode(runs[0], tmp_path / "t.csv", tmp_path / "new") == 2
+    assert "t.csv:1: no field 'source' in the header" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_parquet_sources_keep_their_ids(runs: list[Run], tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    table = arrow.Table.from_pylist([{"id": datetime.date(2020, 1, day), "source": "a b"} for day in (1, 2)])
+    parquet.write_table(table, tmp_path / "s.parquet")
+    assert decode(runs[0], tmp_path / "s.parquet", tmp_path / "out.jsonl") == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["2020-01-01", "2020-01-02"]

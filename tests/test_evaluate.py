@@ -117,7 +117,10 @@ def test_the_command_reads_standard_input(tmp_path: Path, jsonl: bool) -> None:
     piped = as_jsonl([decoded(text) for text in texts]) if jsonl else "".join(text + "\n" for text in texts)
     command = [sys.executable, str(SCRIPT), "hypotheses=-", f"references={references}"]
     done = subprocess.run(command, input=piped, capture_output=True, text=True, check=False, encoding="utf-8")
-    assert (done.returncode, done.stderr) == (0, "")
+    said = (
+        "standard input: read as JSON lines, because its first line is a JSON object; format=lines reads plain lines\n"
+    )
+    assert (done.returncode, done.stderr) == (0, said if jsonl else "")
     assert done.stdout == plain_output(texts, ["a cat", "b", "a mat"])
 
 
@@ -153,7 +156,7 @@ def test_arguments_stay_the_strings_they_are(value: str) -> None:
         (["hypotheses.x=a"], "unknown argument 'hypotheses.x'; did you mean 'hypotheses'?"),
         (
             ["=a"],
-            "unknown argument ''; valid: embeddings, field, hypotheses, json, lang, published, references, "
+            "unknown argument ''; valid: embeddings, field, format, hypotheses, json, lang, published, references, "
             "samples, seed, sources, vectors",
         ),
         (["--lang"], "expected key=value, found '--lang'; did you mean 'lang'?"),
@@ -169,12 +172,12 @@ def test_wrong_arguments_are_named(arguments: list[str], message: str, capsys: p
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("r.txt", b"a\n\xff\n", "r.txt, line 2: not UTF-8 at byte 1"),
+        ("r.txt", b"a\n\xff\n", "r.txt, line 2: not UTF-8: byte 0xff at position 1"),
         ("r.txt", b"a\nb\n", "1 hypotheses and 2 references"),
-        ("r.jsonl", b'{"target": "a"}\n{"target": \n', "r.jsonl, line 2: malformed JSON at column 1"),
-        ("r.jsonl", b"[" * 100_000, "r.jsonl, line 1: JSON that cannot be read"),
-        ("r.jsonl", b"9" * 5000, "r.jsonl, line 1: JSON that cannot be read"),
-        ("r.jsonl", b"[1]\n", "r.jsonl, line 1: expected a JSON object, found list"),
+        ("r.jsonl", b'{"target": "a"}\n{"target": \n', "r.jsonl, line 2: malformed JSON: Expecting value at column 12"),
+        ("r.jsonl", b"[" * 100_000, "r.jsonl, line 1: malformed JSON: nested too deeply"),
+        ("r.jsonl", b"9" * 5000, "r.jsonl, line 1: malformed JSON: a number of thousands of digits"),
+        ("r.jsonl", b"[1]\n", "r.jsonl, line 1: not an object but list"),
         ("r.jsonl", b'{"target": 3}\n', "r.jsonl, line 1: field 'target' is not a string"),
         ("r.jsonl", b'{"id": "1", "targets": "a"}', "no field 'target' among id, targets; did you mean 'targets'?"),
         ("r.jsonl", b'{"id": "1", "title": "a"}', "r.jsonl, line 1: no field 'target'; valid: id, title\n"),
@@ -200,7 +203,7 @@ def test_damaged_compression_is_named(
     assert "r.txt.gz: damaged gzip file" in refusal([f"hypotheses={hypotheses}", f"references={path}"], capsys)
 
 
-@pytest.mark.parametrize("beams", [[], [{}], [{"text": 1}], "text", None])
+@pytest.mark.parametrize("beams", [[{}], [{"text": 1}], "text", None])
 def test_rows_without_a_hypothesis_are_named(beams: object) -> None:
     with pytest.raises(UserError, match="place: 'hypotheses' is not a list"):
         hypothesis_text({"hypotheses": beams, "target": "a"}, "target", "place")
@@ -213,3 +216,55 @@ def test_unwritable_record_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     message = capsys.readouterr().err
     assert message.startswith(f"error: json: {record}: No such file or directory; make ")
     assert message.count("\n") == 1
+
+
+def scored(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    assert script.main(arguments) == 0
+    return capsys.readouterr()
+
+
+HYPOTHESES = ["a cat", "the mat, and more", ""]
+TRUTHS = ["a cat", "the mat", "a dog"]
+
+
+@pytest.mark.parametrize("name", ["h.jsonl", "h.json", "h.txt", "h", "h.out.gz"])
+def test_rows_of_the_decoder_are_scored_whatever_their_file_is_called(tmp_path: Path, name: str, capsys) -> None:
+    hypotheses = write(tmp_path / name, as_jsonl([decoded(text) for text in HYPOTHESES]))
+    references = write(tmp_path / "r.txt", "".join(text + "\n" for text in TRUTHS))
+    out, err = scored([f"hypotheses={hypotheses}", f"references={references}"], capsys)
+    assert out == plain_output(HYPOTHESES, TRUTHS)
+    is_told = "read as JSON lines, because its first line is a JSON object" in err
+    assert is_told == (name not in ("h.jsonl", "h.json"))
+    assert err.count("\n") == is_told
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.csv.gz", "r.tsv", "r.txt"])
+def test_tables_are_read_by_their_header(tmp_path: Path, name: str, capsys) -> None:
+    hypotheses = write(tmp_path / "h.txt", "".join(text + "\n" for text in HYPOTHESES))
+    between = "\t" if ".tsv" in name else ","
+    table = f"id{between}target\n" + "".join(f"{at}{between}{text}\n" for at, text in enumerate(TRUTHS))
+    references = write(tmp_path / name, table)
+    out, err = scored([f"hypotheses={hypotheses}", f"references={references}"], capsys)
+    assert out == plain_output(HYPOTHESES, TRUTHS)
+    assert ("read as CSV" in err) == (name == "r.txt")
+    message = refusal([f"hypotheses={hypotheses}", f"references={references}", "field=title"], capsys)
+    assert "no field 'title'" in message or name == "r.txt"
+
+
+def test_a_row_without_hypotheses_is_an_empty_text_and_counted(tmp_path: Path, capsys) -> None:
+    rows = [*(decoded(text) for text in HYPOTHESES[:2]), {"id": 3, "source": "s", "hypotheses": [], "settings": {}}]
+    hypotheses = write(tmp_path / "h.jsonl", as_jsonl(rows))
+    references = write(tmp_path / "r.txt", "".join(text + "\n" for text in TRUTHS))
+    out, err = scored([f"hypotheses={hypotheses}", f"references={references}"], capsys)
+    assert out == plain_output(HYPOTHESES, TRUTHS)
+    assert err == f"{hypotheses}: 1 of 3 rows have no hypothesis; each is taken as an empty text\n"
+
+
+def test_lines_that_look_like_rows_are_lines_where_that_is_asked(tmp_path: Path, capsys) -> None:
+    texts = ['{"target": "x"}', "b"]
+    path = write(tmp_path / "t.txt", "".join(text + "\n" for text in texts))
+    assert "line 2: malformed JSON" in refusal([f"hypotheses={path}", f"references={path}"], capsys)
+    out, err = scored([f"hypotheses={path}", f"references={path}", "format=lines"], capsys)
+    assert (out, err) == (plain_output(texts, texts), "")
+    message = refusal([f"hypotheses={path}", f"references={path}", "format=line"], capsys)
+    assert message == "error: format: no 'line'; did you mean 'lines'?\n"

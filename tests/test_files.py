@@ -143,7 +143,7 @@ def test_a_folder_gives_its_three_files(tmp_path: Path, dev: str) -> None:
 FOLDERS = {
     "train.jsonl train.tsv": (".", "two files for one split: train.jsonl and train.tsv"),
     "dev.tsv val.tsv.gz": (".", "two files for one split: dev.tsv and val.tsv.gz"),
-    "dev.jsonl train.json mytrain.tsv": (".", "no train file"),
+    "dev.jsonl train.xml mytrain.tsv": (".", "no train file"),
     "a.xyz": ("a.xyz", "unknown kind of file"),
     "train.tsv/x": (".", "cannot be read: Is a directory"),
     "newz/train.tsv": ("news", "/news is missing (root: {root}); did you mean 'newz'?"),

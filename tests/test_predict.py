@@ -149,3 +149,16 @@ def test_another_name_keeps_the_keys_that_both_have(folder: Path) -> None:
     (folder / "saved.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     assert Recipe.load(folder / "saved.yaml") == recipe
     assert list(Recipe.load(folder / "mine.yaml", [*base, "heads.topics=null"]).heads) == ["tags"]
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.tsv", "in.json", "in.txt"])
+def test_every_format_of_training_is_predicted_from(folder: Path, name: str, capsys) -> None:
+    rows = [{"id": "a", "words": "the red sea"}, {"id": "b", "words": "sea shore"}]
+    between = {"in.csv": ",", "in.tsv": "\t"}.get(name)
+    lines = ["id,words", "a,the red sea", 'b, "sea shore"']
+    content = json.dumps(rows) if between is None else "\n".join(lines).replace(", ", ",").replace(",", between)
+    (folder / name).write_text(content.replace('"sea shore"', "sea shore") if between == "\t" else content)
+    assert predict.main([f"run={folder / 'run'}", f"input={folder / name}", f"output={folder / 'rows'}"]) == 0
+    found = [json.loads(line) for line in (folder / "rows").read_text().splitlines()]
+    assert [(row["id"], len(row["tags"])) for row in found] == [("a", 3), ("b", 2)]
+    assert ("read as a JSON document" in capsys.readouterr().err) == (name == "in.txt")

@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2s.data import Dataset, DataSettings, Example, columnar, load
+from s2s.data import Dataset, DataSettings, Example, columnar, lines, load
+from s2s.data.fields import Fields
 from s2s.data.files import read
 from s2s.errors import UserError
 
 datasets = pytest.importorskip("datasets")
 arrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
+ipc = pytest.importorskip("pyarrow.ipc")
 
 FIELDS = ("source", "target")
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1).filter(str.strip)
@@ -222,3 +224,239 @@ def test_a_missing_library_is_told_with_its_command(tmp_path: Path, monkeypatch:
     path = write(tmp_path / "train.parquet", parquet_bytes(ROWS))
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     assert refusal(lambda: loaded(path)) == f"{path} needs the package pyarrow: pip install -e '.[data]'"
+
+
+HEADER = b"source,target\n"
+GOOD = [f"s{number},t{number}\n".encode() for number in range(551)]
+
+
+def stray(line: bytes, at: int = 50) -> bytes:
+    return HEADER + b"".join([*GOOD[:at], line, *GOOD[at:]])
+
+
+def numbered(rows: range) -> list[Example]:
+    return [Example(f"s{number}", f"t{number}") for number in rows]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("line", [b'oops,"t51\n', b'"oops,t51\n', b'a, "b\n', b'a,"b ""c"\n'[:-2] + b"\n"])
+def test_an_unclosed_quote_costs_its_line_only(line: bytes, suffix: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"t.csv{suffix}", stray(line))
+    message = refusal(lambda: read(path, FIELDS, "stop"))
+    assert message == f"{path}:52: a quote is opened here and never closed"
+    kept, report = read(path, FIELDS, "skip")
+    assert kept == numbered(range(551))
+    assert report == [f"{path}: skipped 1 line (first: line 52: a quote is opened here and never closed)"]
+
+
+def test_each_line_that_is_lost_is_counted_and_named(tmp_path: Path) -> None:
+    lines = [*GOOD[:5], b'oops,"x\n', *GOOD[5:9], b'he,said "y"\n', *GOOD[9:12], b'a,"b" c\n', *GOOD[12:]]
+    path = write(tmp_path / "t.csv", HEADER + b"".join(lines))
+    assert refusal(lambda: read(path, FIELDS, "stop")).startswith(f"{path}:7: a quote is opened here, and on line 12")
+    kept, report = read(path, FIELDS, "skip")
+    assert kept == [*numbered(range(9)), Example("he", 'said "y"'), *numbered(range(9, 551))]
+    assert report[0].startswith(f"{path}: skipped 2 lines (first: line 7: ")
+
+
+def test_the_line_of_the_quote_is_named_not_of_the_record(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", HEADER + b'"a\nb","c\n' + b"".join(GOOD))
+    assert refusal(lambda: read(path, FIELDS, "stop")).startswith(f"{path}:3: a quote is opened here and never closed")
+    assert read(path, FIELDS, "skip")[0][-551:] == numbered(range(551))
+
+
+def test_a_quote_that_closes_in_a_row_of_other_columns_costs_its_line_only(tmp_path: Path) -> None:
+    lines = [*GOOD[:5], b'"oops,x\n', *GOOD[5:9], b'a",b,c\n', *GOOD[9:]]
+    path = write(tmp_path / "t.csv", HEADER + b"".join(lines))
+    message = refusal(lambda: read(path, FIELDS, "stop"))
+    assert message == f"{path}:7: a quote is opened here, and on line 12: 3 columns where the header has 2"
+    kept, report = read(path, FIELDS, "skip")
+    assert kept == numbered(range(551))
+    assert report[0].startswith(f"{path}: skipped 2 lines")
+
+
+@pytest.mark.parametrize("count", [11, 500])
+def test_a_quote_that_closes_far_below_is_told(count: int, tmp_path: Path) -> None:
+    lines = [*GOOD[:10], b'oops,"x\n', *GOOD[10 : 10 + count - 1], b'y"\n', *GOOD[10 + count - 1 :]]
+    path = write(tmp_path / "t.csv", HEADER + b"".join(lines))
+    kept, report = read(path, FIELDS, "stop")
+    assert len(kept) == 551 - count + 2
+    assert report == [
+        f"{path}: 1 cell holds more than 10 lines (first: line 12, {count + 1} lines); a stray quote joins rows so"
+    ]
+
+
+def test_cells_of_a_few_lines_are_nothing_to_tell(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", HEADER + b'"a\nb","c\r\nd, ""e"""\nf,g\n')
+    assert read(path, FIELDS, "stop") == ([Example("a\nb", 'c\nd, "e"'), Example("f", "g")], [])
+
+
+@pytest.mark.parametrize("line", [b'"x y", "X Y"', b'   "x y","X Y"', b'"x y",   "X Y"', b"x y,X Y", b" x y , X Y "])
+def test_a_blank_before_a_quote_is_no_text(line: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", b'"source", "target"\n' + line + b"\n")
+    assert read(path, FIELDS, "stop") == ([Example("x y", "X Y")], [])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    lines=st.lists(st.sampled_from(["a,b", '"a', 'a"', '"a,b"', '"a","b"', 'a,"b', '""', '"', ',"x""', "x,y,z", ""])),
+    bytes_=st.booleans(),
+)
+def test_a_line_that_is_lost_loses_no_other(
+    lines: list[str], bytes_: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What follows a good record of one line without quotes does not depend on what was before an unclosed quote."""
+    tail = ["good1,row1", "good2,row2"]
+    whole = ["source,target", *lines, '"never', *tail]
+    path = write(
+        tmp_path_factory.mktemp("csv") / "t.csv", "\n".join(whole).encode() + (b"\n\xff,x\n" if bytes_ else b"")
+    )
+    kept, _ = read(path, FIELDS, "skip")
+    texts = [text for example in kept for text in example[:2]]
+    assert any("good2" in text for text in texts)
+    assert any("row2" in text for text in texts)
+
+
+DOUBLED = {
+    "csv": b"source,target,target\na,b,c\n",
+    "tsv": b"source\ttarget\ttarget\na\tb\tc\n",
+    "jsonl": b'{"source": "a", "target": "b", "target": "c"}\n',
+    "json": b'[{"source": "a", "target": "b", "target": "c"}]',
+    "ndjson": b'{"source": "a", "target": {"x": 1, "x": 2}}\n',
+}
+
+
+@pytest.mark.parametrize("kind", DOUBLED)
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_names_that_stand_twice_are_refused(kind: str, on_error: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"t.{kind}", DOUBLED[kind])
+    message = refusal(lambda: read(path, FIELDS, on_error))
+    assert f"more than one field '{'x' if kind == 'ndjson' else 'target'}'" in message
+    assert message.startswith(f"{path}:")
+
+
+def arrow_bytes(table: object, form: str = "file") -> bytes:
+    file = io.BytesIO()
+    with (ipc.new_file if form == "file" else ipc.new_stream)(file, table.schema) as writer:  # type: ignore[attr-defined]
+        writer.write_table(table, max_chunksize=5)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_columns_of_one_name_are_refused(kind: str, tmp_path: Path) -> None:
+    table = arrow.Table.from_arrays([arrow.array(["a"])] * 3, names=["source", "target", "target"])
+    file = io.BytesIO()
+    parquet.write_table(table, file)
+    path = write(tmp_path / f"t.{kind}", file.getvalue() if kind == "parquet" else arrow_bytes(table))
+    assert refusal(lambda: read(path, FIELDS, "stop")) == f"{path}: more than one field 'target' among its columns"
+
+
+JSON_DOCUMENTS = [
+    json.dumps(ROWS, indent=1),
+    json.dumps(ROWS),
+    "\n".join(json.dumps(row, indent=2) for row in ROWS),
+    "\n".join(map(json.dumps, ROWS)),
+    "[\n" + ",\n".join(map(json.dumps, ROWS)) + "\n]\n",
+]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".json.gz", ".txt"])
+@pytest.mark.parametrize("document", range(len(JSON_DOCUMENTS)))
+def test_json_documents_are_rows(document: int, suffix: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"train{suffix}", JSON_DOCUMENTS[document].encode())
+    kept, report = read(path, FIELDS, "stop")
+    assert kept == examples(ROWS)
+    assert bool(report) == (suffix == ".txt")  # the name tells nothing: what the content told is said
+    assert not report or f"{path}: read as " in report[0]
+
+
+def test_an_item_of_a_json_array_is_named_by_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.json", b'[\n{"source": "a",\n "target": "b"},\n{"source": "c"},\n3]')
+    assert refusal(lambda: read(path, FIELDS, "stop")).startswith(f"{path}:4: no field 'target'")
+    assert read(path, FIELDS, "skip")[1][0].startswith(f"{path}: skipped 2 lines (first: line 4: ")
+    for broken in (b'[{"source": "a", "target": "b"}', b'[{"source": "a"} 3]', b"[{]", b"[] x"):
+        assert "malformed JSON" in refusal(lambda: read(write(path, broken), FIELDS, "skip"))  # noqa: B023
+
+
+@pytest.mark.parametrize("form", ["file", "stream"])
+@pytest.mark.parametrize("suffix", [".arrow", ".arrow.gz", ".feather", ".bin"])
+def test_arrow_files_are_rows(form: str, suffix: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"train{suffix}", arrow_bytes(arrow.Table.from_pylist(ROWS), form))
+    assert read(path, FIELDS, "stop")[0] == examples(ROWS)
+    assert "broken" in refusal(lambda: read(write(path, b"ARROW1\0\0 and no more"), FIELDS, "stop"))
+
+
+def test_rows_of_parquet_are_numbered_through_its_groups(tmp_path: Path) -> None:
+    rows = [*ROWS, {"source": "x", "target": None}]
+    path = write(tmp_path / "t.parquet", parquet_bytes(rows))  # type: ignore[arg-type]
+    assert refusal(lambda: read(path, FIELDS, "stop")).startswith(f"{path}:25: field 'target' is null")
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json"])
+@pytest.mark.parametrize("last", [True, False])
+def test_all_line_ends_end_lines(ends: str, kind: str, last: bool, tmp_path: Path) -> None:
+    rows = [{"source": f"a {number}", "target": "b"} for number in range(3)]
+    lines = [json.dumps(row) for row in rows]
+    if kind in ("csv", "tsv"):
+        between = "," if kind == "csv" else "\t"
+        lines = [between.join(FIELDS), *(between.join(row.values()) for row in rows)]
+    path = write(tmp_path / f"t.{kind}", (ends.join(lines) + ends * last).encode())
+    assert read(path, FIELDS, "stop") == (examples(rows), [])
+
+
+def test_utf_16_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", '{"source": "a"}\n'.encode("utf-16"))
+    assert refusal(lambda: read(path, FIELDS, "stop")) == f"{path}:1: not UTF-8 but UTF-16; save it as UTF-8"
+
+
+CONTENTS = {
+    "JSON lines": jsonl_bytes(ROWS),
+    "CSV": csv_bytes(ROWS),
+    "TSV": ("source\ttarget\n" + "".join(f"{row['source']}\t{row['target']}\n" for row in ROWS)).encode(),
+    "Parquet": parquet_bytes(ROWS),
+}
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t", "t.rows.gz"])
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_where_the_name_tells_nothing_the_content_does(kind: str, name: str, tmp_path: Path) -> None:
+    path = write(tmp_path / name, CONTENTS[kind])
+    kept, report = read(path, FIELDS, "stop")
+    assert kept == examples(ROWS)
+    assert report[0].startswith(f"{path}: read as {kind}, because ")
+
+
+def test_a_packed_file_is_known_by_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    path.write_bytes(gzip.compress(jsonl_bytes(ROWS)))
+    assert read(path, FIELDS, "stop")[0] == examples(ROWS)
+
+
+@pytest.mark.parametrize(
+    "first", ["{a} cat", '{"a": 1', "[1, 2]", "[a]", "a, b", "source", "the source, a target", "PAR1"]
+)
+def test_plain_lines_that_look_like_rows_stay_plain(first: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    path.write_text(f"{first}\nb c\n")
+    assert read_lines_or_rows(str(path)) == ([first, "b c"], None)
+
+
+def read_lines_or_rows(path: str) -> object:
+    return lines.read_rows(path, lines.Wanted(Fields(one_of=("source", "target"))))
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}\nplain\n', "[\nplain\n", "source,target\nplain\n"])
+def test_what_looks_like_rows_and_is_none_is_refused_with_the_remedy(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    path.write_text(content)
+    message = refusal(lambda: read_lines_or_rows(str(path)))
+    assert message.startswith(str(path))
+    assert message.endswith("; format=lines reads plain lines)")
+    assert lines.read_lines(str(path)) == content.splitlines()
+
+
+def test_a_carriage_return_within_a_line_is_told(tmp_path: Path) -> None:
+    path, told = tmp_path / "t.txt", []
+    path.write_bytes(b"a\rb\nc\r\nd")
+    assert lines.read_rows(str(path), lines.Wanted(note=told.append)) == (["a\rb", "c", "d"], None)
+    assert told == [f"{path}: 1 lines hold a carriage return, which ends no line here (first: line 1)"]

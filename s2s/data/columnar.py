@@ -2,10 +2,12 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from gzip import GzipFile
 from pathlib import Path
 from shutil import copyfileobj
 from typing import Any, BinaryIO, cast
 
+from s2s.data.fields import Fields
 from s2s.data.rows import Row
 from s2s.data.settings import StoredSet
 from s2s.errors import UserError, nearest
@@ -20,31 +22,64 @@ USUAL = {"dev": ("dev", "validation", "val", "valid"), "test": ("test",)}
 """What splits are called where a recipe does not say it."""
 
 
-def parquet_rows(path: Path, stream: BinaryIO, fields: Sequence[str]) -> Iterator[tuple[int, Row | ValueError]]:
-    """The rows of a Parquet file; a zipped one is unpacked into a temporary file, as its index stands at its end."""
-    parquet = optional_module("pyarrow.parquet", "data", str(path))
+Numbered = Iterator[tuple[int, Row | ValueError]]
+
+
+def parquet_rows(place: str, stream: BinaryIO, fields: Fields, note: object) -> Numbered:  # noqa: ARG001
+    """The rows of a Parquet file."""
+    parquet = optional_module("pyarrow.parquet", "data", place)
+
+    def batches(file: BinaryIO) -> Iterator[Any]:
+        opened = parquet.ParquetFile(file)
+        columns = _columns(place, opened.schema_arrow.names, fields)
+        yield from opened.iter_batches(ROWS, columns=columns)
+
+    return _batched(place, "Parquet", stream, batches)
+
+
+def arrow_rows(place: str, stream: BinaryIO, fields: Fields, note: object) -> Numbered:  # noqa: ARG001
+    """The rows of an Arrow file, of either form: with an index at its end, or a stream of batches."""
+    ipc = optional_module("pyarrow.ipc", "data", place)
+
+    def batches(file: BinaryIO) -> Iterator[Any]:
+        indexed = file.read(6) == b"ARROW1"
+        file.seek(0)
+        opened = ipc.open_file(file) if indexed else ipc.open_stream(file)
+        columns = _columns(place, opened.schema.names, fields)
+        found = map(opened.get_batch, range(opened.num_record_batches)) if indexed else opened
+        yield from (batch.select(columns) for batch in found)
+
+    return _batched(place, "Arrow", stream, batches)
+
+
+def _batched(place: str, kind: str, stream: BinaryIO, batches: Callable[[BinaryIO], Iterator[Any]]) -> Numbered:
+    """Yield the rows of batches, numbered; what cannot be read at any place is unpacked into a temporary file."""
     with tempfile.TemporaryFile() as plain:
-        if path.suffix == ".gz":
+        if isinstance(stream, GzipFile) or not stream.seekable():
             copyfileobj(stream, plain)
+            plain.seek(0)
             stream = cast(BinaryIO, plain)
+        done = 0
         try:
-            file = parquet.ParquetFile(stream)
-            columns = _columns(str(path), file.schema_arrow.names, fields)
-            for first, batch in enumerate(file.iter_batches(ROWS, columns=columns)):
-                yield from enumerate(batch.to_pylist(), start=1 + first * ROWS)
+            for batch in batches(stream):
+                yield from enumerate(batch.to_pylist(), start=1 + done)
+                done += len(batch)
         except (ValueError, OSError, RuntimeError, NotImplementedError) as error:
-            raise UserError(f"{path}: broken Parquet: {_first_line(error)}") from error
+            raise UserError(f"{place}: broken {kind}: {_first_line(error)}") from error
 
 
-def _columns(place: str, names: Sequence[str], fields: Sequence[str]) -> list[str]:
+def _columns(place: str, names: Sequence[str], fields: Fields) -> list[str]:
     """The columns that hold the fields; ``a.b`` may lie within a."""
-    found = []
-    for field in fields:
-        name = field if field in names else field.partition(".")[0]
-        if name not in names:
+
+    def column(field: str) -> str:
+        return field if field in names else field.partition(".")[0]
+
+    columns = Fields(*(tuple(map(column, group)) for group in fields))
+    for field in fields.needed:  # named as it was asked for
+        if column(field) not in names:
             raise UserError(f"{place}: no field '{field}' among its columns{nearest(field, names)}")
-        found.append(name)
-    return list(dict.fromkeys(found))
+    columns.check(names, place, "among its columns")
+    return [name for name in columns.names() if name in names]
 
 
 def is_saved(path: Path) -> bool:
@@ -84,7 +119,7 @@ def set_rows(
     name: str, rows: Any, fields: Sequence[str], at: Callable[[int], object]
 ) -> Iterator[tuple[int, Row | ValueError]]:
     """The rows of a split of such a set; ``at`` hears how many are done."""
-    columns = _columns(name, rows.column_names, fields)
+    columns = _columns(name, rows.column_names, Fields(tuple(fields)))
     done = 0
     try:
         for batch in rows.select_columns(columns).with_format(None).iter(ROWS):

@@ -13,7 +13,7 @@ from s2s.data import columnar
 from s2s.data.indexing import Progress
 from s2s.data.locating import STEMS, locate, split_files
 from s2s.data.packed import Examples, ExamplesWriter, read_columns
-from s2s.data.readers import Found, read_rows
+from s2s.data.readers import Found, Note, read_rows
 from s2s.data.rows import Example, to_example
 from s2s.data.settings import DataSettings
 from s2s.data.shelf import Scratch, Shelf, key_of
@@ -23,6 +23,8 @@ from s2s.errors import UserError
 Splits = dict[str, Examples]
 Fields = Sequence[str | None]
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.05, 1000
+READING = 2
+"""Part of the key of what is kept: to be raised whenever the same files are read otherwise."""
 LARGE = 1 << 23
 """Files of so many bytes together are read once, and their examples kept in the cache."""
 
@@ -32,7 +34,7 @@ class Part(NamedTuple):
 
     name: str
     size: int  # what the rows' reading counts up to: bytes, or rows
-    rows: Callable[[Sequence[str], Callable[[int], object]], Iterator[Found]]
+    rows: Callable[[Sequence[str], Callable[[int], object], Note], Iterator[Found]]
 
 
 def load(data: DataSettings, labels: Sequence[str] = ()) -> tuple[Splits, list[str]]:
@@ -44,7 +46,7 @@ def load(data: DataSettings, labels: Sequence[str] = ()) -> tuple[Splits, list[s
     fields = (data.source_field, data.target_field, *labels)
     parts, seen = _parts(data)
     home, size = cache_folder(data.cache), sum(part.size for listed in parts.values() for part in listed)
-    shelf = Shelf(home, key_of("examples", seen, fields, data.on_error)) if seen and size >= LARGE else None
+    shelf = Shelf(home, key_of("examples", READING, seen, fields, data.on_error)) if seen and size >= LARGE else None
     with shelf.alone() if shelf else nullcontext():
         columns, report = _kept(shelf) or _read(parts, fields, data, Scratch(home), shelf)
     splits = {split: Examples(columns[split]) for split in columns}
@@ -102,7 +104,7 @@ def _file_part(path: Path) -> Part:
         size = path.stat().st_size
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    return Part(str(path), size, lambda fields, at: read_rows(path, fields, at))
+    return Part(str(path), size, lambda fields, at, note: read_rows(path, fields, at, note))
 
 
 def _set_parts(name: str, splits: dict[str, Any], wanted: dict[str, Any]) -> tuple[dict[str, list[Part]], list[Any]]:
@@ -114,7 +116,9 @@ def _set_parts(name: str, splits: dict[str, Any], wanted: dict[str, Any]) -> tup
 def _set_part(place: str, rows: Any) -> Part:
     size, count = rows.data.nbytes, max(1, len(rows))
     return Part(
-        place, size, lambda fields, at: columnar.set_rows(place, rows, fields, lambda done: at(done * size // count))
+        place,
+        size,
+        lambda fields, at, _: columnar.set_rows(place, rows, fields, lambda done: at(done * size // count)),
     )
 
 
@@ -138,7 +142,7 @@ def _examples(
 ) -> Iterator[Example]:
     """The usable rows of a part; what was skipped is added to the report."""
     first, skipped, good = "", 0, 0
-    for number, row in part.rows([field for field in fields if field is not None], at):
+    for number, row in part.rows([field for field in fields if field is not None], at, report.append):
         try:
             if isinstance(row, ValueError):
                 raise row

@@ -1,45 +1,121 @@
-"""Lines of the files that commands read: plain text or JSONL, plain or gzipped, ``-`` for standard input."""
+"""Sources, hypotheses and references as commands read them: rows of any format that training reads, or plain lines.
 
-import gzip
-import json
+``-`` is standard input. Of which format a file is, see ``s2s.data.readers``.
+"""
+
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import chain, islice
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, Literal, NamedTuple
 
+from s2s.data.fields import Fields
+from s2s.data.readers import FORMATS, LINES, NAMES, Note, kind_of_stream, numbered_lines, told_kind
+from s2s.data.rows import holds, value_of
 from s2s.errors import UserError, nearest
 
 Row = dict[str, Any]
+Format = Literal["lines", "jsonl", "json", "csv", "tsv", "parquet", "arrow"]
 
 
 class Line(NamedTuple):
-    """A line without its end, and its row if the file is JSONL."""
+    """A plain line without its end, or a row."""
 
     text: str
     row: Row | None
 
 
-def read_rows(path: str) -> tuple[list[str], list[Row] | None]:
-    """The lines of a file, and its rows if it is JSONL: by its name, or standard input by its first line.
+def quiet(text: str) -> None:
+    """Take a note and tell nobody."""
+
+
+NOTHING = Fields()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a file: its fields, its format where the user names one, and who is told how it was read."""
+
+    fields: Fields = NOTHING
+    format: str | None = None  # null: the name tells, or the content
+    note: Note = quiet
+
+
+ANY = Wanted()
+
+
+def read_rows(path: str, wanted: Wanted = ANY) -> tuple[list[str], list[Row] | None]:
+    """The lines of a file, or its rows if it is of a format that has rows.
 
     Raises ``UserError`` with the file and the line for anything that cannot be read.
     """
-    stream, is_jsonl = stream_rows(path)
+    stream, has_rows = stream_rows(path, wanted)
     lines = list(stream)
-    texts = [line.text for line in lines]
-    return texts, [line.row for line in lines if line.row is not None] if is_jsonl else None
+    if has_rows:
+        return [], [line.row for line in lines if line.row is not None]
+    return [line.text for line in lines], None
 
 
-def stream_rows(path: str) -> tuple[Iterator[Line], bool]:
-    """The same one by one as they are read, whatever the file's size, and whether it is JSONL."""
-    lines = _read_lines(path, "standard input" if path == "-" else path)
-    first = list(islice(lines, 1))
-    is_jsonl = path.removesuffix(".gz").endswith(".jsonl") or (path == "-" and _starts_with_object(first))
-    numbered = enumerate(chain(first, lines))
-    return (Line(text, _parse_row(text, place(path, at)) if is_jsonl else None) for at, text in numbered), is_jsonl
+def read_lines(path: str) -> list[str]:
+    """Return the lines of a file as they are, whatever they look like."""
+    return read_rows(path, Wanted(format=LINES))[0]
+
+
+def stream_rows(path: str, wanted: Wanted = ANY) -> tuple[Iterator[Line], bool]:
+    """The same one by one as they are read, whatever the file's size, and whether they are rows."""
+    lines = _stream(path, wanted)
+    first = next(lines)
+    return lines, first.row is not None
+
+
+def _stream(path: str, wanted: Wanted) -> Iterator[Line]:
+    """Yield an empty line or row that tells which of the two follow, then those."""
+    name, why, kind = "standard input" if path == "-" else path, None, LINES
+    try:
+        with _open(path) as raw:
+            kind, why, stream = kind_of_stream(path, raw, wanted.fields, wanted.format)
+            yield Line("", None if kind == LINES else {})
+            yield from _plain(name, stream, wanted.note) if kind == LINES else _rows(name, kind, stream, wanted)
+            if why:
+                wanted.note(f"{name}: read as {NAMES[kind]}, because {why}; format=lines reads plain lines")
+    except UserError as error:
+        hint = f" (read as {NAMES[kind]}, because {why}; format=lines reads plain lines)" if why else ""
+        raise UserError(f"{error}{hint}") from error
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror or error}") from error
+    except (EOFError, zlib.error) as error:
+        raise UserError(f"{name}: damaged gzip file ({error})") from error
+
+
+def _plain(name: str, stream: BinaryIO, note: Note) -> Iterator[Line]:
+    inner, first = 0, 0
+    for number, line in numbered_lines(stream):
+        if isinstance(line, ValueError):
+            raise UserError(f"{name}, line {number}: {line}")
+        text = line.removesuffix("\n")
+        if "\r" in text:
+            inner, first = inner + 1, first or number
+        yield Line(text, None)
+    if inner:
+        note(f"{name}: {inner} lines hold a carriage return, which ends no line here (first: line {first})")
+
+
+def _rows(name: str, kind: str, stream: BinaryIO, wanted: Wanted) -> Iterator[Line]:
+    for number, row in FORMATS[kind](name, stream, wanted.fields, wanted.note):
+        if isinstance(row, ValueError):
+            raise UserError(f"{name}, line {number}: {row}")
+        yield Line("", row)
+
+
+def _open(path: str) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(sys.stdin.buffer) if path == "-" else Path(path).open("rb")
+
+
+def asked_format(path: str, asked: str | None) -> str | None:
+    """Return the format that was asked for where a file's name does not tell one."""
+    return asked if path == "-" or told_kind(path) is None else None
 
 
 def place(path: str, index: int) -> str:
@@ -47,58 +123,23 @@ def place(path: str, index: int) -> str:
     return f"{'standard input' if path == '-' else path}, line {index + 1}"
 
 
+def source_text(row: Row, fields: Sequence[str], place: str) -> str | list[str]:
+    """The text or the tokens in the first of the ``fields`` that a row has."""
+    field = next((field for field in fields if holds(row, field)), fields[0])
+    value = value_of(row, field) if holds(row, field) else None
+    if isinstance(value, list) and all(isinstance(token, str) for token in value):
+        return value
+    return field_text(row, field, place)
+
+
 def field_text(row: Row, field: str, place: str) -> str:
-    """The text in a ``field`` of a row."""
-    if field not in row:
+    """The text in a ``field`` of a row; ``a.b`` may be the b within a."""
+    if not holds(row, field):
         listed, hint = ", ".join(sorted(row)), nearest(field, row)
         # The hint lists the fields itself when none of them is near.
         among = "" if hint.endswith(f": {listed}") else f" among {listed}"
         raise UserError(f"{place}: no field '{field}'{among}{hint}")
-    if not isinstance(row[field], str):
+    value = value_of(row, field)
+    if not isinstance(value, str):
         raise UserError(f"{place}: field '{field}' is not a string")
-    return cast(str, row[field])
-
-
-def _read_lines(path: str, name: str) -> Iterator[str]:
-    try:
-        with _open(path) as stream:
-            # Bytes end lines at \n only; text would end them at further characters that belong to a text.
-            for number, line in enumerate(stream, start=1):
-                yield _decode(line, name, number)
-    except OSError as error:
-        raise UserError(f"{name}: {error.strerror or error}") from error
-    except (EOFError, zlib.error) as error:
-        raise UserError(f"{name}: damaged gzip file ({error})") from error
-
-
-def _open(path: str) -> AbstractContextManager[BinaryIO]:
-    if path == "-":
-        return nullcontext(sys.stdin.buffer)
-    return cast(BinaryIO, gzip.open(path)) if path.endswith(".gz") else Path(path).open("rb")
-
-
-def _decode(line: bytes, name: str, number: int) -> str:
-    content = line.removesuffix(b"\r\n").removesuffix(b"\n")
-    try:
-        return content.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name}, line {number}: not UTF-8 at byte {error.start + 1}") from error
-
-
-def _parse_row(line: str, place: str) -> Row:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{place}: malformed JSON at column {error.colno} ({error.msg})") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: JSON that cannot be read ({error})") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{place}: expected a JSON object, found {type(row).__name__}")
-    return row
-
-
-def _starts_with_object(lines: Sequence[str]) -> bool:
-    try:
-        return bool(lines) and isinstance(json.loads(lines[0]), dict)
-    except (ValueError, RecursionError):
-        return False
+    return value

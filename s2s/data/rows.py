@@ -3,11 +3,11 @@
 import json
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from s2s.errors import nearest
 
-Row = dict[str, object]
+Row = dict[str, Any]
 Value = str | tuple[str, ...] | None
 
 
@@ -26,12 +26,29 @@ class Example(NamedTuple):
     references: tuple[str, ...] = ()
 
 
+class TwiceError(ValueError):
+    """A name stands twice in an object, so that one of its two values would be lost."""
+
+
+def _unique(pairs: list[tuple[str, object]]) -> Row:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise TwiceError(f"more than one field '{next(name for name in names if names.count(name) > 1)}'")
+    return row
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+
+
 def json_row(line: str) -> Row:
     """The row of a line of JSON."""
     try:
-        row = json.loads(line)
+        row = DECODER.decode(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"malformed JSON: {error.msg} at column {error.colno}") from error
+    except TwiceError:
+        raise
     except RecursionError as error:
         raise ValueError("malformed JSON: nested too deeply") from error
     except ValueError as error:
@@ -62,7 +79,7 @@ def to_example(row: Row, fields: Sequence[str | None]) -> Example:
 
 def _references(row: Row, field: str) -> tuple[str, ...]:
     """The targets of a row that has a list of them; none where it is one text."""
-    value = _value(row, field)
+    value = value_of(row, field)
     if not isinstance(value, list):
         return ()
     if not value:
@@ -72,7 +89,7 @@ def _references(row: Row, field: str) -> tuple[str, ...]:
 
 def _tokens(row: Row, field: str) -> tuple[str, ...]:
     """The tokens of a source that is a list; none of one that is a text."""
-    value = _value(row, field)
+    value = value_of(row, field)
     if not isinstance(value, list):
         return ()
     if not value or not all(isinstance(token, str) for token in value):
@@ -83,7 +100,7 @@ def _tokens(row: Row, field: str) -> tuple[str, ...]:
 
 def _label(row: Row, field: str) -> Value:
     """A label, several or, for null and blanks, none at all; numbers are taken as they are written."""
-    value = _value(row, field)
+    value = value_of(row, field)
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, list) and all(isinstance(each, str | int) for each in value):
@@ -93,19 +110,26 @@ def _label(row: Row, field: str) -> Value:
     raise ValueError(f"field '{field}' is no label (a string or a number) and no list of labels")
 
 
-def _value(row: Row, field: str, around: str = "") -> object:
+def value_of(row: Row, field: str, around: str = "") -> object:
     """The value of a field; ``a.b`` is also the b within a."""
     if field in row:
         return row[field]
     name, _, inner = field.partition(".")
     below = row.get(name)
     if inner and isinstance(below, dict):
-        return _value(below, inner, f"{around}{name}.")
+        return value_of(below, inner, f"{around}{name}.")
     raise ValueError(f"no field '{around}{field}'{nearest(field, row) if row else '; the object is empty'}")
 
 
+def holds(row: Row, field: str) -> bool:
+    """Return whether ``value_of`` finds the field."""
+    name, _, inner = field.partition(".")
+    below = row.get(name)
+    return field in row or (bool(inner) and isinstance(below, dict) and holds(below, inner))
+
+
 def _text(row: Row, field: str) -> str:
-    return _checked(_value(row, field), f"field '{field}'")
+    return _checked(value_of(row, field), f"field '{field}'")
 
 
 def _checked(value: object, name: str) -> str:
