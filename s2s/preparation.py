@@ -113,7 +113,7 @@ def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
             _create(recipe, dataset, accelerator, folder)
     accelerator.wait_for_everyone()
     facts, vocabulary = read_facts(folder), store.read_vocabulary(folder)
-    if facts.data != dataset.fingerprint:
+    if not recipe.is_trained_on(facts.data, dataset):
         raise UserError(f"{folder}: trained on the data {facts.data}; the same settings now read {dataset.fingerprint}")
     labelling = labelling_of(recipe.make_heads(facts.labels), recipe.data)
     train, dev = (recipe.tokenise(dataset, vocabulary, split, labelling) for split in ("train", "dev"))

@@ -13,7 +13,7 @@ from s2s.config.former import completed
 from s2s.config.named import name_of
 from s2s.config.shipped import recipe_layers
 from s2s.data import Dataset, DataSettings, load
-from s2s.data.examples import texts
+from s2s.data.examples import TRAINED, is_same, texts
 from s2s.data.shelf import Shelf
 from s2s.data.sources import PLAIN, Labelling
 from s2s.data.tokens import Tokens, tokenise
@@ -104,10 +104,20 @@ class Recipe:
         """Whether there are targets to learn to write."""
         return self.data.target_field is not None
 
-    def load_data(self) -> Dataset:
-        """The data set with the fields that heads ask for; without targets, only examples that have a label."""
-        dataset = load(self.data, sorted({head.field for head in self.heads.values() if head.field}))
+    def load_data(self, splits: Sequence[str] = TRAINED) -> Dataset:
+        """The data set with the fields that heads ask for; without targets, only examples that have a label.
+
+        Only the ``splits`` are read.
+        """
+        dataset = load(self.data, self._label_fields(), splits)
         return dataset if self.generates else labelled(dataset, self.heads)
+
+    def _label_fields(self) -> list[str]:
+        return sorted({head.field for head in self.heads.values() if head.field})
+
+    def is_trained_on(self, recorded: str, dataset: Dataset) -> bool:
+        """Return whether the fingerprint that a run recorded is that of this recipe's data set."""
+        return is_same(recorded, dataset, self.data, self._label_fields())
 
     def labels(self, dataset: Dataset) -> dict[str, list[str]]:
         """The labels of each head: those that the train split has."""

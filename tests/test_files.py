@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import s2s
 from s2s.data import DataSettings, Example, Examples, fingerprint, load
+from s2s.data.examples import TRAINED, is_same
 from s2s.data.files import hold_out, read
 from s2s.errors import UserError
 
@@ -202,3 +205,66 @@ def test_the_fingerprint_tells_texts_order_and_splits_apart(texts: list[str], ot
     found = {fingerprint({"train": Examples.of(train), "dev": Examples.of(dev)}) for train, dev in sets}
     assert len(found) == len(sets)
     assert all(re.fullmatch("[0-9a-f]{12}", digits) for digits in found)
+
+
+TESTS = {
+    "test.jsonl": '{"source": "a"}\n',
+    "test.csv": "text\na\n",
+    "test.tsv": "",
+    "test.jsonl.gz": "no gzip",
+    "test.parquet": "no parquet",
+}
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_a_test_split_that_cannot_be_used_does_not_stop_training(tmp_path: Path, name: str) -> None:
+    for split in ("train", "dev"):
+        write_jsonl(tmp_path / f"{split}.jsonl", numbered(split, 5))
+    (tmp_path / name).write_text(TESTS[name])
+    data = DataSettings(path=str(tmp_path))
+    assert error_of(lambda: load(data)).startswith(str(tmp_path / name))
+    found = load(data, splits=TRAINED)
+    assert found[:3] == (numbered("train", 5), numbered("dev", 5), [])
+    (tmp_path / "test.xz.jsonl").touch()
+    (tmp_path / name).unlink()
+    write_jsonl(tmp_path / "test.jsonl", numbered("test", 2))
+    assert load(data).fingerprint == found.fingerprint
+    listed = {"train_files": ["train.jsonl"], "dev_files": ["dev.jsonl"], "test_files": ["none*.jsonl"]}
+    assert load(DataSettings(path=str(tmp_path), **listed), splits=TRAINED).fingerprint == found.fingerprint
+
+
+def test_two_files_for_the_test_split_matter_to_who_reads_it(tmp_path: Path) -> None:
+    for name in ("train.jsonl", "test.jsonl", "test.jsonl.gz"):
+        write_jsonl(tmp_path / name, numbered("a", 3))
+    data = DataSettings(path=str(tmp_path))
+    assert "two files for one split" in error_of(lambda: load(data))
+    assert len(load(data, splits=TRAINED).test) == 0
+
+
+def test_the_fingerprint_of_a_run_made_before_is_known(tmp_path: Path) -> None:
+    for split in ("train", "dev", "test"):
+        write_jsonl(tmp_path / f"{split}.jsonl", numbered(split, 3))
+    data = DataSettings(path=str(tmp_path))
+    whole, trained = load(data), load(data, splits=TRAINED)
+    recorded = fingerprint({"train": whole.train, "dev": whole.dev, "test": whole.test})
+    assert recorded != trained.fingerprint
+    assert is_same(recorded, trained, data)
+    assert is_same(trained.fingerprint, whole, data)
+    (tmp_path / "test.jsonl").write_text("{}")
+    assert is_same(trained.fingerprint, load(data, splits=TRAINED), data)
+    assert not is_same(recorded, trained, data)
+    write_jsonl(tmp_path / "dev.jsonl", numbered("other", 3))
+    assert not is_same(trained.fingerprint, load(data, splits=TRAINED), data)
+
+
+def test_training_ends_with_a_test_file_without_targets(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split in ("train", "dev"):
+        write_jsonl(folder / f"{split}.jsonl", [Example(f"a b {at}", "a b") for at in range(12)])
+    (folder / "test.jsonl").write_text('{"source": "a"}\n')
+    keys = [f"data={{source: null, path: {folder}}}", "vocabulary.size=300", "run.steps=1"]
+    recipe = tiny_runs.recipe(tmp_path / "run", *keys)
+    s2s.fit(recipe)
+    (folder / "test.jsonl").write_text('{"source": "a", "target": "b"}\n')
+    s2s.fit(recipe)  # finished, on the same data

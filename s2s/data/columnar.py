@@ -97,8 +97,8 @@ def read_saved(path: Path) -> dict[str, Any]:
     return dict(found) if isinstance(found, dict) else {"train": found}
 
 
-def read_named(wanted: StoredSet) -> dict[str, Any]:
-    """The splits of a set of the Hugging Face hub, or of a local script or folder, that a recipe names."""
+def read_named(wanted: StoredSet, splits: Sequence[str]) -> dict[str, Any]:
+    """The ``splits`` that are there of a set of the Hugging Face hub, or of a script or folder that a recipe names."""
     datasets = optional_module("datasets", "data", f"data.dataset.name: '{wanted.name}'")
     try:
         found = datasets.load_dataset(wanted.name, wanted.config, revision=wanted.revision)
@@ -109,6 +109,7 @@ def read_named(wanted: StoredSet) -> dict[str, Any]:
     chosen = {"train": wanted.train, "dev": wanted.dev, "test": wanted.test}
     for split, usual in USUAL.items():
         chosen[split] = chosen[split] or next((name for name in usual if name in found), None)
+    chosen = {split: chosen[split] for split in splits}
     for name in filter(None, chosen.values()):
         if name not in found:
             raise UserError(f"data.dataset: '{wanted.name}' has no split '{name}'{nearest(name, found)}")

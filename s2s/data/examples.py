@@ -10,18 +10,22 @@ import numpy
 from s2s.data import docstrings, files
 from s2s.data.docstrings import Lists
 from s2s.data.files import Splits
+from s2s.data.locating import SPLITS
 from s2s.data.packed import Examples, pack
 from s2s.data.rows import Example
 from s2s.data.settings import DataSettings, check_origin
 from s2s.data.synthetic import Transduction
 from s2s.errors import UserError, nearest
 
+TRAINED = ("train", "dev")
+"""The splits that training reads."""
 COPY_ALPHABET, COPY_LENGTHS, COPY_HELD_OUT = "abcdefghij", (3, 10), 100
 
 
 class Dataset(NamedTuple):
-    """Examples in three splits; ``fingerprint`` is 12 hexadecimal digits that change with any of them.
+    """Examples in three splits; ``fingerprint`` is 12 hexadecimal digits that change with train and dev.
 
+    The test split is not part of it: training does not read it.
     ``report`` has human-readable lines: the size of each split, lines skipped, packages missing.
     """
 
@@ -32,9 +36,10 @@ class Dataset(NamedTuple):
     report: list[str]
 
 
-def load(data: DataSettings, labels: Sequence[str] = ()) -> Dataset:
+def load(data: DataSettings, labels: Sequence[str] = (), splits: Sequence[str] = SPLITS) -> Dataset:
     """The data set that ``data`` describes, the same at every call; raises `UserError` if there is none.
 
+    Of the user's files only the ``splits`` are read: a fault in another one does not matter.
     ``labels`` are fields of the user's files that examples are to have besides source and target.
     """
     check_origin(data)
@@ -42,10 +47,26 @@ def load(data: DataSettings, labels: Sequence[str] = ()) -> Dataset:
         raise UserError(f"data.source: '{data.source}' is unknown{nearest(data.source, BUILT_IN)}")
     if data.source is not None and (labels or data.target_field is None):
         raise UserError(f"data.source: '{data.source}' has sources and targets, no other fields; labels need data.path")
-    splits, report = files.load(data, labels) if data.source is None else _built_in(data.source, data)
-    counts = ", ".join(f"{split} {len(examples)}" for split, examples in splits.items())
-    report = [f"examples: {counts}", *report, *_overlap(splits)]
-    return Dataset(splits["train"], splits["dev"], splits["test"], fingerprint(splits), report)
+    found, report = files.load(data, labels, splits) if data.source is None else _built_in(data.source, data)
+    read = found if data.source is not None else {split: found[split] for split in splits}
+    counts = ", ".join(f"{split} {len(examples)}" for split, examples in read.items())
+    report = [f"examples: {counts}", *report, *_overlap(read)]
+    digits = fingerprint({split: found[split] for split in TRAINED})
+    return Dataset(found["train"], found["dev"], found["test"], digits, report)
+
+
+def is_same(recorded: str, dataset: Dataset, data: DataSettings, labels: Sequence[str] = ()) -> bool:
+    """Return whether a run was trained on the data set, by the fingerprint that it recorded.
+
+    Runs of earlier versions have one of all three splits, so that the test split is read here if there is need.
+    """
+    if recorded == dataset.fingerprint:
+        return True
+    try:
+        whole = load(data, labels)
+    except UserError:  # the test split cannot be read, which matters to nothing else
+        return False
+    return recorded == fingerprint({"train": whole.train, "dev": whole.dev, "test": whole.test})
 
 
 def _built_in(name: str, data: DataSettings) -> tuple[Splits, list[str]]:
@@ -65,7 +86,7 @@ def fingerprint(splits: Mapping[str, Sequence[Example]]) -> str:
 def _overlap(splits: Splits) -> list[str]:
     """One line for each held-out split that shares sources with train: its scores would flatter the model."""
     seen = splits["train"].hashes()
-    shared = {split: int(numpy.isin(splits[split].hashes(), seen).sum()) for split in ("dev", "test")}
+    shared = {split: int(numpy.isin(splits[split].hashes(), seen).sum()) for split in splits if split != "train"}
     return [f"{split}: {count} sources also occur in train" for split, count in shared.items() if count]
 
 

@@ -11,7 +11,7 @@ import numpy
 
 from s2s.data import columnar
 from s2s.data.indexing import Progress
-from s2s.data.locating import STEMS, locate, split_files
+from s2s.data.locating import SPLITS, STEMS, locate, split_files
 from s2s.data.packed import Examples, ExamplesWriter, read_columns
 from s2s.data.readers import Found, Note, read_rows
 from s2s.data.rows import Example, to_example
@@ -37,24 +37,25 @@ class Part(NamedTuple):
     rows: Callable[[Sequence[str], Callable[[int], object], Note], Iterator[Found]]
 
 
-def load(data: DataSettings, labels: Sequence[str] = ()) -> tuple[Splits, list[str]]:
+def load(data: DataSettings, labels: Sequence[str] = (), splits: Sequence[str] = SPLITS) -> tuple[Splits, list[str]]:
     """The splits of the user's set and report lines; without dev examples a part of train is held out.
 
+    Only the ``splits`` are looked for and read, the others are empty.
     ``labels`` are further fields that examples are to have. Raises `UserError` for a missing or ambiguous file
     and for a line that cannot be used.
     """
     fields = (data.source_field, data.target_field, *labels)
-    parts, seen = _parts(data)
+    parts, seen = _parts(data, splits)
     home, size = cache_folder(data.cache), sum(part.size for listed in parts.values() for part in listed)
     shelf = Shelf(home, key_of("examples", READING, seen, fields, data.on_error)) if seen and size >= LARGE else None
     with shelf.alone() if shelf else nullcontext():
         columns, report = _kept(shelf) or _read(parts, fields, data, Scratch(home), shelf)
-    splits = {split: Examples(columns[split]) for split in columns}
-    if not len(splits["dev"]):
-        splits["train"], splits["dev"] = hold_out(splits["train"])
-        report.append(f"no dev file: held out {len(splits['dev'])} train examples as dev")
-    splits["train"] = splits["train"].one_target_each()
-    return splits, report
+    found = {split: Examples(columns[split]) for split in columns}
+    if not len(found["dev"]):
+        found["train"], found["dev"] = hold_out(found["train"])
+        report.append(f"no dev file: held out {len(found['dev'])} train examples as dev")
+    found["train"] = found["train"].one_target_each()
+    return found, report
 
 
 def _kept(shelf: Shelf | None) -> tuple[dict[str, Any], list[str]] | None:
@@ -62,7 +63,7 @@ def _kept(shelf: Shelf | None) -> tuple[dict[str, Any], list[str]] | None:
     meta = shelf.meta() if shelf else None
     if shelf is None or meta is None:
         return None
-    columns = {split: read_columns(shelf.folder, split) for split in ("train", "dev", "test")}
+    columns = {split: read_columns(shelf.folder, split) for split in SPLITS}
     return columns, [*meta["report"], f"read before, kept in {shelf.folder}"]
 
 
@@ -72,7 +73,7 @@ def _read(
     report: list[str] = []
     columns = {}
     with scratch, Progress("reading", sum(part.size for listed in parts.values() for part in listed)) as progress:
-        for split in ("train", "dev", "test"):
+        for split in SPLITS:
             writer = ExamplesWriter(scratch, split)
             for part in parts.get(split, []):
                 for example in _examples(part, fields, data.on_error, report, progress.at):
@@ -84,17 +85,17 @@ def _read(
     return columns, report
 
 
-def _parts(data: DataSettings) -> tuple[dict[str, list[Part]], list[Any]]:
+def _parts(data: DataSettings, splits: Sequence[str]) -> tuple[dict[str, list[Part]], list[Any]]:
     """What is to be read for each split, and what tells the files from others without reading them."""
     if data.dataset.name is not None:
-        return _set_parts(data.dataset.name, columnar.read_named(data.dataset), asdict(data.dataset))
+        return _set_parts(data.dataset.name, columnar.read_named(data.dataset, splits), asdict(data.dataset))
     path = locate(data)
     if path.is_dir() and columnar.is_saved(path) and not data.train_files:
-        splits = {STEMS[name]: rows for name, rows in columnar.read_saved(path).items() if name in STEMS}
-        if "train" not in splits:
+        saved = {STEMS[name]: rows for name, rows in columnar.read_saved(path).items() if STEMS.get(name) in splits}
+        if "train" not in saved:
             raise UserError(f"{path}: no split train in the saved set")
-        return _set_parts(str(path), splits, {})
-    files = split_files(data)
+        return _set_parts(str(path), saved, {})
+    files = split_files(data, splits)
     parts = {split: [_file_part(file) for file in listed] for split, listed in files.items()}
     return parts, [[split, *_seen(file)] for split, listed in files.items() for file in listed]
 

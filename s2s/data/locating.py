@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from s2s.data.readers import FORMATS, kind_of
 from s2s.data.settings import DataSettings, root_folder
 from s2s.errors import UserError, nearest
 
+SPLITS = ("train", "dev", "test")
 STEMS = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
 PIECE = r"[-_.]?\d+(?:-of-\d+)?(?:-[0-9a-f]{16})?"
 FILE_NAME = re.compile(rf"({'|'.join(STEMS)})({PIECE})?\.({'|'.join(FORMATS)})(\.gz)?")
@@ -36,17 +37,17 @@ def _alike(path: Path) -> str:
     return nearest(path.name, closest) if closest else "; its folder is empty"
 
 
-def split_files(data: DataSettings) -> Files:
-    """The files of each split, in the order in which they are read."""
+def split_files(data: DataSettings, splits: Sequence[str] = SPLITS) -> Files:
+    """The files of each of the ``splits``, in the order in which they are read; those of the others may be wrong."""
     path = locate(data)
     listed = {"train": data.train_files, "dev": data.dev_files, "test": data.test_files}
     if any(listed.values()):
         if not data.train_files:
             raise UserError("data.train_files: there are none, but dev_files or test_files; train needs some")
-        return {split: _matching(path, names, f"data.{split}_files") for split, names in listed.items() if names}
+        return {split: _matching(path, listed[split], f"data.{split}_files") for split in splits if listed[split]}
     if not path.exists():
         return {"train": _matching(path.parent, [path.name], "data.path")}
-    return {"train": [_known(path)]} if path.is_file() else _by_name(path)
+    return {"train": [_known(path)]} if path.is_file() else _by_name(path, splits)
 
 
 def _matching(folder: Path, names: Iterable[str], key: str) -> list[Path]:
@@ -83,12 +84,12 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
-def _by_name(folder: Path) -> Files:
+def _by_name(folder: Path, splits: Sequence[str]) -> Files:
     """The files of a folder whose names say their split: one, or its numbered pieces."""
     found: Files = {}
     for entry in sorted(folder.iterdir(), key=_natural):
         match = FILE_NAME.fullmatch(entry.name)
-        if match:
+        if match and STEMS[match[1]] in splits:
             others = found.setdefault(STEMS[match[1]], [])
             if others and not (match[2] and _sort(others[0]) == _sort(entry)):
                 raise UserError(f"{folder}: two files for one split: {others[0].name} and {entry.name}")
@@ -96,7 +97,7 @@ def _by_name(folder: Path) -> Files:
     if "train" not in found:
         kinds = ", ".join(f"train.{kind}" for kind in FORMATS)
         raise UserError(f"{folder}: no train file; one of {kinds} (each also with .gz) is needed, or numbered pieces")
-    return {split: found[split] for split in ("train", "dev", "test") if split in found}
+    return {split: found[split] for split in splits if split in found}
 
 
 def _sort(path: Path) -> tuple[str | None, ...]:

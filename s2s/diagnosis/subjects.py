@@ -7,10 +7,11 @@ from random import Random
 from typing import NamedTuple
 
 from s2s import store
-from s2s.data import Dataset, Example, load
+from s2s.data import Dataset, DataSettings, Example, load
 from s2s.data.batches import tokenise
-from s2s.data.examples import fingerprint
+from s2s.data.examples import TRAINED, fingerprint, is_same
 from s2s.data.files import read
+from s2s.data.locating import SPLITS
 from s2s.diagnosis.corruptions import seen
 from s2s.diagnosis.settings import DiagnosisSettings
 from s2s.diagnosis.traces import Pair
@@ -52,8 +53,8 @@ def choose(settings: DiagnosisSettings) -> Examples:
     if any(recipe.data.target_field is None for recipe in recipes):
         raise UserError("run: a run without targets has nothing to generate; exposure bias is of those that do")
     if settings.data is None:
-        dataset = load(data)
-        _check_same_data(settings.folders, dataset)
+        dataset = load(data, splits=TRAINED if settings.split == "dev" else SPLITS)
+        _check_same_data(settings.folders, dataset, data)
         pairs, origin, report = _split(dataset, settings.split, first), f"{first}, {settings.split}", list[str]()
     else:
         pairs, report = read(Path(settings.data), (data.source_field, data.target_field), data.on_error)
@@ -81,9 +82,9 @@ def _split(dataset: Dataset, split: str, folder: Path) -> Sequence[Example]:
     return found
 
 
-def _check_same_data(runs: Sequence[Path], dataset: Dataset) -> None:
+def _check_same_data(runs: Sequence[Path], dataset: Dataset, data: DataSettings) -> None:
     for folder in runs:
-        if (trained := read_facts(folder).data) != dataset.fingerprint:
+        if not is_same(trained := read_facts(folder).data, dataset, data):
             raise UserError(
                 f"run: {folder} was trained on the data {trained}, and the settings of {runs[0]} now read "
                 f"{dataset.fingerprint}; give data=FILE to measure on one file"
