@@ -1,5 +1,6 @@
 """A picture of a run's log: loss, dev scores, rate and norm of the gradient over its steps. It needs matplotlib."""
 
+import io
 import json
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from s2s.disk import write_atomically
+from s2s.packages import matplotlib_module
 
 FILE = "curves.svg"
 POINTS = 1000
@@ -22,15 +24,13 @@ def available() -> bool:
 
 def draw(folder: Path) -> None:
     """Draw ``log.jsonl`` of a run as ``curves.svg`` beside it; the same log gives the same file."""
-    import io
-
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
+    matplotlib, figures = (
+        matplotlib_module(name, "plots", "the picture of the curves") for name in ("matplotlib", "matplotlib.figure")
+    )
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     steps, evaluations = _split([json.loads(line) for line in lines])
-    with rc_context({"svg.hashsalt": "s2s", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(10, 6), layout="constrained")
+    with matplotlib.rc_context({"svg.hashsalt": "s2s", "svg.fonttype": "none"}):
+        figure = figures.Figure(figsize=(10, 6), layout="constrained")
         losses, scores, rates, norms = figure.subplots(2, 2).flat
         losses.plot(*thinned(steps, "loss"), label="train")
         losses.plot(*column(evaluations, "loss"), "o-", label="dev")

@@ -9,12 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress
-
 from s2s import commands
 from s2s.config import merge, read_arguments
 from s2s.config.describing import Schema, explain
+from s2s.console import plain_console, progress_bar
 from s2s.diagnosis.measures import Bar, measure
 from s2s.diagnosis.record import record
 from s2s.diagnosis.settings import DiagnosisSettings
@@ -65,9 +63,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _command(arguments: Sequence[str]) -> None:
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     settings = merge(DiagnosisSettings, read_arguments(arguments), {})
-    with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as progress:
+    with progress_bar(console) as progress:
 
         @contextmanager
         def bar(title: str, size: int) -> Iterator[Advance]:

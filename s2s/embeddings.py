@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from transformers import AutoModel, AutoTokenizer
 
 from s2s import store
+from s2s.console import plain_console, progress_bar
 from s2s.errors import UserError, nearest
 from s2s.metrics.bags import Vectors, array
 from s2s.metrics.generated import DISTANCES, transport_statistics
@@ -96,8 +95,8 @@ def distance_statistics(
     """The transport distances of texts from their references over these vectors, shown as they go; their signature."""
     lists = listed(texts, references)
     gold = [reference for row in lists for reference in row]
-    console = Console(stderr=True)
-    with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as bar:
+    console = plain_console(stderr=True)
+    with progress_bar(console) as bar:
         reading = bar.add_task("embedding", total=len({*texts, *gold}))
         lookup = token_vectors(texts, gold, name, change, lambda done: bar.advance(reading, done))
         moving = bar.add_task("transport", total=len(DISTANCES) * len(gold))

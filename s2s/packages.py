@@ -4,6 +4,7 @@ On the package index ``s2s`` is an unrelated project, so this one is distributed
 that tells how to install something comes from here, so that none of them can name the wrong project.
 """
 
+import os
 import tomllib
 from functools import lru_cache
 from importlib import import_module
@@ -34,6 +35,24 @@ def optional_module(name: str, extra: str, purpose: str) -> ModuleType:
     except ImportError as error:
         package = (error.name or name).partition(".")[0]
         raise UserError(f"{purpose} needs the package {package}: {install_command(extra)}") from error
+
+
+def matplotlib_module(name: str, extra: str, purpose: str) -> ModuleType:
+    """Import a module of matplotlib, whatever the variable ``MPLBACKEND`` asks for.
+
+    A notebook sets it for the commands that it starts too; where its backend is not installed, matplotlib refuses to be
+    imported at all. Figures are written to files here, for which no such backend is needed.
+    """
+    try:
+        return optional_module(name, extra, purpose)
+    except ValueError:
+        backend = os.environ.pop("MPLBACKEND", None)
+        if backend is None:
+            raise
+        try:
+            return optional_module(name, extra, purpose)
+        finally:
+            os.environ["MPLBACKEND"] = backend
 
 
 def own_version() -> str:

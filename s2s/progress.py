@@ -1,7 +1,6 @@
 """What a run tells: a bar with the time left for people, a line of JSON a step for programs."""
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,8 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from s2s.console import plain_console
 
 SECONDS_BETWEEN_LINES = 15
 """How often a line is printed where there is no terminal to draw a bar on."""
@@ -23,7 +23,7 @@ class Reporter:
         self, log: Path | None, start: int, steps: int, listener: Callable[[dict[str, Any]], None] = lambda _: None
     ) -> None:
         """``listener`` hears every record too; steps ``start`` of ``steps`` are done."""
-        self.console = Console(file=sys.stdout, quiet=log is None, highlight=False, soft_wrap=True)
+        self.console = plain_console(quiet=log is None)
         self.log: TextIO | None = log.open("a", encoding="utf-8") if log is not None else None
         self.bar = Progress(
             TextColumn("step"),
@@ -55,7 +55,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self.console.print(text, markup=False)
+        self.console.print(text)
 
     def record(self, record: dict[str, Any]) -> None:
         """Append a line to the log; it must hold its step. That it cannot be written is kept as ``failure``."""

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from s2s import store
 from s2s.batch import IGNORED, Batch, add, count
+from s2s.console import plain_console
 from s2s.data import Example
 from s2s.data.batches import Place, micro_batches, real_share, schedule, updates
 from s2s.data.tokens import Tokens
@@ -46,7 +47,7 @@ def rehearse(recipe: Recipe) -> None:
     The weights are thrown away and the run's folder is neither read nor written, nor made.
     """
     recipe.to_yaml()  # refuses what a run's folder could not hold
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     dataset = recipe.load_data()
     labels = recipe.labels(dataset)
     vocabulary = recipe.build_vocabulary(dataset)
@@ -56,13 +57,13 @@ def rehearse(recipe: Recipe) -> None:
     labelling = labelling_of(recipe.make_heads(labels), recipe.data)
     train, dev = (recipe.tokenise(dataset, vocabulary, split, labelling) for split in ("train", "dev"))
     for line in [*dataset.report, *report, *train.report, *dev.report, *_already(recipe)]:
-        console.print(line, markup=False)
+        console.print(line)
     _show_parameters(console, objective, vocabulary)
     trial = _try(recipe, objective, vocabulary, train, device)
     for line in [*_memory(objective, trial), *_schedule(recipe, train, trial)]:
-        console.print(line, markup=False)
+        console.print(line)
     _show_examples(console, objective, vocabulary, dataset.train, train)
-    console.print("This was a dry run: no run's folder was written.", markup=False)
+    console.print("This was a dry run: no run's folder was written.")
 
 
 def _already(recipe: Recipe) -> list[str]:
@@ -175,7 +176,7 @@ def _show_examples(
         table = Table("column", "segment", "reads", "id", "after feeds", "writes", "id", title=title)
         for row in _columns(vocabulary, batch, _fed(objective, batch)):
             table.add_row(*row)
-        console.print(table, markup=False)
+        console.print(table)
 
 
 def _fed(objective: Objective, batch: Batch) -> Batch:

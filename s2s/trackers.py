@@ -1,6 +1,7 @@
 """Records of training for other programs, by name: TensorBoard, Weights & Biases and what else accelerate knows."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,13 @@ def project(folder: Path) -> ProjectConfiguration:
     return ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / FOLDER))
 
 
-def start(accelerator: Accelerator, recipe: Recipe, step: int) -> Callable[[dict[str, Any]], None]:
-    """Open the recipe's trackers; what comes back passes a line of the log on to them.
+def start(
+    accelerator: Accelerator, recipe: Recipe, step: int, say: Callable[[str], None]
+) -> Callable[[dict[str, Any]], None]:
+    """Open the recipe's trackers and return the function that passes a line of the log on to them.
 
-    TensorBoard drops what an earlier process wrote of steps after ``step``.
+    TensorBoard drops what an earlier process wrote of steps after ``step``. A tracker that fails, when it is opened or
+    later (no network, a full disk), is told once by ``say`` and left out from then on: the run is worth more.
     """
     if not recipe.run.trackers:
         return lambda _: None
@@ -44,8 +48,24 @@ def start(accelerator: Accelerator, recipe: Recipe, step: int) -> Callable[[dict
     }
     own = {"tensorboard": {"purge_step": step + 1}, "wandb": {"name": Path(recipe.run.folder).name}}
     chosen = {name: own[name] for name in recipe.run.trackers if name in own}
-    accelerator.init_trackers(PROJECT, settings if step == 0 else None, chosen)
-    return lambda record: accelerator.log(_values(record), step=record["step"])
+    try:
+        accelerator.init_trackers(PROJECT, settings if step == 0 else None, chosen)
+    except Exception as error:
+        say(f"run.trackers: not all could be opened, the run goes on without the rest: {_line(error)}")
+
+    def tell(record: dict[str, Any]) -> None:
+        for tracker in list(accelerator.trackers):
+            try:
+                tracker.log(_values(record), step=record["step"])
+            except Exception as error:
+                say(f"run.trackers: {tracker.name} failed at step {record['step']} and gets no more: {_line(error)}")
+                accelerator.trackers.remove(tracker)
+
+    return tell
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _values(record: dict[str, Any]) -> dict[str, float]:
@@ -55,6 +75,7 @@ def _values(record: dict[str, Any]) -> dict[str, float]:
 
 
 def finish(accelerator: Accelerator) -> None:
-    """Close them."""
+    """Close the trackers; one that cannot be closed has nothing more to lose."""
     for tracker in accelerator.trackers:
-        tracker.finish()
+        with suppress(Exception):
+            tracker.finish()

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from s2s import checkpoints, commands, curves, store, trackers
 from s2s.allocator import keep_freed_memory
 from s2s.config.describing import Schema, explain
+from s2s.console import say
 from s2s.data.batches import schedule
 from s2s.ending import dev_scores, finish, shown
 from s2s.errors import UserError
@@ -70,7 +71,7 @@ def _alone(accelerator: Accelerator, folder: Path) -> Iterator[None]:
     """Hold the run's folder while training; the other processes wait for the main one to have it."""
     lock: AbstractContextManager[None] = nullcontext()
     if accelerator.is_main_process:
-        lock = store.locked(folder, lambda text: print(text, flush=True))
+        lock = store.locked(folder, say)
     with lock:
         accelerator.wait_for_everyone()
         yield
@@ -86,7 +87,7 @@ def _train(prepared: Prepared, folder: Path, changes: list[str]) -> None:
     if main:
         store.cut_log(folder, state.step)
     places = schedule(prepared.train.lengths(), run.tokens, run.seed, state.step)
-    tell = trackers.start(accelerator, recipe, state.step)
+    tell = trackers.start(accelerator, recipe, state.step, say if main else lambda _: None)
     with Reporter(folder / "log.jsonl" if main else None, state.step, run.steps, tell) as reporter, noted() as signals:
         _introduce(prepared, objective, reporter, [*changes, *report, *prepared.train.report, *prepared.dev.report])
         while not state.finished:
@@ -113,10 +114,15 @@ def _evaluate(prepared: Prepared, state: State, reporter: Reporter) -> None:
     reporter.say(f"step {state.step}: dev {shown(scores)}")
     state.judge(scores[state.run.select])
     if prepared.accelerator.is_main_process and curves.available():
-        try:
-            curves.draw(Path(state.run.folder))
-        except UserError as error:
-            reporter.say(f"no picture of the curves: {error}")
+        _draw_curves(Path(state.run.folder), reporter)
+
+
+def _draw_curves(folder: Path, reporter: Reporter) -> None:
+    """Draw the curves. A picture is a side output: whatever a drawing library raises, the run is worth more."""
+    try:
+        curves.draw(folder)
+    except Exception as error:
+        reporter.say(f"no picture of the curves: {type(error).__name__}: {error}")
 
 
 def _agreed(accelerator: Accelerator, signals: Signals, reporter: Reporter) -> int:

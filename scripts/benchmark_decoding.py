@@ -23,9 +23,9 @@ from benchmark_decoders import DECODERS, Search
 from benchmark_decoding_rows import Runner, compare, show, summary
 from benchmark_options import numbered, parsed
 from benchmark_peers import Shape
-from rich.console import Console
 from rich.progress import track
 
+from s2s.console import plain_console
 from s2s.errors import UserError, nearest
 from s2s.matmul import KERNELS, choose
 
@@ -84,7 +84,7 @@ def interleave(runners: Sequence[Runner], rounds: int) -> Iterator[None]:
     for runner in runners:
         for batch in runner.taken:
             runner.ask(warm=batch)
-    for number in track(range(rounds), "rounds", console=Console(stderr=True), transient=True):
+    for number in track(range(rounds), "rounds", console=plain_console(stderr=True), transient=True):
         for batch in dict.fromkeys(batch for runner in runners for batch in runner.taken):
             able = [runner for runner in runners if batch in runner.taken]
             first = number % len(able)

@@ -7,8 +7,9 @@ from typing import Any
 from benchmark_decoders import DECODERS
 from benchmark_processes import Worker
 from benchmarking import Time
-from rich.console import Console
 from rich.table import Table
+
+from s2s.console import plain_console
 
 
 class Runner(Worker):
@@ -81,4 +82,4 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
         ratios = [f"{value:.2f}{name[5:].replace('_', ' ')}" for name, value in row.items() if name.startswith("ratio")]
         shown = str(row["batch"]), str(row["sources"]), f"{1000 * each:.1f}", spread, floor, clock
         table.add_row(row["system"], row["precision"], *shown, ", ".join(ratios))
-    Console(width=140).print(table)
+    plain_console(width=140).print(table)

@@ -25,9 +25,9 @@ import torch
 from benchmark_options import options, parsed
 from benchmark_recomputation import CPU, Trainer, largest
 from benchmarking import Time
-from rich.console import Console
 from rich.table import Table
 
+from s2s.console import plain_console
 from s2s.errors import UserError, nearest
 from s2s.matmul import KERNELS, choose, kernel
 from s2s.model.recomputation import CHECKPOINTING
@@ -102,7 +102,7 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
         times = f"{1000 * row['seconds_a_sample']:.1f}", f"{1000 * row['cpu_seconds_a_sample']:.1f}"
         ratios = f"{row['activation_ratio']:.2f}", f"{row['time_ratio']:.2f}"
         table.add_row(row["checkpointing"], str(row["batch"]), *memory, ratios[0], *times, ratios[1], str(row["fits"]))
-    Console(width=120).print(table)
+    plain_console(width=120).print(table)
 
 
 def large(arguments: argparse.Namespace) -> dict[str, Any]:

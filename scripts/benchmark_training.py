@@ -26,10 +26,10 @@ from benchmark_options import options, parsed
 from benchmark_peers import Shape
 from benchmark_processes import Worker
 from benchmark_systems import SYSTEMS
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from s2s.console import plain_console
 from s2s.errors import UserError, nearest
 from s2s.matmul import KERNELS, choose
 
@@ -80,7 +80,9 @@ def interleave(workers: Sequence[Worker], repeats: int, batches: int) -> None:
     for worker in workers:
         worker.step(batches - 1)
     numbers = [(repeat, batch) for repeat in range(repeats) for batch in range(batches)]
-    for count, (repeat, batch) in enumerate(track(numbers, "steps", console=Console(stderr=True), transient=True)):
+    for count, (repeat, batch) in enumerate(
+        track(numbers, "steps", console=plain_console(stderr=True), transient=True)
+    ):
         first = count % len(workers)
         for worker in (*workers[first:], *workers[:first]):
             worker.times[repeat].append(worker.step(batch))
@@ -138,7 +140,7 @@ def show(title: str, rows: Iterable[dict[str, Any]]) -> None:
         shown = [f"{row[name]:.0f}" for name in speeds] + [f"{row['cpu_seconds']:.2f}", f"{row['peak_fraction']:.0%}"]
         ratios = f"{row['memory_bytes'] / 1e6:.0f}", f"{row['ratio']:.2f}", f"{row['median_ratio']:.2f}"
         table.add_row(row["system"], "ours" if row["switches"] else "default", *shown, *ratios)
-    Console(width=120).print(table)
+    plain_console(width=120).print(table)
 
 
 def parser() -> argparse.ArgumentParser:

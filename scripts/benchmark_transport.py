@@ -16,12 +16,12 @@ import torch
 from benchmark_options import output_file
 from benchmarking import interleaved, processor, write
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 from scipy.optimize import linprog
 from scipy.sparse import csr_array, eye_array, kron
 from scipy.spatial.distance import cdist
 
+from s2s.console import plain_console
 from s2s.metrics import word_movers_distance
 
 Vectors = NDArray[np.float64]
@@ -94,7 +94,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         numbers = f"{row['cpu_seconds']:.2f}", f"{row['cpu_ratio']:.3f}", f"{row['largest_difference']:.1e}"
         table.add_row(row["system"], *numbers)
-    Console(width=100).print(table)
+    plain_console(width=100).print(table)
 
 
 def main(arguments: Sequence[str]) -> int:

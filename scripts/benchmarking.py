@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from s2s.batch import Batch, collate
+from s2s.console import plain_console
 from s2s.data.batches import BUCKET, by_length
 from s2s.disk import write_atomically
 from s2s.errors import UserError
@@ -108,7 +108,7 @@ def interleaved(
     changes of the machine's speed meet all works alike.
     """
     names, found = list(works), {name: list[Time]() for name in works}
-    for number in track(range(-warmup, rounds), "rounds", console=Console(stderr=True), transient=True):
+    for number in track(range(-warmup, rounds), "rounds", console=plain_console(stderr=True), transient=True):
         first = number % len(names)
         taken = {name: timed(partial(works[name], number), device) for name in names[first:] + names[:first]}
         for name in names if number >= 0 else ():
@@ -183,7 +183,7 @@ def show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         spread = f"{row['time_ratio_min']:.2f} .. {row['time_ratio_max']:.2f}", f"{row['cpu_ratio']:.2f}"
         memory = f"{row['memory_bytes'] / 1e6:.0f}", f"{row['memory_ratio']:.2f}"
         table.add_row(row["name"], *times, *spread, *memory)
-    Console(width=120).print(table)
+    plain_console(width=120).print(table)
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

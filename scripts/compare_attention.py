@@ -17,11 +17,11 @@ from typing import Any
 
 from benchmark_options import output_file
 from benchmarking import write
-from rich.console import Console
 from rich.table import Table
 
 import s2s
 from s2s import commands
+from s2s.console import plain_console
 from s2s.data import load
 from s2s.metrics import rouge_l_by_sentence
 from s2s.run import Run
@@ -87,7 +87,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         sizes = f"{row['parameters']:,}", f"{row['attention_parameters']:,}"
         times = f"{1000 * row['step_seconds']:.0f}", f"{1000 * row['decode_seconds']:.1f}"
         table.add_row(row["name"], f"{row['loss']:.3f}", f"{row['rouge_l']:.2f}", *sizes, *times)
-    Console(width=120).print(table)
+    plain_console(width=120).print(table)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarking import write
-from rich.console import Console
 from rich.table import Table
 
 import s2s
 from s2s import commands
+from s2s.console import plain_console
 from s2s.errors import UserError
 from s2s.recipe import Recipe
 
@@ -51,7 +51,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         own = [row for row in rows if row["kind"] == kind]
         cells = ([row[name] for row in own] for name in metrics)
         table.add_row(kind, str(len(own)), *(f"{statistics.mean(c):.2f} ({min(c):.2f} .. {max(c):.2f})" for c in cells))
-    Console(width=140).print(table)
+    plain_console(width=140).print(table)
 
 
 def _command(arguments: Sequence[str]) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 from benchmark_options import output_file
 from benchmarking import write
-from rich.console import Console
 from rich.table import Table
 
 import s2s
 from s2s import commands
+from s2s.console import plain_console
 from s2s.data.fields import Fields
 from s2s.data.lines import Wanted, field_text, place, read_rows
 from s2s.model.precisions import PRECISIONS
@@ -58,7 +58,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         shown = f"{row['same']:.1%}", f"{row['lost']:+.4f}", f"{1000 * row['cpu_seconds_a_sentence']:.1f}"
         table.add_row(row["precision"], *shown)
-    Console(width=100).print(table)
+    plain_console(width=100).print(table)
 
 
 def main(given: Sequence[str]) -> int:

@@ -19,13 +19,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.progress import Progress
-
 from s2s import commands
 from s2s.allocator import keep_freed_memory
 from s2s.config import given_keys, merge, read_arguments
 from s2s.config.describing import Schema, explain
+from s2s.console import plain_console, progress_bar
 from s2s.data.lines import Format, Line, quiet
 from s2s.decoding import Chunk, Decoded, Decoder, Reader, Speaker, add
 from s2s.errors import UserError
@@ -108,10 +106,10 @@ class Tally:
 
 def decode(run: Run, settings: Settings) -> None:
     """Read, search and write, in the order of the input."""
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
 
     def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        console.print(text)
 
     settings.check_output()
     fields = (settings.field,) if settings.field else (run.recipe.data.source_field, "source")
@@ -121,7 +119,7 @@ def decode(run: Run, settings: Settings) -> None:
         reader = replace(reader, note=quiet)  # told once
     # As it is, for who reads the output.
     settings = replace(settings, search=replace(settings.search, max_length=run.max_length(settings.search)))
-    tally, bar = Tally(), Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal)
+    tally, bar = Tally(), progress_bar(console)
     with closing(output_of(settings.output)) as output, bar as progress:
         decoder, chunks, before = begin(reader, settings, output, say)
         task = progress.add_task("decoding", total=total, completed=before)

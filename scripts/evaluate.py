@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from rich.console import Console
-
 from s2s.config import Layer, merge
+from s2s.console import plain_console
 from s2s.data.lines import Format, Row, source_text
 from s2s.data.scored import files, hypothesis_text, read_references, read_texts
 from s2s.diagnosis.systems import SAMPLES, Difference, System, differences, show_comparison, signature
@@ -108,7 +107,7 @@ def evaluate(arguments: Arguments) -> None:
     if arguments.json is not None:
         record = _record(arguments, systems, found, len(references), how)
         write_atomically(Path(arguments.json), json.dumps(record, ensure_ascii=False, indent=2) + "\n")
-    console = Console()
+    console = plain_console()
     if not others:
         show(first.scores, console)
     for other, compared in zip(others, found, strict=True):

@@ -18,13 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.progress import Progress
-
 import s2s
 from s2s import commands
 from s2s.config import merge, read_arguments
 from s2s.config.describing import Schema, explain
+from s2s.console import plain_console, progress_bar
 from s2s.data.fields import Fields
 from s2s.data.lines import Format, Wanted, place, read_rows, source_text
 from s2s.disk import open_output
@@ -96,7 +94,7 @@ def write(name: str, lines: Sequence[str]) -> None:
 def predict(run: Run, settings: Settings) -> None:
     """Read, label and write, in the order of the input."""
     heads = run.heads
-    console, began = Console(stderr=True), time.perf_counter()
+    console, began = plain_console(stderr=True), time.perf_counter()
 
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -108,7 +106,7 @@ def predict(run: Run, settings: Settings) -> None:
     if rows is not None:
         sources = [source_text(row, wanted, place(settings.input, index)) for index, row in enumerate(rows)]
     head = chosen(heads, settings.head) if rows is None else heads[0]
-    with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task("labelling", total=len(sources))
         found = run.predict(sources, lambda done: progress.advance(task, done))
     joint = "" if run.recipe.data.split == "characters" else " "

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 import s2s
+from s2s.console import plain_console
 from s2s.data import Dataset, Example, load
 from s2s.disk import write_atomically
 from s2s.metrics import paired_bootstrap, rouge_l_by_sentence
@@ -48,7 +48,7 @@ def show_samples(examples: Sequence[Example], texts: Sequence[str]) -> None:
     table = Table("body", "reference", "generated", show_lines=True)
     for index in range(0, len(examples), max(1, len(examples) // SAMPLES)):
         table.add_row(examples[index].source[:160] + " ...", examples[index].target, texts[index])
-    Console(width=140).print(table)
+    plain_console(width=140).print(table)
 
 
 def compare(dataset: Dataset, texts: Sequence[str]) -> bool:
@@ -66,7 +66,7 @@ def compare(dataset: Dataset, texts: Sequence[str]) -> bool:
             interval, p = f"{result.low:+.2f} .. {result.high:+.2f}", f"{result.p:.4f}"
         table.add_row(name, f"{theirs.mean():.2f}", f"{difference:+.2f}", interval, p)
         better &= difference > 0
-    Console(width=100).print(table)
+    plain_console(width=100).print(table)
     return better
 
 

@@ -1,12 +1,18 @@
 """What a run tells others while it trains: the picture of its curves, and trackers by name."""
 
 import json
+import os
+import subprocess
+import sys
 import xml.etree.ElementTree
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_runs
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 from tiny_runs import arguments, log, ready
 
 import s2s
@@ -90,3 +96,86 @@ def test_unknown_and_missing_trackers_are_refused(
     monkeypatch.setattr(trackers, "get_available_trackers", list)
     assert train.main([*arguments(made), "run.trackers=[wandb]"]) == 2
     assert capsys.readouterr().err == "error: run.trackers: 'wandb' is not installed (pip install wandb)\n"
+
+
+IN_A_NOTEBOOK = "module://no_such_package.backend_inline"
+
+
+@pytest.mark.parametrize("backend", [IN_A_NOTEBOOK, "nonsense"])
+def test_the_picture_is_drawn_whatever_backend_the_caller_has(base: Path, tmp_path: Path, backend: str) -> None:
+    """Notebooks set MPLBACKEND for the commands that they start."""
+    pytest.importorskip("matplotlib")
+    made = ready(base, tmp_path / "run", *KEYS)
+    command = [sys.executable, "-m", "s2s.train", *arguments(made)]
+    done = subprocess.run(command, env=os.environ | {"MPLBACKEND": backend}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / curves.FILE).exists()
+
+
+def test_a_picture_that_fails_ends_nothing(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(folder: Path) -> None:
+        raise RuntimeError(f"no fonts for {folder.name}")
+
+    monkeypatch.setattr(curves, "available", lambda: True)
+    monkeypatch.setattr(curves, "draw", broken)
+    assert s2s.fit(ready(base, tmp_path / "run", *KEYS)).step in (3, 6)
+    assert "no picture of the curves: RuntimeError: no fonts for run" in capsys.readouterr().out
+
+
+class Failing(GeneralTracker):
+    """A tracker whose service is gone after two records."""
+
+    name, requires_logging_directory, records = "failing", False, 0
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    @property
+    def tracker(self) -> None:
+        return None
+
+    def store_init_configuration(self, values: dict[str, object]) -> None:
+        pass
+
+    def log(self, values: dict[str, object], step: int | None = None, **_: object) -> None:  # noqa: ARG002
+        self.records += 1
+        if self.records > 2:
+            raise ConnectionError("no route to host\nand more")
+
+    def finish(self) -> None:
+        raise ConnectionError("still none")
+
+
+def test_a_tracker_that_fails_is_told_once_and_left_out(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing = Failing()
+    begin = trackers.start
+
+    def with_failing(accelerator: Accelerator, *rest: Any) -> Any:
+        tell = begin(accelerator, *rest)
+        accelerator.trackers.append(failing)
+        return tell
+
+    monkeypatch.setattr(trackers, "start", with_failing)
+    pytest.importorskip("tensorboard")
+    folder = tmp_path / "run"
+    s2s.fit(ready(base, folder, *KEYS, "run.trackers=[tensorboard]"))
+    printed = capsys.readouterr().out
+    assert printed.count("run.trackers: failing failed at step 3 and gets no more: ConnectionError: no route") == 1
+    assert failing.records == 3
+    assert len(dict(scalars(folder))["train/loss"]) == 6
+
+
+def test_a_tracker_that_cannot_be_opened_is_left_out(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError("no key")
+
+    pytest.importorskip("tensorboard")
+    monkeypatch.setattr(Accelerator, "init_trackers", refused)
+    s2s.fit(ready(base, tmp_path / "run", *KEYS, "run.trackers=[tensorboard]"))
+    assert "the run goes on without the rest: PermissionError: no key" in capsys.readouterr().out

@@ -1,13 +1,13 @@
 """How far the reading of a set is: a bar with the time left on a terminal, elsewhere a line now and then."""
 
-import sys
 import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+
+from s2s.console import plain_console
 
 SECONDS_BETWEEN_LINES = 15
 
@@ -17,8 +17,14 @@ class Progress:
 
     def __init__(self, title: str, total: int) -> None:
         self.title, self.total, self.before, self.done = title, max(1, total), 0, 0
-        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-        columns = (TextColumn(title), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"))
+        self.console = plain_console(stderr=True)
+        columns = (
+            TextColumn(title, markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+        )
         self.bar = Bar(
             *columns, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal, transient=True
         )
@@ -40,7 +46,7 @@ class Progress:
         if not self.console.is_terminal and now - self.printed > SECONDS_BETWEEN_LINES:
             self.printed = now
             left = (now - self.begun) / max(1, self.done) * (self.total - self.done)
-            self.console.print(f"{self.title}: {self.done / self.total:.0%}, {left / 60:.1f} min left", markup=False)
+            self.console.print(f"{self.title}: {self.done / self.total:.0%}, {left / 60:.1f} min left")
 
     def part(self, size: int) -> None:
         """A part of that size is done."""

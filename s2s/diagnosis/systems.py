@@ -82,7 +82,7 @@ def show_comparison(first: System, second: System, found: dict[str, Difference],
         table.add_column(column, justify="right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    console.print(table, soft_wrap=False)
     if note:
         console.out(note, highlight=False)
     console.out(closing, highlight=False)

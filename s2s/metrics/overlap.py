@@ -115,7 +115,7 @@ def show(scores: Scores, console: Console) -> None:
     table.add_column("score", justify="right")
     for name, value in scores.values.items():
         table.add_row(name, f"{value:.2f}")
-    console.print(table)
+    console.print(table, soft_wrap=False)
     console.out(scores.signature, highlight=False)
 
 

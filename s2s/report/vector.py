@@ -5,7 +5,7 @@ from collections.abc import Callable
 from io import StringIO
 from typing import Any
 
-from s2s.packages import optional_module
+from s2s.packages import matplotlib_module
 
 PALETTE = ["#3d84c6", "#d9772b", "#3f9b5b", "#a463c4", "#d0485f", "#2a9d9d", "#9c7148", "#808890"]
 """One colour a method, of middling lightness: readable on white and on black."""
@@ -38,7 +38,7 @@ def draw(name: str, paint: Callable[[Any], None], height: float = 3.1) -> str:
     Raises ``UserError`` where matplotlib is not installed.
     """
     matplotlib, figures = (
-        optional_module(name, "diagnose", "the report") for name in ("matplotlib", "matplotlib.figure")
+        matplotlib_module(name, "diagnose", "the report") for name in ("matplotlib", "matplotlib.figure")
     )
     settings = {**_SETTINGS, "axes.prop_cycle": matplotlib.cycler(color=PALETTE), "svg.hashsalt": name}
     with matplotlib.rc_context(settings):

@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from s2s import commands
+from s2s.console import plain_console
+from s2s.errors import UserError
 from s2s.model.initialization.picture import draw
 from s2s.model.initialization.report import Depth, Matrix, depths, matrices
 from s2s.outputs import check_output
-from s2s.packages import install_command
 from s2s.recipe import Recipe
 
 USAGE = "usage: python -m s2s.model.initialization recipe=NAME_OR_PATH [picture=FILE] [key=value ...]"
@@ -50,14 +51,14 @@ def _command(arguments: Sequence[str]) -> None:
     check_output("picture", picture, [given["recipe"]])
     # Without data nothing is known of the pieces but the number that the recipe asks for; a checkpoint has its own.
     model, _ = recipe.build_model(recipe.vocabulary.size if recipe.model.pretrained is None else 0, None)
-    console = Console(width=120)
+    console = plain_console(width=120)
     found, lengths = list(matrices(model)), depths(model)
     show(console, found, lengths)
     try:
         draw(picture, found, lengths)
         console.print(f"picture: {picture}")
-    except ImportError:
-        console.print(f"no picture: matplotlib is not installed ({install_command('plots')})", markup=False)
+    except UserError as error:
+        console.print(f"no picture: {error}")
 
 
 if __name__ == "__main__":

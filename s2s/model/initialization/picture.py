@@ -5,16 +5,16 @@ from pathlib import Path
 
 from s2s.disk import open_output
 from s2s.model.initialization.report import Depth, Matrix
+from s2s.packages import matplotlib_module
 
 
 def draw(path: Path, matrices: Sequence[Matrix], depths: Sequence[Depth]) -> None:
     """Norm ratios and cosines of the matrices, in their order, and lengths through depth.
 
-    Raises ImportError without matplotlib.
+    Errors: a UserError where matplotlib is not installed, with the command that installs it.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 4), layout="constrained")
+    figures = matplotlib_module("matplotlib.figure", "plots", "the picture")
+    figure = figures.Figure(figsize=(12, 4), layout="constrained")
     ratios, cosines, lengths = figure.subplots(1, 3)
     ratios.plot([matrix.ratio for matrix in matrices], ".")
     ratios.axhline(1, color="grey", linewidth=0.5)

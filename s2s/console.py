@@ -1,0 +1,109 @@
+"""Lines, tables and bars for people. Nothing here ends the work that it tells of.
+
+A stream may be closed, full, a pipe that nobody reads any more, or in an encoding without the characters of a text.
+What such a stream cannot take is dropped or escaped; results belong in files, not here.
+"""
+
+import os
+import sys
+from contextlib import suppress
+from typing import Any, Literal, TextIO, cast
+
+from rich.console import Console
+from rich.progress import Progress
+
+
+class SafeStream:
+    """Standard output or error as a file for rich, whose errors never reach the caller."""
+
+    def __init__(self, name: Literal["stdout", "stderr"]) -> None:
+        self.name = name
+
+    @property
+    def _stream(self) -> TextIO | None:
+        """The stream as it is now: tests and notebooks exchange it, and rich puts a proxy before it."""
+        stream = getattr(sys, self.name)
+        return getattr(stream, "rich_proxied_file", stream)
+
+    def write(self, text: str) -> int:
+        """Write as much as the stream takes; characters outside its encoding are escaped."""
+        stream = self._stream
+        if stream is not None:
+            with suppress(OSError, ValueError):  # ValueError: the stream is closed
+                try:
+                    stream.write(text)
+                except UnicodeEncodeError:
+                    encoding = stream.encoding or "ascii"
+                    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, as far as it goes."""
+        if self._stream is not None:
+            with suppress(OSError, ValueError):
+                self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Say whether a person is looking."""
+        with suppress(OSError, ValueError, AttributeError):
+            return bool(self._stream is not None and self._stream.isatty())
+        return False
+
+    def fileno(self) -> int:
+        """Return the descriptor, from which rich asks the width of a terminal."""
+        if self._stream is None:
+            raise OSError(f"{self.name} is closed")
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:
+        """The stream's encoding, by which rich chooses the characters of its frames."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+
+def plain_console(stderr: bool = False, width: int | None = None, quiet: bool = False) -> Console:
+    """Return a console that prints texts as they are: no markup (``[/INST]``), no emoji codes, no colours."""
+    stream = cast(TextIO, SafeStream("stderr" if stderr else "stdout"))
+    wraps = width is None  # a given width is for tables, whose cells must be folded to fit
+    return Console(
+        file=stream, width=width, quiet=quiet, markup=False, emoji=False, highlight=False, soft_wrap=wraps
+    )  # fmt: skip
+
+
+def say(text: str) -> None:
+    """Print a line on standard output."""
+    plain_console().print(text)
+
+
+def progress_bar(console: Console) -> Progress:
+    """Return a bar with the time left, which is drawn on terminals alone."""
+    return Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal)
+
+
+def open_standard_streams() -> None:
+    """Let a command print whatever its caller did with its streams.
+
+    A closed stream is opened on the null device: otherwise the next file that is opened would get its number, and
+    what libraries print would go into that file. Characters outside of a stream's encoding are escaped.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Any = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def leave_standard_streams() -> None:
+    """Flush what was printed; what nobody reads goes to the null device, so that Python's exit does not fail on it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

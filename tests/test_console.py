@@ -1,0 +1,126 @@
+"""What is printed for people never ends the work, whatever the standard streams are."""
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import tiny_runs
+from rich.table import Table
+from tiny_runs import arguments, ready
+
+from s2s.console import SafeStream, open_standard_streams, plain_console
+
+KEYS = ("run.steps=6", "run.evaluate_every=3", "run.save_every=3")
+ENCODINGS = [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_runs.prepare(tmp_path_factory.mktemp("base") / "run")
+
+
+def python(*rest: str) -> list[str]:
+    return [sys.executable, *rest]
+
+
+def shell(command: str, arguments: Sequence[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line of bash, in which ``"$@"`` are the arguments."""
+    return subprocess.run(
+        ["bash", "-c", command, "bash", *arguments], env=os.environ | environment, capture_output=True, text=True
+    )
+
+
+def test_texts_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "[/INST] [red]no colour[/red] :smile: [link=x]"
+    console = plain_console()
+    table = Table("text", title=text)
+    table.add_row(text)
+    console.print(text)
+    console.print(table)
+    assert capsys.readouterr().out.count(text) == 3
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_characters_outside_the_encoding_are_escaped(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    plain_console().print("日本 great 😀 \ud83d")
+    stream.flush()
+    assert stream.buffer.getvalue().decode(encoding).strip() == "\\u65e5\\u672c great \\U0001f600 \\ud83d"
+
+
+class Gone(io.StringIO):
+    """A pipe that nobody reads."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(text)
+
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("stream", [None, Gone()])
+def test_a_stream_that_takes_nothing_is_written_to_in_vain(
+    monkeypatch: pytest.MonkeyPatch, stream: io.StringIO | None
+) -> None:
+    monkeypatch.setattr(sys, "stdout", stream)
+    plain_console().print("nobody reads this")
+    SafeStream("stdout").flush()
+    assert not SafeStream("stdout").isatty()
+
+
+def test_a_closed_file_is_written_to_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    plain_console(stderr=True).print("nobody reads this")
+
+
+@pytest.mark.parametrize("closing", [">&-", "<&- >&- 2>&-"])
+def test_training_ends_with_closed_streams(base: Path, tmp_path: Path, closing: str) -> None:
+    made = arguments(ready(base, tmp_path / "run", *KEYS))
+    done = shell(f'"$@" {closing}', python("-m", "s2s.train", *made))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "checkpoints" / "step-00000006").is_dir()
+
+
+def test_training_goes_on_when_the_reader_of_its_lines_leaves(base: Path, tmp_path: Path) -> None:
+    made = arguments(ready(base, tmp_path / "run", *KEYS))
+    done = shell('set -o pipefail; "$@" | head -n 1', python("-m", "s2s.train", *made))
+    assert done.returncode == 0, done.stderr
+    assert "BrokenPipe" not in done.stderr
+    assert (tmp_path / "run" / "checkpoints" / "step-00000006").is_dir()
+
+
+@pytest.mark.parametrize("environment", ENCODINGS)
+def test_commands_print_in_any_encoding(base: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    folder = tmp_path / "Übung 日本"
+    made = arguments(ready(base, folder, *KEYS))
+    done = shell('"$@"', python("-m", "s2s.train", *made, "--dry-run"), **environment)
+    assert done.returncode == 0, done.stderr
+    done = shell('"$@"', python("-m", "s2s.train", *made, "run.selekt=日本"), **environment)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("program", ["s2s.train --help", "s2s.diagnose --help"])
+def test_help_ends_quietly_when_nobody_reads_on(program: str) -> None:
+    done = shell('"$@" | head -n 1; exit "${PIPESTATUS[0]}"', python("-m", *program.split()))
+    assert done.returncode in (0, 141)
+    assert done.stderr == ""
+
+
+def test_a_file_never_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    program = "from s2s.console import open_standard_streams as o; o(); print(open('file', 'w').fileno() > 2)"
+    done = shell('"$@" <&- 2>&-', python("-c", f"import os; os.chdir({str(tmp_path)!r}); {program}"))
+    assert done.stdout == "True\n"
+
+
+def test_open_streams_stay_as_they_are() -> None:
+    before = sys.stdin, sys.stdout, sys.stderr
+    open_standard_streams()
+    assert (sys.stdin, sys.stdout, sys.stderr) == before
