@@ -5,6 +5,7 @@ that tells how to install something comes from here, so that none of them can na
 """
 
 import os
+import sys
 import tomllib
 from functools import lru_cache
 from importlib import import_module
@@ -49,6 +50,8 @@ def matplotlib_module(name: str, extra: str, purpose: str) -> ModuleType:
         backend = os.environ.pop("MPLBACKEND", None)
         if backend is None:
             raise
+        for loaded in [each for each in sys.modules if each.partition(".")[0] == "matplotlib"]:
+            del sys.modules[loaded]  # the parts that were loaded do not fit a second try
         try:
             return optional_module(name, extra, purpose)
         finally:

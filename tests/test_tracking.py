@@ -98,7 +98,7 @@ def test_unknown_and_missing_trackers_are_refused(
     assert capsys.readouterr().err == "error: run.trackers: 'wandb' is not installed (pip install wandb)\n"
 
 
-IN_A_NOTEBOOK = "module://no_such_package.backend_inline"
+IN_A_NOTEBOOK = "module://matplotlib_inline.backend_inline"
 
 
 @pytest.mark.parametrize("backend", [IN_A_NOTEBOOK, "nonsense"])
