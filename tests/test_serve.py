@@ -20,9 +20,10 @@ import pytest
 import uvicorn
 
 import s2s
-from s2s.serve.__main__ import Settings, is_loopback, main, names
+from s2s.serve.__main__ import Settings, main, names
 from s2s.serve.answers import pieces
-from s2s.serve.application import LOOPBACK, application
+from s2s.serve.application import application
+from s2s.serve.hosts import is_loopback
 from s2s.serve.worker import BusyError, Worker
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -42,7 +43,7 @@ def address(run: s2s.Run) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    app = application({"first": run, "second": run}, waiting=64, hosts=LOOPBACK)
+    app = application({"first": run, "second": run}, Worker(most_waiting=64))
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", lifespan="on"))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -1,6 +1,7 @@
 """The command: ``python -m s2s.serve run=FOLDER[,FOLDER ...] [port=8000] [host=127.0.0.1]``."""
 
-import ipaddress
+import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,21 +24,34 @@ class Settings:
     run: str | list[str] = ""  # run folders or hub names, with commas between them or as a list
     host: str = "127.0.0.1"  # the address to listen at; only this machine reaches the default
     port: int = 8000  # 0: any that is free
+    # more names under which it may be asked, with commas between them or as a list: that of a proxy before it, say; *
+    # is any name
+    names: str | list[str] = ""
     checkpoint: Literal["best", "last", "average"] | None = None  # null: the best
     waiting: int = 64  # requests that may wait; further ones are refused with 503
+    time_limit: float = 60.0  # seconds that the work of one request may take; then it ends with 504
+    memory: int = 1024  # MiB that one request may take, by an upper bound; what may take more is refused with 422
 
     def __post_init__(self) -> None:
         if not self.places():
             raise UserError("run: missing; run=FOLDER names the run to serve")
         if not 0 <= self.port < 1 << 16:
             raise UserError(f"port: {self.port} is not in 0 .. 65535")
-        if self.waiting < 1:
-            raise UserError(f"waiting: {self.waiting} is not at least 1")
+        if not (self.time_limit > 0 and math.isfinite(self.time_limit)):
+            raise UserError(f"time_limit: {self.time_limit} is no number of seconds above 0")
+        for key in ("waiting", "memory"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key}: {getattr(self, key)} is not at least 1")
 
     def places(self) -> list[str]:
         """The runs' folders or names."""
-        given = self.run if isinstance(self.run, list) else str(self.run).split(",")
-        return [str(place) for place in given if str(place)]
+        return listed(self.run)
+
+
+def listed(given: str | list[str]) -> list[str]:
+    """Return what is given as a list, or with commas between."""
+    parts = given if isinstance(given, list) else str(given).split(",")
+    return [str(part) for part in parts if str(part)]
 
 
 def names(places: Sequence[str]) -> list[str]:
@@ -50,11 +64,12 @@ def names(places: Sequence[str]) -> list[str]:
 
 
 def serve(settings: Settings) -> None:
-    """Load the runs and answer until interrupted."""
+    """Load the runs and answer until interrupted; the process then ends here."""
     try:
-        import uvicorn
-
-        from s2s.serve.application import LOOPBACK, application
+        from s2s.serve.application import application
+        from s2s.serve.hosts import hosts_of, listening
+        from s2s.serve.server import serve_at
+        from s2s.serve.worker import Worker
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: {install_command('serve')}") from error
     from s2s.run import load
@@ -64,16 +79,17 @@ def serve(settings: Settings) -> None:
     for place, run in zip(places, runs.values(), strict=True):
         if not run.recipe.generates:
             raise UserError(f"run '{place}': it was trained without targets and generates nothing")
-    app = application(runs, settings.waiting, LOOPBACK if is_loopback(settings.host) else ["*"])
-    uvicorn.run(app, host=settings.host, port=settings.port, log_level="info", access_log=False)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    sockets = listening(settings.host, settings.port)
+    hosts = hosts_of(settings.host, listed(settings.names), sockets)
+    worker = Worker(settings.waiting, settings.time_limit)
+    app = application(runs, worker, hosts, settings.memory)
+    serve_at(sockets, app, worker, hosts)
+    worker.close()
+    # Nothing is left to write. Work that does not ask whether it shall end would keep the process, and to take an
+    # interpreter with torch apart takes a second of processor time.
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)
 
 
 def main(arguments: Sequence[str]) -> int:

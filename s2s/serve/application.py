@@ -1,16 +1,16 @@
 """The page and the JSON interface over some runs."""
 
+import json
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, StreamingResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from s2s.config.describing import Key, keys
 from s2s.config.named import name_of
@@ -19,10 +19,16 @@ from s2s.run import Run
 from s2s.search.method import SearchMethod
 from s2s.search.methods import SEARCHES
 from s2s.serve.answers import answer
-from s2s.serve.bodies import MOST_BYTES, Question
+from s2s.serve.bodies import MOST_BYTES, JsonRoute, Question
+from s2s.serve.clients import unless_left
+from s2s.serve.costs import check_cost
+from s2s.serve.hosts import HostGuard, Hosts
+from s2s.serve.keys import settings_of
 from s2s.serve.limits import BodyLimit
+from s2s.serve.refusals import content
+from s2s.serve.served import Served
 from s2s.serve.streams import as_they_come, greedy_lines, greedy_settings
-from s2s.serve.worker import BusyError, Worker
+from s2s.serve.worker import BusyError, LeftError, TimeLimitError, Worker
 
 logger = logging.getLogger("s2s")
 # The page is whole in itself: nothing of it comes from elsewhere, and it talks to its own server alone.
@@ -30,15 +36,22 @@ POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-LOOPBACK = ["127.0.0.1", "localhost", "[::1]"]
+MEMORY = 1024
+"""MiB that one request may take."""
+LOOPBACK = Hosts(frozenset(), local=True)
 
 
-def application(runs: Mapping[str, Run], waiting: int, hosts: list[str]) -> FastAPI:
-    """The application over runs by name, the first of which answers where none is named.
+def application(runs: Mapping[str, Run], worker: Worker, hosts: Hosts = LOOPBACK, memory: int = MEMORY) -> FastAPI:
+    """Return the application over runs by name, the first of which answers where none is named.
 
-    At most ``waiting`` requests wait; ``hosts`` are the names under which the server may be asked.
+    The ``worker`` does all the computing, one request at a time; a request takes at most ``memory`` MiB.
     """
-    worker = Worker(waiting)
+    served = {name: Served(run, worker.check) for name, run in runs.items()}
+    for name, run in runs.items():
+        try:
+            check_cost(run, settings_of(run.recipe.search, {}), memory)
+        except UserError as error:
+            logger.warning("run '%s' answers only requests that ask for other settings than its own: %s", name, error)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -46,9 +59,9 @@ def application(runs: Mapping[str, Run], waiting: int, hosts: list[str]) -> Fast
         worker.close()
 
     app = FastAPI(title="s2s", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.router.route_class = JsonRoute
     app.add_middleware(BodyLimit, most=MOST_BYTES)
-    # A page elsewhere whose name is made to point here must not read what is answered.
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    app.add_middleware(HostGuard, hosts=hosts)
     _add_errors(app)
     page = files("s2s.serve").joinpath("page.html").read_text(encoding="utf-8")
 
@@ -65,23 +78,30 @@ def application(runs: Mapping[str, Run], waiting: int, hosts: list[str]) -> Fast
         return [_described(name, run) for name, run in runs.items()]
 
     @app.post("/generate")
-    async def generate(question: Question) -> dict[str, Any]:
-        name, run = _chosen(runs, question.run)
-        found = await worker.do(lambda: answer(run, question.source, question.search))
-        return {"run": name, "step": run.step, **found}
+    async def generate(question: Question, request: Request) -> Response:
+        name, chosen = _chosen(served, question.run)
+        settings = settings_of(chosen.run.recipe.search, question.search)
+        check_cost(chosen.run, settings, memory)
+
+        def work() -> bytes:
+            found = answer(chosen, question.source, settings)
+            return json.dumps({"run": name, "step": chosen.run.step, **found}, ensure_ascii=False).encode()
+
+        return Response(await unless_left(request, worker.do(work)), media_type="application/json")
 
     @app.post("/stream")
-    async def stream(question: Question) -> StreamingResponse:
-        _, run = _chosen(runs, question.run)
-        settings = greedy_settings(run, question.search)
-        worker.check()  # what has begun has its status already
-        lines = as_they_come(worker, lambda: greedy_lines(run, question.source, settings))
+    async def stream(question: Question, request: Request) -> StreamingResponse:
+        _, chosen = _chosen(served, question.run)
+        settings = greedy_settings(chosen.run.recipe.search, question.search)
+        check_cost(chosen.run, settings, memory)
+        worker.check_room()  # what has begun has its status already
+        lines = as_they_come(request, worker, lambda: greedy_lines(chosen, question.source, settings))
         return StreamingResponse(lines, media_type="application/x-ndjson")
 
     return app
 
 
-def _chosen(runs: Mapping[str, Run], name: str | None) -> tuple[str, Run]:
+def _chosen(runs: Mapping[str, Served], name: str | None) -> tuple[str, Served]:
     name = next(iter(runs)) if name is None else name
     if name not in runs:
         raise UserError(f"run: no '{name}'{nearest(name, runs)}")
@@ -108,23 +128,31 @@ def _add_errors(app: FastAPI) -> None:
     """Every error is a JSON object with one line under ``error``."""
 
     @app.exception_handler(UserError)
-    async def unusable(_: Request, error: UserError) -> JSONResponse:
+    async def unusable(_: Request, error: UserError) -> Response:
         return _error(422, str(error))
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
         return _error(422, "; ".join(_place(detail) for detail in error.errors()))
 
     @app.exception_handler(StarletteHTTPException)
-    async def refused(_: Request, error: HTTPException) -> JSONResponse:
+    async def refused(_: Request, error: HTTPException) -> Response:
         return _error(error.status_code, str(error.detail))
 
     @app.exception_handler(BusyError)
-    async def busy(_: Request, error: BusyError) -> JSONResponse:
+    async def busy(_: Request, error: BusyError) -> Response:
         return _error(503, str(error), {"Retry-After": "1"})
 
+    @app.exception_handler(TimeLimitError)
+    async def too_long(_: Request, error: TimeLimitError) -> Response:
+        return _error(504, str(error))
+
+    @app.exception_handler(LeftError)
+    async def left(_: Request, error: LeftError) -> Response:
+        return _error(499, str(error))  # nobody reads it
+
     @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> JSONResponse:
+    async def failed(_: Request, error: Exception) -> Response:
         logger.exception("a request failed", exc_info=error)
         return _error(500, f"{type(error).__name__}; the server's log says more")
 
@@ -140,7 +168,5 @@ def _place(detail: Mapping[str, Any]) -> str:
     return f"{place}: {reason}" if place else reason
 
 
-def _error(status: int, reason: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    # A reason may quote what was sent, halves of surrogate pairs too, which UTF-8 has no bytes for.
-    line = reason.encode("utf-8", "backslashreplace").decode()
-    return JSONResponse({"error": line}, status_code=status, headers=headers)
+def _error(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(content(reason), status, headers, "application/json")

@@ -1,17 +1,19 @@
 """What may be asked: the bodies of requests, checked before anything is computed."""
 
-import math
-import re
-import unicodedata
+import json
+from collections.abc import Callable, Coroutine
 from typing import Any
 
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from starlette.exceptions import HTTPException
+
+from s2s.errors import UserError
+from s2s.serve.keys import check_text
 
 MOST_BYTES = 1 << 18
 MOST_CHARACTERS = 20_000
-WIDEST = 64
-"""The most hypotheses, beams, samples or groups that a request may ask for."""
-WIDTHS = {"beams", "n_best", "samples", "groups", "candidates"}
 
 
 class Question(BaseModel):
@@ -21,9 +23,8 @@ class Question(BaseModel):
 
     source: str = Field(min_length=1, max_length=MOST_CHARACTERS)
     run: str | None = Field(default=None, description="a name that GET /health lists; null: the first")
-    search: dict[str, str | bool | int | float | None] = Field(
-        default_factory=dict, description="keys of a recipe's search:, over the run's own"
-    )
+    # Values are typed with their keys' own types, by ``s2s.serve.keys``.
+    search: dict[str, Any] = Field(default_factory=dict, description="keys of a recipe's search:, over the run's own")
 
     @field_validator("source")
     @classmethod
@@ -31,23 +32,43 @@ class Question(BaseModel):
         """Refuse what no tokenizer should see: blanks alone, halves of surrogate pairs, control characters."""
         if not source.strip():
             raise ValueError("blank")
-        for index, character in enumerate(source):
-            kind = unicodedata.category(character)
-            if kind == "Cs" or (kind == "Cc" and not character.isspace()):
-                name = "half of a surrogate pair" if kind == "Cs" else "control character"
-                raise ValueError(f"{name} U+{ord(character):04X} at character {index + 1}")
-        return source
+        try:
+            return check_text("source", source)
+        except UserError as error:
+            raise ValueError(str(error).removeprefix("source: ")) from error
 
-    @field_validator("search")
-    @classmethod
-    def is_small(cls, search: dict[str, Any]) -> dict[str, Any]:
-        """Refuse numbers that are none, what costs too much, and names of the server's own modules."""
-        for key, value in search.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{key} is not a finite number")
-            if key in WIDTHS and isinstance(value, int) and value > WIDEST:
-                raise ValueError(f"{key}: {value} is more than {WIDEST}")
-            # A colon names a function of a module, a dollar sign asks for what the server knows.
-            if isinstance(value, str) and not re.fullmatch(r"[\w.+-]*", value):
-                raise ValueError(f"{key}: '{value}' is no plain word")
-        return search
+
+class JsonRequest(Request):
+    """A request whose body says that it is JSON, and has no key twice."""
+
+    async def json(self) -> Any:
+        """Return the body's value; raises ``JSONDecodeError`` where it is none."""
+        return json.loads(await self.body(), object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise json.JSONDecodeError(f"key '{key}' comes twice", "", 0)
+        found[key] = value
+    return found
+
+
+class JsonRoute(APIRoute):
+    """A route whose bodies are JSON by their own word.
+
+    A page elsewhere can make a browser send other types without asking this server first.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the route's handler."""
+        handle = super().get_route_handler()
+
+        async def checked(request: Request) -> Response:
+            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if request.method == "POST" and kind != "application/json":
+                raise HTTPException(415, f"Content-Type: '{kind}' is not application/json")
+            return await handle(JsonRequest(request.scope, request.receive))
+
+        return checked
