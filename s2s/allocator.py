@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -24,4 +25,4 @@ def keep_freed_memory() -> None:
 @lru_cache(maxsize=1)
 def glibc_option() -> Any:
     """The function ``mallopt`` of glibc, or None where there is another library."""
-    return getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    return getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

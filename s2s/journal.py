@@ -5,7 +5,6 @@ count and what they were made from; at the end it takes its own name. A piece of
 off. In a ``.gz`` file each piece is a member of its own.
 """
 
-import fcntl
 import gzip
 import json
 import os
@@ -18,6 +17,7 @@ from typing import Any, BinaryIO, Protocol
 
 from s2s.disk import is_stream, open_stream, sync_folder, take_place, target_of, write_atomically
 from s2s.errors import UserError
+from s2s.locks import Lock
 
 ENDINGS = (".partial", ".partial.json")
 """Of the names of the two files that lie beside an output while it is written."""
@@ -104,21 +104,18 @@ class Journal:
         """Raises a ``UserError`` where another process is writing the same file, or where none can be written."""
         self.path = path = target_of(path)  # a link stays, and the file that it leads to is written
         self.partial, self.record = _beside(path)
+        self.lock = Lock(self.partial.with_name(self.partial.name + ".lock"))
         self.file = self._open()
 
     def _open(self) -> BinaryIO:
         try:
-            descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o666)
+            if not self.lock.take(wait=False):
+                raise UserError(f"{self.partial}: another process is writing it")
+            self.partial.touch()
+            return self.partial.open("r+b")
         except OSError as error:
+            self.lock.free(remove=True)
             raise UserError(f"{self.partial}: cannot be written ({error.strerror})") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_ino == self.partial.stat().st_ino:
-                return os.fdopen(descriptor, "r+b")
-        except OSError:
-            pass  # held, or finished and renamed by who held it
-        os.close(descriptor)
-        raise UserError(f"{self.partial}: another process is writing it")
 
     def found(self) -> Written | None:
         """What a process before has left, if it is whole as far as it counts."""
@@ -150,6 +147,7 @@ class Journal:
         if self.path.suffix == ".gz" and not self.written.bytes:
             self.file.write(gzip.compress(b"", mtime=0))
             self.file.flush()
+        self.file.close()  # Windows renames no file that is open
         take_place(self.partial, self.path)
         self.record.unlink()
         sync_folder(self.path.parent)
@@ -157,3 +155,4 @@ class Journal:
     def close(self) -> None:
         """Let another process write the file."""
         self.file.close()
+        self.lock.free(remove=True)

@@ -1,13 +1,12 @@
 """What the log says of how a run uses its machine: padding, idle cores, the allocator."""
 
-import os
-
 from s2s.allocator import glibc_option
 from s2s.data.batches import real_share, updates
 from s2s.matmul import bfloat16_warning
 from s2s.objective import Objective
 from s2s.optim import AdafactorSettings, compiled
 from s2s.preparation import Prepared
+from s2s.workers import cores
 
 
 def machine_report(prepared: Prepared, objective: Objective) -> list[str]:
@@ -48,11 +47,11 @@ def _padding(prepared: Prepared) -> list[str]:
 
 def _idle_cores(prepared: Prepared) -> list[str]:
     """Launchers set one thread a process unless told otherwise."""
-    accelerator, cores = prepared.accelerator, len(os.sched_getaffinity(0))
+    accelerator, there = prepared.accelerator, cores()
     used = accelerator.num_processes * prepared.facts.threads
-    if accelerator.device.type != "cpu" or used >= cores:
+    if accelerator.device.type != "cpu" or used >= there:
         return []
-    return [f"{used} of {cores} cores are used; for a new run set OMP_NUM_THREADS={cores // accelerator.num_processes}"]
+    return [f"{used} of {there} cores are used; for a new run set OMP_NUM_THREADS={there // accelerator.num_processes}"]
 
 
 def _allocator(prepared: Prepared) -> list[str]:

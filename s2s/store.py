@@ -10,7 +10,6 @@ trackers/         what run.trackers write
 checkpoints/      see s2s.checkpoints
 """
 
-import fcntl
 import json
 import logging
 import shutil
@@ -24,6 +23,7 @@ from s2s.disk import sync_files, write_atomically
 from s2s.errors import UserError
 from s2s.facts import FILE, RECIPE, VOCABULARY, Facts, check_files, read_facts, write_facts
 from s2s.folders import AGAIN, changed
+from s2s.locks import Lock
 from s2s.recipe import Recipe
 from s2s.vocabulary import Vocabulary
 
@@ -33,13 +33,14 @@ logger = logging.getLogger("s2s")
 @contextmanager
 def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the folder alone; waits for another process that trains there. The lock ends with its process."""
-    with (folder / ".lock").open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            say(f"{folder}: another process is training here; waiting until it ends")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = Lock(folder / ".lock")
+    if not lock.take(wait=False):
+        say(f"{folder}: another process is training here; waiting until it ends")
+        lock.take(wait=True)
+    try:
         yield
+    finally:
+        lock.free()
 
 
 def exists(folder: Path) -> bool:

@@ -43,6 +43,15 @@ def in_order(work: Callable[[Thing], Result], things: Iterable[Thing], processes
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def cores() -> int:
+    """Return how many processor cores this process may use, where the system tells; else those of the machine."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _begin(threads: int) -> None:
     """Set up a worker: its share of the threads, and an end with its parent's, even where that is killed."""
     torch.set_num_threads(threads)

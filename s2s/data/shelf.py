@@ -1,6 +1,5 @@
 """Folders of a cache that are there whole or not at all, each made by one process while the others wait."""
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from s2s.disk import sync_folder, write_atomically
 from s2s.errors import UserError
+from s2s.locks import Lock
 
 VERSION = 1  # Part of every key: to be raised whenever the files below mean something else.
 META, PARTIAL, STALE_SECONDS = "meta.json", ".partial-", 86_400
@@ -51,10 +51,12 @@ class Shelf(NamedTuple):
         """Hold the place while the thing is looked for or made; waits for another process that does so."""
         with _writable(self.home):
             self.home.mkdir(parents=True, exist_ok=True)
-            file = (self.home / f".{self.key}.lock").open("w", encoding="utf-8")
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock = Lock(self.home / f".{self.key}.lock")
+            lock.take(wait=True)
+        try:
             yield
+        finally:
+            lock.free()
 
 
 def key_of(*parts: Any) -> str:

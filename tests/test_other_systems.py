@@ -1,0 +1,105 @@
+"""Nothing of Linux alone is needed: locks, cores, folder syncs, links and /proc, each where it is."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import filelock
+import pytest
+
+from s2s import compiler, disk, workers
+from s2s.locks import Lock
+
+HERE = Path(__file__).parent
+
+
+def test_a_processor_is_all_it_takes(tmp_path: Path) -> None:
+    paths = [HERE / "other_system", HERE, HERE.parent]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(HERE / "elsewhere_worker.py"), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found["modules"]) > 200
+    assert {"s2s.train", "s2s.journal", "s2s.data.shelf", "s2s.serve.worker"} <= set(found["modules"])
+    assert found | {"modules": []} == {"modules": [], "steps": [1, 2, 3, 4], "lines": [2, 2], "status": 200}
+    assert "no file locks here (this Python has no flock)" in done.stderr
+    assert not list(tmp_path.rglob("*.held"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_disks_without_locks_have_marker_files(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    first, second = Lock(tmp_path / "lock"), Lock(tmp_path / "lock")
+    assert first.take(wait=False)
+    assert f"{tmp_path / 'lock'}: no file locks here ({os.strerror(number)})" in caplog.text
+    assert not second.take(wait=False)
+    first.free()
+    assert second.take(wait=True)
+    second.free()
+    assert not (tmp_path / "lock.held").exists()
+
+
+def test_a_marker_whose_holder_was_killed_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filelock, "has_fcntl", False)
+    code = """
+import filelock, os, sys
+from pathlib import Path
+filelock.has_fcntl = False
+from s2s.locks import Lock
+lock = Lock(Path(sys.argv[1]))
+assert lock.take(wait=False)
+os._exit(1)
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "lock")], stderr=subprocess.DEVNULL)
+    assert (tmp_path / "lock.held").exists()
+    lock = Lock(tmp_path / "lock")
+    assert lock.take(wait=True)
+    lock.free()
+
+
+def test_cores_are_those_that_the_system_tells_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "process_cpu_count", lambda: 3, raising=False)
+    assert workers.cores() == 3
+    monkeypatch.delattr(os, "process_cpu_count")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5}, raising=False)
+    assert workers.cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert workers.cores() == 7
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert workers.cores() == 1
+
+
+def test_folders_are_synced_where_they_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+
+    def fail(number: int) -> None:
+        def fsync(descriptor: int) -> None:
+            synced.append(descriptor)
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    for number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        fail(number)
+        disk.sync_folder(tmp_path)
+    fail(errno.EIO)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        disk.sync_folder(tmp_path)
+    assert len(synced) == 4
+
+
+def test_processors_are_told_apart_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
+    assert any(compiler._abilities())
