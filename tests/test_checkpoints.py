@@ -179,6 +179,8 @@ def test_writing_replaces_the_whole_text(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, "subprocess.Popen[str]"]]:
     """A process that has done what this file does when it is run: its folder holds killed runs, and it is locked."""
+    if not hasattr(os, "fork"):
+        pytest.skip("a process is forked and killed")
     folder = tmp_path_factory.mktemp("other")
     command, environment = [sys.executable, __file__, str(folder)], os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, encoding="utf-8") as process:

@@ -223,9 +223,9 @@ def test_every_format_of_training_is_a_format_of_sources(
     if name == "-":
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(FORMATS[name].encode())))
     else:
-        Path(source).write_text(FORMATS[name])
+        Path(source).write_text(FORMATS[name], encoding="utf-8")
     assert decode(runs[0], source, tmp_path / "out.jsonl") == 0
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(row["id"], row["source"]) for row in rows] == [("0", "a b"), ("1", "c, d")]
     told = name in ("s.txt", "s.rows", "-")
     assert capsys.readouterr().err.count(": read as ") == told
@@ -235,16 +235,16 @@ def test_plain_lines_are_lines_by_what_they_are_or_by_what_is_asked(
     runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, first, more in (("a.txt", "{a} b", []), ("b.txt", '{"source": "a"}', ["format=lines"])):
-        (tmp_path / name).write_text(f"{first}\na\n")
+        (tmp_path / name).write_text(f"{first}\na\n", encoding="utf-8")
         assert decode(runs[0], tmp_path / name, tmp_path / "out", *more) == 0
-        assert len((tmp_path / "out").read_text().splitlines()) == 2
+        assert len((tmp_path / "out").read_text(encoding="utf-8").splitlines()) == 2
         assert "read as" not in capsys.readouterr().err
     assert decode(runs[0], tmp_path / "b.txt", tmp_path / "new") == 2
     error = capsys.readouterr().err
     assert "line 2: malformed JSON" in error
     assert error.endswith("format=lines reads plain lines)\n")
     assert error.count("\n") == 1
-    (tmp_path / "t.csv").write_text("text,id\na,0\n")
+    (tmp_path / "t.csv").write_text("text,id\na,0\n", encoding="utf-8")
     assert decode(runs[0], tmp_path / "t.csv", tmp_path / "new") == 2
     assert "t.csv:1: no field 'source' in the header" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
@@ -256,5 +256,5 @@ def test_parquet_sources_keep_their_ids(runs: list[Run], tmp_path: Path) -> None
     table = arrow.Table.from_pylist([{"id": datetime.date(2020, 1, day), "source": "a b"} for day in (1, 2)])
     parquet.write_table(table, tmp_path / "s.parquet")
     assert decode(runs[0], tmp_path / "s.parquet", tmp_path / "out.jsonl") == 0
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["id"] for row in rows] == ["2020-01-01", "2020-01-02"]

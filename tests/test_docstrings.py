@@ -180,6 +180,7 @@ def test_a_cache_that_cannot_be_written_is_only_reported(package: Path) -> None:
     assert dataset.fingerprint == load(settings(package)).fingerprint
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that are forked start at once")
 def test_processes_that_start_at_once_agree(package: Path) -> None:
     with multiprocessing.get_context("fork").Pool(3) as pool:
         assert pool.map(load, [settings(package)] * 3) == [load(settings(package, cache="other"))] * 3

@@ -30,14 +30,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def poison(folder: Path) -> Any:
     """Change a section of the run's recipe; the recipe is itself again afterwards."""
     path = folder / "recipe.yaml"
-    before = path.read_text()
+    before = path.read_text(encoding="utf-8")
 
     def change(section: str, values: object) -> Path:
-        path.write_text(yaml.safe_dump(yaml.safe_load(before) | {section: values}, allow_unicode=True))
+        path.write_text(
+            yaml.safe_dump(yaml.safe_load(before) | {section: values}, allow_unicode=True), encoding="utf-8"
+        )
         return folder
 
     yield change
-    path.write_text(before)
+    path.write_text(before, encoding="utf-8")
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A module that can be imported, and the file that it leaves when it is."""
     marker = tmp_path / "imported"
     text = f"open({str(marker)!r}, 'w').close()\ndef score(hypothesis, reference):\n    return 1.0\n"
-    (tmp_path / "s2s_test_utility.py").write_text(text)
+    (tmp_path / "s2s_test_utility.py").write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(__import__("sys").modules, "s2s_test_utility", raising=False)
     return marker
@@ -99,7 +101,7 @@ def test_a_folder_runs_no_code(poison: Any, code: Path, search: dict[str, object
 
 def test_a_folder_opens_no_file(poison: Any, tmp_path: Path) -> None:
     lines = tmp_path / "lines.txt"
-    lines.write_text("a b\n")
+    lines.write_text("a b\n", encoding="utf-8")
     run = s2s.load(poison("search", {"name": "beam", "beams": 2, "allowed": str(lines)}))
     for generate in (lambda: run.generate(["a b c"]), lambda: list(run.stream("a b c", beams=1, n_best=1))):
         with pytest.raises(UserError, match=r"^search\.allowed: .*lines\.txt.*search\.allowed=FILE"):
@@ -152,7 +154,7 @@ def test_what_is_no_text_is_one_line(poison: Any, section: str, values: object) 
 @pytest.mark.parametrize("tag", ["!!python/object/apply:os.system ['touch marker']", "!!python/name:os.system", "!x y"])
 def test_tags_make_nothing(folder: Path, poison: Any, tag: str) -> None:
     poison("search", {"name": "beam"})
-    with (folder / "recipe.yaml").open("a") as file:
+    with (folder / "recipe.yaml").open("a", encoding="utf-8") as file:
         file.write(f"objective: {{label_smoothing: {tag}}}\n")
     with pytest.raises(UserError, match=r"recipe\.yaml") as found:
         s2s.load(folder)

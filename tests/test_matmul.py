@@ -87,6 +87,11 @@ PRECISIONS["bf16"](PrefixTransformer(Architecture(**shape)))
 @pytest.mark.skipif("AVX" not in torch.backends.cpu.get_cpu_capability(), reason="no processor with AVX2")
 def test_an_older_processor_is_told_when_it_decodes_in_bfloat16():
     done = subprocess.run(
-        [sys.executable, "-c", IN_BFLOAT16], env=os.environ | STAND_IN, capture_output=True, text=True, check=True
+        [sys.executable, "-c", IN_BFLOAT16],
+        env=os.environ | STAND_IN,
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
     )
     assert "search.precision: this processor has no bfloat16 arithmetic" in done.stderr

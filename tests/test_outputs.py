@@ -58,23 +58,23 @@ def other_names(path: Path) -> list[Path]:
 @pytest.mark.parametrize("at", range(5))
 def test_an_output_that_is_the_input_is_refused(run: Path, tmp_path: Path, capsys, at: int) -> None:
     source = tmp_path / "s.txt"
-    source.write_text(SOURCES)
+    source.write_text(SOURCES, encoding="utf-8")
     output = other_names(source)[at]
     message = refusal(capsys, command("decode")([f"run={run}", f"input={source}", f"output={output}"]))
     assert message.startswith(f"error: output: {output} is the same file as {source}")
-    assert source.read_text() == SOURCES
+    assert source.read_text(encoding="utf-8") == SOURCES
     assert not list(tmp_path.glob("*.partial*"))
     refusal(capsys, command("predict")([f"run={run}", f"input={output}", f"output={source}"]))
     refusal(capsys, command("evaluate")([f"hypotheses={output}", f"references={run}/x", f"json={source}"]))
     refusal(capsys, command("evaluate")(["hypotheses=-", f"references={output}", f"json={source}"]))
     (tmp_path / "report.json").symlink_to(output)
     refusal(capsys, diagnose([f"run={run}", f"data={source}", f"output={tmp_path}"]))
-    assert source.read_text() == SOURCES
+    assert source.read_text(encoding="utf-8") == SOURCES
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "run.json", "log.jsonl", "vocabulary/new", "checkpoints/x"])
 def test_files_of_a_run_that_is_read_are_no_outputs(run: Path, tmp_path: Path, capsys, name: str) -> None:
-    (tmp_path / "s.txt").write_text(SOURCES)
+    (tmp_path / "s.txt").write_text(SOURCES, encoding="utf-8")
     (tmp_path / "run").symlink_to(run)
     before = (run / "recipe.yaml").read_bytes(), (run / "run.json").read_bytes()
     for folder in (run, tmp_path / "run"):
@@ -93,35 +93,35 @@ def test_a_hard_link_to_a_part_of_a_run_is_that_part(run: Path, tmp_path: Path) 
 
 
 def test_the_allowed_file_and_the_unfinished_output_are_inputs_too(run: Path, tmp_path: Path, capsys) -> None:
-    (tmp_path / "allowed.txt").write_text("a b\n")
-    (tmp_path / "out.partial").write_text(SOURCES)
+    (tmp_path / "allowed.txt").write_text("a b\n", encoding="utf-8")
+    (tmp_path / "out.partial").write_text(SOURCES, encoding="utf-8")
     allowed = tmp_path / "allowed.txt"
     arguments = [f"run={run}", "input=-", f"output={allowed}", f"search.allowed={allowed}"]
     assert "is the same file" in refusal(capsys, command("decode")(arguments))
     arguments = [f"run={run}", f"input={tmp_path / 'out.partial'}", f"output={tmp_path / 'out'}"]
     assert "out.partial is the same file" in refusal(capsys, command("decode")(arguments))
-    (tmp_path / "s.txt").write_text("a\n")
+    (tmp_path / "s.txt").write_text("a\n", encoding="utf-8")
     arguments = [f"run={run}", f"input={tmp_path / 's.txt'}", f"output={tmp_path / 'out'}"]
     assert "not an output that was left unfinished" in refusal(capsys, command("decode")(arguments))
-    assert (tmp_path / "out.partial").read_text() == SOURCES
+    assert (tmp_path / "out.partial").read_text(encoding="utf-8") == SOURCES
 
 
 def test_standard_streams_are_inputs_and_outputs(run: Path, tmp_path: Path) -> None:
     source = tmp_path / "s.txt"
-    source.write_text(SOURCES)
+    source.write_text(SOURCES, encoding="utf-8")
     script = f"{sys.executable} {ROOT / 'scripts' / 'decode.py'} run={run}"
     for shell in (f"{script} input=- output={source} < {source}", f"{script} input={source} output=- >> {source}"):
-        done = subprocess.run(shell, shell=True, capture_output=True, text=True, check=False)
+        done = subprocess.run(shell, shell=True, capture_output=True, text=True, check=False, encoding="utf-8")
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert "is the same file as" in done.stderr
-        assert source.read_text() == SOURCES
+        assert source.read_text(encoding="utf-8") == SOURCES
 
 
 @pytest.mark.parametrize("script", ["decode", "predict"])
 def test_where_nothing_can_be_written_is_said_before_any_work(tmp_path: Path, capsys, script: str) -> None:
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
     (tmp_path / "loop").symlink_to("loop")
-    (tmp_path / "in.txt").write_text("a\n")
+    (tmp_path / "in.txt").write_text("a\n", encoding="utf-8")
     places = {
         "no/out": "No such file or directory; make the folder",
         "": "is a folder",
@@ -140,31 +140,31 @@ def test_where_nothing_can_be_written_is_said_before_any_work(tmp_path: Path, ca
 
 
 def test_links_modes_and_owners_stay(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "s.txt").write_text(SOURCES)
+    (tmp_path / "s.txt").write_text(SOURCES, encoding="utf-8")
     (tmp_path / "place").mkdir()
     target, link = tmp_path / "place" / "out.txt", tmp_path / "out.txt"
-    target.write_text("before")
+    target.write_text("before", encoding="utf-8")
     target.chmod(0o640)
     if os.geteuid() == 0:
         os.chown(target, 1234, 4321)
     link.symlink_to(target)
     owner = target.stat().st_uid, target.stat().st_gid
     assert command("decode")([f"run={run}", f"input={tmp_path / 's.txt'}", f"output={link}", "search.beams=1"]) == 0
-    assert len(target.read_text().splitlines()) == 2
+    assert len(target.read_text(encoding="utf-8").splitlines()) == 2
     write_atomically(link, "text")
     assert link.is_symlink()
-    assert target.read_text() == "text"
+    assert target.read_text(encoding="utf-8") == "text"
     assert stat.S_IMODE(target.stat().st_mode) == 0o640
     assert (target.stat().st_uid, target.stat().st_gid) == owner
     assert [path.name for path in target.parent.iterdir()] == ["out.txt"]
     (tmp_path / "dangling").symlink_to(tmp_path / "place" / "new")
     write_atomically(tmp_path / "dangling", "text")
-    assert (tmp_path / "place" / "new").read_text() == "text"
+    assert (tmp_path / "place" / "new").read_text(encoding="utf-8") == "text"
 
 
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "out"
-    path.write_text("before")
+    path.write_text("before", encoding="utf-8")
 
     class Stopped(BaseException):
         pass
@@ -176,18 +176,18 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
 
     with pytest.raises(Stopped):
         stopped()
-    assert path.read_text() == "before"
+    assert path.read_text(encoding="utf-8") == "before"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_somebody_s_partial_files_stay(tmp_path: Path) -> None:
-    (tmp_path / "out.partial").write_text("mine")
+    (tmp_path / "out.partial").write_text("mine", encoding="utf-8")
     write_atomically(tmp_path / "out", "text")
     (tmp_path / "folder.partial").mkdir()
     (tmp_path / "folder.partial" / "mine").touch()
     with new_folder(tmp_path / "folder") as folder:
         (folder / "a").touch()
-    assert (tmp_path / "out.partial").read_text() == "mine"
+    assert (tmp_path / "out.partial").read_text(encoding="utf-8") == "mine"
     assert (tmp_path / "folder.partial" / "mine").exists()
 
 
@@ -212,9 +212,9 @@ WRITERS = [
 @pytest.mark.parametrize("shell", STREAMS)
 def test_what_is_no_regular_file_is_written_to_directly(tmp_path: Path, shell: str) -> None:
     source, out = tmp_path / "s.txt", tmp_path / "out.txt"
-    source.write_text(SOURCES)
+    source.write_text(SOURCES, encoding="utf-8")
     (tmp_path / "link").symlink_to("/dev/stdout")
-    out.write_text("before\n")
+    out.write_text("before\n", encoding="utf-8")
     inode = out.stat().st_ino
     writer = WRITERS[list(STREAMS).index(shell) % len(WRITERS)]
     name, _, rest = shell.format(out, tmp_path).removeprefix("output=").partition(" ")
@@ -222,12 +222,14 @@ def test_what_is_no_regular_file_is_written_to_directly(tmp_path: Path, shell: s
         name, rest = shell.format(out, tmp_path).removeprefix("output="), ""
     program = f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); name = sys.argv[1]\n{writer}"
     line = f"{sys.executable} - {name} {rest}"
-    done = subprocess.run(["bash", "-c", line], input=program, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", line], input=program, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert (done.returncode, done.stderr) == (0, "")
     while name.startswith(">(") and not (tmp_path / "done").exists():
         pass  # the shell does not wait for a process of >( )
     kept = "before\n" if ">> " in shell else ""
-    assert out.read_text() == kept + ("" if STREAMS[shell] is None else "x\ny\n")
+    assert out.read_text(encoding="utf-8") == kept + ("" if STREAMS[shell] is None else "x\ny\n")
     assert out.stat().st_ino == inode
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
@@ -235,7 +237,7 @@ def test_what_is_no_regular_file_is_written_to_directly(tmp_path: Path, shell: s
 def test_a_named_pipe_stays_open_between_pieces(tmp_path: Path) -> None:
     pipe, read = tmp_path / "pipe", []
     os.mkfifo(pipe)
-    thread = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    thread = threading.Thread(target=lambda: read.append(pipe.read_text(encoding="utf-8")))
     thread.start()
     output = journal.output_of(str(pipe))
     for line in ("one", "two"):
@@ -262,10 +264,10 @@ def test_new_folders_follow_links_and_keep_their_mode(tmp_path: Path) -> None:
 
 def test_prepared_sets_do_not_replace_what_they_are_made_of(tmp_path: Path, capsys) -> None:
     row = json.dumps({"id": 0, "title": "t", "abst": "a"}) + "\n"
-    (tmp_path / "train.jsonl").write_text(row)
+    (tmp_path / "train.jsonl").write_text(row, encoding="utf-8")
     message = refusal(capsys, command("prepare_csl")([str(tmp_path), str(tmp_path)]))
     assert message.startswith(f"error: OUTPUT: {tmp_path / 'train.jsonl'} is the same file as")
-    assert (tmp_path / "train.jsonl").read_text() == row
+    assert (tmp_path / "train.jsonl").read_text(encoding="utf-8") == row
 
 
 def test_figures_of_benchmarks_are_refused_before_they_are_measured(tmp_path: Path, capsys) -> None:

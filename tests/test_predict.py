@@ -157,8 +157,10 @@ def test_every_format_of_training_is_predicted_from(folder: Path, name: str, cap
     between = {"in.csv": ",", "in.tsv": "\t"}.get(name)
     lines = ["id,words", "a,the red sea", 'b, "sea shore"']
     content = json.dumps(rows) if between is None else "\n".join(lines).replace(", ", ",").replace(",", between)
-    (folder / name).write_text(content.replace('"sea shore"', "sea shore") if between == "\t" else content)
+    (folder / name).write_text(
+        content.replace('"sea shore"', "sea shore") if between == "\t" else content, encoding="utf-8"
+    )
     assert predict.main([f"run={folder / 'run'}", f"input={folder / name}", f"output={folder / 'rows'}"]) == 0
-    found = [json.loads(line) for line in (folder / "rows").read_text().splitlines()]
+    found = [json.loads(line) for line in (folder / "rows").read_text(encoding="utf-8").splitlines()]
     assert [(row["id"], len(row["tags"])) for row in found] == [("a", 3), ("b", 2)]
     assert ("read as a JSON document" in capsys.readouterr().err) == (name == "in.txt")

@@ -120,24 +120,24 @@ def test_a_form_that_there_is_not_is_refused():
 
 def saved(folder, row):
     file = folder / "recipe.yaml"
-    file.write_text(f"mitigations: [{row}]\n")
+    file.write_text(f"mitigations: [{row}]\n", encoding="utf-8")
     return s2s.Recipe.load(file).mitigations[0]
 
 
 def test_a_run_that_was_saved_before_the_forms_had_names_keeps_the_sum(tmp_path):
     row = "{name: brio, path: decoded.jsonl}"
     assert saved(tmp_path, row).pairs == "mean"
-    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
     assert saved(tmp_path, row).pairs == "sum"
     assert saved(tmp_path, "{name: brio, path: decoded.jsonl, pairs: mean}").pairs == "mean"
     assert saved(tmp_path, "{name: dpo, path: decoded.jsonl}") == MITIGATIONS["dpo"](path="decoded.jsonl")
 
 
 def test_a_saved_recipe_names_the_form(tmp_path):
-    (tmp_path / "mine.yaml").write_text("mitigations: [{name: brio, path: decoded.jsonl}]\n")
+    (tmp_path / "mine.yaml").write_text("mitigations: [{name: brio, path: decoded.jsonl}]\n", encoding="utf-8")
     recipe = s2s.Recipe.load(tmp_path / "mine.yaml")
-    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
-    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
     assert "pairs: mean" in recipe.to_yaml()
     assert s2s.Recipe.load(tmp_path / "recipe.yaml") == recipe
 

@@ -437,7 +437,7 @@ def test_a_packed_file_is_known_by_its_bytes(tmp_path: Path) -> None:
 )
 def test_plain_lines_that_look_like_rows_stay_plain(first: str, tmp_path: Path) -> None:
     path = tmp_path / "t.txt"
-    path.write_text(f"{first}\nb c\n")
+    path.write_text(f"{first}\nb c\n", encoding="utf-8")
     assert read_lines_or_rows(str(path)) == ([first, "b c"], None)
 
 
@@ -448,7 +448,7 @@ def read_lines_or_rows(path: str) -> object:
 @pytest.mark.parametrize("content", ['{"a": 1}\nplain\n', "[\nplain\n", "source,target\nplain\n"])
 def test_what_looks_like_rows_and_is_none_is_refused_with_the_remedy(content: str, tmp_path: Path) -> None:
     path = tmp_path / "t.txt"
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     message = refusal(lambda: read_lines_or_rows(str(path)))
     assert message.startswith(str(path))
     assert message.endswith("; format=lines reads plain lines)")

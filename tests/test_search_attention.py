@@ -157,7 +157,7 @@ def test_a_target_of_the_compiler_has_lanes_as_wide_as_its_registers(target):
     """Preprocessed alone, so that a processor without such registers can tell."""
     source = Path(compiled.__file__).with_name("attention.c")
     command = [compiled.build().reason.removeprefix("compiled by "), f"-march={target}", "-E", "-P", str(source)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8")
     assert f"vector_size(4 * {LANES[target]})" in done.stdout
 
 
