@@ -4,13 +4,14 @@ import re
 import sys
 import unicodedata
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sacrebleu import corpus_bleu
 
 from s2s.metrics import score, words
-from s2s.metrics.generated import repetition_statistics
+from s2s.metrics.generated import repetition_statistics, transport_statistics
 from s2s.metrics.overlap import measured
 from s2s.metrics.sentence import METRICS, sentence_metric
 from s2s.search.minimum_risk import aggregate_bayes_risk
@@ -147,9 +148,26 @@ def test_a_metric_reads_two_encodings_of_a_text_as_one(name: str, text: str) -> 
     assert aggregate_bayes_risk(forms).utilities == pytest.approx([1, 1])
 
 
-@pytest.mark.parametrize("lang", ["th", "lo", "km-KH", "my"])
+@pytest.mark.parametrize("lang", ["th", "lo", "km-KH", "my", "tha", "bo_CN"])
 def test_bleu_of_a_script_without_blanks_is_of_characters(lang: str) -> None:
     hypotheses, references = ["กขคงจ ฉช"], ["กขคงจ ฉซ"]
     found = score(hypotheses, references, lang)
     assert found.values["bleu"] == pytest.approx(corpus_bleu(hypotheses, [references], tokenize="char").score)
     assert "|tok:char|" in found.signature
+
+
+@pytest.mark.parametrize("lang", ["zh", "zh-TW", "yue", "cmn_Hans", "zho"])
+def test_bleu_of_every_chinese_is_of_sacrebleu_s_chinese(lang: str) -> None:
+    assert "|tok:zh|" in score(["今天天气很好"], ["今天天气很好"], lang).signature
+
+
+def test_distances_read_two_encodings_of_a_text_as_one() -> None:
+    seen: list[str] = []
+
+    def embed(text: str) -> np.ndarray:
+        seen.append(text)
+        return np.ones((1, 2))
+
+    pytest.importorskip("ot")
+    transport_statistics([unicodedata.normalize("NFD", "été")], ["été"], embed)
+    assert set(seen) == {"été"}

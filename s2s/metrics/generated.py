@@ -9,7 +9,7 @@ from s2s.metrics.corpus import Distance, corpus_distances
 from s2s.metrics.overlap import Numbers, Statistics
 from s2s.metrics.references import References, listed
 from s2s.metrics.repetition import copy_rate, seq_rep_n
-from s2s.metrics.texts import words
+from s2s.metrics.texts import composed, words
 from s2s.metrics.transport import word_movers_distance, word_movers_distance_article, word_rotators_distance
 from s2s.metrics.vectors import Embed
 
@@ -30,13 +30,15 @@ def transport_statistics(
     embed: Embed,
     advance: Callable[[int], object] = lambda _: None,
 ) -> dict[str, Statistics]:
-    """A hundred times the mean distance of each hypothesis from the nearest of its references, by name.
+    """Return a hundred times the mean distance of each hypothesis from the nearest of its references, by name.
 
-    A hypothesis without tokens is as far off as can be: 2 for ``wrd``, as far as the worst of the others for ``wmd``.
-    Raises ``UserError`` for a reference without tokens and where POT is not installed.
+    Texts are embedded in NFC. A hypothesis without tokens is as far off as can be: 2 for ``wrd``, as far as the worst
+    of the others for ``wmd``. Raises ``UserError`` for a reference without tokens and where POT is not installed.
     """
     lists = listed(hypotheses, references)
-    pairs = [(hypothesis, reference) for hypothesis, row in zip(hypotheses, lists, strict=True) for reference in row]
+    pairs = [
+        (composed(text), composed(reference)) for text, row in zip(hypotheses, lists, strict=True) for reference in row
+    ]
     texts, owners = list(zip(*pairs, strict=True)), np.repeat(np.arange(len(lists)), [len(row) for row in lists])
     if empty := [place for place, text in enumerate(texts[1]) if not len(np.asarray(embed(text)))]:
         raise UserError(f"text {owners[empty[0]] + 1}: its reference has no tokens, so nothing has a distance from it")

@@ -22,7 +22,17 @@ from s2s.packages import own_version
 
 Numbers = NDArray[np.float64]
 Tokens = TypeVar("Tokens")
-_BLEU_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab", **dict.fromkeys(("th", "lo", "km", "my"), "char")}
+# By the codes of two letters and of three; of scripts without blanks that sacrebleu has no tokenizer for, by character.
+_BLEU_TOKENIZERS = {
+    code: tokenizer
+    for tokenizer, codes in {
+        "zh": "zh zho chi cmn yue wuu nan hak lzh",
+        "ja-mecab": "ja jpn",
+        "ko-mecab": "ko kor",
+        "char": "th tha lo lao km khm my mya bur bo bod tib dz dzo",
+    }.items()
+    for code in codes.split()
+}
 
 
 class Scores(NamedTuple):
@@ -121,11 +131,12 @@ def show(scores: Scores, console: Console) -> None:
 
 def _bleu(lang: str) -> BLEU:
     primary = lang.replace("_", "-").split("-")[0].lower()
+    tokenizer = _BLEU_TOKENIZERS.get(primary, "13a")
     try:
-        return BLEU(tokenize=_BLEU_TOKENIZERS.get(primary, "13a"), force=True)
+        return BLEU(tokenize=tokenizer, force=True)
     except RuntimeError as error:
         # sacrebleu raises this, over several lines, where the package behind a tokenizer is missing.
-        needed = f"pip install 'sacrebleu[{primary}]'"
+        needed = f"pip install 'sacrebleu[{tokenizer.partition('-')[0]}]'"
         raise UserError(f"BLEU for lang={lang} needs a tokenizer that is not installed: {needed}") from error
 
 
