@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from s2s.batch import Batch, Counts, count
+from s2s.config.ranges import ShareBelowOne, settle
 from s2s.draws import Draws
 from s2s.errors import UserError
 from s2s.labelling.heads import Heads
@@ -25,11 +26,10 @@ from s2s.vocabulary_loss import VocabularyLoss, vocabulary_loss
 class ObjectiveSettings:
     """A recipe's ``objective:``."""
 
-    label_smoothing: float = 0.0  # share of the probability that is spread evenly over the vocabulary
+    label_smoothing: ShareBelowOne = 0.0  # share of the probability that is spread evenly over the vocabulary
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"objective.label_smoothing: {self.label_smoothing} is not in [0, 1)")
+        settle(self, "objective.")
 
 
 class Named(NamedTuple):

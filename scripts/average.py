@@ -11,6 +11,7 @@ from pathlib import Path
 from s2s import averaging, commands, store
 from s2s.config import merge, read_arguments
 from s2s.config.describing import Schema, explain
+from s2s.config.ranges import Count, PathText, settle
 from s2s.errors import UserError
 
 USAGE = "usage: python scripts/average.py run=FOLDER [last=5]"
@@ -20,12 +21,11 @@ USAGE = "usage: python scripts/average.py run=FOLDER [last=5]"
 class Settings:
     """The command's arguments."""
 
-    run: str = ""  # a run's folder; needed
-    last: int = 5  # so many of its newest checkpoints; training keeps run.keep of them
+    run: PathText = ""  # a run's folder; needed
+    last: Count = 5  # so many of its newest checkpoints; training keeps run.keep of them
 
     def __post_init__(self) -> None:
-        if self.last < 1:
-            raise UserError(f"last: {self.last} is not at least 1")
+        settle(self)
 
 
 def main(arguments: Sequence[str]) -> int:

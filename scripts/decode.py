@@ -23,6 +23,7 @@ from s2s import commands
 from s2s.allocator import keep_freed_memory
 from s2s.config import given_keys, merge, read_arguments
 from s2s.config.describing import Schema, explain
+from s2s.config.ranges import Count, Few, PathText, Positive, Share, settle
 from s2s.console import plain_console, progress_bar
 from s2s.data.lines import Format, Line, quiet
 from s2s.decoding import Chunk, Decoded, Decoder, Reader, Speaker, add
@@ -47,26 +48,22 @@ TABLES = {"search": SEARCHES}
 class Settings:
     """The command's arguments; ``search`` starts from the run's recipe."""
 
-    run: str = ""  # a run's folder, or several with commas between: the mean of their probabilities; needed
-    weights: list[float] | None = None  # of several runs; null: equal
-    rerank: str | None = None  # a second run: hypotheses are sorted by its log-probabilities of them
-    rerank_weight: float = 1.0  # 0: only the first run's score counts, 1: only the second's
-    input: str = "-"  # a file of sources; -: standard input
-    output: str = "-"  # a file; -: standard output
+    run: PathText = ""  # a run's folder, or several with commas between: the mean of their probabilities; needed
+    weights: list[Positive] | None = None  # of several runs; null: equal
+    rerank: PathText | None = None  # a second run: hypotheses are sorted by its log-probabilities of them
+    rerank_weight: Share = 1.0  # 0: only the first run's score counts, 1: only the second's
+    input: PathText = "-"  # a file of sources; -: standard input
+    output: PathText = "-"  # a file; -: standard output
     format: Format | None = None  # of the input; null: its name tells, or else its first line
     field: str | None = None  # of rows; null: the recipe's data.source_field, or else "source"
     prefix_field: str | None = None  # of rows: with what the hypotheses of the row begin
     checkpoint: Literal["best", "last", "average"] | None = None  # null: the best
-    processes: int = 1  # that decode side by side, on the GPUs or with a share of the threads
-    chunk: int = 512  # sources that a process takes at a time, and that are written together
+    processes: Few = 1  # that decode side by side, on the GPUs or with a share of the threads
+    chunk: Count = 512  # sources that a process takes at a time, and that are written together
     search: SearchMethod = dataclasses.field(default_factory=SearchSettings)
 
     def __post_init__(self) -> None:
-        for name in ("processes", "chunk"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: {getattr(self, name)} is not at least 1")
-        if not 0 <= self.rerank_weight <= 1:
-            raise UserError(f"rerank_weight: {self.rerank_weight} is not in 0 .. 1")
+        settle(self)
 
     def speaker(self) -> Speaker:
         """The runs that speak."""

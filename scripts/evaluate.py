@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from s2s.config import Layer, merge
+from s2s.config.ranges import Count, PathText, Seed, settle
 from s2s.console import plain_console
 from s2s.data.lines import Format, Row, source_text
 from s2s.data.scored import files, hypothesis_text, read_references, read_texts
@@ -54,18 +55,21 @@ by their best text (by an empty one where there is none, which is counted), othe
 class Arguments:
     """The arguments of the command line."""
 
-    hypotheses: str = ""
-    references: str = ""
+    hypotheses: PathText = ""
+    references: PathText = ""
     lang: str = "en"
     published: bool | None = None
-    sources: str | None = None
-    embeddings: str | None = None
+    sources: PathText | None = None
+    embeddings: PathText | None = None
     vectors: str = "plain"
     field: str = "target"
     format: str | None = None
-    json: str | None = None
-    samples: int = SAMPLES
-    seed: int = 0
+    json: PathText | None = None
+    samples: Count = SAMPLES
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        settle(self)
 
 
 def parse_arguments(arguments: Sequence[str]) -> Arguments:

@@ -14,6 +14,7 @@ from typing import Literal
 import s2s
 from s2s import commands
 from s2s.config import merge, read_arguments
+from s2s.config.ranges import PathText, settle
 from s2s.errors import UserError, nearest
 from s2s.export import Trained, export_transformers, save_pretrained
 from s2s.outputs import check_output_folder
@@ -29,12 +30,13 @@ FORMS: dict[str, Callable[[Trained, Path], None]] = {"transformers": export_tran
 class Settings:
     """The command's arguments."""
 
-    run: str = ""
-    output: str = ""
+    run: PathText = ""
+    output: PathText = ""
     form: str = "transformers"  # a row of FORMS
     checkpoint: Literal["best", "last", "average"] | None = None  # null: the best
 
     def __post_init__(self) -> None:
+        settle(self)
         for name in ("run", "output"):
             if not getattr(self, name):
                 raise UserError(f"{name}=FOLDER is missing; --help shows the usage")

@@ -22,6 +22,7 @@ import s2s
 from s2s import commands
 from s2s.config import merge, read_arguments
 from s2s.config.describing import Schema, explain
+from s2s.config.ranges import PathText, settle
 from s2s.console import plain_console, progress_bar
 from s2s.data.fields import Fields
 from s2s.data.lines import Format, Wanted, place, read_rows, source_text
@@ -42,13 +43,16 @@ USAGE = "usage: python scripts/predict.py run=FOLDER input=FILE output=FILE [fie
 class Settings:
     """The command's arguments."""
 
-    run: str = ""  # a run's folder; needed
-    input: str = "-"  # a file of sources; -: standard input
-    output: str = "-"  # a file; -: standard output
+    run: PathText = ""  # a run's folder; needed
+    input: PathText = "-"  # a file of sources; -: standard input
+    output: PathText = "-"  # a file; -: standard output
     format: Format | None = None  # of the input; null: its name tells, or else its first line
     field: str | None = None  # of rows; null: the recipe's data.source_field, or else "source"
     head: str | None = None  # which head's labels plain lines are; null: the only one
     checkpoint: Literal["best", "last"] | None = None  # null: the best
+
+    def __post_init__(self) -> None:
+        settle(self)
 
 
 def structured(head: Head, said: Said, prediction: Prediction, joint: str) -> dict[str, Any]:

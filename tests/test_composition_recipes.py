@@ -76,7 +76,7 @@ def test_a_recipe_s_row_is_changed_from_the_command_line(tmp_path):
     [
         ("- {name: fgm}\n- name: shift_noise\n  ratte: 1\n", 4, "unknown key 'mitigations[1].ratte'; did you mean "),
         ("- name: fgm\n  epsilon: much\n", 3, "mitigations[0].epsilon: "),
-        ("- name: fgm\n  epsilon: -2\n", 3, "mitigations[0].epsilon: -2.0 is below 0"),
+        ("- name: fgm\n  epsilon: -2\n", 3, "mitigations[0].epsilon: -2.0 is not at least 0"),
         ("- name: fgm\n  weight: 1.5\n", 3, "mitigations[0].weight: 1.5 is not in [0, 1]"),
         ("- name: r_drop\n  scope: both\n", 3, "mitigations[0].scope: "),
         ("- name: unlikelyhood\n", 2, "mitigations[0].name: no 'unlikelyhood'; did you mean 'unlikelihood'?"),

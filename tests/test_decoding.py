@@ -156,11 +156,11 @@ def test_prefixes_ensembles_and_a_second_run(runs: list[Run], source: Path, tmp_
     ("arguments", "message"),
     [
         (["processes=0"], "processes: 0 is not at least 1"),
-        (["rerank_weight=2"], "rerank_weight: 2.0 is not in 0 .. 1"),
+        (["rerank_weight=2"], "rerank_weight: 2.0 is not in [0, 1]"),
         (["weights=[1, 2]"], "weights: 1 runs need as many positive weights"),
         (["prefix_field=hnt"], "no field 'hnt'"),
         (["search.name=smple"], "search.name: no 'smple'; did you mean 'sample'"),
-        (["search={name: sample, top_p: 2}"], "search.top_p: top-p: 2.0 is not in"),
+        (["search={name: sample, top_p: 2}"], "search.top_p: 2.0 is not in (0, 1]"),
         (["rerank=/nowhere"], "run '/nowhere': no best or last checkpoint yet"),
         (["output=/nowhere/out.txt"], "No such file or directory"),
     ],

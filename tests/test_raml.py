@@ -142,5 +142,5 @@ def test_it_stands_first_and_once():
 
 
 def test_a_temperature_below_0_is_refused():
-    with pytest.raises(UserError, match=r"^temperature: -0\.1 is below 0"):
+    with pytest.raises(UserError, match=r"^temperature: -0\.1 is not at least 0"):
         RewardAugmented(temperature=-0.1)

@@ -124,7 +124,7 @@ def test_a_base_has_no_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ("mitigations=[{name: fgn}]", "mitigations[0].name: no 'fgn'; did you mean 'fgm'?"),
         ("mitigations={a: 1}", "mitigations: "),
         ("data.packages[0]=x", "data.packages: "),
-        ("data.size=1", "data.size: 1 is too small; it must be at least 201"),
+        ("data.size=1", "data.size: 1 is not at least 201"),
     ],
 )
 def test_a_wrong_argument_is_told_with_its_key(override: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -191,7 +191,7 @@ def test_a_second_run_ranks_anew(run: Run, other: Run) -> None:
         ({"name": "sample", "beams": 2}, "unknown search key 'beams' of 'sample'; it is one of beam, diverse"),
         ({"temperature": 0.5}, "unknown search key 'temperature' of 'beam'; it is one of sample, mbr"),
         ({"name": "sample", "temperature": 0.0}, "search.temperature: 0.0 is not above 0"),
-        ({"name": "sample", "top_p": 1.5}, "search.top_p: top-p: 1.5 is not in"),
+        ({"name": "sample", "top_p": 1.5}, "search.top_p: 1.5 is not in (0, 1]"),
         ({"name": "sample", "samples": 2, "n_best": 3}, "search.n_best: 3 is more than search.samples: 2"),
         ({"name": "diverse", "groups": 2, "n_best": 3}, "search.n_best: 3 is more than groups"),
         ({"name": "mbr", "utility": "chr"}, "search.utility: metric: no 'chr'; did you mean 'chrf'"),

@@ -289,7 +289,7 @@ def test_runs_have_short_names_where_these_differ() -> None:
     [
         (["port=1"], "run: missing; run=FOLDER names the run"),
         (["run=/nowhere"], "no run there"),
-        (["run=a", "port=99999"], "port: 99999 is not in 0 .. 65535"),
+        (["run=a", "port=99999"], "port: 99999 is not in [0, 65535]"),
         (["run=a", "hots=x"], "unknown key 'hots'; did you mean 'host'?"),
         (["run=a", "waiting=0"], "waiting: 0 is not at least 1"),
     ],

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 import yaml
 
 from s2s.config.named import name_of
+from s2s.config.ranges import Range, marks
 from s2s.errors import UserError, nearest
 
 WIDTH = 100
@@ -27,6 +28,7 @@ class Key(NamedTuple):
     type: str
     default: str
     meaning: str
+    range: str = ""  # of numbers
 
 
 def keys(kind: type) -> list[Key]:
@@ -43,7 +45,9 @@ def _nested(kind: type) -> list[Key]:
 
 
 def _key(kind: type, item: Field[Any]) -> Key:
-    return Key(item.name, _type(get_type_hints(kind)[item.name]), _default(item), comments(kind).get(item.name, ""))
+    hints, exact = get_type_hints(kind), get_type_hints(kind, include_extras=True)
+    ranges = ", ".join(str(mark) for mark in marks(exact[item.name]) if isinstance(mark, Range))
+    return Key(item.name, _type(hints[item.name]), _default(item), comments(kind).get(item.name, ""), ranges)
 
 
 @cache
@@ -102,7 +106,8 @@ def described(kind: type, indent: str = "  ") -> str:
 def _lines(found: Sequence[Key], indent: str) -> Iterator[str]:
     column = max((len(key.name) for key in found), default=0) + 2
     for key in found:
-        text = f"{key.type} ({key.default}): {key.meaning}" if key.meaning else f"{key.type} ({key.default})"
+        meaning = "; ".join(part for part in (key.meaning, key.range) if part)
+        text = f"{key.type} ({key.default}): {meaning}" if meaning else f"{key.type} ({key.default})"
         yield _wrapped(f"{key.name:{column}}{text}", indent, indent + " " * column)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache
+from math import inf
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from s2s.config.paths import Home, expanded
@@ -33,11 +34,11 @@ class Range:
             return f"{'(' if self.open_low else '['}{self.low}, {self.high}{')' if self.open_high else ']'}"
         return f"{'above ' if self.open_low else ''}{self.low} .. {self.high}"
 
-    def refuse(self, key: str, value: float) -> None:
-        """Refuse a number outside of the range with a UserError that names its key."""
+    def refuse(self, key: str, value: float, given: Any = None) -> None:
+        """Refuse a number outside of the range with a UserError that names its key and shows what was ``given``."""
         if self.holds(value):
             return
-        number = shown(value)
+        number = shown(value if given is None else given)
         if value != value:
             raise UserError(f"{key}: {number} is no number to compute with")
         if self.natural:
@@ -59,14 +60,22 @@ def above(low: float, most: float = MOST) -> Range:
 
 # Whole numbers.
 Count = Annotated[int, at_least(1)]
-CountOrNone = Annotated[int, at_least(0)]
+CountOrZero = Annotated[int, at_least(0)]
+Few = Annotated[int, at_least(1, 10_000)]  # of what is held or repeated at once: beams, samples, passes
+Size = Annotated[int, at_least(1, 1_000_000)]  # of an axis of a tensor
 Seed = Annotated[int, Range(0, 2**63 - 1)]
+Offset = Annotated[int, Range(-1_000_000, 1_000_000)]
 # Numbers.
 Share = Annotated[float, Range(0, 1)]
 ShareBelowOne = Annotated[float, Range(0, 1, open_high=True)]
 ShareAboveZero = Annotated[float, Range(0, 1, open_low=True)]
-Strength = Annotated[float, at_least(0, 1e6)]
-Positive = Annotated[float, above(0, 1e6)]
+Strength = Annotated[float, at_least(0)]
+Positive = Annotated[float, above(0)]
+Number = Annotated[float, Range(-1_000_000, 1_000_000)]
+Limit = Annotated[float, above(0, inf)]  # infinity: no limit
+Exponent = Annotated[float, Range(-10, 10)]  # of lengths, whose powers then fit a float
+Ratio = Annotated[float, at_least(0, 1_000)]
+Factor = Annotated[float, at_least(1, 1_000)]
 # Texts.
 PathText = Annotated[str, Home]
 
@@ -112,13 +121,14 @@ def _settled(hint: Any, value: Any, key: str) -> Any:
 
 
 def _marked(kind: type, found: list[Any], value: Any, key: str) -> Any:
+    given = value
     try:
-        value = read(kind, value, key) if kind in (int, float) else value
+        value = read(kind, given, key) if kind in (int, float) else given
     except MisreadError as error:
         raise UserError(str(error)) from error
     for mark in found:
         if isinstance(mark, Range):
-            mark.refuse(key, value)
+            mark.refuse(key, value, given)
         elif mark is Home and isinstance(value, str):
             value = expanded(value)
     return value

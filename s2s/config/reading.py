@@ -17,7 +17,7 @@ NULL = ("null", "Null", "NULL", "~", "")
 NUMBER = re.compile(r"[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)([eE][+-]?\d{1,9})?", re.ASCII)
 LONGEST_NUMBER = 400
 """Characters; Python refuses to read numbers of some thousands."""
-NO_NUMBERS = re.compile(r"[+-]?\.?(inf|infinity|nan)", re.ASCII | re.IGNORECASE)
+INFINITE = re.compile(r"[+-]?\.?(inf(inity)?|nan)", re.ASCII | re.IGNORECASE)
 VARIABLE = re.compile(r"\\\$\{|\$\{oc\.env:([A-Za-z_]\w*)(?:,([^}]*))?\}|\$\{", re.ASCII)
 
 
@@ -150,8 +150,8 @@ def _number_text(value: Any, key: str, kind: str) -> str | None:
     text = _raw(value, key)
     if not isinstance(text, str):
         return None
-    if NO_NUMBERS.fullmatch(text):
-        raise MisreadError(key, f"{text} is no number to compute with")
+    if INFINITE.fullmatch(text):
+        return text.replace(".", "")
     if not NUMBER.fullmatch(text) or len(text) > LONGEST_NUMBER:
         raise MisreadError(key, f"{shown(value)} is not {kind}{_hint(text)}")
     return text.replace("_", "")
@@ -174,13 +174,17 @@ def whole(value: Any, key: str) -> int:
     if text.lstrip("+-").isdigit():
         return int(text)
     number = Decimal(text)
-    if (number and not -1 < number.adjusted() < LONGEST_NUMBER) or number != number.to_integral_value():
+    if (
+        not number.is_finite()
+        or (number and not -1 < number.adjusted() < LONGEST_NUMBER)
+        or number != number.to_integral_value()
+    ):
         raise MisreadError(key, f"{text} is not a whole number")
     return int(number)
 
 
 def real(value: Any, key: str) -> float:
-    """Return a number. Errors: a ``MisreadError``, for what is not finite too."""
+    """Return a number. Errors: a ``MisreadError``, for NaN too; infinity is up to the range."""
     text = _number_text(value, key, "a number")
     if text is None and (isinstance(value, bool) or not isinstance(value, Real)):
         raise MisreadError(key, f"{shown(value)} is not a number")
@@ -188,7 +192,7 @@ def real(value: Any, key: str) -> float:
         number = float(value if text is None else text)
     except OverflowError as error:
         raise MisreadError(key, f"{shown(value)} is too large") from error
-    if not abs(number) < float("inf"):
+    if number != number:
         raise MisreadError(key, f"{shown(value)} is no number to compute with")
     return number
 

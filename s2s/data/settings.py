@@ -3,8 +3,9 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from s2s.config.ranges import PathText, at_least, settle
 from s2s.errors import UserError
 
 # The standard library, and hard dependencies (direct or not) with at least a score of usable docstrings each.
@@ -17,19 +18,24 @@ PACKAGES = [
 ]
 # fmt: on
 # Room for one token besides the special ones, and for one example besides the 200 that the copy task holds out.
-SMALLEST = {"max_source": 3, "max_target": 2, "size": 201}
+SourceLength = Annotated[int, at_least(3, 1_000_000)]
+TargetLength = Annotated[int, at_least(2, 1_000_000)]
+SetSize = Annotated[int, at_least(201)]
 
 
 @dataclass
 class StoredSet:
     """A recipe's ``data.dataset``: a set that ``datasets.load_dataset`` finds."""
 
-    name: str | None = None  # on the Hugging Face hub, or a folder
+    name: PathText | None = None  # on the Hugging Face hub, or a folder
     config: str | None = None  # where the set has several
     revision: str | None = None  # a branch, tag or commit
     train: str = "train"  # the name of the split
     dev: str | None = None  # null: dev, val, valid or validation, or else a part of train is held out
     test: str | None = None  # null: test, if there is one
+
+    def __post_init__(self) -> None:
+        settle(self, "data.dataset.")
 
 
 @dataclass
@@ -40,27 +46,25 @@ class DataSettings:
     """
 
     source: str | None = None  # a built-in set, docstrings, copy or synthetic; or else path
-    path: str | None = None  # a folder, a file or a pattern such as part-*.csv, a relative one below root
-    train_files: list[str] = field(default_factory=list)  # files or patterns, below path or else root
-    dev_files: list[str] = field(default_factory=list)  # likewise; none: a part of train is held out
-    test_files: list[str] = field(default_factory=list)  # likewise
+    path: PathText | None = None  # a folder, a file or a pattern such as part-*.csv, a relative one below root
+    train_files: list[PathText] = field(default_factory=list)  # files or patterns, below path or else root
+    dev_files: list[PathText] = field(default_factory=list)  # likewise; none: a part of train is held out
+    test_files: list[PathText] = field(default_factory=list)  # likewise
     dataset: StoredSet = field(default_factory=StoredSet)  # or else a set of the datasets library
-    root: str | None = None  # null: the environment variable S2S_DATA, else data
+    root: PathText | None = None  # null: the environment variable S2S_DATA, else data
     source_field: str = "source"  # of a row: the text to read; a.b is the b within a
     target_field: str | None = "target"  # of a row: the text to generate, or a list; null: no targets
     split: Literal["blanks", "characters"] = "blanks"  # how a source given as text falls into tokens, for heads
     on_error: Literal["stop", "skip"] = "stop"  # a malformed line is an error, or is counted and left out
-    max_source: int = 256  # tokens, special ones included; longer sources are cut and counted
-    max_target: int = 48  # likewise
+    max_source: SourceLength = 256  # tokens, special ones included; longer sources are cut and counted
+    max_target: TargetLength = 48  # likewise
     lang: str = "en"  # of the targets: how metrics cut texts into words
     packages: list[str] = field(default_factory=PACKAGES.copy)  # read for docstrings; stdlib: Python's own
-    cache: str | None = None  # a folder; null: the environment variable S2S_CACHE, else ~/.cache/s2s
-    size: int = 4000  # examples of the copy task or of the synthetic one
+    cache: PathText | None = None  # a folder; null: the environment variable S2S_CACHE, else ~/.cache/s2s
+    size: SetSize = 4000  # examples of the copy task or of the synthetic one; 200 are held out
 
     def __post_init__(self) -> None:
-        for key, least in SMALLEST.items():
-            if getattr(self, key) < least:
-                raise UserError(f"data.{key}: {getattr(self, key)} is too small; it must be at least {least}")
+        settle(self, "data.")
         for key in ("source_field", "target_field", "lang"):
             if getattr(self, key) is not None and not getattr(self, key).strip():
                 raise UserError(f"data.{key}: it is blank; it must be a name")

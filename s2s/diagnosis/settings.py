@@ -4,35 +4,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from s2s.config.ranges import Count, Few, PathText, Seed, Size, settle
 from s2s.errors import UserError
-
-AT_LEAST_1 = ("examples", "search_examples", "samples", "resamples", "batch", "distances")
 
 
 @dataclass
 class DiagnosisSettings:
     """The keys of ``python -m s2s.diagnose``. Raises `UserError` for a value out of range."""
 
-    run: str = ""  # folders of runs, with commas between them; the first one's method is what others are compared with
-    data: str | None = None  # JSONL or TSV with the first run's fields; null: its own split
+    run: PathText = ""  # folders of runs, commas between them; the first one's method is what others are compared with
+    data: PathText | None = None  # JSONL or TSV with the first run's fields; null: its own split
     split: Literal["test", "dev"] = "test"  # of the first run's data, where no file is given
-    output: str | None = None  # folder of the report; null: "diagnosis" in the first run's folder
-    examples: int = 500  # drawn from the data by the seed; where there are fewer, all
-    prefixes: list[int] = field(default_factory=lambda: [2, 5, 10])  # numbers of damaged tokens
-    distances: int = 10  # tokens behind a damaged prefix that are looked at
+    output: PathText | None = None  # folder of the report; null: "diagnosis" in the first run's folder
+    examples: Count = 500  # drawn from the data by the seed; where there are fewer, all
+    prefixes: list[Count] = field(default_factory=lambda: [2, 5, 10])  # numbers of damaged tokens
+    distances: Count = 10  # tokens behind a damaged prefix that are looked at
     # Beam widths of the curve of quality, in rising order.
-    beams: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32, 64])
-    search_examples: int = 100  # of the examples, for the curve over beam widths
-    oracle: str | None = None  # folders of runs whose mean stands in for the truth, where the task has no exact one
-    samples: int = 4  # texts drawn from the model for each source, for the accumulated error
-    seed: int = 0  # of all that is drawn: examples, damage, texts, resamples
-    resamples: int = 10_000  # of every bootstrap and randomisation
-    batch: int = 32  # sources read together
+    beams: list[Few] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32, 64])
+    search_examples: Count = 100  # of the examples, for the curve over beam widths
+    oracle: PathText | None = None  # folders of runs whose mean stands in for the truth, where there is no exact one
+    samples: Few = 4  # texts drawn from the model for each source, for the accumulated error
+    seed: Seed = 0  # of all that is drawn: examples, damage, texts, resamples
+    resamples: Count = 10_000  # of every bootstrap and randomisation
+    batch: Size = 32  # sources read together
 
     def __post_init__(self) -> None:
-        for name in AT_LEAST_1:
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: {getattr(self, name)} is not at least 1")
+        settle(self)
         for name in ("prefixes", "beams"):
             values = getattr(self, name)
             if not values or min(values) < 1 or sorted(set(values)) != values:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import ClassVar
 
 from torch import nn
 
+from s2s.config.ranges import Strength, settle
 from s2s.data.rows import Example, Value
 from s2s.errors import UserError, nearest
 from s2s.labelling.labels import (
@@ -23,15 +23,14 @@ Tokens = Callable[[Example], Sequence[str]]
 class HeadSettings:
     """The keys that all heads have; the labels are those of a field of the data, or derived from the target."""
 
-    weight: float = 1.0  # of the head's loss, added to the generation's
+    weight: Strength = 1.0  # of the head's loss, added to the generation's
     field: str | None = None  # of the data
     labels: str | None = None  # derived: target_words for classifiers, copy_tags for taggers
 
     derived: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        if not (self.weight >= 0 and isfinite(self.weight)):
-            raise UserError(f"weight: {self.weight} is not at least 0")
+        settle(self)
         if (self.field is None) == (self.labels is None):
             raise UserError(f"field: either a field of the data or labels: {self.derived} is needed, and not both")
         if self.labels not in (None, self.derived):

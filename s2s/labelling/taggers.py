@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from s2s.config.ranges import Count, Positive
 from s2s.data.rows import Example
 from s2s.errors import UserError, nearest
 from s2s.heads import CRF, MEMM, SCHEMES, scheme_constraints
@@ -28,7 +29,7 @@ class SoftmaxTagger(HeadSettings):
     """A tag for each token of the source, each on its own."""
 
     scheme: str | None = None  # bio, iob1, bmes, bioes or bilou: tags mark spans, which are scored too
-    rate_multiplier: float = 1.0  # of the learning rate of transitions, where there are any
+    rate_multiplier: Positive = 1.0  # of the learning rate of transitions, where there are any
 
     derived: ClassVar[str] = "copy_tags"
 
@@ -36,8 +37,6 @@ class SoftmaxTagger(HeadSettings):
         super().__post_init__()
         if self.scheme is not None and self.scheme not in SCHEMES:
             raise UserError(f"scheme: no '{self.scheme}'{nearest(self.scheme, SCHEMES)}")
-        if not self.rate_multiplier > 0:
-            raise UserError(f"rate_multiplier: {self.rate_multiplier} is not above 0")
 
     @property
     def tags_tokens(self) -> bool:
@@ -101,14 +100,9 @@ class CRFTagger(SoftmaxTagger):
 class MEMMTagger(SoftmaxTagger):
     """Tags by a maximum-entropy Markov model."""
 
-    rank: int | None = None  # of the transitions; null: a full matrix
+    rank: Count | None = None  # of the transitions; null: a full matrix
 
     bidirectional: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rank is not None and self.rank < 1:
-            raise UserError(f"rank: {self.rank} is not at least 1")
 
     def chain(self, names: Sequence[str]) -> nn.Module:
         if self.rank is not None and self.rank > len(names):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from s2s.batch import Batch
-from s2s.errors import UserError
+from s2s.config.ranges import Strength
 from s2s.mitigations.base import Composition, Shaped, Shaper, Turn, mixed
 
 
@@ -17,12 +17,7 @@ class ArticleFastGradient(Shaper):
     processes or micro-batches, and under sharding.
     """
 
-    epsilon: float = 1.0  # length of the table's perturbation
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.epsilon < 0:
-            raise UserError(f"epsilon: {self.epsilon} is below 0")
+    epsilon: Strength = 1.0  # length of the table's perturbation
 
     def refuse(self, beside: Composition) -> str | None:
         if beside.updates_in_parts:

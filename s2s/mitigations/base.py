@@ -7,9 +7,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from s2s.batch import Batch, Counts
+from s2s.config.ranges import CountOrZero, Share, settle
 from s2s.data.batches import Tokens
 from s2s.draws import Draws
-from s2s.errors import UserError
 from s2s.losses import Term
 from s2s.mitigations.passes import Passes
 from s2s.vocabulary import Vocabulary
@@ -55,16 +55,12 @@ class Composition(NamedTuple):
 class Mitigation:
     """The keys that all methods have."""
 
-    weight: float = 1.0  # share of the method in the loss, the rest is teacher forcing on gold; 0: teacher forcing
-    start_step: int = 0  # the first step with the method; teacher forcing before it
-    ramp_steps: int = 0  # over so many steps the method grows to its whole strength
+    weight: Share = 1.0  # share of the method in the loss, the rest is teacher forcing on gold; 0: teacher forcing
+    start_step: CountOrZero = 0  # the first step with the method; teacher forcing before it
+    ramp_steps: CountOrZero = 0  # over so many steps the method grows to its whole strength
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise UserError(f"weight: {self.weight} is not in [0, 1]")
-        for name in ("start_step", "ramp_steps"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name}: {getattr(self, name)} is below 0")
+        settle(self)
 
     def strength(self, step: int) -> float:
         """How much of the method counts at a step: nothing before ``start_step``, then linearly more, up to 1."""

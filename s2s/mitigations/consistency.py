@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from s2s.batch import IGNORED, Batch
-from s2s.errors import UserError
+from s2s.config.ranges import Share, Strength
 from s2s.losses import Scores, Term, divergence, divergences
 from s2s.mitigations.base import Composition, Feed, Shaped, Shaper, Turn
 from s2s.mitigations.noise import Noise
@@ -18,12 +18,7 @@ from s2s.mitigations.pools import from_target
 class Consistency(Shaper):
     """The keys of methods that draw two views together."""
 
-    alpha: float = 1.0  # strength of the divergence
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.alpha < 0:
-            raise UserError(f"alpha: {self.alpha} is below 0")
+    alpha: Strength = 1.0  # strength of the divergence
 
     def scale(self) -> float:
         """What the sum of both divergences is multiplied by."""
@@ -49,7 +44,7 @@ class RDrop(Consistency):
     alpha 0 the mean of two passes. It does nothing without dropout.
     """
 
-    alpha: float = 2.5  # of the mean's form: half of the alpha of the sum's form
+    alpha: Strength = 2.5  # of the mean's form: half of the alpha of the sum's form
     scope: Literal["target", "all"] = "all"  # two targets behind one source, or the whole sequence twice
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
@@ -65,7 +60,7 @@ class ArticleRDrop(RDrop):
     dropout 0.3 in his article.
     """
 
-    alpha: float = 4.0
+    alpha: Strength = 4.0
 
     def scale(self) -> float:
         return self.alpha / 4
@@ -89,12 +84,8 @@ class NoiseConsistency(Consistency):
     compare more than one corruption a step.
     """
 
-    rate: float = 0.3  # of replaced tokens in the second view
+    rate: Share = 0.3  # of replaced tokens in the second view
     detach_clean: bool = False  # the clean view is a constant
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        Noise(rate=self.rate)  # a rate out of range is refused here
 
     def refuse(self, beside: Composition) -> str | None:
         if self.rate or any(isinstance(method, Feed) for method in beside.mitigations):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from s2s.batch import IGNORED, Batch, real_inputs
-from s2s.errors import UserError
+from s2s.config.ranges import Share
 from s2s.mitigations.base import Feed, Turn
 
 
@@ -23,15 +23,9 @@ class Noise(Feed):
     The begin symbol and padding are never touched.
     """
 
-    rate: float = 0.1  # probability that a token is touched
-    gate: float = 1.0  # probability that an example is touched at all
-    position_decay: float = 0.0  # the rate of token t = 1, 2 ... is rate (1 - position_decay^t): it grows with t
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("rate", "gate", "position_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}: {getattr(self, name)} is not in [0, 1]")
+    rate: Share = 0.1  # probability that a token is touched
+    gate: Share = 1.0  # probability that an example is touched at all
+    position_decay: Share = 0.0  # the rate of token t = 1, 2 ... is rate (1 - position_decay^t): it grows with t
 
     def hits(self, batch: Batch, turn: Turn) -> Tensor:
         """The decoder inputs [B, T] to be touched."""

@@ -1,7 +1,6 @@
 """GOLD: off-policy policy gradients on gold targets."""
 
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from s2s import checkpoints
 from s2s.batch import IGNORED, Batch
+from s2s.config.ranges import Number, PathText, Share, Strength
 from s2s.errors import UserError, nearest
 from s2s.facts import check_weights, read_facts
 from s2s.mitigations.base import Materials, Shaped, Shaper, Turn, mixed
@@ -46,12 +46,12 @@ class OffPolicy(Shaper):
     part has no label smoothing.
     """
 
-    floor: float = 0.1  # least weight of a token
+    floor: Share = 0.1  # least weight of a token
     reward: str = "constant"  # a row of REWARDS: constant, sum or product
-    reference: str | None = None  # the folder of a run trained by teacher forcing, for sum and product
-    discount: float = 1.0  # of later rewards
-    baseline: float = -10.0  # for product: taken from log-probabilities
-    reward_floor: float = 0.0  # least reward of a token, for sum and product; 0.1 in the official code of GOLD-s
+    reference: PathText | None = None  # the folder of a run trained by teacher forcing, for sum and product
+    discount: Share = 1.0  # of later rewards
+    baseline: Number = -10.0  # for product: taken from log-probabilities
+    reward_floor: Strength = 0.0  # least reward of a token, for sum and product; 0.1 in the official code of GOLD-s
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,11 +59,6 @@ class OffPolicy(Shaper):
             raise UserError(f"reward: no '{self.reward}'{nearest(self.reward, REWARDS)}")
         if self.reward != "constant" and self.reference is None:
             raise UserError(f"reference: reward '{self.reward}' needs the folder of a run trained by teacher forcing")
-        if not (self.reward_floor >= 0 and isfinite(self.reward_floor)):
-            raise UserError(f"reward_floor: {self.reward_floor} is not at least 0")
-        for name in ("floor", "discount"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}: {getattr(self, name)} is not in [0, 1]")
 
     def prepare(self, materials: Materials) -> None:
         self._reference = None

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from s2s.batch import Batch
+from s2s.config.ranges import Strength
 from s2s.losses import Term
 from s2s.mitigations.base import Composition, Shaped, Turn
 from s2s.mitigations.perturbation import Perturbed
@@ -26,7 +27,7 @@ class GradientPenalty(Perturbed):
     article's code also holds through its tied table.
     """
 
-    epsilon: float = 0.003  # 1 / 320: the article's 1 at the 320 labels of its update
+    epsilon: Strength = 0.003  # 1 / 320: the article's 1 at the 320 labels of its update
     first_order: bool = False  # the loss at a perturbation instead: no double backward
 
     def divisor(self, turn: Turn) -> Tensor | float:  # noqa: ARG002
@@ -73,7 +74,7 @@ class ArticlePenalty(GradientPenalty):
     """
 
     scope: Literal["target", "all"] = "all"
-    epsilon: float = 1.0  # of updates of about 320 labels
+    epsilon: Strength = 1.0  # of updates of about 320 labels
 
     def divisor(self, turn: Turn) -> Tensor | float:
         return turn.counts.target_tokens.clamp(min=1)

@@ -7,13 +7,13 @@ a row's perturbation does not depend on its neighbours. Padding has no gradient 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from s2s.batch import Batch, real_inputs
-from s2s.errors import UserError
+from s2s.config.ranges import Few, Share, Strength, at_least
 from s2s.losses import Scores, Term, divergence
 from s2s.mitigations.base import Shaped, Shaper, Turn, mixed
 from s2s.mitigations.passes import Words
@@ -27,12 +27,7 @@ class Perturbed(Shaper):
     """The keys of methods that perturb embeddings."""
 
     scope: Literal["target", "all"] = "target"  # embeddings of the decoder's input, or of the source as well
-    epsilon: float = 1.0  # length of a sequence's perturbation
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.epsilon < 0:
-            raise UserError(f"epsilon: {self.epsilon} is below 0")
+    epsilon: Strength = 1.0  # length of a sequence's perturbation
 
     def ascended(
         self, fed: Batch, turn: Turn, name: str, step_of: Callable[[Sequence[Tensor]], Perturbation]
@@ -56,7 +51,7 @@ class FastGradient(Perturbed):
     over the table, as ``fgm_article`` does.
     """
 
-    weight: float = 0.5
+    weight: Share = 0.5
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
         return self.ascended(fed, turn, "adversarial", lambda gradients: scaled(gradients, self.epsilon))
@@ -71,14 +66,9 @@ class ProjectedGradient(Perturbed):
     or more is FGM. It does not use the gradients of the inner steps (see ``free_lb``).
     """
 
-    weight: float = 0.5
-    steps: int = 3  # of the ascent
-    stride: float = 0.3  # length of each
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.steps < 1:
-            raise UserError(f"steps: {self.steps} is not at least 1")
+    weight: Share = 0.5
+    steps: Few = 3  # of the ascent
+    stride: Strength = 0.3  # length of each
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
         passes, words = turn.passes, turn.passes.words(fed, self.scope)
@@ -107,7 +97,7 @@ class FreeLargeBatch(ProjectedGradient):
     Teacher forcing at weight 0 or epsilon 0. It does not replay one dropout mask in all passes.
     """
 
-    weight: float = 1.0
+    weight: Share = 1.0
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
         passes, words, losses = turn.passes, turn.passes.words(fed, self.scope), []
@@ -141,8 +131,8 @@ class VirtualAdversarial(Perturbed):
     not use labels, so it does not follow the loss where model and label differ.
     """
 
-    xi: float = 10.0  # length at which the divergence is differentiated
-    iterations: int = 1  # of the search for the direction
+    xi: Strength = 10.0  # length at which the divergence is differentiated
+    iterations: Annotated[int, at_least(0, 10_000)] = 1  # of the search for the direction
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
         passes, words = turn.passes, turn.passes.words(fed, self.scope)

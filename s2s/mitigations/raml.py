@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from s2s.batch import IGNORED, Batch, real_inputs
-from s2s.errors import UserError
+from s2s.config.ranges import Strength
 from s2s.mitigations.base import Composition, Feed, Materials, Turn
 from s2s.mitigations.pools import plain_ids
 
@@ -22,12 +22,7 @@ class RewardAugmented(Feed):
     are noised too, unlike in random replacement, and lengths never change. A ramp scales the probability.
     """
 
-    temperature: float = 0.1  # 0 draws gold itself
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.temperature < 0:
-            raise UserError(f"temperature: {self.temperature} is below 0")
+    temperature: Strength = 0.1  # 0 draws gold itself
 
     def refuse(self, beside: Composition) -> str | None:
         if beside.mitigations[0] is self:

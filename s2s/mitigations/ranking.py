@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from s2s.batch import Batch
+from s2s.config.ranges import Exponent, Few, PathText, Strength
 from s2s.errors import UserError, nearest
 from s2s.losses import Term
 from s2s.mitigations.base import Materials, Shaped, Turn, teacher_forcing
@@ -28,7 +29,7 @@ class Ranked(NamedTuple):
 class Ranking(Sampled):
     """The keys of methods that rank the candidates of a file: decoded JSONL at ``path``, ranked by ``metric``."""
 
-    path: str = ""  # a file of decoded candidates
+    path: PathText = ""  # a file of decoded candidates
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,10 +63,10 @@ class CandidateRanking(Ranking):
     refreshed while the model moves away from the one that wrote them.
     """
 
-    candidates: int = 16
-    gamma: float = 100.0  # strength of the ranking
-    margin: float = 0.001  # between neighbours
-    length_penalty: float = 2.0  # log-probabilities are divided by length ** length_penalty
+    candidates: Few = 16
+    gamma: Strength = 100.0  # strength of the ranking
+    margin: Strength = 0.001  # between neighbours
+    length_penalty: Exponent = 2.0  # log-probabilities are divided by length ** length_penalty
     pairs: str = "mean"  # a row of PAIRS: how the pairs of one distance add up, by mean (the code) or sum (the text)
 
     def __post_init__(self) -> None:
@@ -122,7 +123,7 @@ class PreferenceOptimisation(Ranking):
     likelihood of both may fall; a weight below 1 holds it.
     """
 
-    beta: float = 0.1  # how far a preference may pull from the reference
+    beta: Strength = 0.1  # how far a preference may pull from the reference
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
         pairs = [[row[0], row[-1]] for row in self.ranked(clean)]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from s2s.batch import Batch
+from s2s.config.ranges import Count, Positive, Share
 from s2s.errors import UserError, nearest
 from s2s.mitigations.base import Materials, Turn
 from s2s.mitigations.noise import Noise
@@ -29,20 +30,16 @@ class RandomReplacement(Noise):
     - model_top_k: the model's ``top_k`` likeliest tokens for the place given the gold prefix, alike
     """
 
-    rate: float = 0.3
-    gate: float = 0.5
+    rate: Share = 0.3
+    gate: Share = 0.5
     pool: str = "target"  # a row of s2s.mitigations.pools.POOLS: where the new tokens come from
-    top_k: int = 10  # for pool model_top_k
-    temperature: float = 0.1  # for pool similar
+    top_k: Count = 10  # for pool model_top_k
+    temperature: Positive = 0.1  # for pool similar
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pool not in POOLS:
             raise UserError(f"pool: no '{self.pool}'{nearest(self.pool, POOLS)}")
-        if self.top_k < 1:
-            raise UserError(f"top_k: {self.top_k} is not at least 1")
-        if not self.temperature > 0:
-            raise UserError(f"temperature: {self.temperature} is not above 0")
 
     def prepare(self, materials: Materials) -> None:
         counted = frequencies(materials) if self.pool == "unigram" else None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from s2s.batch import IGNORED, Batch
-from s2s.errors import UserError
+from s2s.config.ranges import Few, PathText, Strength
 from s2s.metrics.sentence import check_metric, sentence_metric
 from s2s.mitigations.base import Materials, SequenceShaper, Shaped, Turn
 from s2s.mitigations.candidates import Candidate, Packed, gold, pack, read, rewards, sample
@@ -16,13 +16,11 @@ from s2s.mitigations.candidates import Candidate, Packed, gold, pack, read, rewa
 class Sampled(SequenceShaper):
     """The keys of methods that compare candidates by a metric."""
 
-    candidates: int = 8  # of each source
+    candidates: Few = 8  # of each source
     metric: str = "chrf"  # a name of s2s.metrics.sentence.METRICS, or module:function of (hypothesis, reference)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.candidates < 1:
-            raise UserError(f"candidates: {self.candidates} is not at least 1")
         check_metric(self.metric)
 
     def prepare(self, materials: Materials) -> None:
@@ -51,9 +49,9 @@ class MinimumRisk(Sampled):
     0. What it gains may be peakiness rather than reward (Choshen et al. 2020): ``mrt_shuffled`` is the control.
     """
 
-    alpha: float = 0.005  # sharpness of Q
+    alpha: Strength = 0.005  # sharpness of Q
     with_gold: bool = False  # the gold target is a candidate too
-    path: str | None = None  # a file of decoded candidates; null: samples of the model
+    path: PathText | None = None  # a file of decoded candidates; null: samples of the model
 
     def prepare(self, materials: Materials) -> None:
         super().prepare(materials)
@@ -113,7 +111,7 @@ class SelfCritical(Sampled):
     Gradients have a high variance: start from a trained model.
     """
 
-    candidates: int = 1
+    candidates: Few = 1
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
         found, greedy = self._sample(clean, turn, self.candidates), self._sample(clean, turn, 1, greedy=True)

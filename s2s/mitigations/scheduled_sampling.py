@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
 from s2s.batch import Batch, real_inputs
+from s2s.config.ranges import Few, Share, Strength, above
 from s2s.errors import UserError, nearest
 from s2s.mitigations.base import Feed, Turn
 from s2s.mitigations.pools import from_target
@@ -50,28 +51,19 @@ class ScheduledSampling(Feed):
     - always: 1
     """
 
-    rate: float = 1.0  # largest probability of a prediction
+    rate: Share = 1.0  # largest probability of a prediction
     policy: str = "decoding_step"  # a row of POLICIES: how the probability grows
-    passes: int = 1  # predictions from predictions, so many deep
-    noise: float = 0.0  # of Gumbel; 0: the likeliest word (a choice of ours), 1: a sample, Zhang et al.'s oracle word
-    base: float = 0.99  # for the policies by decoding step: Liu et al.'s; short targets want less, such as 0.97
-    decay: float = 1000.0  # steps, for the policies by training step
-    confident: float = 0.9  # for policy confidence: gold at or below it
-    sure: float = 0.95  # likewise: a random token above it
+    passes: Few = 1  # predictions from predictions, so many deep
+    noise: Strength = 0.0  # of Gumbel; 0: the likeliest word (our choice), 1: a sample, Zhang et al.'s oracle word
+    base: Share = 0.99  # for the policies by decoding step: Liu et al.'s; short targets want less, such as 0.97
+    decay: Annotated[float, above(0)] = 1000.0  # steps, for the policies by training step
+    confident: Share = 0.9  # for policy confidence: gold at or below it
+    sure: Share = 0.95  # likewise: a random token above it
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.policy not in POLICIES:
             raise UserError(f"policy: no '{self.policy}'{nearest(self.policy, POLICIES)}")
-        for name in ("rate", "base", "confident", "sure"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}: {getattr(self, name)} is not in [0, 1]")
-        if self.passes < 1:
-            raise UserError(f"passes: {self.passes} is not at least 1")
-        if self.noise < 0:
-            raise UserError(f"noise: {self.noise} is below 0")
-        if not self.decay > 0:
-            raise UserError(f"decay: {self.decay} is not above 0")
 
     def feed(self, batch: Batch, turn: Turn) -> Batch:
         tokens = real_inputs(batch)

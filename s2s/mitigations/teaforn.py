@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from s2s.batch import IGNORED, Batch
-from s2s.errors import UserError
+from s2s.config.ranges import Few, Strength
 from s2s.losses import Term
 from s2s.mitigations.base import Shaped, Shaper, Turn
 from s2s.mitigations.passes import Words
@@ -23,15 +23,8 @@ class TeacherForcingWithNGrams(Shaper):
     words, which the paper found unstable.
     """
 
-    passes: int = 2  # 1 is teacher forcing
-    decay: float = 0.5  # each pass counts so much of the one before
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.passes < 1:
-            raise UserError(f"passes: {self.passes} is not at least 1")
-        if self.decay < 0:
-            raise UserError(f"decay: {self.decay} is below 0")
+    passes: Few = 2  # 1 is teacher forcing
+    decay: Strength = 0.5  # each pass counts so much of the one before
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
         passes, labels = turn.passes, fed.labels

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from s2s.batch import IGNORED, Batch
+from s2s.config.ranges import Share, Strength
 from s2s.errors import UserError
 from s2s.losses import Term
 from s2s.mitigations.base import Composition, Shaped, Shaper, Turn, mixed
@@ -21,17 +22,14 @@ class GraduatedLabelSmoothing(Shaper):
     takes the place of ``objective.label_smoothing``, which has to be 0.
     """
 
-    high: float = 0.7  # confidence above which smooth_high is spread
-    low: float = 0.3  # confidence below which smooth_low is spread
-    smooth_high: float = 0.3  # share of a label
-    smooth: float = 0.1  # likewise, between low and high
-    smooth_low: float = 0.0  # likewise
+    high: Share = 0.7  # confidence above which smooth_high is spread
+    low: Share = 0.3  # confidence below which smooth_low is spread
+    smooth_high: Share = 0.3  # share of a label
+    smooth: Share = 0.1  # likewise, between low and high
+    smooth_low: Share = 0.0  # likewise
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("high", "low", "smooth_high", "smooth", "smooth_low"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}: {getattr(self, name)} is not in [0, 1]")
         if self.low > self.high:
             raise UserError(f"low: {self.low} is above high: {self.high}")
 
@@ -62,12 +60,7 @@ class Unlikelihood(Shaper):
     only.
     """
 
-    alpha: float = 1.0  # strength of the penalty
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.alpha < 0:
-            raise UserError(f"alpha: {self.alpha} is below 0")
+    alpha: Strength = 1.0  # strength of the penalty
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
         scores = turn.passes.score(fed)
@@ -102,7 +95,7 @@ class MixedCrossEntropy(Shaper):
     weighted part has no label smoothing.
     """
 
-    weight: float = 0.5
+    weight: Share = 0.5
 
     def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
         scores = turn.passes.score(fed)

@@ -3,48 +3,38 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from s2s.config.ranges import Few, PathText, ShareBelowOne, Size, settle
 from s2s.errors import UserError, nearest
 from s2s.model import variants
 from s2s.model.initialization.rules import INITIALIZATIONS
-
-# fmt: off
-AT_LEAST_1 = (
-    "layers", "width", "heads", "feed_forward", "positions", "source_slots", "target_slots", "attention_rank",
-)
-# fmt: on
 
 
 @dataclass
 class ModelSettings:
     """A recipe's ``model:``; null means the checkpoint's value, or the default of ``Architecture`` without one."""
 
-    layers: int | None = None  # 6 without a checkpoint
-    width: int | None = None  # 256 without a checkpoint
-    heads: int | None = None  # of attention; 4 without a checkpoint
-    feed_forward: int | None = None  # width of the hidden layer; 4 times the model's without a checkpoint
+    layers: Few | None = None  # 6 without a checkpoint
+    width: Size | None = None  # 256 without a checkpoint
+    heads: Size | None = None  # of attention; 4 without a checkpoint
+    feed_forward: Size | None = None  # width of the hidden layer; 4 times the model's without a checkpoint
     norm: Literal["pre", "post"] | None = None  # null: pre, or post as BERT with a checkpoint
-    positions: int | None = None  # the longest source and target together, in tokens
-    dropout: float = 0.1  # of embeddings and of what each half of a block adds
+    positions: Size | None = None  # the longest source and target together, in tokens
+    dropout: ShareBelowOne = 0.1  # of embeddings and of what each half of a block adds
     attention: Any = "dot"  # rows of s2s.model.scores.SCORES; a+b mixes, a,b or a list names one a layer
-    source_slots: int | None = None  # of attention without keys; null: data.max_source
-    target_slots: int | None = None  # likewise; null: data.max_target
-    attention_rank: int = 8  # of factorized_random
+    source_slots: Size | None = None  # of attention without keys; null: data.max_source
+    target_slots: Size | None = None  # likewise; null: data.max_target
+    attention_rank: Size = 8  # of factorized_random
     initialization: str = "xavier"  # a row of s2s.model.initialization.INITIALIZATIONS
-    pretrained: str | None = None  # hub name, path, a name under $S2S_MODELS, or an installed package
+    pretrained: PathText | None = None  # hub name, path, a name under $S2S_MODELS, or an installed package
 
     def __post_init__(self) -> None:
+        settle(self, "model.")
         self.attention = variants.canonical(self.attention)
         if (self.source_slots or self.target_slots) and not variants.has_slots(self.attention):
             raise UserError(f"model.source_slots, model.target_slots: '{self.attention}' has no slots; leave them null")
         if self.initialization not in INITIALIZATIONS:
             close = nearest(self.initialization, INITIALIZATIONS)
             raise UserError(f"model.initialization: no '{self.initialization}'{close}")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"model.dropout: {self.dropout} is not in [0, 1)")
-        for name in AT_LEAST_1:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"model.{name}: {value} is not at least 1")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from s2s.errors import UserError
+from s2s.config.ranges import CountOrZero, Limit, Share, ShareBelowOne, Strength, settle
 from s2s.optim.adafactor import Adafactor
 from s2s.optim.groups import parameter_groups
 
@@ -19,26 +19,18 @@ class AdafactorSettings:
     min(1e-6 t, 1 / sqrt(t)), is ``rate: 0.01`` with ``schedule: {name: inverse_square_root, warmup: 10000}``.
     """
 
-    rate: float = 1e-3  # the schedule's factor multiplies it
+    rate: Strength = 1e-3  # the schedule's factor multiplies it
     scale_parameter: bool = True  # steps are relative to max(1e-3, RMS of the parameter)
     scale_vectors: bool = True  # those of biases and norms too; a bias of 0 then moves by a thousandth of the rate
-    clip_threshold: float = 1.0  # largest RMS of an update before it is multiplied by the rate
-    beta1: float = 0.0  # of a momentum; 0 keeps none
-    beta2_cap: float = 1.0  # the largest beta2; below 1 the second moments never freeze
+    clip_threshold: Limit = 1.0  # largest RMS of an update before it is multiplied by the rate
+    beta1: ShareBelowOne = 0.0  # of a momentum; 0 keeps none
+    beta2_cap: Share = 1.0  # the largest beta2; below 1 the second moments never freeze
     bf16_momentum: bool = False  # halves the momentum's memory
-    decay: float = 0.0  # of matrices; multiplied by the step's size
-    min_dim_size_to_factor: int = 0  # second moments of matrices with a shorter axis are kept whole
+    decay: Strength = 0.0  # of matrices; multiplied by the step's size
+    min_dim_size_to_factor: CountOrZero = 0  # second moments of matrices with a shorter axis are kept whole
 
     def __post_init__(self) -> None:
-        for name in ("rate", "decay", "min_dim_size_to_factor"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"optimizer.{name}: {getattr(self, name)} is not at least 0")
-        if not self.clip_threshold > 0:
-            raise UserError(f"optimizer.clip_threshold: {self.clip_threshold} is not above 0")
-        if not 0 <= self.beta1 < 1:
-            raise UserError(f"optimizer.beta1: {self.beta1} is not in [0, 1)")
-        if not 0 <= self.beta2_cap <= 1:
-            raise UserError(f"optimizer.beta2_cap: {self.beta2_cap} is not in [0, 1]")
+        settle(self, "optimizer.")
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of a module's parameters."""

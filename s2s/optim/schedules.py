@@ -3,18 +3,17 @@
 import math
 from dataclasses import dataclass
 
-from s2s.errors import UserError
+from s2s.config.ranges import Count, CountOrZero, Share, settle
 
 
 @dataclass
 class Constant:
     """Rises from 0 over ``warmup`` steps, then stays at 1."""
 
-    warmup: int = 0  # steps in which the factor rises from 0 to 1
+    warmup: CountOrZero = 0  # steps in which the factor rises from 0 to 1
 
     def __post_init__(self) -> None:
-        if self.warmup < 0:
-            raise UserError(f"schedule.warmup: {self.warmup} is negative")
+        settle(self, "schedule.")
 
     def factor(self, step: int, steps: int) -> float:
         """The factor at a step, counted from 0, of a run of ``steps``."""
@@ -35,12 +34,7 @@ class Constant:
 class Falling(Constant):
     """A curve that ends at ``floor``."""
 
-    floor: float = 0.0  # the factor at the end of the run
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.floor <= 1:
-            raise UserError(f"schedule.floor: {self.floor} is not in [0, 1]")
+    floor: Share = 0.0  # the factor at the end of the run
 
 
 @dataclass
@@ -77,12 +71,7 @@ class RelativeStep(Constant):
     Their min(1e-2, 1 / sqrt(t)) at step t = 1, 2, ... is a rate of 0.01 with ``flat`` 10000.
     """
 
-    flat: int = 10_000  # steps before it falls
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.flat < 1:
-            raise UserError(f"schedule.flat: {self.flat} is not at least 1")
+    flat: Count = 10_000  # steps before it falls
 
     def after(self, step: int, steps: int) -> float:  # noqa: ARG002
         """Return min(1, sqrt(flat / (step + 1)))."""

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from s2s.config.paths import expanded
+from s2s.config.ranges import CountOrZero, Factor, Offset, Ratio, Size, settle
 from s2s.errors import UserError, nearest
 from s2s.model.precisions import PRECISIONS
 from s2s.outside import names_outside, place_key
@@ -46,13 +48,13 @@ class Job(NamedTuple):
 class SearchMethod:
     """The keys that all rows of ``s2s.search.methods.SEARCHES`` have; lengths are in tokens, without the end."""
 
-    max_length: int | None = None  # null: the longest target of training, data.max_target
-    min_length: int = 0  # no end before so many tokens
-    max_length_ratio: float | None = None  # of the source's tokens, begin and end left out; at most max_length
-    max_length_offset: int = 0  # so many tokens more than max_length_ratio says
-    min_length_ratio: float | None = None  # of the source's tokens; at least min_length
-    no_repeat_ngram: int = 0  # no n-gram of so many tokens twice; 0: any
-    repetition_penalty: float = 1.0  # log-probabilities of tokens that were there already are multiplied by it
+    max_length: Size | None = None  # null: the longest target of training, data.max_target
+    min_length: CountOrZero = 0  # no end before so many tokens
+    max_length_ratio: Ratio | None = None  # of the source's tokens, begin and end left out; at most max_length
+    max_length_offset: Offset = 0  # so many tokens more than max_length_ratio says
+    min_length_ratio: Ratio | None = None  # of the source's tokens; at least min_length
+    no_repeat_ngram: CountOrZero = 0  # no n-gram of so many tokens twice; 0: any
+    repetition_penalty: Factor = 1.0  # log-probabilities of tokens that were there already are multiplied by it
     # with which every hypothesis begins, unless its source has one of its own; whole words: of cap* the word may go on
     prefix: str = ""
     required: list[str] = field(default_factory=list)  # whole words that come in every hypothesis; *er*: within words
@@ -60,7 +62,7 @@ class SearchMethod:
     allowed: str | None = place_key("FILE")  # a file of lines: every hypothesis is one of them, as it stands there
     token_scores: bool = False  # tell the log-probability of each token of what is found
     precision: str = "fp32"  # of products with the weights: a row of s2s.model.precisions.PRECISIONS
-    batch: int = 32  # sources searched together
+    batch: Size = 32  # sources searched together
 
     def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
         """The hypotheses of each source, best first."""
@@ -91,24 +93,16 @@ class SearchMethod:
         return names_outside(self)
 
     def __post_init__(self) -> None:
+        settle(self, "search.")
+        self.allowed = None if self.allowed is None else expanded(self.allowed)
         if self.precision not in PRECISIONS:
             raise UserError(f"search.precision: no '{self.precision}'{nearest(self.precision, PRECISIONS)}")
-        at_least(self, 1, "batch", "repetition_penalty")
-        at_least(self, 0, "min_length", "max_length_ratio", "min_length_ratio", "no_repeat_ngram")
         if self.max_length is not None and self.max_length < self.min_length:
             raise UserError(f"search.min_length: {self.min_length} must lie in 0 .. max_length ({self.max_length})")
         if self.allowed is not None and self.max_length_ratio is not None:
             raise UserError("search.max_length_ratio: with search.allowed an output could be cut short; use max_length")
         if self.max_length_offset and self.max_length_ratio is None:
             raise UserError("search.max_length_offset: it is added to max_length_ratio, which is not given")
-
-
-def at_least(settings: SearchMethod, least: float, *names: str) -> None:
-    """A ``UserError`` for the first of some keys whose value is too small."""
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not value >= least:
-            raise UserError(f"search.{name}: {value} is not at least {least}")
 
 
 def not_ending_early(scorer: Scorer[Any], shortest: list[int]) -> Scorer[Any]:

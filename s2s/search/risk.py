@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from s2s.config.ranges import Few
 from s2s.errors import UserError
 from s2s.metrics.sentence import METRICS, Metric, check_metric, sentence_metric
 from s2s.outside import code_key
@@ -23,8 +24,8 @@ Decide = Callable[[list[str], list[float]], Decision]
 class RiskSettings(SampleSettings):
     """``mbr``: of the samples that whose text is most like the others; scores are expected utilities, in [0, 1]."""
 
-    samples: int = 32  # of each source
-    n_best: int | None = 1  # so many different ones, by their expected utility; null: all
+    samples: Few = 32  # of each source
+    n_best: Few | None = 1  # so many different ones, by their expected utility; null: all
     # a row of s2s.metrics.sentence.METRICS, or module:function of (hypothesis, reference)
     utility: str = code_key("chrf", METRICS)
     aggregate: bool = False  # chrF against all samples' n-grams at once: a time linear in their number
@@ -48,7 +49,7 @@ class RiskSettings(SampleSettings):
 class BeamRiskSettings(SearchSettings):
     """``mbr_beam``: the same over all hypotheses of a beam, which count by their probability (e to their score)."""
 
-    beams: int = 16  # the candidates
+    beams: Few = 16  # the candidates
     utility: str = code_key("chrf", METRICS)  # as for mbr
     aggregate: bool = False  # as for mbr
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from s2s.config.ranges import Count, Few, Positive, Seed, ShareAboveZero
 from s2s.errors import UserError
 from s2s.search.filters import Epsilon, Eta, Filter, MinP, TopK, TopP, Typical
 from s2s.search.hypotheses import Hypothesis
-from s2s.search.method import Job, SearchMethod, at_least, not_ending_early
+from s2s.search.method import Job, SearchMethod, not_ending_early
 from s2s.search.sampling import sample_search
 from s2s.search.scorer import Scorer
 from s2s.search.streaming import Told, sample_stream
@@ -31,16 +32,16 @@ class SampleSettings(SearchMethod):
     tokens in the order in which they stand here, each after the probabilities that are left sum to 1.
     """
 
-    samples: int = 1  # of each source
-    n_best: int | None = None  # so many of them, by their log-probability; null: all
-    temperature: float = 1.0  # log-probabilities are divided by it; below 1 likely tokens become likelier
-    top_k: int | None = None  # only so many tokens, the likeliest
-    top_p: float | None = None  # only the fewest likeliest tokens that have this mass together
-    min_p: float | None = None  # only tokens of at least this share of the likeliest one's probability
-    typical: float | None = None  # only the fewest tokens of surprise nearest the entropy that have this mass
-    epsilon: float | None = None  # only tokens of at least this probability
-    eta: float | None = None  # the same, but less where the entropy is high
-    seed: int = 0  # of what is drawn, with the source itself
+    samples: Few = 1  # of each source
+    n_best: Few | None = None  # so many of them, by their log-probability; null: all
+    temperature: Positive = 1.0  # log-probabilities are divided by it; below 1 likely tokens become likelier
+    top_k: Count | None = None  # only so many tokens, the likeliest
+    top_p: ShareAboveZero | None = None  # only the fewest likeliest tokens that have this mass together
+    min_p: ShareAboveZero | None = None  # only tokens of at least this share of the likeliest one's probability
+    typical: ShareAboveZero | None = None  # only the fewest tokens of surprise nearest the entropy that have this mass
+    epsilon: ShareAboveZero | None = None  # only tokens of at least this probability
+    eta: ShareAboveZero | None = None  # the same, but less where the entropy is high
+    seed: Seed = 0  # of what is drawn, with the source itself
 
     def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
         """The samples, likeliest first."""
@@ -78,13 +79,5 @@ class SampleSettings(SearchMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "samples", "n_best")
         if self.n_best is not None and self.n_best > self.samples:
             raise UserError(f"search.n_best: {self.n_best} is more than search.samples: {self.samples}")
-        if not self.temperature > 0:
-            raise UserError(f"search.temperature: {self.temperature} is not above 0")
-        for name, make in FILTERS.items():
-            try:
-                None if getattr(self, name) is None else make(getattr(self, name))
-            except ValueError as error:
-                raise UserError(f"search.{name}: {error}") from error

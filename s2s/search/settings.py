@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+from s2s.config.ranges import Exponent, Few, Number, Strength
 from s2s.errors import UserError, nearest
 from s2s.search.beam import beam_search
 from s2s.search.coverage import covered
 from s2s.search.diverse import diverse_beam_search
 from s2s.search.hypotheses import Hypothesis
 from s2s.search.lengths import LengthScore, PowerPenalty, TranslationPenalty, WordReward
-from s2s.search.method import Job, SearchMethod, at_least, not_ending_early
+from s2s.search.method import Job, SearchMethod, not_ending_early
 from s2s.search.scorer import Scorer
 from s2s.search.shrinking import shrinking_beam_search
 from s2s.search.stopping import STOPS
@@ -22,9 +23,9 @@ from s2s.search.streaming import Told, likeliest, stream
 class LengthScored(SearchMethod):
     """The keys of searches that weigh sums of log-probabilities by length."""
 
-    length_penalty: float = 0.0  # scores are divided by length ** length_penalty
-    translation_alpha: float | None = None  # instead: divided by ((5 + length) / 6) ** translation_alpha
-    word_reward: float | None = None  # instead: so much is added for each token
+    length_penalty: Exponent = 0.0  # scores are divided by length ** length_penalty
+    translation_alpha: Exponent | None = None  # instead: divided by ((5 + length) / 6) ** translation_alpha
+    word_reward: Number | None = None  # instead: so much is added for each token
 
     def length_score(self) -> LengthScore:
         """What a hypothesis is worth, given its length."""
@@ -43,14 +44,14 @@ class LengthScored(SearchMethod):
 class SearchSettings(LengthScored):
     """``beam``: beam search; with one beam greedy decoding."""
 
-    beams: int = 4  # 1: greedy
-    n_best: int = 1  # hypotheses of each source, at most beams
+    beams: Few = 4  # 1: greedy
+    n_best: Few = 1  # hypotheses of each source, at most beams
     # when a source is left: a row of s2s.search.stopping.STOPS; all but safe and never may miss some
     stop: str = "safe"
 
     # Scores of the beam's best hypotheses, as many as beams, get so many times the log of how much of each source token
     # was attended to, by the last layer's mean head; they are ranked anew.
-    coverage_penalty: float = 0.0
+    coverage_penalty: Strength = 0.0
 
     def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
         """The best hypotheses that the beam met."""
@@ -72,8 +73,6 @@ class SearchSettings(LengthScored):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "beams", "n_best")
-        at_least(self, 0, "coverage_penalty")
         if self.n_best > self.beams:
             raise UserError(f"search.n_best: {self.n_best} is more than search.beams: {self.beams}")
         if self.stop not in STOPS:
@@ -84,10 +83,10 @@ class SearchSettings(LengthScored):
 class DiverseSettings(LengthScored):
     """``diverse``: groups of beams, each of which avoids the tokens that the groups before it took."""
 
-    groups: int = 4  # searched one after another
-    beams: int = 1  # of each group
-    strength: float = 0.5  # nats that a token loses for each time that a group before took it at the same step
-    n_best: int | None = None  # of different ones, each group's best before any group's second; null: one a group
+    groups: Few = 4  # searched one after another
+    beams: Few = 1  # of each group
+    strength: Strength = 0.5  # nats that a token loses for each time that a group before took it at the same step
+    n_best: Few | None = None  # of different ones, each group's best before any group's second; null: one a group
 
     def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
         """The groups' hypotheses."""
@@ -102,8 +101,6 @@ class DiverseSettings(LengthScored):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "groups", "beams", "n_best")
-        at_least(self, 0, "strength")
         if self.n_best is not None and self.n_best > self.groups * self.beams:
             raise UserError(f"search.n_best: {self.n_best} is more than groups * beams = {self.groups * self.beams}")
 
@@ -112,7 +109,7 @@ class DiverseSettings(LengthScored):
 class ShrinkingSettings(SearchMethod):
     """``shrinking``: the compat search of Su's article, whose beams shrink; its one hypothesis."""
 
-    beams: int = 4  # at the start; 1: greedy
+    beams: Few = 4  # at the start; 1: greedy
 
     def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
         """What the search ends with."""
@@ -124,7 +121,6 @@ class ShrinkingSettings(SearchMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "beams")
         for name in ("min_length", "min_length_ratio", "no_repeat_ngram", "prefix", "required", "forbidden", "allowed"):
             if getattr(self, name):
                 raise UserError(f"search.{name}: this search adds 1e-12 to every probability, so it can forbid nothing")

@@ -1,47 +1,43 @@
 """The command: ``python -m s2s.serve run=FOLDER[,FOLDER ...] [port=8000] [host=127.0.0.1]``."""
 
-import math
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from s2s import commands
 from s2s.config import merge, read_arguments
 from s2s.config.describing import Schema, explain
+from s2s.config.ranges import Count, PathText, Positive, Range, settle
 from s2s.errors import UserError
 from s2s.packages import install_command
 
 USAGE = "usage: python -m s2s.serve run=FOLDER[,FOLDER ...] [port=8000] [host=127.0.0.1]\n"
+
+Port = Annotated[int, Range(0, 65535)]
 
 
 @dataclass
 class Settings:
     """The command's arguments."""
 
-    run: str | list[str] = ""  # run folders or hub names, with commas between them or as a list
+    run: PathText | list[PathText] = ""  # run folders or hub names, with commas between them or as a list
     host: str = "127.0.0.1"  # the address to listen at; only this machine reaches the default
-    port: int = 8000  # 0: any that is free
+    port: Port = 8000  # 0: any that is free
     # more names under which it may be asked, with commas between them or as a list: that of a proxy before it, say; *
     # is any name
     names: str | list[str] = ""
     checkpoint: Literal["best", "last", "average"] | None = None  # null: the best
-    waiting: int = 64  # requests that may wait; further ones are refused with 503
-    time_limit: float = 60.0  # seconds that the work of one request may take; then it ends with 504
-    memory: int = 1024  # MiB that one request may take, by an upper bound; what may take more is refused with 422
+    waiting: Count = 64  # requests that may wait; further ones are refused with 503
+    time_limit: Positive = 60.0  # seconds that the work of one request may take; then it ends with 504
+    memory: Count = 1024  # MiB that one request may take, by an upper bound; what may take more is refused with 422
 
     def __post_init__(self) -> None:
+        settle(self)
         if not self.places():
             raise UserError("run: missing; run=FOLDER names the run to serve")
-        if not 0 <= self.port < 1 << 16:
-            raise UserError(f"port: {self.port} is not in 0 .. 65535")
-        if not (self.time_limit > 0 and math.isfinite(self.time_limit)):
-            raise UserError(f"time_limit: {self.time_limit} is no number of seconds above 0")
-        for key in ("waiting", "memory"):
-            if getattr(self, key) < 1:
-                raise UserError(f"{key}: {getattr(self, key)} is not at least 1")
 
     def places(self) -> list[str]:
         """The runs' folders or names."""

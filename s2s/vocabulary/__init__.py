@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from s2s.config.named import name_of
+from s2s.config.ranges import Count, PathText, at_least, settle
 from s2s.errors import UserError, nearest
 from s2s.folders import AGAIN
 from s2s.vocabulary import pieces, pretrained
@@ -26,18 +28,15 @@ class VocabularySettings:
     """A recipe's ``vocabulary:``."""
 
     kind: str = "sentencepiece"  # sentencepiece, made from the train split, or pretrained
-    size: int = 8000  # at most so many pieces, for sentencepiece
-    sample: int = 200_000  # of more examples, sentencepiece learns from so many, evenly spaced
-    name: str | None = None  # the tokenizer, for pretrained; null: that of model.pretrained
+    size: Annotated[int, at_least(300, 10_000_000)] = 8000  # at most, for sentencepiece; 260 are bytes or special
+    sample: Count = 200_000  # of more examples, sentencepiece learns from so many, evenly spaced
+    name: PathText | None = None  # the tokenizer, for pretrained; null: that of model.pretrained
     trim: bool = True  # keep only the pieces that the train split uses, for pretrained
 
     def __post_init__(self) -> None:
+        settle(self, "vocabulary.")
         if self.kind not in KINDS:
             raise UserError(f"vocabulary.kind: no kind '{self.kind}'{nearest(self.kind, KINDS)}")
-        if self.size < 300:
-            raise UserError(f"vocabulary.size: {self.size} is below 300; 260 are bytes and special ids")
-        if self.sample < 1:
-            raise UserError(f"vocabulary.sample: {self.sample} is not at least 1")
 
 
 def make(settings: VocabularySettings, place: str | None, texts: Callable[[], Iterable[str]]) -> Vocabulary:
