@@ -110,7 +110,8 @@ def shared_weighted(scores: Tensor, columns: Tensor, pairs: Tensor | None, value
     """
     held = columns.any(dim=0)  # what no example has must not be the greatest
     allowed = held.expand(scores.shape[-2:]) if pairs is None else pairs & held
-    if len(columns) > 1 and _far_apart(scores.detach(), allowed):
+    # A compiled graph cannot look at numbers, and its softmax is one kernel.
+    if len(columns) > 1 and (torch.compiler.is_compiling() or _far_apart(scores.detach(), allowed)):
         own = columns[:, None, None] if pairs is None else columns[:, None, None] & pairs
         return scores.masked_fill(~own, -torch.inf).softmax(dim=-1) @ values
     seen = scores.masked_fill(~allowed, -torch.inf)
