@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from s2s.batch import Counts, add, count
 from s2s.data import Example
 from s2s.data.batches import Tokens, updates
+from s2s.errors import UserError
 from s2s.labelling.evaluation import evaluate_heads
 from s2s.metrics import score
 from s2s.objective import Objective
@@ -29,7 +30,7 @@ def evaluate(
 ) -> dict[str, float]:
     """The scores of a split: ``loss`` in nats a target token, those of ``s2s.metrics.score``, and those of heads.
 
-    Without targets, ``loss`` is that of the heads.
+    Without targets, ``loss`` is that of the heads. A score that nothing in the split has part in is not there.
     """
     training = objective.training
     objective.eval()
@@ -42,10 +43,25 @@ def evaluate(
     if objective.heads is not None:
         plan = updates(tokens.lengths(), recipe.run.tokens, recipe.run.seed, 0)
         found = evaluate_heads(accelerator, objective, objective.heads, vocabulary, examples, tokens, plan)
-        losses = (objective.heads.weights[name] * found[f"{name}.loss"] for name in objective.heads.weights)
-        scores = {"loss": sum(losses), **scores, **found}
+        weights = objective.heads.weights
+        losses = [weights[name] * found[f"{name}.loss"] for name in weights if f"{name}.loss" in found]
+        scores = ({"loss": sum(losses)} if losses else {}) | scores | found
     objective.train(training)
     return scores
+
+
+def check_select(recipe: Recipe, dev: Sequence[Example]) -> None:
+    """Refuse to select by a score of a head of which no dev example has a label: it would be the same for ever.
+
+    Labels that are made of targets are there where targets are; what else a score needs, the first evaluation tells.
+    """
+    name, _, score = recipe.run.select.rpartition(".")
+    head = recipe.heads.get(name)
+    if head is not None and head.field is not None and not any(head.has_labels(example) for example in dev):
+        raise UserError(
+            f"run.select: no dev example has a label of the head '{name}' (field '{head.field}'), so there is no "
+            f"'{name}.{score}' to select by; give the dev split such labels, or select another score"
+        )
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from s2s.data import Dataset
 from s2s.data.tokens import Tokens
 from s2s.disk import write_atomically
 from s2s.errors import UserError
+from s2s.evaluation import check_select
 from s2s.facts import VOCABULARY, Facts, check_files, check_weights, read_facts, write_facts
 from s2s.labelling.heads import labelling_of
 from s2s.matmul import choose
@@ -105,6 +106,7 @@ def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
     dataset = recipe.load_data()
     if not dataset.dev:
         raise UserError("data: there are no dev examples; evaluation needs at least one")
+    check_select(recipe, dataset.dev)
     if accelerator.is_main_process:
         if store.exists(folder):
             write_atomically(folder / "recipe.yaml", recipe.to_yaml())

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isnan
 
 from torch.optim import Optimizer
 
@@ -50,12 +51,21 @@ class State:
             self.average.update(self.step)
 
     def judge(self, value: float) -> None:
-        """Take note of an evaluation's score."""
+        """Take note of an evaluation's score.
+
+        Of equal scores the later step is the best one: it is trained further. For the patience it is no better.
+        Errors: a UserError where the first score is no number, as none will be.
+        """
+        if self.best is None and isnan(value):
+            raise UserError(
+                f"run.select: the dev split gives no {self.run.select} (step {self.step}): there is nothing to take it "
+                f"of; select another score, or give the dev split what it needs"
+            )
         sign = -1 if self.run.select.rpartition(".")[2] == "loss" else 1
-        if self.best is None or sign * value > sign * self.best.value:
-            self.best, self.waited = Best(self.step, value), 0
-        else:
-            self.waited += 1
+        is_better = self.best is None or sign * value > sign * self.best.value
+        self.waited = 0 if is_better else self.waited + 1
+        if self.best is None or is_better or value == self.best.value:
+            self.best = Best(self.step, value)
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:

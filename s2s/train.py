@@ -1,5 +1,6 @@
 """Train a run, or go on with it: ``accelerate launch s2s/train.py recipe=title_gen [key=value ...]``."""
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -112,7 +113,7 @@ def _evaluate(prepared: Prepared, state: State, reporter: Reporter) -> None:
         scores = dev_scores(prepared, state.objective)
     reporter.record({"step": state.step, "dev": scores})
     reporter.say(f"step {state.step}: dev {shown(scores)}")
-    state.judge(scores[state.run.select])
+    state.judge(scores.get(state.run.select, math.nan))
     if prepared.accelerator.is_main_process and curves.available():
         _draw_curves(Path(state.run.folder), reporter)
 

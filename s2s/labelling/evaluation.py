@@ -25,7 +25,10 @@ def evaluate_heads(
     tokens: Tokens,
     plan: Sequence[Indices],
 ) -> dict[str, float]:
-    """The loss of each head, as in training, and its scores; each process takes its share of the plan's batches."""
+    """The loss of each head, as in training, and its scores; each process takes its share of the plan's batches.
+
+    A head without a label in the split has none of them.
+    """
     sums = torch.zeros(len(heads.heads), 2, dtype=torch.float64)
     found: list[tuple[int, list[Said]]] = []
     for indices in plan[accelerator.process_index :: accelerator.num_processes]:
@@ -42,6 +45,7 @@ def evaluate_heads(
     for place, head in enumerate(heads.heads):
         gold = gold_of(head, examples, tokens.heads[place])
         real = [index for index, labels in enumerate(gold) if labels is not None]
-        values[f"{head.name}.loss"] = float(losses[place] / totals[place].clamp(min=1))
+        if real and totals[place]:
+            values[f"{head.name}.loss"] = float(losses[place] / totals[place])
         values |= scores(head, [every[index][place] for index in real], [gold[index] or () for index in real])
     return values

@@ -11,7 +11,7 @@ from s2s.data.settings import DataSettings
 from s2s.data.sources import SPLITS, Labelling, Source
 from s2s.labelling.labels import Label, LabelSource
 from s2s.labelling.modules import Classifier, Rows, Tagger
-from s2s.labelling.scoring import RANKED, Gold, Said
+from s2s.labelling.scoring import RANKED, Gold, Said, has_real
 from s2s.labelling.settings import HeadSettings, Tokens
 from s2s.losses import Term
 from s2s.model import PrefixTransformer
@@ -92,8 +92,12 @@ def _chosen(head: Head, part: Classifier, scores: Tensor) -> Said:
 
 
 def scores(head: Head, said: Sequence[Said], gold: Gold) -> dict[str, float]:
-    """The scores of what a head says, each name behind the head's own."""
-    return {f"{head.name}.{name}": measure(said, gold) for name, measure in head.settings.metrics().items()}
+    """Return the scores of what a head says, each name after the head's own.
+
+    Where no example has a label (of spans: no example a span) there is none of them: the mean of nothing is no number.
+    """
+    measures = {name: measure for name, measure in head.settings.metrics().items() if has_real(name, gold)}
+    return {f"{head.name}.{name}": measure(said, gold) for name, measure in measures.items()}
 
 
 def gold_of(head: Head, examples: Sequence[Example], rows: Sequence[Sequence[int]]) -> list[Sequence[Label] | None]:

@@ -51,5 +51,12 @@ LABEL_MEASURES: dict[str, Measure] = {
 }
 
 
+def has_real(name: str, gold: Gold) -> bool:
+    """Return whether there is anything that a measure of this name could find."""
+    if name in SPAN_MEASURES:
+        return any(label != "O" for row in gold for label in row)
+    return any(map(len, gold))
+
+
 def _plain(gold: Gold) -> list[list[Any]]:
     return [list(row) for row in gold]
