@@ -3,8 +3,11 @@
 import sys
 from collections.abc import Callable
 
+import torch
+
 from s2s.console import leave_standard_streams, open_standard_streams
 from s2s.errors import UserError
+from s2s.memory import ran_out, said
 
 BROKEN_PIPE = 141
 """The exit code of a program that ends because nobody reads its output: 128 + SIGPIPE."""
@@ -24,6 +27,11 @@ def run(work: Callable[[], object], stopped: str = "stopped") -> int:
         return BROKEN_PIPE
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        if not ran_out(error):
+            raise
+        print(f"error: out of memory ({said(error)})", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)

@@ -12,9 +12,9 @@ from s2s.state import State
 
 def dev_scores(prepared: Prepared, objective: Objective) -> dict[str, float]:
     """The scores of the dev split with an objective's weights."""
-    return evaluate(
-        prepared.accelerator, objective, prepared.vocabulary, prepared.recipe, prepared.dataset.dev, prepared.dev
-    )
+    examples, tokens, precision = prepared.dataset.dev, prepared.dev, prepared.precision
+    recipe, vocabulary = prepared.recipe, prepared.vocabulary
+    return evaluate(prepared.accelerator, objective, vocabulary, recipe, examples, tokens, precision)
 
 
 def shown(scores: dict[str, float]) -> str:

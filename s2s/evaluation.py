@@ -1,6 +1,7 @@
 """Evaluation during training: the loss of the whole dev split and the scores of a decoded part, over all processes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy
 import torch
@@ -14,6 +15,7 @@ from s2s.errors import UserError
 from s2s.labelling.evaluation import evaluate_heads
 from s2s.metrics import score
 from s2s.objective import Objective
+from s2s.precision import Precision, decoding_precision
 from s2s.recipe import Recipe
 from s2s.search.generation import generate
 from s2s.search.rules import reader
@@ -27,6 +29,7 @@ def evaluate(
     recipe: Recipe,
     examples: Sequence[Example],
     tokens: Tokens,
+    precision: Precision,
 ) -> dict[str, float]:
     """The scores of a split: ``loss`` in nats a target token, those of ``s2s.metrics.score``, and those of heads.
 
@@ -36,13 +39,13 @@ def evaluate(
     objective.eval()
     scores = {}
     if objective.generates:
-        scores["loss"] = dev_loss(accelerator, objective, vocabulary, recipe, tokens)
-        texts = _decode(accelerator, objective, vocabulary, recipe, tokens)
+        scores["loss"] = dev_loss(accelerator, objective, vocabulary, recipe, tokens, precision)
+        texts = _decode(accelerator, objective, vocabulary, recipe, tokens, precision)
         references = [list(example.references) or example.target for example in examples[: len(texts)]]
         scores |= score(texts, references, recipe.data.lang).values
     if objective.heads is not None:
         plan = updates(tokens.lengths(), recipe.run.tokens, recipe.run.seed, 0)
-        found = evaluate_heads(accelerator, objective, objective.heads, vocabulary, examples, tokens, plan)
+        found = evaluate_heads(accelerator, objective, objective.heads, vocabulary, examples, tokens, plan, precision)
         weights = objective.heads.weights
         losses = [weights[name] * found[f"{name}.loss"] for name in weights if f"{name}.loss" in found]
         scores = ({"loss": sum(losses)} if losses else {}) | scores | found
@@ -66,7 +69,12 @@ def check_select(recipe: Recipe, dev: Sequence[Example]) -> None:
 
 @torch.no_grad()
 def dev_loss(
-    accelerator: Accelerator, objective: Objective, vocabulary: Vocabulary, recipe: Recipe, tokens: Tokens
+    accelerator: Accelerator,
+    objective: Objective,
+    vocabulary: Vocabulary,
+    recipe: Recipe,
+    tokens: Tokens,
+    precision: Precision,
 ) -> float:
     """Negative log-likelihood a target token over a whole split; each process takes its share of the batches."""
     plan = updates(tokens.lengths(), recipe.run.tokens, recipe.run.seed, 0)
@@ -74,7 +82,7 @@ def dev_loss(
     for indices in plan[accelerator.process_index :: accelerator.num_processes]:
         batch = tokens.batch(indices, vocabulary).to(accelerator.device)
         units = count(batch)
-        with accelerator.autocast():
+        with precision.evaluation():
             total += objective.nll(batch).double().cpu()
         counts.append(Counts(*(unit.cpu() for unit in units)))
     sums = torch.stack([total, add(counts).target_tokens.double()]).to(accelerator.device)
@@ -87,14 +95,21 @@ def _no_counts() -> Counts:
 
 
 def _decode(
-    accelerator: Accelerator, objective: Objective, vocabulary: Vocabulary, recipe: Recipe, tokens: Tokens
+    accelerator: Accelerator,
+    objective: Objective,
+    vocabulary: Vocabulary,
+    recipe: Recipe,
+    tokens: Tokens,
+    precision: Precision,
 ) -> list[str]:
     """The best hypothesis for each of the first examples, in order, in every process."""
     sources = tokens.sources[: recipe.run.evaluate_examples]
     shares = numpy.array_split(numpy.arange(len(sources)), accelerator.num_processes)
     mine = [sources[index] for index in shares[accelerator.process_index]]
     max_length = recipe.search.max_length or recipe.data.max_target
-    found = generate(objective.model, vocabulary, mine, recipe.search, max_length, lambda _: None)
+    name = decoding_precision(recipe.search.precision, precision.name, accelerator.device)
+    settings = replace(recipe.search, precision=name)
+    found = generate(objective.model, vocabulary, mine, settings, max_length, lambda _: None)
     read = reader(recipe.search, vocabulary)
     texts = [read.decode(hypotheses[0][0]) if hypotheses else "" for hypotheses in found]
     return list(gather_object(texts)) if accelerator.num_processes > 1 else texts

@@ -24,13 +24,15 @@ class Facts:
 
     architecture: Architecture
     data: str  # the data set's fingerprint
-    kernel: str  # which computes float32 products on CPU
+    kernel: str  # which computes float32 products: a row of s2s.matmul's tables
     threads: int
     precision: str
     versions: dict[str, str]
     report: list[str]
     labels: dict[str, list[str]] = field(default_factory=dict)  # of each head, by their numbers
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # size and SHA-256 of each; none in runs of old
+    device: str = ""  # the GPU's name, or cpu; "" in a run of an earlier version
+    processes: int | None = None  # that came up
 
     @property
     def identity(self) -> str:

@@ -1,5 +1,7 @@
 """What the log says of how a run uses its machine: padding, idle cores, the allocator."""
 
+import torch
+
 from s2s.allocator import glibc_option
 from s2s.data.batches import real_share, updates
 from s2s.matmul import bfloat16_warning
@@ -9,11 +11,24 @@ from s2s.preparation import Prepared
 from s2s.workers import cores
 
 
+def dealing(prepared: Prepared) -> str:
+    """Return a line on the processes and what each of them gets of an update."""
+    accelerator, run = prepared.accelerator, prepared.recipe.run
+    parts = "" if run.accumulate == 1 else f", in {run.accumulate} micro-batches"
+    number, kind = accelerator.num_processes, accelerator.device.type
+    place = kind if prepared.facts.device == kind else f"{kind} ({prepared.facts.device})"
+    return (
+        f"{number} process{'es' * (number > 1)} on {place}; of an update's "
+        f"{run.tokens:,} tokens (run.tokens) each gets {run.tokens // number:,}{parts}"
+    )
+
+
 def machine_report(prepared: Prepared, objective: Objective) -> list[str]:
     """Lines on what could be used better, and on how full the batches are."""
     found = (
         _padding(prepared),
         _idle_cores(prepared),
+        _idle_gpus(prepared),
         _allocator(prepared),
         _optimizer(prepared, objective),
         _precision(prepared),
@@ -52,6 +67,14 @@ def _idle_cores(prepared: Prepared) -> list[str]:
     if accelerator.device.type != "cpu" or used >= there:
         return []
     return [f"{used} of {there} cores are used; for a new run set OMP_NUM_THREADS={there // accelerator.num_processes}"]
+
+
+def _idle_gpus(prepared: Prepared) -> list[str]:
+    accelerator = prepared.accelerator
+    there = torch.cuda.device_count() if accelerator.device.type == "cuda" else 0
+    if accelerator.num_processes > 1 or there < 2:
+        return []
+    return [f"1 of {there} GPUs is used; accelerate launch s2s/train.py starts a process for each"]
 
 
 def _allocator(prepared: Prepared) -> list[str]:

@@ -19,6 +19,9 @@ Item = TypeVar("Item")
 KERNELS = {"default": "none", "onednn": "bf16"}
 """A kernel's name and torch's ``mkldnn.matmul.fp32_precision`` for it."""
 
+GPU_KERNELS = {"tf32": True, "ieee": False}
+"""The same for GPUs, and whether TF32 is allowed: float32 products of numbers rounded to 10 bits, much faster."""
+
 WORTH = 1.5
 """How many times faster the other kernel must be: far from noise, so that every start on a machine agrees.
 
@@ -35,14 +38,21 @@ ROUNDS = 20
 
 @contextmanager
 def kernel(name: str) -> Iterator[None]:
-    """Compute float32 products on CPU with the named kernel; torch's own setting comes back afterwards."""
+    """Compute float32 products with the named kernel, of a CPU or a GPU; torch's own settings come back afterwards."""
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = matmul.fp32_precision
-    matmul.fp32_precision = KERNELS[name]
+    on_gpu: Any = torch.backends.cuda.matmul
+    before, before_on_gpu = matmul.fp32_precision, on_gpu.fp32_precision
+    matmul.fp32_precision = KERNELS["default" if name in GPU_KERNELS else name]
+    if name in GPU_KERNELS:
+        on_gpu.allow_tf32 = GPU_KERNELS[name]
     try:
         yield
     finally:
         matmul.fp32_precision = before
+        if name in GPU_KERNELS:
+            # torch's older switch must agree with the newer one, or whoever reads it gets an error.
+            on_gpu.allow_tf32 = before_on_gpu == "tf32"
+            on_gpu.fp32_precision = before_on_gpu
 
 
 def stepwise(name: str, items: Iterable[Item]) -> Iterator[Item]:
@@ -57,8 +67,23 @@ def stepwise(name: str, items: Iterable[Item]) -> Iterator[Item]:
         yield item
 
 
+def kernel_on(device: torch.device, tf32: bool) -> tuple[str, str]:
+    """Return the kernel for a device, and a line that says why; ``tf32`` is a recipe's ``run.tf32``."""
+    if device.type == "cpu":
+        return choose()
+    return {
+        True: ("tf32", "products: float32 ones in TF32 on the GPU (run.tf32)"),
+        False: ("ieee", "products: float32 ones in whole float32 on the GPU (run.tf32: false)"),
+    }[tf32]
+
+
+def is_about_kernels(line: str) -> bool:
+    """Return whether a line is one that says why a kernel was chosen."""
+    return line.startswith(("products:", "float32 products:"))
+
+
 def choose() -> tuple[str, str]:
-    """The kernel for this machine, and a line that says why."""
+    """The kernel for this machine's processor, and a line that says why."""
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(2048, 512, generator=generator), torch.randn(1024, 512, generator=generator)
     exact = x.double() @ weight.double().T

@@ -1,9 +1,8 @@
 """What the loop starts with: the processes, the data, the vocabulary, the run's folder and the objective."""
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import GradientAccumulationPlugin
 
 from s2s import checkpoints, fused_loss, store, trackers
 from s2s.checkpoints import Checkpoint
@@ -21,10 +21,11 @@ from s2s.errors import UserError
 from s2s.evaluation import check_select
 from s2s.facts import VOCABULARY, Facts, check_files, check_weights, read_facts, write_facts
 from s2s.labelling.heads import labelling_of
-from s2s.matmul import choose
+from s2s.launching import join, read_launch, unheard
+from s2s.matmul import KERNELS, is_about_kernels, kernel_on
 from s2s.model import PrefixTransformer
 from s2s.objective import Objective
-from s2s.precision import Precision, chosen
+from s2s.precision import Choice, Precision, choose_precision, decoding_precision
 from s2s.recipe import Recipe, differences
 from s2s.vocabulary import Vocabulary
 from s2s.weight_files import check_tensors
@@ -32,6 +33,8 @@ from s2s.weight_files import check_tensors
 LIBRARIES = ("torch", "transformers", "accelerate", "sentencepiece")
 FREE = ("folder", "keep", "average", "trackers")
 """Keys of ``run:`` that change no bit of what is trained."""
+MEANS = ("run.processes", "run.accumulate", "run.precision", "run.tf32", "run.compile", "search.precision")
+"""Keys that say how examples are dealt out and computed with: they may change, and a line says so."""
 
 
 class Prepared(NamedTuple):
@@ -49,48 +52,92 @@ class Prepared(NamedTuple):
 
 def start_processes(recipe: Recipe) -> Accelerator:
     """The processes that came up, checked against those that were asked for."""
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
-        # On CPU accelerate would fall back to unsharded processes without a word.
-        raise UserError("accelerate launch: sharding (FSDP) was asked for; this command trains unsharded processes")
     trackers.check(recipe.run.trackers)
+    launch = read_launch()
+    asked, there = recipe.run.processes, launch.processes
+    if asked not in (None, there):
+        raise UserError(
+            f"run.processes: {asked}, but {there} came up; leave the key out to take those that do, or start them: on "
+            f"CPU with torchrun --nproc-per-node {asked}, on GPUs with accelerate launch --num_processes {asked}"
+        )
+    recipe.check_methods(there)
+    join(launch)
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision="bf16" if chosen(recipe.run.precision) == "bf16" else "no",  # fp16: see s2s.precision
-        log_with=list(recipe.run.trackers) or None,
-        project_config=trackers.project(Path(recipe.run.folder)),
-    )
+    precision = choose_precision(recipe.run.precision, launch.device, launch.precision).name
+    with unheard(launch):
+        accelerator = Accelerator(
+            cpu=launch.device == "cpu",
+            mixed_precision="bf16" if precision == "bf16" else "no",  # fp16: see s2s.precision
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            dynamo_backend="no",
+            log_with=list(recipe.run.trackers) or None,
+            project_config=trackers.project(Path(recipe.run.folder)),
+        )
     if recipe.run.fused_loss:
         fused_loss.require(accelerator.device)
-    asked, there = recipe.run.processes, accelerator.num_processes
-    if asked != there:
-        raise UserError(
-            f"run.processes: {asked}, but {there} came up; on CPU start them with "
-            f"torchrun --nproc-per-node {asked}, on GPUs with accelerate launch --num_processes {asked}"
-        )
     return accelerator
 
 
-def check_same(recipe: Recipe, folder: Path) -> list[str]:
+def check_same(recipe: Recipe, accelerator: Accelerator, folder: Path) -> list[str]:
     """Refuse to go on with another recipe, except for what can change; returns lines on what changes bits.
 
     More steps or patience, what is kept and told, and how updates are dealt out and computed can change.
     """
     before, facts = store.read_recipe(folder), read_facts(folder)
     check_files(folder, facts, VOCABULARY)  # before run.json lists them again
-    dealt = {key: f"run.{key}" for key in ("processes", "accumulate")}
-    free = {*dealt.values(), *(f"run.{key}" for key in FREE), *_raised(recipe, before)}
+    free = {*MEANS, *(f"run.{key}" for key in FREE), *_raised(recipe, before)}
     changed = [line for line in differences(recipe, before) if line.partition(":")[0].partition("[")[0] not in free]
     if changed:
         raise UserError(f"{folder}: the run there has another recipe ({'; '.join(changed)}); choose another run.folder")
-    pairs = {key: (getattr(facts, key), value) for key, value in _means(recipe).items()}
-    pairs |= {key: (getattr(before.run, key), getattr(recipe.run, key)) for key in dealt}
+    means, now = _means(recipe, accelerator), _with_kernel(facts, recipe, accelerator)
+    then = asdict(facts) | {
+        "device": facts.device or means["device"],  # earlier versions did not say
+        "processes": facts.processes or before.run.processes or 1,
+    }
+    pairs = {key: (then[key], value) for key, value in means.items()} | {
+        "kernel": (facts.kernel, now.kernel),
+        "accumulate": (before.run.accumulate, recipe.run.accumulate),
+        "compile": (bool(before.run.compile), bool(recipe.run.compile)),
+        "search.precision": (
+            decoding_precision(before.search.precision, facts.precision, torch.device(_kind(then["device"]))),
+            decoding_precision(recipe.search.precision, means["precision"], accelerator.device),
+        ),
+    }
     lines = [f"{key} {then} -> {value}" for key, (then, value) in pairs.items() if then != value]
     return [f"going on with other means ({', '.join(lines)}): the examples stay, bits may differ"] if lines else []
 
 
-def _means(recipe: Recipe) -> dict[str, Any]:
-    return {"threads": torch.get_num_threads(), "precision": chosen(recipe.run.precision)}
+def _means(recipe: Recipe, accelerator: Accelerator) -> dict[str, Any]:
+    return {
+        "threads": torch.get_num_threads(),
+        "precision": precision_of(recipe, accelerator).name,
+        "device": device_name(accelerator.device),
+        "processes": accelerator.num_processes,
+    }
+
+
+def precision_of(recipe: Recipe, accelerator: Accelerator) -> Choice:
+    """Return what the run computes with on the processes' device, and why."""
+    return choose_precision(recipe.run.precision, accelerator.device.type, read_launch().precision)
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU; of a processor just that it is one."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _kind(name: str) -> str:
+    """Return the kind of a device of that name."""
+    return "cpu" if name in ("", "cpu") else "cuda"
+
+
+def _with_kernel(facts: Facts, recipe: Recipe, accelerator: Accelerator) -> Facts:
+    """Return facts with the kernel for this device: on a processor that of the start, whose bits it keeps."""
+    was_cpu = facts.kernel in KERNELS and not any("on the GPU" in line for line in facts.report)
+    if was_cpu and accelerator.device.type == "cpu":
+        return facts
+    name, reason = kernel_on(accelerator.device, recipe.run.tf32)
+    return replace(facts, kernel=name, report=[*(line for line in facts.report if not is_about_kernels(line)), reason])
 
 
 def _raised(recipe: Recipe, before: Recipe) -> Iterator[str]:
@@ -110,7 +157,8 @@ def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
     if accelerator.is_main_process:
         if store.exists(folder):
             write_atomically(folder / "recipe.yaml", recipe.to_yaml())
-            write_facts(folder, replace(read_facts(folder), **_means(recipe)))
+            facts = _with_kernel(read_facts(folder), recipe, accelerator)
+            write_facts(folder, replace(facts, **_means(recipe, accelerator)))
         else:
             _create(recipe, dataset, accelerator, folder)
     accelerator.wait_for_everyone()
@@ -119,7 +167,7 @@ def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
         raise UserError(f"{folder}: trained on the data {facts.data}; the same settings now read {dataset.fingerprint}")
     labelling = labelling_of(recipe.make_heads(facts.labels), recipe.data)
     train, dev = (recipe.tokenise(dataset, vocabulary, split, labelling) for split in ("train", "dev"))
-    precision = Precision(chosen(recipe.run.precision), accelerator.device.type)
+    precision = Precision(precision_of(recipe, accelerator).name, accelerator.device.type)
     return Prepared(recipe, accelerator, vocabulary, dataset, train, dev, facts, precision)
 
 
@@ -128,12 +176,12 @@ def _create(recipe: Recipe, dataset: Dataset, accelerator: Accelerator, folder: 
     vocabulary = recipe.build_vocabulary(dataset)
     labels = recipe.labels(dataset)
     objective, report = recipe.build_objective(vocabulary, labels)
-    name, reason = choose() if accelerator.device.type == "cpu" else ("default", "products: on the GPU")
+    name, reason = kernel_on(accelerator.device, recipe.run.tf32)
     facts = Facts(
         architecture=objective.model.shape,
         data=dataset.fingerprint,
         kernel=name,
-        **_means(recipe),
+        **_means(recipe, accelerator),
         versions={name: version(name) for name in (*LIBRARIES, *["liger-kernel"] * recipe.run.fused_loss)},
         report=[
             *_sampled(recipe, dataset),

@@ -34,7 +34,7 @@ from s2s.outside import foreign
 from s2s.recipe_values import LISTS, NAMES, TABLES, flat, plain
 from s2s.search.method import SearchMethod
 from s2s.search.settings import SearchSettings
-from s2s.seeds import seed_of
+from s2s.seeds import seed_device, seed_of
 from s2s.settings import RunSettings
 from s2s.vocabulary import Vocabulary, VocabularySettings, make
 from s2s.vocabulary_loss import vocabulary_loss
@@ -57,13 +57,16 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_heads(self.heads, self.data, self.mitigations, self.run.select)
-        in_parts = self.run.processes * self.run.accumulate > 1
-        names = [name_of(MITIGATIONS, method) for method in self.mitigations]
-        smoothing, run = self.objective.label_smoothing, self.run
-        if run.fused_loss and not self.generates:
+        if self.run.fused_loss and not self.generates:
             raise UserError("run.fused_loss: without data.target_field there is no loss over the vocabulary")
-        check(Composition(self.mitigations, in_parts, smoothing, run.compile, run.fused_loss), names)
+        self.check_methods(self.run.processes or 1)
         check_slots(self.model, self.data, self.search)
+
+    def check_methods(self, processes: int) -> None:
+        """Refuse methods that do not stand together, or not in that number of processes."""
+        run, names = self.run, [name_of(MITIGATIONS, method) for method in self.mitigations]
+        in_parts, smoothing = processes * run.accumulate > 1, self.objective.label_smoothing
+        check(Composition(self.mitigations, in_parts, smoothing, bool(run.compile), run.fused_loss), names)
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
@@ -153,7 +156,7 @@ class Recipe:
     ) -> Objective:
         """The objective of a model, with the recipe's methods, heads and recomputation."""
         model.keep(self.run.checkpointing, self.run.checkpointing_every)
-        model.compile_blocks(self.run.compile)
+        model.compile_blocks(bool(self.run.compile))
         heads = self.build_heads(model.shape.width, vocabulary.size, labels)
         loss = fused_loss if self.run.fused_loss else vocabulary_loss
         return Objective(model, self.objective, self.build_mitigations(vocabulary), heads, self.generates, loss)
@@ -163,7 +166,7 @@ class Recipe:
         if not self.heads:
             return None
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self.run.seed, "heads"))
+            seed_device(seed_of(self.run.seed, "heads"))
             return Heads(self.make_heads(labels), width, size)
 
     def build_mitigations(self, vocabulary: Vocabulary) -> list[tuple[str, Mitigation]]:
@@ -189,7 +192,7 @@ class Recipe:
         """The untrained model for so many pieces, a checkpoint's cut to those to keep, and lines on what it matched."""
         settings = with_slots(self.model, self.data)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self.run.seed, "weights"))
+            seed_device(seed_of(self.run.seed, "weights"))
             if settings.pretrained is None:
                 model = PrefixTransformer(from_scratch(settings, size))
                 initialise(model, settings.initialization)

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -14,23 +15,26 @@ from rich.table import Table
 from torch.optim import Optimizer
 
 from s2s import store
-from s2s.batch import IGNORED, Batch, add, count
+from s2s.batch import IGNORED, Batch, Counts, add, count
 from s2s.console import plain_console
 from s2s.data import Example
-from s2s.data.batches import Place, micro_batches, real_share, schedule, updates
+from s2s.data.batches import micro_batches, real_share, schedule, updates
 from s2s.data.tokens import Tokens
 from s2s.draws import Draws
 from s2s.labelling.heads import labelling_of
-from s2s.matmul import choose, kernel
+from s2s.launching import read_launch, settle
+from s2s.matmul import kernel, kernel_on
+from s2s.memory import enough_memory
 from s2s.mitigations.base import Feed, Turn
 from s2s.mitigations.passes import Passes
 from s2s.objective import Objective
-from s2s.precision import chosen
+from s2s.precision import HALVES, choose_precision
 from s2s.recipe import Recipe
+from s2s.seeds import forked_generators
+from s2s.updating import LESS
 from s2s.vocabulary import Vocabulary
 
 STEPS, SHOWN, MEBI = 2, 2, 2**20
-HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trial(NamedTuple):
@@ -39,6 +43,7 @@ class Trial(NamedTuple):
     seconds: float  # of the last update
     optimizer: int  # bytes
     activations: int  # bytes that the largest micro-batch keeps for its backward
+    peak: int | None = None  # bytes that the GPU held at once
 
 
 def rehearse(recipe: Recipe) -> None:
@@ -47,19 +52,28 @@ def rehearse(recipe: Recipe) -> None:
     The weights are thrown away and the run's folder is neither read nor written, nor made.
     """
     recipe.to_yaml()  # refuses what a run's folder could not hold
+    launch = read_launch()
+    run, notes = settle(recipe.run, launch)
+    recipe = replace(recipe, run=run)
+    if launch.process > 0:
+        return  # one process shows what each would do
     console = plain_console()
     dataset = recipe.load_data()
     labels = recipe.labels(dataset)
     vocabulary = recipe.build_vocabulary(dataset)
     objective, report = recipe.build_objective(vocabulary, labels)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(launch.device)
+    precision = choose_precision(run.precision, launch.device, launch.precision)
+    name, reason = kernel_on(device, run.tf32)
     objective.to(device)
     labelling = labelling_of(recipe.make_heads(labels), recipe.data)
     train, dev = (recipe.tokenise(dataset, vocabulary, split, labelling) for split in ("train", "dev"))
-    for line in [*dataset.report, *report, *train.report, *dev.report, *_already(recipe)]:
+    lines = [*notes, precision.reason, *dataset.report, *report, reason, *train.report, *dev.report, *_already(recipe)]
+    for line in lines:
         console.print(line)
     _show_parameters(console, objective, vocabulary)
-    trial = _try(recipe, objective, vocabulary, train, device)
+    with kernel(name), enough_memory(lambda: f"an update of {run.tokens:,} tokens (run.tokens)", LESS):
+        trial = _try(recipe, objective, vocabulary, train, _Way(device, launch.processes, precision.name))
     for line in [*_memory(objective, trial), *_schedule(recipe, train, trial)]:
         console.print(line)
     _show_examples(console, objective, vocabulary, dataset.train, train)
@@ -81,19 +95,32 @@ def _show_parameters(console: Console, objective: Objective, vocabulary: Vocabul
     console.print(table)
 
 
-def _try(recipe: Recipe, objective: Objective, vocabulary: Vocabulary, train: Tokens, device: torch.device) -> Trial:
+class _Way(NamedTuple):
+    """How the first of some processes computes."""
+
+    device: torch.device
+    processes: int
+    precision: str
+
+
+def _try(recipe: Recipe, objective: Objective, vocabulary: Vocabulary, train: Tokens, way: _Way) -> Trial:
     """A few updates as the first process would make them."""
     optimizer = recipe.optimizer.build(objective)
     places = islice(schedule(train.lengths(), recipe.run.tokens, recipe.run.seed, 0), STEPS)
-    name, _ = choose() if device.type == "cpu" else ("default", "")
-    kept, seconds = Kept(objective), 0.0
-    with kernel(name), torch.random.fork_rng():
+    kept, seconds, gpu = Kept(objective), 0.0, way.device.type == "cuda"
+    if gpu:
+        torch.cuda.reset_peak_memory_stats(way.device)
+    with forked_generators(way.device):
         for step, place in enumerate(places):
             began = time.perf_counter()
-            _update(recipe, objective, optimizer, _dealt(recipe, place, train, vocabulary), step, kept)
+            batches = micro_batches(place, train, vocabulary, way.processes, recipe.run.accumulate, 0, recipe.run.seed)
+            _update(recipe, objective, optimizer, batches, step, kept, way)
+            if gpu:
+                torch.cuda.synchronize(way.device)  # until here the update was only asked for
             seconds = time.perf_counter() - began
     states = [value for state in optimizer.state.values() for value in state.values()]
-    return Trial(seconds, sum(_bytes(value) for value in states if isinstance(value, torch.Tensor)), kept.most)
+    peak = torch.cuda.max_memory_allocated(way.device) if gpu else None
+    return Trial(seconds, sum(_bytes(value) for value in states if isinstance(value, torch.Tensor)), kept.most, peak)
 
 
 class Kept:
@@ -117,21 +144,21 @@ class Kept:
         self.storages.clear()
 
 
-def _dealt(recipe: Recipe, place: Place, train: Tokens, vocabulary: Vocabulary) -> list[Batch]:
-    run = recipe.run
-    return micro_batches(place, train, vocabulary, run.processes, run.accumulate, 0, run.seed)
-
-
 def _update(
-    recipe: Recipe, objective: Objective, optimizer: Optimizer, batches: Sequence[Batch], step: int, kept: Kept
+    recipe: Recipe,
+    objective: Objective,
+    optimizer: Optimizer,
+    batches: Sequence[Batch],
+    step: int,
+    kept: Kept,
+    way: _Way,
 ) -> None:
-    device = next(objective.parameters()).device
     counts = add([count(batch) for batch in batches])
-    kind = HALVES.get(chosen(recipe.run.precision))
+    kind = HALVES.get(way.precision)
     for batch in batches:
         hooks = torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor)
-        with torch.autocast(device.type, kind, enabled=kind is not None), hooks:
-            losses = objective(batch.to(device), step, counts)
+        with torch.autocast(way.device.type, kind, enabled=kind is not None), hooks:
+            losses = objective(batch.to(way.device), step, Counts(*(unit.to(way.device) for unit in counts)))
         kept.settle()
         losses.total.backward()
     torch.nn.utils.clip_grad_norm_(objective.parameters(), recipe.run.clip)
@@ -146,6 +173,8 @@ def _bytes(tensor: torch.Tensor) -> int:
 def _memory(objective: Objective, trial: Trial) -> Iterator[str]:
     weights = sum(map(_bytes, objective.parameters()))
     whole = 2 * weights + trial.optimizer + trial.activations
+    if trial.peak is not None:
+        yield f"memory of the GPU: {trial.peak / MEBI:,.0f} MiB at once in these updates, as torch counts it"
     yield (
         f"memory of a process: about {whole / MEBI:,.0f} MiB beside the libraries: weights {weights / MEBI:,.0f}, "
         f"gradients {weights / MEBI:,.0f}, optimizer {trial.optimizer / MEBI:,.0f}, "

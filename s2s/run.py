@@ -17,9 +17,11 @@ from s2s.facts import check_weights
 from s2s.found import Hypothesis, Piece, hypotheses, streamed
 from s2s.labelling.heads import Head, labelling_of
 from s2s.labelling.prediction import Given, Prediction, predict
-from s2s.matmul import kernel
+from s2s.matmul import kernel, kernel_on
+from s2s.memory import enough_memory
 from s2s.model import PrefixTransformer
 from s2s.objective import Objective
+from s2s.precision import decoding_precision
 from s2s.recipe import Recipe
 from s2s.scoring import token_log_probs
 from s2s.search.generation import Models, answer
@@ -30,6 +32,9 @@ from s2s.vocabulary import Vocabulary
 from s2s.weight_files import check_tensors
 
 logger = logging.getLogger("s2s")
+
+FEWER = "lower search.batch, the sources that are read together"
+"""What needs less memory."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,12 @@ class Run:
     step: int
     partners: tuple["Run", ...] = ()
     weights: tuple[float, ...] | None = None
+    precision: str = "fp32"  # that it was trained in
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and where what is given to it must be."""
+        return self.model.output_bias.device
 
     def generate(
         self,
@@ -109,7 +120,7 @@ class Run:
         if self.objective.heads is None:
             raise UserError(f"run '{self.folder}': it has no heads, only generation")
         heads, data, rows = self.objective.heads, self.recipe.data, self.recipe.search.batch
-        with kernel(self.kernel):
+        with kernel(self.kernel), enough_memory(lambda: f"predicting for {len(sources)} sources", FEWER):
             found, report = predict(self.model, heads, self.vocabulary, data, sources, rows, advance)
         for line in report:
             logger.warning(line)
@@ -132,13 +143,14 @@ class Run:
         pairs = list(zip(self._sources(sources), ids, strict=True))
         size = self.recipe.search.batch
         batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-        with kernel(self.kernel):
+        with kernel(self.kernel), enough_memory(lambda: f"scoring of {len(sources)} pairs", FEWER):
             return [row for batch in batches for row in token_log_probs(self.model, self.vocabulary, batch)]
 
     def models(self, settings: SearchMethod) -> Models:
         """What is searched: the prefix LM and its partners'."""
         models = [run.model for run in (self, *self.partners)]
-        return Models(self.vocabulary, models, self.weights, settings.precision)
+        precision = decoding_precision(settings.precision, self.precision, self.device)
+        return Models(self.vocabulary, models, self.weights, precision)
 
     @property
     def model(self) -> PrefixTransformer:
@@ -201,4 +213,8 @@ def load(folder: str | Path, checkpoint: str | None = None, device: str | None =
     check_tensors(objective, stored.tensors, stored.file)
     objective.load_state_dict(stored.tensors, assign=True)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Run(folder, recipe, store.read_vocabulary(folder), objective.to(place).eval(), facts.kernel, stored.step)
+    name = facts.kernel
+    if torch.device(place).type == "cuda":
+        name, _ = kernel_on(torch.device(place), recipe.run.tf32)
+    vocabulary = store.read_vocabulary(folder)
+    return Run(folder, recipe, vocabulary, objective.to(place).eval(), name, stored.step, precision=facts.precision)

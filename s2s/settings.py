@@ -17,11 +17,13 @@ class RunSettings:
     steps: Count = 1000  # updates of the whole run
     tokens: Count = 4096  # of one update: source and target columns, padding included
     accumulate: Few = 1  # micro-batches that an update is dealt to, in each process
-    processes: Few = 1  # that share an update; compared with those that came up
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU that has it, else fp32
+    processes: Few | None = None  # that share an update; null: those that came up, else compared with them
+    # auto: on a GPU bf16 if it has that, else fp16, or fp32 on old ones; on CPU fp32; or what the launcher asks for
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    tf32: bool = True  # on GPUs float32 products may round their numbers to TF32
     checkpointing: str = "none"  # what blocks keep for the backward: a row of s2s.model.recomputation.CHECKPOINTING
     checkpointing_every: Count = 1  # in every so many-th block
-    compile: bool = False  # let torch.compile make the blocks faster; their bits are not those of plain ones
+    compile: bool | None = None  # torch.compile makes the blocks faster, with other bits; null: if the launcher asks
     fused_loss: bool = False  # Liger's kernel on a GPU computes teacher forcing's loss; its bits are not ours
     clip: Limit = 1.0  # largest norm of the gradient
     ema: ShareBelowOne | None = None  # decay of a moving average of weights, evaluated and loaded in their place; 0.999

@@ -2,14 +2,22 @@
 
 import math
 import sys
+from pathlib import Path
+
+if __name__ == "__main__" and not __package__:
+    # Started as a file, from a checkout that need not be installed: its folder is found, and not the modules of s2s/
+    # under names of their own.
+    _here = Path(__file__).resolve().parent
+    sys.path[:] = [str(_here.parent), *(place for place in sys.path if Path(place).resolve() != _here)]
+
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import distributed
 
 from s2s import checkpoints, commands, curves, store, trackers
 from s2s.allocator import keep_freed_memory
@@ -19,17 +27,20 @@ from s2s.data.batches import schedule
 from s2s.ending import dev_scores, finish, shown
 from s2s.errors import UserError
 from s2s.interruption import SIGNALS, Signals, leave, noted
-from s2s.machine import machine_report
+from s2s.launching import read_launch, settle
+from s2s.machine import dealing, machine_report
 from s2s.matmul import kernel
+from s2s.memory import enough_memory
 from s2s.objective import Objective
 from s2s.packages import install_command
-from s2s.preparation import Prepared, check_same, prepare, start_objective, start_processes
+from s2s.preparation import Prepared, check_same, precision_of, prepare, start_objective, start_processes
 from s2s.progress import Reporter
 from s2s.recipe import Recipe
 from s2s.recipe_values import LISTS, NAMES, TABLES
 from s2s.rehearsal import rehearse
 from s2s.run import Run
 from s2s.run import load as load_run
+from s2s.seeds import forked_generators
 from s2s.state import State
 from s2s.updating import update
 
@@ -53,18 +64,20 @@ def fit(recipe: Recipe) -> Run:
     KeyboardInterrupt for SIGINT and an exit with 143 for SIGTERM.
     """
     recipe.to_yaml()  # refuses what a run's folder could not hold, before there is one
-    folder = Path(recipe.run.folder)
+    run, notes = settle(recipe.run, read_launch())
+    recipe, folder = replace(recipe, run=run), Path(run.folder)
     accelerator = start_processes(recipe)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     folder.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(), _alone(accelerator, folder):
-        changes = check_same(recipe, folder) if store.exists(folder) else []
+    with forked_generators(accelerator.device), _alone(accelerator, folder):
+        changes = check_same(recipe, accelerator, folder) if store.exists(folder) else []
         prepared = prepare(recipe, accelerator, folder)
         with kernel(prepared.facts.kernel):
-            _train(prepared, folder, changes)
+            _train(prepared, folder, [*notes, *changes])
     accelerator.wait_for_everyone()
-    return replace(load_run(folder), recipe=recipe)  # the caller's own, whose names may be followed
+    # The caller's own recipe, whose names may be followed.
+    return replace(load_run(folder, device=str(accelerator.device)), recipe=recipe)
 
 
 @contextmanager
@@ -82,9 +95,10 @@ def _train(prepared: Prepared, folder: Path, changes: list[str]) -> None:
     """The loop: update, log, evaluate, save."""
     recipe, accelerator = prepared.recipe, prepared.accelerator
     run, main = recipe.run, accelerator.is_main_process
-    objective, checkpoint, report = start_objective(prepared, folder)
-    state = State(run, objective, recipe.optimizer.build(objective), prepared.precision, checkpoint)
-    wrapped = accelerator.prepare(objective)
+    with enough_memory(lambda: "the model and its optimizer", "train a smaller model"):
+        objective, checkpoint, report = start_objective(prepared, folder)
+        state = State(run, objective, recipe.optimizer.build(objective), prepared.precision, checkpoint)
+        wrapped = accelerator.prepare(objective)
     if main:
         store.cut_log(folder, state.step)
     places = schedule(prepared.train.lengths(), run.tokens, run.seed, state.step)
@@ -109,7 +123,8 @@ def _train(prepared: Prepared, folder: Path, changes: list[str]) -> None:
 def _evaluate(prepared: Prepared, state: State, reporter: Reporter) -> None:
     """Score the dev split, tell, draw the curves and note whether it is the best step so far."""
     state.check()
-    with state.evaluated():
+    remedy = "lower run.tokens (of the loss) or search.batch (of decoding)"
+    with state.evaluated(), enough_memory(lambda: f"evaluation at step {state.step}", remedy):
         scores = dev_scores(prepared, state.objective)
     reporter.record({"step": state.step, "dev": scores})
     reporter.say(f"step {state.step}: dev {shown(scores)}")
@@ -164,7 +179,8 @@ def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, rep
     )
     if not curves.available():
         report = [*report, f"no picture of the curves: matplotlib is not installed ({install_command('plots')})"]
-    for line in (*prepared.dataset.report, *facts.report, *report, *machine_report(prepared, objective)):
+    started = [dealing(prepared), precision_of(prepared.recipe, prepared.accelerator).reason]
+    for line in (*started, *prepared.dataset.report, *facts.report, *report, *machine_report(prepared, objective)):
         reporter.say(f"  {line}")
 
 
@@ -184,7 +200,21 @@ def _command(arguments: Sequence[str]) -> None:
     if len(recipes) != 1:
         raise UserError(f"command line: one recipe=NAME is needed, not {len(recipes)}\n{USAGE}")
     recipe = Recipe.load(recipes[0], [argument for argument in arguments if not argument.startswith("recipe=")])
-    rehearse(recipe) if dry else fit(recipe)
+    if dry:
+        rehearse(recipe)
+        return
+    try:
+        fit(recipe)
+    except (KeyboardInterrupt, SystemExit):
+        _part()
+        raise
+    _part()
+
+
+def _part() -> None:
+    """End the group of processes. After an error the others may never come to that, so it is not waited for."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -14,16 +14,38 @@ from torch.nn import Module
 from s2s.batch import Counts, add, count
 from s2s.data.batches import Place, micro_batches
 from s2s.errors import UserError
+from s2s.memory import enough_memory
 from s2s.preparation import Prepared
-from s2s.seeds import seed_of
+from s2s.seeds import seed_device, seed_of
 from s2s.state import State
+
+LESS = (
+    "raise run.accumulate (more and smaller micro-batches, the same update), lower run.tokens, or recompute with "
+    "run.checkpointing=block"
+)
+"""What needs less memory in training."""
 
 
 def update(prepared: Prepared, wrapped: Module, state: State, place: Place) -> dict[str, Any]:
     """One update of the weights; returns its line of the log.
 
-    Errors: a UserError, in all processes, where loss or gradient are not finite; no weight has changed then.
+    Errors: a UserError, in all processes, where loss or gradient are not finite, and in one that runs out of memory;
+    the last checkpoint is whole then.
     """
+    with enough_memory(lambda: _asked(prepared, state, place), f"{LESS}; the last checkpoint is whole"):
+        return _update(prepared, wrapped, state, place)
+
+
+def _asked(prepared: Prepared, state: State, place: Place) -> str:
+    """Return the step and the size of its update."""
+    run, tokens = state.run, int(prepared.train.lengths()[place.examples].sum())
+    parts = prepared.accelerator.num_processes * run.accumulate
+    return (
+        f"step {state.step + 1}, {tokens:,} tokens in {parts} micro-batch{'es' * (parts > 1)} (run.tokens {run.tokens})"
+    )
+
+
+def _update(prepared: Prepared, wrapped: Module, state: State, place: Place) -> dict[str, Any]:
     run, accelerator, precision, began = state.run, prepared.accelerator, prepared.precision, time.perf_counter()
     step, optimizer = state.step + 1, state.optimizer
     rate = prepared.recipe.optimizer.rate * prepared.recipe.schedule.factor(state.step, run.steps)
@@ -58,13 +80,12 @@ def accumulate(prepared: Prepared, wrapped: Module, place: Place, step: int) -> 
     counts = _over_processes(accelerator, add([count(batch) for batch in batches]))
     parts: dict[str, Tensor] = {}
     for number, batch in enumerate(batches):
-        torch.manual_seed(seed_of(run.seed, "dropout", step, process, number))
+        seed_device(seed_of(run.seed, "dropout", step, process, number), accelerator.device)
         with nullcontext() if number == len(batches) - 1 else accelerator.no_sync(wrapped):
             with precision.context():
                 losses = wrapped(batch.to(accelerator.device), step, counts, precision.scale)
-            accelerator.backward(
-                precision.scaler.scale(losses.total * processes)
-            )  # the wrappers average over processes
+            # The wrappers average over processes. ``accelerator.backward`` would divide by a number of its own.
+            precision.scaler.scale(losses.total * processes).backward()
         parts = {name: value + parts.get(name, 0) for name, value in losses.parts.items()}
     return parts, counts
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import _checkout  # noqa: F401
+
 from s2s import averaging, commands, store
 from s2s.config import merge, read_arguments
 from s2s.config.describing import Schema, explain

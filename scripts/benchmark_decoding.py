@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import _checkout  # noqa: F401
 import benchmarking
 import torch
 from benchmark_decoders import DECODERS, Search

@@ -5,6 +5,7 @@ import sys
 from functools import partial
 from typing import Any
 
+import _checkout  # noqa: F401
 import benchmarking
 import torch
 from benchmark_decoders import DECODERS, Search

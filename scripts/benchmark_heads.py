@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import _checkout  # noqa: F401
 import torch
 from benchmark_options import numbered, parsed
 from benchmarking import interleaved, processor, show, summarised, write

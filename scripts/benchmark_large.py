@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import _checkout  # noqa: F401
 import benchmarking
 import numpy
 import torch

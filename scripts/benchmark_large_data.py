@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import _checkout  # noqa: F401
 import numpy
 from benchmark_options import output_file
 from benchmarking import write

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import _checkout  # noqa: F401
 import benchmarking
 import torch
 from benchmark_options import options, parsed

@@ -17,6 +17,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
+import _checkout  # noqa: F401
 import benchmarking
 import torch
 from benchmark_methods import GivenRisk, WholeFastGradient, WholePenalty

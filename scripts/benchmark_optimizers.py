@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import _checkout  # noqa: F401
 import torch
 from benchmark_options import output_file
 from benchmarking import interleaved, processor, show, summarised, write

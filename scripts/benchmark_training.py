@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import _checkout  # noqa: F401
 import benchmarking
 import torch
 from benchmark_options import options, parsed

@@ -10,6 +10,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+import _checkout  # noqa: F401
 import numpy as np
 import ot
 import torch

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, TextIO
 
+import _checkout  # noqa: F401
 import benchmarking
 import numpy
 import torch

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import _checkout  # noqa: F401
 from benchmark_options import output_file
 from benchmarking import write
 from rich.table import Table

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import _checkout  # noqa: F401
 from benchmark_options import output_file
 from benchmarking import write
 from rich.table import Table

@@ -19,6 +19,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import _checkout  # noqa: F401
+
 from s2s import commands
 from s2s.allocator import keep_freed_memory
 from s2s.config import given_keys, merge, read_arguments

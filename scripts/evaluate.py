@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
+import _checkout  # noqa: F401
+
 from s2s.config import Layer, merge
 from s2s.config.ranges import Count, PathText, Seed, settle
 from s2s.console import plain_console

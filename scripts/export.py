@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import _checkout  # noqa: F401
+
 import s2s
 from s2s import commands
 from s2s.config import merge, read_arguments

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import _checkout  # noqa: F401
 from preparing import SPLITS, check_splits, write_splits
 
 from s2s import commands

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import _checkout  # noqa: F401
 from preparing import check_splits, write_splits
 
 from s2s import commands

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import _checkout  # noqa: F401
 from rich.table import Table
 
 import s2s

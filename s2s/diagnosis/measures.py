@@ -18,6 +18,7 @@ from s2s.diagnosis.statistics import Numbers
 from s2s.diagnosis.subjects import Subject
 from s2s.diagnosis.traces import Advance, Free, Trace
 from s2s.matmul import kernel
+from s2s.memory import enough_memory
 from s2s.search.beam import Hypothesis
 
 
@@ -66,7 +67,8 @@ def measure(subject: Subject, settings: DiagnosisSettings, bar: Bar) -> Measures
 
 def _pass(part: Part, subject: Subject, settings: DiagnosisSettings, bar: Bar) -> Arrays:
     title = f"{subject.run.folder.name}: {part.title}"
-    with kernel(subject.run.kernel), bar(title, part.size(subject, settings)) as advance:
+    memory = enough_memory(lambda: title, "lower batch, the examples that are measured together")
+    with kernel(subject.run.kernel), memory, bar(title, part.size(subject, settings)) as advance:
         return part.measure(subject, settings, advance)
 
 

@@ -12,6 +12,7 @@ from s2s.data import Example
 from s2s.data.batches import Indices, Tokens
 from s2s.labelling.heads import Heads, gold_of, rows_of, scores
 from s2s.labelling.scoring import Said
+from s2s.precision import Precision
 from s2s.vocabulary import Vocabulary
 
 
@@ -24,6 +25,7 @@ def evaluate_heads(
     examples: Sequence[Example],
     tokens: Tokens,
     plan: Sequence[Indices],
+    precision: Precision,
 ) -> dict[str, float]:
     """The loss of each head, as in training, and its scores; each process takes its share of the plan's batches.
 
@@ -33,7 +35,7 @@ def evaluate_heads(
     found: list[tuple[int, list[Said]]] = []
     for indices in plan[accelerator.process_index :: accelerator.num_processes]:
         batch = tokens.batch(indices, vocabulary).to(accelerator.device)
-        with accelerator.autocast():
+        with precision.evaluation():
             rows = rows_of(objective.model, batch)
             units = count(batch)
             for place, term in enumerate(heads.terms(rows, batch).values()):

@@ -64,6 +64,13 @@ def in_bfloat16(model: PrefixTransformer) -> PreparedModel:
     return PreparedModel(deepcopy(model).bfloat16())
 
 
+def in_float16(model: PrefixTransformer) -> PreparedModel:
+    """Return the same in float16, which GPUs without bfloat16 are fast with; a UserError on a processor."""
+    if model.output_bias.device.type == "cpu":
+        raise UserError("search.precision: fp16 is for GPUs; a processor has fp32, bf16 and int8")
+    return PreparedModel(deepcopy(model).half())
+
+
 def in_int8(model: PrefixTransformer) -> PreparedModel:
     """Products with the weights in int8 at each step; the source, where it would cost much more, stays in float32.
 
@@ -76,8 +83,10 @@ def in_int8(model: PrefixTransformer) -> PreparedModel:
 
 
 PRECISIONS: dict[str, Callable[[PrefixTransformer], PreparedModel]] = {
+    "auto": PreparedModel,
     "fp32": PreparedModel,
     "bf16": in_bfloat16,
+    "fp16": in_float16,
     "int8": in_int8,
 }
-"""``fp32`` is the model as it is."""
+"""``fp32`` is the model as it is, and so is ``auto`` where no run says what it was trained in."""

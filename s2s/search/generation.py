@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from s2s.batch import pad
+from s2s.memory import enough_memory
 from s2s.model import PrefixTransformer
 from s2s.model.precisions import PRECISIONS
 from s2s.model.prepared import PreparedModel
@@ -26,6 +27,9 @@ from s2s.search.watched import Watched
 from s2s.vocabulary import Vocabulary
 
 Sources = Sequence[Sequence[int]]
+
+LESS = "lower search.batch, or the beams or samples of the search"
+"""What needs less memory in decoding."""
 
 
 class Answer(NamedTuple):
@@ -110,7 +114,8 @@ def answer(
     for start in range(0, len(order), settings.batch):
         chosen = order[start : start + settings.batch]
         pairs = [(sources[index], own[index]) for index in chosen]
-        found.update(zip(chosen, _search(models, pairs, settings, max_length), strict=True))
+        with enough_memory(lambda: f"decoding of {len(chosen)} sources together", LESS):  # noqa: B023
+            found.update(zip(chosen, _search(models, pairs, settings, max_length), strict=True))
         advance(len(chosen))
     return [found[index] for index in range(len(sources))]
 

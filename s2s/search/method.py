@@ -61,7 +61,7 @@ class SearchMethod:
     forbidden: list[str] = field(default_factory=list)  # whole words that come in none; *er*: within words too
     allowed: str | None = place_key("FILE")  # a file of lines: every hypothesis is one of them, as it stands there
     token_scores: bool = False  # tell the log-probability of each token of what is found
-    precision: str = "fp32"  # of products with the weights: a row of s2s.model.precisions.PRECISIONS
+    precision: str = "auto"  # fp32, bf16, fp16 or int8 products with weights; auto: the run's on a GPU, fp32 on CPU
     batch: Size = 32  # sources searched together
 
     def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
+import torch
+
 from s2s.batch import Batch, collate
 from s2s.vocabulary.boundaries import begins_in_word
 
@@ -117,8 +119,9 @@ class Vocabulary(ABC):
         """The source's row: begin, the text cut so that the row is at most ``limit`` long, end."""
         return [self.begin, *(text_ids if limit is None else text_ids[: limit - 2]), self.end]
 
-    def batch(self, pairs: Iterable[tuple[str, str]]) -> Batch:
-        """Make a batch of (source, target) texts, whole: nothing is cut."""
+    def batch(self, pairs: Iterable[tuple[str, str]], device: torch.device | str | None = None) -> Batch:
+        """Make a batch of (source, target) texts, whole: nothing is cut. It lies on ``device``, by default the CPU."""
         sources, targets = zip(*pairs, strict=True)
         rows = [self.source_ids(ids) for ids in self.encode_all(sources)]
-        return collate(list(zip(rows, self.encode_all(targets), strict=True)), self.padding, self.end)
+        batch = collate(list(zip(rows, self.encode_all(targets), strict=True)), self.padding, self.end)
+        return batch if device is None else batch.to(torch.device(device))
