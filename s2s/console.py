@@ -6,6 +6,7 @@ What such a stream cannot take is dropped or escaped; results belong in files, n
 
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Literal, TextIO, cast
 
@@ -73,6 +74,21 @@ def plain_console(stderr: bool = False, width: int | None = None, quiet: bool = 
 def say(text: str) -> None:
     """Print a line on standard output."""
     plain_console().print(text)
+
+
+def print_results(lines: Iterable[str]) -> None:
+    """Write a command's results to standard output: UTF-8 in every locale, as in files.
+
+    Errors: BrokenPipeError where the reader has left; halves of surrogate pairs are escaped.
+    """
+    text = "".join(line + "\n" for line in lines)
+    sys.stdout.flush()
+    binary = getattr(sys.stdout, "buffer", None)
+    if binary is None:  # a stream of a test or a notebook, which holds texts
+        sys.stdout.write(text)
+    else:
+        binary.write(text.encode("utf-8", "backslashreplace"))
+    sys.stdout.flush()
 
 
 def progress_bar(console: Console) -> Progress:

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,24 @@ from s2s.errors import UserError
 
 def cache_folder(asked: str | None = None) -> Path:
     """The folder that keeps what is slow to make: the one asked for, $S2S_CACHE or ~/.cache/s2s; it need not exist."""
-    return Path(asked or os.environ.get("S2S_CACHE") or "~/.cache/s2s").expanduser()
+    chosen = asked or os.environ.get("S2S_CACHE")
+    try:
+        return Path(chosen or "~/.cache/s2s").expanduser()
+    except RuntimeError as error:  # a user without a home, as containers have
+        if chosen:
+            raise UserError(f"{chosen}: this user has no home; name the folder without ~") from error
+        return _private_folder()
+
+
+def _private_folder() -> Path:
+    """Return a folder for temporary files that nobody else can write to: libraries are loaded from it."""
+    folder = Path(tempfile.gettempdir()) / f"s2s-{os.getuid()}"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
+            return folder
+    return Path(tempfile.mkdtemp(prefix="s2s-"))
 
 
 DESCRIPTORS = re.compile(r"/dev/fd|/proc/(?:self|\d+)(?:/task/\d+)?/fd")
@@ -28,6 +46,20 @@ def write_atomically(path: Path, text: str) -> None:
     """Replace a file's text: whole or not at all, also after a power failure. See ``open_output``."""
     with open_output(path) as file:
         file.write(text.encode())
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Turn the system's errors of writing, which name no file ("No space left on device"), into a UserError that does.
+
+    A pipe without a reader stays as it is: the command knows what to do.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 @contextmanager

@@ -8,14 +8,14 @@ off. In a ``.gz`` file each piece is a member of its own.
 import gzip
 import json
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from s2s.disk import is_stream, open_stream, sync_folder, take_place, target_of, write_atomically
+from s2s.console import print_results
+from s2s.disk import is_stream, naming, open_stream, sync_folder, take_place, target_of, write_atomically
 from s2s.errors import UserError
 from s2s.locks import Lock
 
@@ -64,18 +64,13 @@ class Printed:
 
     def append(self, lines: Sequence[str], digest: str) -> None:  # noqa: ARG002
         """Write some lines at once."""
-        text = "".join(line + "\n" for line in lines)
         if self.file is None:
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            with naming("standard output"):
+                print_results(lines)
             return
-        try:
-            self.file.write(text.encode("utf-8", "backslashreplace"))
+        with naming(self.path):
+            self.file.write("".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace"))
             self.file.flush()
-        except BrokenPipeError:  # the command knows what to do
-            raise
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror or error})") from error
 
     def finish(self) -> None:
         """Nothing is left to do."""
@@ -135,24 +130,27 @@ class Journal:
     def append(self, lines: Sequence[str], digest: str) -> None:
         """Write some lines, made from input up to the hash ``digest``; when this returns they are on the disk."""
         piece = "".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace")
-        self.file.write(gzip.compress(piece, mtime=0) if self.path.suffix == ".gz" else piece)
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        with naming(self.partial):
+            self.file.write(gzip.compress(piece, mtime=0) if self.path.suffix == ".gz" else piece)
+            self.file.flush()
+            os.fsync(self.file.fileno())
         count = self.written.lines + len(lines)
         self.written = Written(self.written.maker, count, self.file.tell(), digest)
         write_atomically(self.record, json.dumps(asdict(self.written), ensure_ascii=False))
 
     def finish(self) -> None:
         """Give the file its name."""
-        if self.path.suffix == ".gz" and not self.written.bytes:
-            self.file.write(gzip.compress(b"", mtime=0))
-            self.file.flush()
-        self.file.close()  # Windows renames no file that is open
-        take_place(self.partial, self.path)
+        with naming(self.path):
+            if self.path.suffix == ".gz" and not self.written.bytes:
+                self.file.write(gzip.compress(b"", mtime=0))
+                self.file.flush()
+            self.file.close()  # Windows renames no file that is open
+            take_place(self.partial, self.path)
         self.record.unlink()
         sync_folder(self.path.parent)
 
     def close(self) -> None:
         """Let another process write the file."""
-        self.file.close()
+        with suppress(OSError):  # what could not be written was told
+            self.file.close()
         self.lock.free(remove=True)

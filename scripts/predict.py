@@ -25,7 +25,7 @@ from s2s import commands
 from s2s.config import merge, read_arguments
 from s2s.config.describing import Schema, explain
 from s2s.config.ranges import PathText, settle
-from s2s.console import plain_console, progress_bar
+from s2s.console import plain_console, print_results, progress_bar
 from s2s.data.fields import Fields
 from s2s.data.lines import Format, Wanted, place, read_rows, source_text
 from s2s.disk import open_output
@@ -90,7 +90,7 @@ def chosen(heads: Sequence[Head], name: str | None) -> Head:
 def write(name: str, lines: Sequence[str]) -> None:
     """Write lines to standard output, or to a file that is there when all is written."""
     if name == "-":
-        sys.stdout.write("".join(line + "\n" for line in lines))
+        print_results(lines)
         return
     content = "".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace")
     with open_output(Path(name)) as file:
@@ -103,7 +103,7 @@ def predict(run: Run, settings: Settings) -> None:
     console, began = plain_console(stderr=True), time.perf_counter()
 
     def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        console.print(text)
 
     wanted = (settings.field,) if settings.field else (run.recipe.data.source_field, "source")
     asked = Wanted(Fields(one_of=wanted, more=("id",)), settings.format, say)

@@ -1,9 +1,12 @@
 """What is printed for people never ends the work, whatever the standard streams are."""
 
+import errno
 import io
+import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +15,13 @@ import tiny_runs
 from rich.table import Table
 from tiny_runs import arguments, ready
 
+import s2s
 from s2s.console import SafeStream, open_standard_streams, plain_console
+from s2s.disk import cache_folder
+from s2s.errors import UserError
+from s2s.journal import Journal, Written
+
+CHECKOUT = Path(s2s.__file__).resolve().parents[1]
 
 KEYS = ("run.steps=6", "run.evaluate_every=3", "run.save_every=3")
 ENCODINGS = [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
@@ -21,6 +30,13 @@ ENCODINGS = [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_runs.prepare(tmp_path_factory.mktemp("base") / "run")
+
+
+@pytest.fixture(scope="module")
+def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    s2s.fit(ready(base, folder, *KEYS))
+    return folder
 
 
 def python(*rest: str) -> list[str]:
@@ -124,3 +140,65 @@ def test_open_streams_stay_as_they_are() -> None:
     before = sys.stdin, sys.stdout, sys.stderr
     open_standard_streams()
     assert (sys.stdin, sys.stdout, sys.stderr) == before
+
+
+def decoded(trained: Path, *rest: str) -> list[str]:
+    return python(str(CHECKOUT / "scripts" / "decode.py"), f"run={trained}", *rest)
+
+
+@pytest.mark.parametrize("environment", ENCODINGS)
+def test_results_on_standard_output_are_utf_8_everywhere(
+    trained: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """As they are in files: the locale changes what is told, never what is written."""
+    sources = tmp_path / "sources.jsonl"
+    sources.write_text('{"id": "日本 é", "source": "a b"}\n', encoding="utf-8")
+    done = shell('"$@"', decoded(trained, f"input={sources}", "output=-"), **environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["id"] == "日本 é"
+
+
+@pytest.mark.parametrize("row", [r'{"source": "x \ud83d y"}', r'{"source": ["x", "\ud83d"]}'])
+def test_half_a_surrogate_pair_is_one_line(trained: Path, tmp_path: Path, row: str) -> None:
+    sources = tmp_path / "sources.jsonl"
+    sources.write_text('{"source": "a b"}\n' + row + "\n", encoding="utf-8")
+    done = shell('"$@"', decoded(trained, f"input={sources}", f"output={tmp_path / 'out.jsonl'}"))
+    assert done.returncode == 2
+    assert done.stderr == f"error: {sources}, line 2: field 'source' holds half of a surrogate pair\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_told_with_the_file(trained: Path, tmp_path: Path) -> None:
+    sources = tmp_path / "sources.txt"
+    sources.write_text("a b\n", encoding="utf-8")
+    done = shell('"$@"', decoded(trained, f"input={sources}", "output=/dev/full"))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: /dev/full: cannot be written (No space left on device)"
+    done = shell('"$@" > /dev/full', decoded(trained, f"input={sources}", "output=-"))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: standard output: cannot be written (No space left on device)"
+
+
+def test_a_journal_on_a_full_disk_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path / "out.jsonl")
+    journal.start(Written({}))
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    with pytest.raises(UserError, match=r"out\.jsonl\.partial: cannot be written \(No space left on device\)"):
+        journal.append(["x"], "")
+    journal.close()
+
+
+def test_a_user_without_a_home_has_a_cache_of_his_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("S2S_CACHE", raising=False)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = cache_folder()
+    assert folder.parent == tmp_path
+    assert cache_folder() == folder
+    folder.chmod(0o777)  # somebody else could put a library there
+    assert cache_folder() != folder
+    with pytest.raises(UserError, match="this user has no home"):
+        cache_folder("~/cache")

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 from s2s.data.fields import Fields
 from s2s.data.readers import FORMATS, LINES, NAMES, Note, kind_of_stream, numbered_lines, told_kind
-from s2s.data.rows import holds, value_of
+from s2s.data.rows import encodable, holds, value_of
 from s2s.errors import UserError, nearest
 
 Row = dict[str, Any]
@@ -128,7 +128,7 @@ def source_text(row: Row, fields: Sequence[str], place: str) -> str | list[str]:
     field = next((field for field in fields if holds(row, field)), fields[0])
     value = value_of(row, field) if holds(row, field) else None
     if isinstance(value, list) and all(isinstance(token, str) for token in value):
-        return value
+        return [_written(token, field, place) for token in value]
     return field_text(row, field, place)
 
 
@@ -142,4 +142,12 @@ def field_text(row: Row, field: str, place: str) -> str:
     value = value_of(row, field)
     if not isinstance(value, str):
         raise UserError(f"{place}: field '{field}' is not a string")
-    return value
+    return _written(value, field, place)
+
+
+def _written(text: str, field: str, place: str) -> str:
+    """Return a text that has an encoding; an escape such as u+d800 alone is legal JSON, but no tokenizer reads it."""
+    try:
+        return encodable(text, f"field '{field}'")
+    except ValueError as error:
+        raise UserError(f"{place}: {error}") from error

@@ -104,9 +104,9 @@ def _label(row: Row, field: str) -> Value:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, list) and all(isinstance(each, str | int) for each in value):
-        return tuple(_encodable(str(each), f"field '{field}'") for each in value)
+        return tuple(encodable(str(each), f"field '{field}'") for each in value)
     if isinstance(value, str | int):
-        return _encodable(str(value).strip(), f"field '{field}'")
+        return encodable(str(value).strip(), f"field '{field}'")
     raise ValueError(f"field '{field}' is no label (a string or a number) and no list of labels")
 
 
@@ -137,10 +137,10 @@ def _checked(value: object, name: str) -> str:
         raise ValueError(f"{name} is {'null' if value is None else f'not a string but {type(value).__name__}'}")
     if not value.strip():
         raise ValueError(f"{name} is blank")
-    return _encodable(value, name).strip()
+    return encodable(value, name).strip()
 
 
-def _encodable(text: str, name: str) -> str:
+def encodable(text: str, name: str) -> str:
     """A text that can be written: an escape such as u+d800 alone is legal JSON, but no text."""
     if not text.isascii() and re.search("[\ud800-\udfff]", text):
         raise ValueError(f"{name} holds half of a surrogate pair")

@@ -5,6 +5,7 @@ name first, so a broken off diagnosis leaves whole files or none.
 """
 
 import json
+import logging
 import zipfile
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -19,6 +20,8 @@ from s2s.diagnosis import corruptions, hallucination, margin, oracle, parts, rag
 from s2s.diagnosis.ragged import Arrays
 from s2s.diagnosis.subjects import Subject
 from s2s.diagnosis.truths import weights_hash
+
+logger = logging.getLogger("s2s")
 
 MEASURING = (corruptions, hallucination, margin, oracle, parts, ragged, recovery, rollouts, traces)
 """The modules that the numbers come from: when one of them is edited, what was kept is no longer read."""
@@ -37,11 +40,14 @@ class Cache:
         if (found := _read(path)) is not None:
             return found
         arrays = measure()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        partial.replace(path)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            with partial.open("wb") as file:
+                np.savez_compressed(file, allow_pickle=False, **arrays)
+            partial.replace(path)
+        except OSError as error:  # a run on a disk that is full or read-only can be measured all the same
+            logger.warning("%s: not kept for the next time (%s)", path, error.strerror or error)
         return arrays
 
     def path(self, name: str, asked: Mapping[str, Any]) -> Path:
