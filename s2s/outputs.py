@@ -57,6 +57,8 @@ def check_output_files(key: str, folder: Path, names: Iterable[str], inputs: Ite
 def _check_place(key: str, name: str) -> None:
     """Refuse a place where no file can be written."""
     if name == "-":
+        if sys.stdout is None:
+            raise UserError(f"{key}: standard output is closed")
         return
     path = Path(name)
     if not name.strip():

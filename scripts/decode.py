@@ -27,7 +27,7 @@ from s2s.config import given_keys, merge, read_arguments
 from s2s.config.describing import Schema, explain
 from s2s.config.ranges import Count, Few, PathText, Positive, Share, settle
 from s2s.console import plain_console, progress_bar
-from s2s.data.lines import Format, Line, quiet
+from s2s.data.lines import Format, Line, misnamed, quiet
 from s2s.decoding import Chunk, Decoded, Decoder, Reader, Speaker, add
 from s2s.errors import UserError
 from s2s.journal import ENDINGS, Journal, Output, Written, output_of
@@ -136,6 +136,8 @@ def begin(
 ) -> tuple[Decoder, Iterator[Chunk], int]:
     """Who makes the lines, of what, and how many are there already."""
     lines, structured = reader.lines()
+    for text in misnamed(settings.output, structured):
+        say(text)
     decoder = Decoder(settings.speaker(), settings.search, structured)
     first, digest = 0, sha256()
     if isinstance(output, Journal):

@@ -27,7 +27,7 @@ from s2s.config.describing import Schema, explain
 from s2s.config.ranges import PathText, settle
 from s2s.console import plain_console, print_results, progress_bar
 from s2s.data.fields import Fields
-from s2s.data.lines import Format, Wanted, place, read_rows, source_text
+from s2s.data.lines import Format, Wanted, misnamed, place, read_rows, source_text
 from s2s.disk import open_output
 from s2s.errors import UserError, nearest
 from s2s.labelling.heads import Head
@@ -108,6 +108,8 @@ def predict(run: Run, settings: Settings) -> None:
     wanted = (settings.field,) if settings.field else (run.recipe.data.source_field, "source")
     asked = Wanted(Fields(one_of=wanted, more=("id",)), settings.format, say)
     lines, rows = read_rows(settings.input, asked)
+    for text in misnamed(settings.output, rows is not None):
+        say(text)
     sources: list[Given] = [*lines]
     if rows is not None:
         sources = [source_text(row, wanted, place(settings.input, index)) for index, row in enumerate(rows)]

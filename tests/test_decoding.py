@@ -258,3 +258,13 @@ def test_parquet_sources_keep_their_ids(runs: list[Run], tmp_path: Path) -> None
     assert decode(runs[0], tmp_path / "s.parquet", tmp_path / "out.jsonl") == 0
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["id"] for row in rows] == ["2020-01-01", "2020-01-02"]
+
+
+def test_an_output_whose_name_tells_another_format_is_told(
+    runs: list[Run], source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = tmp_path / "s.txt"
+    plain.write_text("a\n")
+    for given, name, told in ((source, "o.csv", True), (source, "o.jsonl", False), (plain, "o.jsonl", True)):
+        assert decode(runs[0], given, tmp_path / name) == 0
+        assert ("though its name tells" in capsys.readouterr().err) == told

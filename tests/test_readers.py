@@ -459,4 +459,20 @@ def test_a_carriage_return_within_a_line_is_told(tmp_path: Path) -> None:
     path, told = tmp_path / "t.txt", []
     path.write_bytes(b"a\rb\nc\r\nd")
     assert lines.read_rows(str(path), lines.Wanted(note=told.append)) == (["a\rb", "c", "d"], None)
-    assert told == [f"{path}: 1 lines hold a carriage return, which ends no line here (first: line 1)"]
+    assert told == [f"{path}: 1 line holds a carriage return, which ends no line here (first: line 1)"]
+
+
+@pytest.mark.parametrize("line", ['\t"x","y"', 'x,\t"y"', '"x", \t "y"', '\u3000"x",y'])
+def test_a_tab_before_a_quote_is_refused_and_not_kept_as_text(line: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", HEADER + line.encode() + b"\na,b\n")
+    assert refusal(lambda: read(path, FIELDS, "stop")).startswith(f"{path}:2: ")
+    assert read(path, FIELDS, "skip")[0] == [Example("a", "b")]
+    inside = write(tmp_path / "u.csv", HEADER + b'"a,\t""b""","c"\n')
+    assert read(inside, FIELDS, "stop") == ([Example('a,\t"b"', "c")], [])
+
+
+def test_quotes_of_a_table_with_tabs_stay_and_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.tsv", b'source\ttarget\n"a"\tb\nc "d"\te\n')
+    kept, report = read(path, FIELDS, "stop")
+    assert kept == [Example('"a"', "b"), Example('c "d"', "e")]
+    assert report == [f"{path}: 1 row has values in quotes, which stay; only .csv has quotes"]

@@ -1,5 +1,6 @@
 """Stored candidates: what a file gives back, and what is said of files that do not fit."""
 
+import gzip
 import json
 import math
 import sys
@@ -90,10 +91,13 @@ def test_missing_sources_and_files_are_said(random_batch, tmp_path):
     path = write_decoded(tmp_path / "x", rows_of(batch, [1]), [[Candidate([4], True)]], [[-1.0]])
     with pytest.raises(UserError, match="no candidates for 2 of 3 training sources"):
         read(path, materials(sources))
-    with pytest.raises(UserError, match=r"^path: .*nowhere: No such file"):
+    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(Path(path).read_bytes()))
+    with pytest.raises(UserError, match="no candidates for 2 of 3 training sources"):
+        read(str(tmp_path / "packed.jsonl.gz"), materials(sources))
+    with pytest.raises(UserError, match=r"^path: .*nowhere: cannot be read: No such file"):
         read(str(tmp_path / "nowhere"), materials())
     (tmp_path / "packed").write_bytes(b"\x1f\x8b\xff\xfe")
-    with pytest.raises(UserError, match=r"^path: .*packed is not text"):
+    with pytest.raises(UserError, match=r"^path: .*packed:1: broken gzip"):
         read(str(tmp_path / "packed"), materials())
 
 

@@ -99,7 +99,8 @@ def _plain(name: str, stream: BinaryIO, note: Note) -> Iterator[Line]:
             inner, first = inner + 1, first or number
         yield Line(text, None)
     if inner:
-        note(f"{name}: {inner} lines hold a carriage return, which ends no line here (first: line {first})")
+        count = f"{inner} line{'s hold' if inner > 1 else ' holds'}"
+        note(f"{name}: {count} a carriage return, which ends no line here (first: line {first})")
 
 
 def _rows(name: str, kind: str, stream: BinaryIO, wanted: Wanted) -> Iterator[Line]:
@@ -110,12 +111,23 @@ def _rows(name: str, kind: str, stream: BinaryIO, wanted: Wanted) -> Iterator[Li
 
 
 def _open(path: str) -> AbstractContextManager[BinaryIO]:
+    if path == "-" and sys.stdin is None:
+        raise UserError("standard input: it is closed")
     return nullcontext(sys.stdin.buffer) if path == "-" else Path(path).open("rb")
 
 
 def asked_format(path: str, asked: str | None) -> str | None:
     """Return the format that was asked for where a file's name does not tell one."""
     return asked if path == "-" or told_kind(path) is None else None
+
+
+def misnamed(output: str, has_rows: bool) -> list[str]:
+    """Return a line on an output whose name tells another format than it gets, JSON lines or plain ones."""
+    told = None if output == "-" else told_kind(output)
+    if told is None or (has_rows and told == "jsonl"):
+        return []
+    given = "JSON lines, as always for rows" if has_rows else "plain lines, as the input is"
+    return [f"{output}: it gets {given}, though its name tells {NAMES[told]}"]
 
 
 def place(path: str, index: int) -> str:

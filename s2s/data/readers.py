@@ -21,7 +21,7 @@ from typing import BinaryIO, cast
 
 from s2s.data.columnar import arrow_rows, parquet_rows
 from s2s.data.fields import Fields
-from s2s.data.rows import DECODER, Row, json_row, segmented_row
+from s2s.data.rows import DECODER, Row, json_fault, json_row, segmented_row
 from s2s.errors import UserError
 
 Found = tuple[int, Row | ValueError]
@@ -152,7 +152,7 @@ class _Again(io.RawIOBase):
     """A stream with the bytes that were read of it put back in front."""
 
     def __init__(self, head: bytes, stream: BinaryIO) -> None:
-        self.head, self.stream = head, stream
+        self.head, self.stream = io.BytesIO(head), stream
 
     def readable(self) -> bool:
         """It is for reading."""
@@ -160,12 +160,8 @@ class _Again(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fill the buffer as far as bytes are there."""
-        if self.head:
-            content, self.head = self.head[: len(buffer)], self.head[len(buffer) :]
-        else:
-            # read1, so that lines of a pipe come as they are written
-            read = getattr(self.stream, "read1", self.stream.read)
-            content = read(len(buffer))
+        # read1, so that lines of a pipe come as they are written
+        content = self.head.read(len(buffer)) or getattr(self.stream, "read1", self.stream.read)(len(buffer))
         buffer[: len(content)] = content
         return len(content)
 
@@ -271,7 +267,7 @@ def _items(place: str, text: str) -> Iterator[tuple[int, object]]:
             item, at = DECODER.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             line = text.count("\n", 0, getattr(error, "pos", at)) + 1
-            raise UserError(f"{place}:{line}: malformed JSON: {getattr(error, 'msg', error)}") from error
+            raise UserError(f"{place}:{line}: {json_fault(error)}") from error
         yield start, item
         at = GAP.match(text, at).end()  # type: ignore[union-attr]
         if is_array and text[at : at + 1] not in (",", "]"):
@@ -283,7 +279,7 @@ def _items(place: str, text: str) -> Iterator[tuple[int, object]]:
         raise UserError(f"{place}:{text.count(chr(10), 0, at) + 1}: malformed JSON: {wrong}")
 
 
-def _tab_separated(place: str, stream: BinaryIO, fields: Fields, note: Note) -> Iterator[Found]:  # noqa: ARG001
+def _tab_separated(place: str, stream: BinaryIO, fields: Fields, note: Note) -> Iterator[Found]:
     lines = numbered_lines(stream)
     _, first = next(lines, (1, None))
     if isinstance(first, ValueError):
@@ -291,8 +287,15 @@ def _tab_separated(place: str, stream: BinaryIO, fields: Fields, note: Note) -> 
     if first is None:
         return
     names = _header(place, first.rstrip("\r\n").split("\t"), fields)
+    quoted = 0
     for number, line in lines:
-        yield number, _parsed(line, lambda text: _named(names, text.split("\t")))
+        row = _parsed(line, lambda text: _named(names, text.split("\t")))
+        if not isinstance(row, ValueError):
+            quoted += any(text[:1] == text[-1:] == '"' for text in row.values())
+        yield number, row
+    if quoted:
+        rows = "1 row has" if quoted == 1 else f"{quoted} rows have"
+        note(f"{place}: {rows} values in quotes, which stay; only .csv has quotes")
 
 
 def _comma_separated(place: str, stream: BinaryIO, fields: Fields, note: Note) -> Iterator[Found]:
@@ -334,12 +337,17 @@ def _record(
     except StopIteration:
         return None
     except (csv.Error, ValueError) as error:
-        return _broken(lines, "never closed" if "unexpected end" in str(error) else None, str(error))
+        reason = "a carriage return stands within a line" if "new-line" in str(error) else str(error)
+        return _broken(lines, "never closed" if "unexpected end" in reason else None, reason)
     number = lines.taken[0][0]
     if not any(map(str.strip, values)):
         return number, ValueError("blank line")
     if names and len(values) != len(names) and len(lines.taken) > 1:
         return _broken(lines, None, str(_named(names, values)))
+    if any('"' in line and ODD_BLANK.search(line) for _, line in lines.taken if isinstance(line, str)):
+        text = "".join(str(line) for _, line in lines.taken)
+        if any(ODD_BLANK.match(text, start) for start in cell_starts(text)):
+            return _broken(lines, None, "a blank that is no space stands before a quote; remove it")
     return number, values
 
 
@@ -358,25 +366,30 @@ def _broken(lines: "_Lines", closed: str | None, reason: str) -> tuple[int, Valu
 
 QUOTED = re.compile(r'[^"]*(?:""[^"]*)*"')
 BLANKS = re.compile(" *")
+ODD_BLANK = re.compile(r' *[^\S \r\n]\s*"')
+"""A quote after a tab or the like: csv takes such a cell as unquoted, and would keep its quotes."""
 
 
 def last_quote(record: str) -> int:
     """Return where the last quote stands that opens a cell; 0 where there is none."""
-    at = opened = 0
+    opening = (BLANKS.match(record, start).end() for start in cell_starts(record))  # type: ignore[union-attr]
+    return max((at for at in opening if record.startswith('"', at)), default=0)
+
+
+def cell_starts(record: str) -> Iterator[int]:
+    """Yield where each cell of a record begins, as far as its quotes are right."""
+    end = at = 0
     while True:
-        start = BLANKS.match(record, at).end()  # type: ignore[union-attr]
-        end = start
-        if record.startswith('"', start):
-            opened = start
-            closing = QUOTED.match(record, start + 1)
-            if closing is None:
-                return opened
+        yield at
+        end = BLANKS.match(record, at).end()  # type: ignore[union-attr]
+        if record.startswith('"', end):
+            closing = QUOTED.match(record, end + 1)
+            if closing is None or not record.startswith(",", closing.end()):
+                return
             end = closing.end()
-            if not record.startswith(",", end):
-                return opened
         at = record.find(",", end) + 1
         if not at:
-            return opened
+            return
 
 
 class _Lines(Iterator[str]):

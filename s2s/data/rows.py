@@ -41,18 +41,22 @@ def _unique(pairs: list[tuple[str, object]]) -> Row:
 DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
+def json_fault(error: Exception) -> str:
+    """Return what is wrong with JSON that ``DECODER`` does not read."""
+    if isinstance(error, TwiceError):
+        return str(error)
+    if isinstance(error, json.JSONDecodeError):
+        return f"malformed JSON: {error.msg} at column {error.colno}"
+    fault = "nested too deeply" if isinstance(error, RecursionError) else "a number of thousands of digits"
+    return f"malformed JSON: {fault}"
+
+
 def json_row(line: str) -> Row:
     """The row of a line of JSON."""
     try:
         row = DECODER.decode(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"malformed JSON: {error.msg} at column {error.colno}") from error
-    except TwiceError:
-        raise
-    except RecursionError as error:
-        raise ValueError("malformed JSON: nested too deeply") from error
-    except ValueError as error:
-        raise ValueError("malformed JSON: a number of thousands of digits") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(json_fault(error)) from error
     if not isinstance(row, dict):
         raise ValueError(f"not an object but {type(row).__name__}")
     return row

@@ -1,7 +1,6 @@
 """Candidates for a source: sampled from the model, or stored by decoding; and their log-probabilities."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +8,8 @@ import torch
 from torch import Tensor
 
 from s2s.batch import IGNORED, Batch, pad
+from s2s.data.readers import Found, read_rows
+from s2s.data.rows import Row
 from s2s.draws import Draws
 from s2s.errors import UserError
 from s2s.metrics.sentence import Metric
@@ -157,19 +158,14 @@ class Stored(NamedTuple):
 def read(path: str, materials: Materials) -> Stored:
     """Read candidates as ``scripts/decode.py`` writes them (JSONL, search.n_best, search.length_penalty=0).
 
+    Any other format with the same fields will do.
     A file that names no search.max_length was decoded with the default: the longest target of training.
     Errors: a UserError for a line that is not such, and for training sources without candidates.
     """
     rows = {}
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                source, found = _parse(line, f"{path}:{number}", materials)
-                rows[source] = found
-    except OSError as error:
-        raise UserError(f"path: {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"path: {path} is not text ({error.reason})") from error
+    for number, row in _rows(path):
+        source, found = _parse(row, f"{path}:{number}", materials)
+        rows[source] = found
     sources = materials.train().sources
     missing = sum(tuple(source) not in rows for source in sources)
     if missing:
@@ -177,10 +173,20 @@ def read(path: str, materials: Materials) -> Stored:
     return Stored(path, rows)
 
 
-def _parse(line: str, place: str, materials: Materials) -> tuple[tuple[int, ...], list[tuple[Candidate, float]]]:
+def _rows(path: str) -> Iterator[Found]:
+    try:
+        yield from read_rows(Path(path), ("source", "settings", "hypotheses"), lambda _: None)
+    except UserError as error:
+        raise UserError(f"path: {error}") from error
+
+
+def _parse(
+    row: Row | ValueError, place: str, materials: Materials
+) -> tuple[tuple[int, ...], list[tuple[Candidate, float]]]:
     vocabulary = materials.vocabulary
     try:
-        row = json.loads(line)
+        if isinstance(row, ValueError):
+            raise row
         source = vocabulary.source_ids(vocabulary.encode(row["source"]), materials.max_source)
         limit, penalty = row["settings"]["max_length"] or materials.max_length, row["settings"]["length_penalty"]
         found = [
