@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,9 +21,14 @@ from torch import nn
 from s2s.checkpoints import TRAINER, WEIGHTS, Best, Checkpoint, newest, save, weights
 from s2s.disk import write_atomically
 from s2s.errors import UserError
+from s2s.facts import Facts, read_facts, write_facts
 from s2s.folders import MANIFEST
-from s2s.store import cut_log, locked
+from s2s.model import Architecture
+from s2s.recipe import Recipe
+from s2s.store import create, cut_log, exists, locked, read, read_vocabulary
+from s2s.vocabulary.pieces import train
 
+VOCABULARY = train((f"{a} {b}" for a in "abcdefghij" for b in "klmnopqrst"), 300)
 FILES = (WEIGHTS, TRAINER, MANIFEST)
 
 
@@ -195,7 +200,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, "sub
 def test_a_save_killed_at_any_file_operation_leaves_a_whole_checkpoint(
     other: tuple[Path, "subprocess.Popen[str]"],
 ) -> None:
-    runs = sorted(path for path in other[0].iterdir() if path.is_dir())
+    runs = sorted(other[0].glob("save-*"))
     assert len(runs) > 20
     steps = []
     for run in runs:
@@ -208,6 +213,37 @@ def test_a_save_killed_at_any_file_operation_leaves_a_whole_checkpoint(
         assert folders(run) == ["step-00000020", "step-00000030"]
     assert steps == sorted(steps)
     assert list(dict.fromkeys(steps)) == [(20, 20, 10), (30, 20, 10), (30, 30, 10), (30, 30, 30)]
+
+
+def test_a_save_over_copies_of_links_can_be_killed_at_any_file_operation(
+    other: tuple[Path, "subprocess.Popen[str]"],
+) -> None:
+    runs = sorted(other[0].glob("copies-*"))
+    assert len(runs) > 30
+    for run in runs:
+        found, passed = newest(run)
+        assert found is not None
+        assert_same(found, checkpoint(found.step, best={20: 10, 30: 30}[found.step]))
+        assert passed == []
+        assert [weights(run, name)[0] in (10, 20, 30) for name in (None, "best", "last")] == [True] * 3
+        save(run, checkpoint(30, best=30))
+        assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+            *("best", "last", "step-00000020", "step-00000030"),
+        ]
+
+
+def test_a_runs_folder_is_whole_or_not_there_when_its_writer_is_killed(
+    other: tuple[Path, "subprocess.Popen[str]"],
+) -> None:
+    created, rewritten = (sorted(other[0].glob(f"{name}-*")) for name in ("create", "rewrite"))
+    assert min(len(created), len(rewritten)) > 5
+    for run in (*created, *rewritten):
+        if run in rewritten or exists(run):
+            assert read(run)[0].run.steps in (1, 2)
+            assert read_vocabulary(run).size == VOCABULARY.size
+        write_run(run, steps=2)
+        assert read(run)[0].run.steps == 2
+        assert read_vocabulary(run).size == VOCABULARY.size
 
 
 def test_a_lock_keeps_others_out_until_its_holder_is_killed(other: tuple[Path, "subprocess.Popen[str]"]) -> None:
@@ -228,10 +264,44 @@ def test_a_lock_keeps_others_out_until_its_holder_is_killed(other: tuple[Path, "
     waiter.join()
 
 
-def save_and_kill(run: Path, left: int) -> bool:
-    """Save in a child that is killed at its file operation number ``left``; whether it came so far."""
+def write_run(run: Path, steps: int) -> None:
+    """Write a new run's folder, or what resuming writes again."""
+    recipe = Recipe.load("toy_copy", [f"run.steps={steps}", f"run.folder={run}"])
+    facts = Facts(Architecture(VOCABULARY.size, 1, 8, 2), "data", "default", 1, "fp32", {}, [])
+    if exists(run):
+        write_atomically(run / "recipe.yaml", recipe.to_yaml())
+        write_facts(run, read_facts(run))
+    else:
+        run.mkdir(parents=True, exist_ok=True)
+        create(run, recipe, VOCABULARY, facts)
+
+
+def saved(run: Path) -> None:
     for step in (10, 20):
         save(run, checkpoint(step, best=10))
+
+
+def copied(run: Path) -> None:
+    """What ``cp -rL`` makes of links; that of ``last`` is all there is of its checkpoint."""
+    saved(run)
+    for name, step in (("best", 10), ("last", 20)):
+        (run / "checkpoints" / name).unlink()
+        shutil.copytree(folder_of(run, step), run / "checkpoints" / name)
+    shutil.rmtree(folder_of(run, 20))
+
+
+SCENARIOS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
+    "save": (saved, lambda run: save(run, checkpoint(30, best=30))),
+    "copies": (copied, lambda run: save(run, checkpoint(30, best=30))),
+    "create": (lambda _: None, lambda run: write_run(run, steps=1)),
+    "rewrite": (lambda run: write_run(run, steps=1), lambda run: write_run(run, steps=2)),
+}
+
+
+def do_and_kill(run: Path, scenario: str, left: int) -> bool:
+    """Do it in a child that is killed at its file operation number ``left``; whether it came so far."""
+    prepare, act = SCENARIOS[scenario]
+    prepare(run)
     changes = ("open", "shutil.rmtree", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink")
 
     def count(event: str, arguments: tuple[object, ...]) -> None:
@@ -243,7 +313,7 @@ def save_and_kill(run: Path, left: int) -> bool:
 
     if not (child := os.fork()):
         sys.addaudithook(count)
-        save(run, checkpoint(30, best=30))
+        act(run)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert status in (0, signal.SIGKILL)
@@ -252,9 +322,10 @@ def save_and_kill(run: Path, left: int) -> bool:
 
 if __name__ == "__main__":
     place = Path(sys.argv[1])
-    for number in itertools.count(1):
-        if not save_and_kill(place / f"{number:03d}", number):
-            break
+    for scenario in SCENARIOS:
+        for number in itertools.count(1):
+            if not do_and_kill(place / f"{scenario}-{number:03d}", scenario, number):
+                break
     with locked(place, print):
         print("locked", flush=True)
         time.sleep(600)
