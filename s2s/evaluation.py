@@ -12,7 +12,7 @@ from s2s.batch import Counts, add, count
 from s2s.data import Example
 from s2s.data.batches import Tokens, updates
 from s2s.errors import UserError
-from s2s.labelling.evaluation import evaluate_heads
+from s2s.labelling.evaluation import evaluate_heads, summed
 from s2s.metrics import score
 from s2s.objective import Objective
 from s2s.precision import Precision, decoding_precision
@@ -83,10 +83,9 @@ def dev_loss(
         batch = tokens.batch(indices, vocabulary).to(accelerator.device)
         units = count(batch)
         with precision.evaluation():
-            total += objective.nll(batch).double().cpu()
+            total += objective.nll(batch).cpu().double()
         counts.append(Counts(*(unit.cpu() for unit in units)))
-    sums = torch.stack([total, add(counts).target_tokens.double()]).to(accelerator.device)
-    nll_sum, tokens_sum = accelerator.reduce(sums, "sum").tolist()
+    nll_sum, tokens_sum = summed(accelerator, torch.stack([total, add(counts).target_tokens.double()])).tolist()
     return float(nll_sum / tokens_sum)
 
 

@@ -58,7 +58,7 @@ BY_HAND = timedelta(seconds=60)
 class Launch(NamedTuple):
     """What this process was asked for by whatever started it."""
 
-    device: str  # cuda or cpu
+    device: str  # cuda, cpu or mps
     processes: int = 1
     process: int = 0
     group: dict[str, str] | None = None  # torch's variables of a group of processes, where there is one
@@ -67,21 +67,22 @@ class Launch(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def read_launch(environment: Mapping[str, str] = os.environ) -> Launch:
-    """Return what the environment asks for.
+def read_launch(environment: Mapping[str, str] = os.environ, asked: str = "auto") -> Launch:
+    """Return what the environment asks for; ``asked`` is a recipe's ``run.device``.
 
-    Errors: a UserError for a way of training that is not ours, and for processes that no launcher has started.
+    Errors: a UserError for a way of training that is not ours, for processes that no launcher has started, and for a
+    device that is not there.
     """
     _refuse_other_training(environment)
     cpu = _flag(environment, "ACCELERATE_USE_CPU")
-    device = "cuda" if torch.cuda.is_available() and not cpu else "cpu"
+    device = _device(asked, cpu)
     group = _group(environment)
     if group and device == "cuda":
         _check_devices(group, environment)
     size, rank = (int(group[name]) for name in GROUP[:2]) if group else (1, 0)
     precision = _choice(environment, "ACCELERATE_MIXED_PRECISION", PRECISIONS, "run.precision")
     compiler = _choice(environment, "ACCELERATE_DYNAMO_BACKEND", COMPILERS, "run.compile")
-    return Launch(device, size, rank, group, precision, compiler, tuple(_notes(environment, device, cpu)))
+    return Launch(device, size, rank, group, precision, compiler, tuple(_notes(environment, device, cpu, asked)))
 
 
 def settle(
@@ -206,12 +207,31 @@ def _check_devices(group: Mapping[str, str], environment: Mapping[str, str]) -> 
         )
 
 
-def _notes(environment: Mapping[str, str], device: str, cpu: bool) -> Iterator[str]:
+def _device(asked: str, cpu: bool) -> str:
+    """Return the kind of device to train on."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if asked == "auto":  # Apple's GPU has no float64, which sums and searches here are made in
+        return "cuda" if there["cuda"] and not cpu else "cpu"
+    if not there[asked]:
+        valid = ", ".join(["auto", *(name for name in sorted(there) if there[name])])
+        raise UserError(f"run.device: torch sees no '{asked}' on this machine; valid here: {valid}")
+    if cpu and asked != "cpu":
+        raise UserError(f"run.device: {asked}, but ACCELERATE_USE_CPU asks for the processor; unset one of the two")
+    return asked
+
+
+def _notes(environment: Mapping[str, str], device: str, cpu: bool, asked: str) -> Iterator[str]:
     """Yield lines on variables that are not used, and on why no GPU is."""
     if cpu and torch.cuda.is_available():
         yield "on the processor, as the launcher asks (ACCELERATE_USE_CPU)"
+    elif asked == "cpu" and torch.cuda.is_available():
+        yield "on the processor, as run.device says"
     elif device == "cpu" and "CUDA_VISIBLE_DEVICES" in environment:
         yield f"on the processor: CUDA_VISIBLE_DEVICES={environment['CUDA_VISIBLE_DEVICES']!r} shows no GPU"
+    if asked == "auto" and device == "cpu" and torch.backends.mps.is_available():
+        yield "on the processor: Apple's GPU has no float64; run.device=mps tries it all the same"
+    elif device == "mps":
+        yield "on Apple's GPU, as run.device says: it has no float64, so that some methods and scores fail there"
     known = (*KEPT, *TAKEN, *KEYS)
     unused = sorted(
         name

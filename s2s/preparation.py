@@ -33,7 +33,15 @@ from s2s.weight_files import check_tensors
 LIBRARIES = ("torch", "transformers", "accelerate", "sentencepiece")
 FREE = ("folder", "keep", "average", "trackers")
 """Keys of ``run:`` that change no bit of what is trained."""
-MEANS = ("run.processes", "run.accumulate", "run.precision", "run.tf32", "run.compile", "search.precision")
+MEANS = (
+    "run.device",
+    "run.processes",
+    "run.accumulate",
+    "run.precision",
+    "run.tf32",
+    "run.compile",
+    "search.precision",
+)
 """Keys that say how examples are dealt out and computed with: they may change, and a line says so."""
 
 
@@ -53,7 +61,7 @@ class Prepared(NamedTuple):
 def start_processes(recipe: Recipe) -> Accelerator:
     """The processes that came up, checked against those that were asked for."""
     trackers.check(recipe.run.trackers)
-    launch = read_launch()
+    launch = read_launch(asked=recipe.run.device)
     asked, there = recipe.run.processes, launch.processes
     if asked not in (None, there):
         raise UserError(
@@ -118,7 +126,9 @@ def _means(recipe: Recipe, accelerator: Accelerator) -> dict[str, Any]:
 
 def precision_of(recipe: Recipe, accelerator: Accelerator) -> Choice:
     """Return what the run computes with on the processes' device, and why."""
-    return choose_precision(recipe.run.precision, accelerator.device.type, read_launch().precision)
+    return choose_precision(
+        recipe.run.precision, accelerator.device.type, read_launch(asked=recipe.run.device).precision
+    )
 
 
 def device_name(device: torch.device) -> str:

@@ -52,7 +52,7 @@ def rehearse(recipe: Recipe) -> None:
     The weights are thrown away and the run's folder is neither read nor written, nor made.
     """
     recipe.to_yaml()  # refuses what a run's folder could not hold
-    launch = read_launch()
+    launch = read_launch(asked=recipe.run.device)
     run, notes = settle(recipe.run, launch)
     recipe = replace(recipe, run=run)
     if launch.process > 0:

@@ -18,6 +18,7 @@ class RunSettings:
     tokens: Count = 4096  # of one update: source and target columns, padding included
     accumulate: Few = 1  # micro-batches that an update is dealt to, in each process
     processes: Few | None = None  # that share an update; null: those that came up, else compared with them
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: CUDA's GPU, or else the processor
     # auto: on a GPU bf16 if it has that, else fp16, or fp32 on old ones; on CPU fp32; or what the launcher asks for
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     tf32: bool = True  # on GPUs float32 products may round their numbers to TF32

@@ -64,7 +64,7 @@ def fit(recipe: Recipe) -> Run:
     KeyboardInterrupt for SIGINT and an exit with 143 for SIGTERM.
     """
     recipe.to_yaml()  # refuses what a run's folder could not hold, before there is one
-    run, notes = settle(recipe.run, read_launch())
+    run, notes = settle(recipe.run, read_launch(asked=recipe.run.device))
     recipe, folder = replace(recipe, run=run), Path(run.folder)
     accelerator = start_processes(recipe)
     if accelerator.device.type == "cpu":

@@ -46,7 +46,11 @@ def python(*rest: str) -> list[str]:
 def shell(command: str, arguments: Sequence[str], **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command line of bash, in which ``"$@"`` are the arguments."""
     return subprocess.run(
-        ["bash", "-c", command, "bash", *arguments], env=os.environ | environment, capture_output=True, text=True
+        ["bash", "-c", command, "bash", *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
 
 

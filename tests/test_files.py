@@ -220,7 +220,7 @@ TESTS = {
 def test_a_test_split_that_cannot_be_used_does_not_stop_training(tmp_path: Path, name: str) -> None:
     for split in ("train", "dev"):
         write_jsonl(tmp_path / f"{split}.jsonl", numbered(split, 5))
-    (tmp_path / name).write_text(TESTS[name])
+    (tmp_path / name).write_text(TESTS[name], encoding="utf-8")
     data = DataSettings(path=str(tmp_path))
     assert error_of(lambda: load(data)).startswith(str(tmp_path / name))
     found = load(data, splits=TRAINED)
@@ -250,7 +250,7 @@ def test_the_fingerprint_of_a_run_made_before_is_known(tmp_path: Path) -> None:
     assert recorded != trained.fingerprint
     assert is_same(recorded, trained, data)
     assert is_same(trained.fingerprint, whole, data)
-    (tmp_path / "test.jsonl").write_text("{}")
+    (tmp_path / "test.jsonl").write_text("{}", encoding="utf-8")
     assert is_same(trained.fingerprint, load(data, splits=TRAINED), data)
     assert not is_same(recorded, trained, data)
     write_jsonl(tmp_path / "dev.jsonl", numbered("other", 3))
@@ -262,9 +262,9 @@ def test_training_ends_with_a_test_file_without_targets(tmp_path: Path) -> None:
     folder.mkdir()
     for split in ("train", "dev"):
         write_jsonl(folder / f"{split}.jsonl", [Example(f"a b {at}", "a b") for at in range(12)])
-    (folder / "test.jsonl").write_text('{"source": "a"}\n')
+    (folder / "test.jsonl").write_text('{"source": "a"}\n', encoding="utf-8")
     keys = [f"data={{source: null, path: {folder}}}", "vocabulary.size=300", "run.steps=1"]
     recipe = tiny_runs.recipe(tmp_path / "run", *keys)
     s2s.fit(recipe)
-    (folder / "test.jsonl").write_text('{"source": "a", "target": "b"}\n')
+    (folder / "test.jsonl").write_text('{"source": "a", "target": "b"}\n', encoding="utf-8")
     s2s.fit(recipe)  # finished, on the same data

@@ -60,7 +60,7 @@ def test_the_cards_own_line_trains_goes_on_after_a_kill_and_decodes(
     line += [f"run.folder={folder}"]
     # Only tests need a small model: all keys of the line itself are left out.
     small = [*SMALL, "run.evaluate_every=20", "run.tokens=256"]
-    with (tmp_path / "first.txt").open("w") as told:
+    with (tmp_path / "first.txt").open("w", encoding="utf-8") as told:
         first = subprocess.Popen(
             [sys.executable, *line, *small],
             cwd=checkout,
@@ -75,20 +75,22 @@ def test_the_cards_own_line_trains_goes_on_after_a_kill_and_decodes(
         first.wait()
     _kill_all_of(folder)
     done = run([*line, *small], environment, checkout)
-    assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "first.txt").read_text()
+    assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "first.txt").read_text(encoding="utf-8")
     number = max(devices, 1)
     assert "from the checkout" in done.stdout
     assert f"{number} process{'es' * (number > 1)} on {'cuda (fake cuda)' if devices else 'cpu'};" in done.stdout
     assert f"each gets {256 // number}" in done.stdout
-    assert "going on from step " in done.stdout or "finished at step 20" in (tmp_path / "first.txt").read_text()
-    facts = json.loads((folder / "run.json").read_text())
+    assert "going on from step " in done.stdout or "finished at step 20" in (tmp_path / "first.txt").read_text(
+        encoding="utf-8"
+    )
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert (facts["processes"], facts["device"]) == (number, "fake cuda" if devices else "cpu")
-    assert "processes: null" in (folder / "recipe.yaml").read_text()
-    (tmp_path / "in.txt").write_text("a b c\nd e\n")
+    assert "processes: null" in (folder / "recipe.yaml").read_text(encoding="utf-8")
+    (tmp_path / "in.txt").write_text("a b c\nd e\n", encoding="utf-8")
     command = ["scripts/decode.py", f"run={folder}", f"input={tmp_path / 'in.txt'}", f"output={tmp_path / 'out.txt'}"]
     decoded = run(command, environment, checkout)
     assert decoded.returncode == 0, decoded.stderr
-    assert len((tmp_path / "out.txt").read_text().splitlines()) == 2
+    assert len((tmp_path / "out.txt").read_text(encoding="utf-8").splitlines()) == 2
 
 
 def _kill_all_of(folder: Path) -> None:
@@ -107,8 +109,10 @@ def test_another_number_of_processes_goes_on_and_one_that_was_asked_for_is_neede
 ) -> None:
     folder = tmp_path / "run"
     s2s.fit(ready(base, folder, "run.steps=2"))
-    facts = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(facts | {"processes": 3, "device": "Tesla T4", "kernel": "tf32"}))
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    (folder / "run.json").write_text(
+        json.dumps(facts | {"processes": 3, "device": "Tesla T4", "kernel": "tf32"}), encoding="utf-8"
+    )
     capsys.readouterr()
     s2s.fit(tiny_runs.recipe(folder, "run.steps=4"))
     told = capsys.readouterr().out
@@ -233,10 +237,10 @@ def test_a_run_goes_on_on_another_kind_of_device_and_says_so(base: Path, tmp_pat
     assert run(line, environment).returncode == 0
     done = run([*line, "run.steps=4", "run.tf32=false"], on_devices(1, "7.5"))
     assert done.returncode == 0, done.stderr
-    kernel = json.loads((base / "run.json").read_text())["kernel"]
+    kernel = json.loads((base / "run.json").read_text(encoding="utf-8"))["kernel"]
     means = f"(precision fp32 -> fp16, device cpu -> fake cuda, kernel {kernel} -> ieee, search.precision fp32 -> fp16)"
     assert f"going on with other means {means}" in done.stdout
-    facts = json.loads((folder / "run.json").read_text())
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert (facts["device"], facts["precision"], facts["kernel"]) == ("fake cuda", "fp16", "ieee")
     assert [line for line in facts["report"] if "products" in line] == [
         "products: float32 ones in whole float32 on the GPU (run.tf32: false)"

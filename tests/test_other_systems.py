@@ -9,8 +9,13 @@ from pathlib import Path
 
 import filelock
 import pytest
+import tiny_runs
+import torch
 
+import s2s
 from s2s import compiler, disk, workers
+from s2s.errors import UserError
+from s2s.launching import read_launch
 from s2s.locks import Lock
 
 HERE = Path(__file__).parent
@@ -79,6 +84,32 @@ def test_cores_are_those_that_the_system_tells_of(monkeypatch: pytest.MonkeyPatc
     assert workers.cores() == 7
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert workers.cores() == 1
+
+
+def test_a_gpu_of_apple_is_taken_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    auto, asked = read_launch({}), read_launch({}, asked="mps")
+    assert (auto.device, asked.device, read_launch({}, asked="cpu").device) == ("cpu", "mps", "cpu")
+    assert auto.notes == ("on the processor: Apple's GPU has no float64; run.device=mps tries it all the same",)
+    assert len(asked.notes) == 1
+    with pytest.raises(
+        UserError, match=r"^run\.device: torch sees no 'cuda' on this machine; valid here: auto, cpu, mps"
+    ):
+        read_launch({}, asked="cuda")
+    with pytest.raises(UserError, match=r"^run\.device: mps, but ACCELERATE_USE_CPU asks for the processor"):
+        read_launch({"ACCELERATE_USE_CPU": "true"}, asked="mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert read_launch({}).notes == ()
+    with pytest.raises(UserError, match=r"^run\.device: torch sees no 'mps' on this machine; valid here: auto, cpu$"):
+        read_launch({}, asked="mps")
+
+
+def test_a_run_may_go_on_with_another_device_key(tmp_path: Path) -> None:
+    s2s.fit(tiny_runs.recipe(tmp_path, "run.steps=1"))
+    assert s2s.fit(tiny_runs.recipe(tmp_path, "run.steps=2", "run.device=cpu")).recipe.run.device == "cpu"
+    with pytest.raises(UserError, match=r"run\.device"):
+        tiny_runs.recipe(tmp_path, "run.device=gpu")
 
 
 def test_folders_are_synced_where_they_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,9 @@ def test_the_picture_is_drawn_whatever_backend_the_caller_has(base: Path, tmp_pa
     pytest.importorskip("matplotlib")
     made = ready(base, tmp_path / "run", *KEYS)
     command = [sys.executable, "-m", "s2s.train", *arguments(made)]
-    done = subprocess.run(command, env=os.environ | {"MPLBACKEND": backend}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=os.environ | {"MPLBACKEND": backend}, capture_output=True, text=True, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / curves.FILE).exists()
 

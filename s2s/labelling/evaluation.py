@@ -16,6 +16,14 @@ from s2s.precision import Precision
 from s2s.vocabulary import Vocabulary
 
 
+def summed(accelerator: Accelerator, sums: torch.Tensor) -> torch.Tensor:
+    """Return the sums of all processes. One alone needs no device, which might have no float64."""
+    if accelerator.num_processes == 1:
+        return sums
+    total: torch.Tensor = accelerator.reduce(sums.to(accelerator.device), "sum")
+    return total
+
+
 @torch.no_grad()
 def evaluate_heads(
     accelerator: Accelerator,
@@ -39,9 +47,9 @@ def evaluate_heads(
             rows = rows_of(objective.model, batch)
             units = count(batch)
             for place, term in enumerate(heads.terms(rows, batch).values()):
-                sums[place] += torch.stack([term.sum.double(), getattr(units, term.unit).double()]).cpu()
+                sums[place] += torch.stack([each.cpu().double() for each in (term.sum, getattr(units, term.unit))])
             found.extend(zip(indices.tolist(), map(list, zip(*heads.say(rows, batch), strict=True)), strict=True))
-    losses, totals = accelerator.reduce(sums.to(accelerator.device), "sum").unbind(dim=1)
+    losses, totals = summed(accelerator, sums).unbind(dim=1)
     every = dict(gather_object(found) if accelerator.num_processes > 1 else found)
     values = {}
     for place, head in enumerate(heads.heads):
