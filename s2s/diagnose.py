@@ -20,6 +20,7 @@ from s2s.diagnosis.subjects import choose, prepare
 from s2s.diagnosis.tokens import write_tokens
 from s2s.diagnosis.traces import Advance, silent
 from s2s.disk import write_atomically
+from s2s.metrics.significance import too_few
 from s2s.outputs import check_output_files
 from s2s.report import page
 
@@ -81,6 +82,8 @@ def tell(found: dict[str, Any], settings: DiagnosisSettings) -> None:
     """Print what was found, the signature and where the report is."""
     for title, lines in (("found", found["findings"]["found"]), ("not found", found["findings"]["not_found"])):
         print(f"{title}:", *lines, sep="\n  ")
+    if few := too_few(found["data"]["pairs"]):
+        print(few)
     print(found["signature"])
     print(settings.report / PAGE)
 

@@ -12,7 +12,7 @@ from trained import trained
 from s2s import Recipe, fit
 from s2s.data import Example
 from s2s.data.synthetic import Transduction
-from s2s.diagnose import diagnose, main, no_bar
+from s2s.diagnose import diagnose, main, no_bar, tell
 from s2s.diagnosis.details import details
 from s2s.diagnosis.headlines import headlines
 from s2s.diagnosis.measures import measure
@@ -86,7 +86,7 @@ def all_of(record, *keys):
 
 
 @pytest.mark.parametrize("sentences", [1, 2, 9])
-def test_of_too_few_sentences_nothing_is_found_and_nothing_has_an_interval(runs, sentences):
+def test_of_too_few_sentences_nothing_is_found_and_nothing_has_an_interval(runs, sentences, capsys):
     folders, told = ",".join(str(runs / name) for name in ("plain_0", "swap_0")), {**SMALL, "search_examples": 9}
     settings = DiagnosisSettings(run=folders, output=str(runs / f"few_{sentences}"), **told | {"examples": sentences})
     found = diagnose(settings)
@@ -95,6 +95,8 @@ def test_of_too_few_sentences_nothing_is_found_and_nothing_has_an_interval(runs,
     assert found["findings"]["not_found"] == []
     (note,) = [note for note in found["findings"]["notes"] if "too few for an interval (at least 10)" in note]
     assert note.startswith(f"{sentences} sentence")
+    tell(found, settings)
+    assert capsys.readouterr().out.splitlines()[2] == note.partition(":")[0]
     damage = found["methods"][0]["headlines"]["clean_cost"]
     assert damage["estimate"] is not None
     for row in found["comparisons"]:
