@@ -1,4 +1,4 @@
-"""Measure exposure bias: ``python -m s2s.diagnose run=FOLDER[,FOLDER ...] [data=FILE] [output=FOLDER] ...``.
+"""Measure exposure bias: ``python -m s2s.diagnose run=FOLDER[,FOLDER ...] data=FILE [output=FOLDER] ...``.
 
 Writes ``report.html``, ``report.json`` and ``tokens.parquet``; the keys are those of ``DiagnosisSettings``.
 """
@@ -24,7 +24,7 @@ from s2s.metrics.significance import too_few
 from s2s.outputs import check_output_files
 from s2s.report import page
 
-USAGE = "usage: python -m s2s.diagnose run=FOLDER[,FOLDER ...] [data=FILE] [output=FOLDER] [key=value ...]"
+USAGE = "usage: python -m s2s.diagnose run=FOLDER[,FOLDER ...] data=FILE|recipe [output=FOLDER] [key=value ...]"
 PAGE, RECORD, TOKENS = "report.html", "report.json", "tokens.parquet"
 
 

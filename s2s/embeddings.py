@@ -9,6 +9,7 @@ from transformers import AutoModel, AutoTokenizer
 from s2s import store
 from s2s.console import plain_console, progress_bar
 from s2s.errors import UserError, nearest
+from s2s.inside import FAILURES, check_checkpoint, first_line
 from s2s.metrics.bags import Vectors, array
 from s2s.metrics.generated import DISTANCES, transport_statistics
 from s2s.metrics.overlap import Statistics
@@ -43,11 +44,13 @@ def embedded(name: str) -> Embedded:
 
 def _encoder(name: str) -> Embedded:
     place = find(name)
+    if Path(place).is_dir():
+        check_checkpoint(Path(place))
     try:
-        tokenizer, model = AutoTokenizer.from_pretrained(place), AutoModel.from_pretrained(place).eval()
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"embeddings: '{name}' is no run's folder and no encoder: {first}") from error
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        model = AutoModel.from_pretrained(place, trust_remote_code=False, weights_only=True).eval()
+    except FAILURES as error:
+        raise UserError(f"embeddings: '{name}' is no run's folder and no encoder: {first_line(error)}") from error
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from s2s.disk import sync_files, sync_folder
 from s2s.errors import UserError
+from s2s.inside import is_name
 
 MANIFEST = "manifest.json"
 BLOCK = 1 << 22
@@ -63,6 +64,8 @@ def damage(folder: Path, needed: set[str]) -> str | None:
     """Say what is wrong with a folder that has to hold the needed files and those of its manifest, or return None."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if paths := [name for name in manifest if not is_name(name)]:
+            return f"{MANIFEST} names {paths[0]!r}, which is no file of this folder"
         found = [(name, changed(folder / name, manifest[name])) for name in sorted(needed | set(manifest))]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST}: {_read_as(error)}"

@@ -5,11 +5,12 @@ is read, and ``refuse_foreign`` stops at them where one would be followed.
 """
 
 from collections.abc import Callable, Container
-from dataclasses import asdict, field, fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
 from s2s.errors import UserError
 
+OWN_WORDS = "s2s.Recipe.load of its recipe.yaml reads it as your own words, if you trust it"
 _KEY = "outside"
 
 
@@ -20,25 +21,18 @@ class Foreign(str):
 
 
 class _Outside(NamedTuple):
-    """The form of a key's values, and which of them name nothing outside."""
+    """The form of a key's values, and those that name nothing outside."""
 
     form: str
-    is_own: Callable[[str], bool]
+    own_names: Container[str]
 
 
-def code_key(default: str, own_names: Container[str]) -> Any:
-    """Return the field of a key that holds one of ``own_names``, or code as module:function."""
-    return field(default=default, metadata={_KEY: _Outside("module:function", lambda value: value in own_names)})
+def outside(form: str, own_names: Container[str] = ()) -> dict[str, Any]:
+    """Return the metadata of a field that names something outside, or one of ``own_names``.
 
-
-def place_key(form: str, default: str | None = None) -> Any:
-    """Return the field of a key that names something to open or to fetch, such as a FILE."""
-    return field(default=default, metadata={_KEY: _Outside(form, lambda value: not value)})
-
-
-def places_key(form: str) -> Any:
-    """Return the field of a key that lists such names."""
-    return field(default_factory=list, metadata={_KEY: _Outside(form, lambda value: not value)})
+    ``form`` is how such a name is written: module:function, FILE.
+    """
+    return {_KEY: _Outside(form, own_names)}
 
 
 def names_outside(settings: Any) -> dict[str, str]:
@@ -51,8 +45,8 @@ def foreign(settings: Any) -> Any:
     """Return the settings with every name outside marked, in sections, lists and dictionaries within them too."""
     if is_dataclass(settings):
         values = {item.name: getattr(settings, item.name) for item in fields(settings)}
-        outside = {item.name for item in fields(settings) if _is_outside(settings, item)}
-        return _replaced(settings, {key: _mark(old) if key in outside else foreign(old) for key, old in values.items()})
+        named = names_outside(settings)
+        return _replaced(settings, {key: _mark(old) if key in named else foreign(old) for key, old in values.items()})
     return _each(settings, foreign)
 
 
@@ -94,8 +88,9 @@ def plain(settings: Any) -> dict[str, Any]:
 
 
 def _is_outside(settings: Any, item: Any) -> bool:
-    outside: _Outside | None = item.metadata.get(_KEY)
-    return outside is not None and not all(map(outside.is_own, _names(getattr(settings, item.name))))
+    declared: _Outside | None = item.metadata.get(_KEY)
+    names = _names(getattr(settings, item.name))
+    return declared is not None and any(name and name not in declared.own_names for name in names)
 
 
 def _names(value: Any) -> list[str]:

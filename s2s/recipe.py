@@ -30,7 +30,7 @@ from s2s.model.initialization import initialise
 from s2s.objective import Objective, ObjectiveSettings
 from s2s.optim import AdamW
 from s2s.optim.schedules import Linear
-from s2s.outside import foreign
+from s2s.outside import OWN_WORDS, foreign, refuse_foreign
 from s2s.recipe_values import LISTS, NAMES, TABLES, flat, plain
 from s2s.search.method import SearchMethod
 from s2s.search.settings import SearchSettings
@@ -132,6 +132,8 @@ class Recipe:
 
     def build_vocabulary(self, dataset: Dataset) -> Vocabulary:
         """The vocabulary for a data set's train split."""
+        refuse_foreign(self.vocabulary, "vocabulary", OWN_WORDS)
+        refuse_foreign(self.model, "model", OWN_WORDS)
         place = self.vocabulary.name or self.model.pretrained
         most = self.vocabulary.sample if self.vocabulary.kind == "sentencepiece" else None
         return make(self.vocabulary, place and pretrained.find(place), lambda: texts(dataset, most))
@@ -178,6 +180,8 @@ class Recipe:
             *limits,
         )
         methods = [(name_of(MITIGATIONS, method), replace(method)) for method in self.mitigations]
+        for index, (_, method) in enumerate(methods):
+            refuse_foreign(method, f"mitigations[{index}]", OWN_WORDS)
         for _, method in methods:
             method.prepare(materials)
         return methods
@@ -190,6 +194,7 @@ class Recipe:
 
     def build_model(self, size: int, keep: Sequence[int] | None) -> tuple[PrefixTransformer, list[str]]:
         """The untrained model for so many pieces, a checkpoint's cut to those to keep, and lines on what it matched."""
+        refuse_foreign(self.model, "model", OWN_WORDS)
         settings = with_slots(self.model, self.data)
         with torch.random.fork_rng(devices=[]):
             seed_device(seed_of(self.run.seed, "weights"))

@@ -13,8 +13,9 @@ from torch import Tensor
 from s2s import checkpoints, export, hub, store
 from s2s.data.rows import Example
 from s2s.errors import UserError
-from s2s.facts import check_weights
+from s2s.facts import Facts, check_weights
 from s2s.found import Hypothesis, Piece, hypotheses, streamed
+from s2s.inside import check_inside
 from s2s.labelling.heads import Head, labelling_of
 from s2s.labelling.prediction import Given, Prediction, predict
 from s2s.matmul import kernel, kernel_on
@@ -203,7 +204,12 @@ def load(folder: str | Path, checkpoint: str | None = None, device: str | None =
     UserError when there is no run or no whole checkpoint.
     """
     folder = hub.folder_of(folder)
-    recipe, facts = store.read(folder)
+    check_inside(folder)
+    return opened(folder, *store.read(folder), checkpoint, device)
+
+
+def opened(folder: Path, recipe: Recipe, facts: Facts, checkpoint: str | None = None, device: str | None = None) -> Run:
+    """Return the run of a folder that is known to hold a run of this recipe."""
     stored = checkpoints.stored(folder, checkpoint)
     check_weights(folder, facts, stored.file)
     shape = facts.architecture

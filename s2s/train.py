@@ -12,7 +12,6 @@ if __name__ == "__main__" and not __package__:
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -26,6 +25,7 @@ from s2s.console import say
 from s2s.data.batches import schedule
 from s2s.ending import dev_scores, finish, shown
 from s2s.errors import UserError
+from s2s.facts import read_facts
 from s2s.interruption import SIGNALS, Signals, leave, noted
 from s2s.launching import read_launch, settle
 from s2s.machine import dealing, machine_report
@@ -38,8 +38,7 @@ from s2s.progress import Reporter
 from s2s.recipe import Recipe
 from s2s.recipe_values import LISTS, NAMES, TABLES
 from s2s.rehearsal import rehearse
-from s2s.run import Run
-from s2s.run import load as load_run
+from s2s.run import Run, opened
 from s2s.seeds import forked_generators
 from s2s.state import State
 from s2s.updating import update
@@ -76,8 +75,7 @@ def fit(recipe: Recipe) -> Run:
         with kernel(prepared.facts.kernel):
             _train(prepared, folder, [*notes, *changes])
     accelerator.wait_for_everyone()
-    # The caller's own recipe, whose names may be followed.
-    return replace(load_run(folder, device=str(accelerator.device)), recipe=recipe)
+    return opened(folder, recipe, read_facts(folder), device=str(accelerator.device))
 
 
 @contextmanager

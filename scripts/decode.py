@@ -181,7 +181,8 @@ def main(arguments: Sequence[str]) -> int:
 def _command(arguments: Sequence[str]) -> None:
     keep_freed_memory()
     layers = read_arguments(arguments)
-    first = merge(Settings, layers, TABLES)
+    # Which row of the searches is meant, and so which keys it has, the run's recipe says.
+    first = merge(Settings, [layer for layer in layers if "search" not in layer.values], TABLES)
     if not first.run:
         raise UserError(f"command line: run=FOLDER is missing\n{USAGE}")
     first.check_output()  # before the run is read, which takes a while

@@ -22,7 +22,14 @@ from s2s.diagnosis.settings import DiagnosisSettings
 from s2s.diagnosis.subjects import choose, prepare
 from s2s.errors import UserError
 
-SMALL = {"examples": 30, "search_examples": 10, "beams": [1, 2, 4], "resamples": 100, "prefixes": [2, 5]}
+SMALL = {
+    "examples": 30,
+    "search_examples": 10,
+    "beams": [1, 2, 4],
+    "resamples": 100,
+    "prefixes": [2, 5],
+    "data": "recipe",
+}
 CORRUPTIONS = [
     "replace_from_target",
     "replace_from_vocabulary",

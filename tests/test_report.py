@@ -37,7 +37,7 @@ def record(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     trained(folder)
     settings = DiagnosisSettings(
-        run=str(folder), examples=30, search_examples=10, beams=[1, 2, 4], resamples=50, prefixes=[2, 5]
+        run=str(folder), data="recipe", examples=30, search_examples=10, beams=[1, 2, 4], resamples=50, prefixes=[2, 5]
     )
     found = diagnose(settings)
     assert (folder / "diagnosis" / "report.html").read_text(encoding="utf-8") == page(found)

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 import s2s
 from s2s.errors import UserError
-from s2s.outside import foreign, place_key
+from s2s.outside import foreign, outside
 from s2s.search.methods import SEARCHES
 from s2s.search.settings import SearchSettings
 from s2s.serve.application import application
@@ -146,7 +146,7 @@ def test_a_file_is_not_read_and_its_lines_are_not_answered(
 class Later(SearchSettings):
     """A way of searching of another day, with a key that names a file, and one that names an address."""
 
-    words: str | None = place_key("FILE")
+    words: str | None = field(default=None, metadata=outside("FILE"))
     place: str = field(default="here")
 
 

@@ -16,6 +16,7 @@ from s2s.data.rows import Example
 from s2s.data.settings import DataSettings, check_origin
 from s2s.data.synthetic import Transduction
 from s2s.errors import UserError, nearest
+from s2s.outside import OWN_WORDS, refuse_foreign
 
 TRAINED = ("train", "dev")
 """The splits that training reads."""
@@ -42,6 +43,8 @@ def load(data: DataSettings, labels: Sequence[str] = (), splits: Sequence[str] =
     Of the user's files only the ``splits`` are read: a fault in another one does not matter.
     ``labels`` are fields of the user's files that examples are to have besides source and target.
     """
+    refuse_foreign(data, "data", OWN_WORDS)
+    refuse_foreign(data.dataset, "data.dataset", OWN_WORDS)
     check_origin(data)
     if data.source is not None and data.source not in BUILT_IN:
         raise UserError(f"data.source: '{data.source}' is unknown{nearest(data.source, BUILT_IN)}")

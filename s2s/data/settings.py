@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from s2s.config.ranges import PathText, at_least, settle
 from s2s.errors import UserError
+from s2s.outside import outside
 
 # The standard library, and hard dependencies (direct or not) with at least a score of usable docstrings each.
 # fmt: off
@@ -27,7 +28,7 @@ SetSize = Annotated[int, at_least(201)]
 class StoredSet:
     """A recipe's ``data.dataset``: a set that ``datasets.load_dataset`` finds."""
 
-    name: PathText | None = None  # on the Hugging Face hub, or a folder
+    name: PathText | None = field(default=None, metadata=outside("NAME"))  # on the Hugging Face hub, or a folder
     config: str | None = None  # where the set has several
     revision: str | None = None  # a branch, tag or commit
     train: str = "train"  # the name of the split
@@ -45,13 +46,19 @@ class DataSettings:
     Raises `UserError` for a value out of range.
     """
 
-    source: str | None = None  # a built-in set, docstrings, copy or synthetic; or else path
-    path: PathText | None = None  # a folder, a file or a pattern such as part-*.csv, a relative one below root
-    train_files: list[PathText] = field(default_factory=list)  # files or patterns, below path or else root
-    dev_files: list[PathText] = field(default_factory=list)  # likewise; none: a part of train is held out
-    test_files: list[PathText] = field(default_factory=list)  # likewise
+    # a built-in set, docstrings, copy or synthetic; or else path
+    source: str | None = field(default=None, metadata=outside("NAME", ("copy", "synthetic")))
+    # a folder, a file or a pattern such as part-*.csv, a relative one below root
+    path: PathText | None = field(default=None, metadata=outside("PATH"))
+    # files or patterns, below path or else root
+    train_files: list[PathText] = field(default_factory=list, metadata=outside("[FILE]"))
+    # likewise; none: a part of train is held out
+    dev_files: list[PathText] = field(default_factory=list, metadata=outside("[FILE]"))
+    # likewise
+    test_files: list[PathText] = field(default_factory=list, metadata=outside("[FILE]"))
     dataset: StoredSet = field(default_factory=StoredSet)  # or else a set of the datasets library
-    root: PathText | None = None  # null: the environment variable S2S_DATA, else data
+    # null: the environment variable S2S_DATA, else data
+    root: PathText | None = field(default=None, metadata=outside("FOLDER"))
     source_field: str = "source"  # of a row: the text to read; a.b is the b within a
     target_field: str | None = "target"  # of a row: the text to generate, or a list; null: no targets
     split: Literal["blanks", "characters"] = "blanks"  # how a source given as text falls into tokens, for heads
@@ -60,7 +67,8 @@ class DataSettings:
     max_target: TargetLength = 48  # likewise
     lang: str = "en"  # of the targets: how metrics cut texts into words
     packages: list[str] = field(default_factory=PACKAGES.copy)  # read for docstrings; stdlib: Python's own
-    cache: PathText | None = None  # a folder; null: the environment variable S2S_CACHE, else ~/.cache/s2s
+    # a folder; null: the environment variable S2S_CACHE, else ~/.cache/s2s
+    cache: PathText | None = field(default=None, metadata=outside("FOLDER"))
     size: SetSize = 4000  # examples of the copy task or of the synthetic one; 200 are held out
 
     def __post_init__(self) -> None:

@@ -13,8 +13,8 @@ class DiagnosisSettings:
     """The keys of ``python -m s2s.diagnose``. Raises `UserError` for a value out of range."""
 
     run: PathText = ""  # folders of runs, commas between them; the first one's method is what others are compared with
-    data: PathText | None = None  # JSONL or TSV with the first run's fields; null: its own split
-    split: Literal["test", "dev"] = "test"  # of the first run's data, where no file is given
+    data: PathText | None = None  # with the first run's fields; or recipe: a split of what it was trained on
+    split: Literal["test", "dev"] = "test"  # of that data
     output: PathText | None = None  # folder of the report; null: "diagnosis" in the first run's folder
     examples: Count = 500  # drawn from the data by the seed; where there are fewer, all
     prefixes: list[Count] = field(default_factory=lambda: [2, 5, 10])  # numbers of damaged tokens

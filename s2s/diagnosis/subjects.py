@@ -18,9 +18,14 @@ from s2s.diagnosis.traces import Pair
 from s2s.diagnosis.truths import Truth, truth_of
 from s2s.errors import UserError
 from s2s.facts import read_facts
+from s2s.inside import check_inside
+from s2s.outside import own
 from s2s.run import Run
 from s2s.run import load as load_run
 from s2s.seeds import seed_of
+
+RECIPE = "recipe"
+"""The value of ``data`` by which a caller lets the data be read that the first run's recipe names."""
 
 
 class Examples(NamedTuple):
@@ -48,11 +53,20 @@ def choose(settings: DiagnosisSettings) -> Examples:
     Raises ``UserError`` for a file that cannot be read, and where runs were trained on other data than the first.
     """
     first = settings.folders[0]
+    for folder in settings.folders:
+        check_inside(folder)
     recipes = [store.read_recipe(folder) for folder in settings.folders]  # all, so that a missing one is found first
     data = recipes[0].data
     if any(recipe.data.target_field is None for recipe in recipes):
         raise UserError("run: a run without targets has nothing to generate; exposure bias is of those that do")
     if settings.data is None:
+        trained_on = data.source or data.path or data.dataset.name or "files"
+        raise UserError(
+            f"data: missing; give data=FILE, or data=recipe to read what {first} says that it was trained on, "
+            f"{str(trained_on)!r}"
+        )
+    if settings.data == RECIPE:
+        data = own(data)
         dataset = load(data, splits=TRAINED if settings.split == "dev" else SPLITS)
         _check_same_data(settings.folders, dataset, data)
         pairs, origin, report = _split(dataset, settings.split, first), f"{first}, {settings.split}", list[str]()

@@ -1,6 +1,6 @@
 """GOLD: off-policy policy gradients on gold targets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,9 +11,11 @@ from s2s.batch import IGNORED, Batch
 from s2s.config.ranges import Number, PathText, Share, Strength
 from s2s.errors import UserError, nearest
 from s2s.facts import check_weights, read_facts
+from s2s.inside import check_inside
 from s2s.mitigations.base import Materials, Shaped, Shaper, Turn, mixed
 from s2s.mitigations.passes import Passes
 from s2s.model import PrefixTransformer
+from s2s.outside import outside
 from s2s.weight_files import check_tensors
 
 
@@ -48,7 +50,8 @@ class OffPolicy(Shaper):
 
     floor: Share = 0.1  # least weight of a token
     reward: str = "constant"  # a row of REWARDS: constant, sum or product
-    reference: PathText | None = None  # the folder of a run trained by teacher forcing, for sum and product
+    # the folder of a run trained by teacher forcing, for sum and product
+    reference: PathText | None = field(default=None, metadata=outside("FOLDER"))
     discount: Share = 1.0  # of later rewards
     baseline: Number = -10.0  # for product: taken from log-probabilities
     reward_floor: Strength = 0.0  # least reward of a token, for sum and product; 0.1 in the official code of GOLD-s
@@ -89,6 +92,7 @@ class OffPolicy(Shaper):
 
 def read_model(folder: str, vocabulary: int) -> PrefixTransformer:
     """The best weights of a run, frozen; it has to have the same vocabulary."""
+    check_inside(Path(folder))
     try:
         facts = read_facts(Path(folder))
     except OSError as error:

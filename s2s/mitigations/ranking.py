@@ -1,7 +1,7 @@
 """Ranking losses over stored candidates: BRIO's margins and direct preference optimisation."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from s2s.losses import Term
 from s2s.mitigations.base import Materials, Shaped, Turn, teacher_forcing
 from s2s.mitigations.candidates import Candidate, Packed, read
 from s2s.mitigations.risk import Sampled, has_labels
+from s2s.outside import outside
 
 
 class Ranked(NamedTuple):
@@ -29,7 +30,7 @@ class Ranked(NamedTuple):
 class Ranking(Sampled):
     """The keys of methods that rank the candidates of a file: decoded JSONL at ``path``, ranked by ``metric``."""
 
-    path: PathText = ""  # a file of decoded candidates
+    path: PathText = field(default="", metadata=outside("FILE"))  # a file of decoded candidates
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,15 +1,16 @@
 """Losses over sampled or stored candidates: minimum risk training and self-critical training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from s2s.batch import IGNORED, Batch
 from s2s.config.ranges import Few, PathText, Strength
-from s2s.metrics.sentence import check_metric, sentence_metric
+from s2s.metrics.sentence import METRICS, check_metric, sentence_metric
 from s2s.mitigations.base import Materials, SequenceShaper, Shaped, Turn
 from s2s.mitigations.candidates import Candidate, Packed, gold, pack, read, rewards, sample
+from s2s.outside import outside
 
 
 @dataclass
@@ -17,7 +18,8 @@ class Sampled(SequenceShaper):
     """The keys of methods that compare candidates by a metric."""
 
     candidates: Few = 8  # of each source
-    metric: str = "chrf"  # a name of s2s.metrics.sentence.METRICS, or module:function of (hypothesis, reference)
+    # a name of s2s.metrics.sentence.METRICS, or module:function of (hypothesis, reference)
+    metric: str = field(default="chrf", metadata=outside("module:function", METRICS))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,7 +53,8 @@ class MinimumRisk(Sampled):
 
     alpha: Strength = 0.005  # sharpness of Q
     with_gold: bool = False  # the gold target is a candidate too
-    path: PathText | None = None  # a file of decoded candidates; null: samples of the model
+    # a file of decoded candidates; null: samples of the model
+    path: PathText | None = field(default=None, metadata=outside("FILE"))
 
     def prepare(self, materials: Materials) -> None:
         super().prepare(materials)

@@ -1,12 +1,13 @@
 """The shape of a model: what a recipe asks for, and what is built once a checkpoint and a vocabulary are known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from s2s.config.ranges import Few, PathText, ShareBelowOne, Size, settle
 from s2s.errors import UserError, nearest
 from s2s.model import variants
 from s2s.model.initialization.rules import INITIALIZATIONS
+from s2s.outside import outside
 
 
 @dataclass
@@ -25,7 +26,8 @@ class ModelSettings:
     target_slots: Size | None = None  # likewise; null: data.max_target
     attention_rank: Size = 8  # of factorized_random
     initialization: str = "xavier"  # a row of s2s.model.initialization.INITIALIZATIONS
-    pretrained: PathText | None = None  # hub name, path, a name under $S2S_MODELS, or an installed package
+    # hub name, path, a name under $S2S_MODELS, or an installed package
+    pretrained: PathText | None = field(default=None, metadata=outside("NAME"))
 
     def __post_init__(self) -> None:
         settle(self, "model.")

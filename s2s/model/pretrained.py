@@ -8,11 +8,11 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 from transformers.utils import logging as transformers_log
 
 from s2s.errors import UserError
+from s2s.inside import FAILURES, check_checkpoint, first_line
 from s2s.model.architecture import Architecture, ModelSettings
 from s2s.model.translation import EMBEDDINGS, State, report, transform_names, translate
 
@@ -63,16 +63,24 @@ def read(settings: ModelSettings, keep: Sequence[int] | None) -> Checkpoint:
 def _load(name: str) -> tuple[PretrainedConfig, State, list[str]]:
     """Configuration, tensors without the encoder's own prefix (``bert.`` ...), and names that no masked LM has."""
     place = find(name)
+    if Path(place).is_dir():
+        check_checkpoint(Path(place))
     try:
         with _quiet():
-            config = AutoConfig.from_pretrained(place)
+            config = AutoConfig.from_pretrained(place, trust_remote_code=False)
             _check_family(config, name)
-            model, loading = AutoModelForMaskedLM.from_pretrained(place, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+            model, loading = AutoModelForMaskedLM.from_pretrained(
+                place,
+                dtype=torch.float32,
+                output_loading_info=True,
+                trust_remote_code=False,
+                weights_only=True,  # of pytorch_model.bin: tensors, and no objects that run code
+                attn_implementation="eager",  # the config of a checkpoint may name a kernel to be fetched
+            )
+    except FAILURES as error:
         raise UserError(
             f"model.pretrained: '{name}' is no path, no name under $S2S_MODELS, no installed package with a model, "
-            f"and from the hub: {reason}"
+            f"and from the hub: {first_line(error)}"
         ) from error
     absent = set(loading["missing_keys"])
     prefix = model.base_model_prefix + "."

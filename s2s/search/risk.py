@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from s2s.config.ranges import Few
 from s2s.errors import UserError
 from s2s.metrics.sentence import METRICS, Metric, check_metric, sentence_metric
-from s2s.outside import code_key
+from s2s.outside import outside
 from s2s.search.hypotheses import Hypothesis
 from s2s.search.method import Job, SearchMethod
 from s2s.search.minimum_risk import Decision, aggregate_bayes_risk, minimum_bayes_risk
@@ -27,7 +27,7 @@ class RiskSettings(SampleSettings):
     samples: Few = 32  # of each source
     n_best: Few | None = 1  # so many different ones, by their expected utility; null: all
     # a row of s2s.metrics.sentence.METRICS, or module:function of (hypothesis, reference)
-    utility: str = code_key("chrf", METRICS)
+    utility: str = field(default="chrf", metadata=outside("module:function", METRICS))
     aggregate: bool = False  # chrF against all samples' n-grams at once: a time linear in their number
 
     def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:
@@ -50,7 +50,7 @@ class BeamRiskSettings(SearchSettings):
     """``mbr_beam``: the same over all hypotheses of a beam, which count by their probability (e to their score)."""
 
     beams: Few = 16  # the candidates
-    utility: str = code_key("chrf", METRICS)  # as for mbr
+    utility: str = field(default="chrf", metadata=outside("module:function", METRICS))  # as for mbr
     aggregate: bool = False  # as for mbr
 
     def find(self, scorer: Scorer[Any], job: Job) -> list[list[Hypothesis]]:

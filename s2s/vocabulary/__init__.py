@@ -1,7 +1,7 @@
 """Vocabularies: their settings, how they are made from a train split, saved and loaded."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +9,7 @@ from s2s.config.named import name_of
 from s2s.config.ranges import Count, PathText, at_least, settle
 from s2s.errors import UserError, nearest
 from s2s.folders import AGAIN
+from s2s.outside import outside
 from s2s.vocabulary import pieces, pretrained
 from s2s.vocabulary.base import Vocabulary
 from s2s.vocabulary.pieces import SentencePieceVocabulary
@@ -30,7 +31,8 @@ class VocabularySettings:
     kind: str = "sentencepiece"  # sentencepiece, made from the train split, or pretrained
     size: Annotated[int, at_least(300, 10_000_000)] = 8000  # at most, for sentencepiece; 260 are bytes or special
     sample: Count = 200_000  # of more examples, sentencepiece learns from so many, evenly spaced
-    name: PathText | None = None  # the tokenizer, for pretrained; null: that of model.pretrained
+    # the tokenizer, for pretrained; null: that of model.pretrained
+    name: PathText | None = field(default=None, metadata=outside("NAME"))
     trim: bool = True  # keep only the pieces that the train split uses, for pretrained
 
     def __post_init__(self) -> None:

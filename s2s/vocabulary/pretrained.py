@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from s2s.errors import UserError
+from s2s.inside import FAILURES, check_checkpoint, first_line
 from s2s.vocabulary.base import Vocabulary, fold
 from s2s.vocabulary.joining import blanks_before, settled, without_blank
 from s2s.vocabulary.spelling import by_bytes, by_metaspace, by_words
@@ -146,7 +147,11 @@ class PretrainedVocabulary(Vocabulary):
     @classmethod
     def load(cls, folder: Path) -> "PretrainedVocabulary":
         """Read a saved vocabulary."""
-        return cls(AutoTokenizer.from_pretrained(folder), json.loads((folder / KEPT).read_text(encoding="utf-8")))
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        except FAILURES as error:
+            raise UserError(f"{folder}: no tokenizer can be read there: {first_line(error)}") from error
+        return cls(tokenizer, json.loads((folder / KEPT).read_text(encoding="utf-8")))
 
 
 def _parts_marks(backend: Any) -> bool:
@@ -162,10 +167,11 @@ def _first(*ids: int | None) -> Any:
 def read(place: str) -> PretrainedVocabulary:
     """Read a whole tokenizer from a path or the hub."""
     try:
-        return PretrainedVocabulary(AutoTokenizer.from_pretrained(place))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"vocabulary.name: no tokenizer at '{place}': {reason}") from error
+        if Path(place).is_dir():
+            check_checkpoint(Path(place))
+        return PretrainedVocabulary(AutoTokenizer.from_pretrained(place, trust_remote_code=False))
+    except FAILURES as error:
+        raise UserError(f"vocabulary.name: no tokenizer at '{place}': {first_line(error)}") from error
 
 
 def trimmed(vocabulary: PretrainedVocabulary, texts: Iterable[str]) -> PretrainedVocabulary:
