@@ -67,7 +67,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
 
 
 def names_code(values: dict[str, Any], secret: Path) -> None:
-    values["search"] = {"name": "mbr", "samples": 2, "utility": "secret_code:score", "prefix": "open#"}
+    values["search"] = {"name": "mbr", "samples": 2, "utility": "secret_code:score", "prefix": "quick"}
     values["mitigations"] = [{"name": "mrt", "metric": "secret_code:score", "path": str(secret / "data.jsonl")}]
     values["run"]["trackers"] = ["secret_code"]
 
@@ -179,9 +179,7 @@ def test_commands_reach_nothing_outside(
     assert set(told["codes"].values()) == {0}, told
     assert len(told["refused"]) >= 4
     assert all("\n" not in line for line in told["refused"])
-    # The package compiles its own attention where that has not been done yet.
-    compiled = [row for row in found if row[0] == "subprocess.Popen" and "attention-" in row[1] and ".so'" in row[1]]
-    assert [row for row in found if row not in compiled] == []
+    assert found == []
     assert not list(tmp_path.rglob("PWNED"))
 
 
