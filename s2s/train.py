@@ -12,6 +12,7 @@ if __name__ == "__main__" and not __package__:
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
