@@ -182,7 +182,7 @@ def _read_allowed(path: str, status: object, vocabulary: Vocabulary) -> Allowed:
     )
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)  # its tables are large: a server would keep those of several requests
 def spelled_texts(vocabulary: Vocabulary, required: Sequence[str], forbidden: Sequence[str]) -> SpelledTexts:
     """The automaton of texts, as the vocabulary spells them."""
     if len(required) > MOST:

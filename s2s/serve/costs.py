@@ -10,6 +10,8 @@ from s2s.search.method import SearchMethod
 
 MOST = 64
 """The most hypotheses that a request may have searched at once, those of all groups of beams together."""
+MOST_PLACES = 2000
+"""The most bytes of required and forbidden texts together, each with one more."""
 MOST_LINKS = 1 << 21
 """The most links between the places of the automaton of required and forbidden texts; a second or two makes them."""
 MIB = 1 << 20
@@ -20,8 +22,8 @@ NUMBER = 4
 STEP = 60  # hypotheses x vocabulary: log-probabilities with filters or a penalty (45 measured, 16 for plain beams)
 STEP_TEXTS = 50  # more for required and forbidden texts
 SCORED = 12  # tokens x vocabulary: the log-probabilities of a whole hypothesis
-PLACE = 70  # places of the automaton of texts x vocabulary
-LINK = 150  # links between its places
+PLACE = 160  # bytes of all texts x vocabulary: the automaton's tables (155 where every character is a word)
+LINK = 150  # links between the automaton's places
 TOKEN = 400  # tokens of all hypotheses: numbers, pieces and JSON
 NGRAMS = 20_000  # the same where all texts' n-grams of characters are kept at once, of 12 characters a token
 PART = 64 * MIB
@@ -37,7 +39,7 @@ def check_cost(run: Run, settings: SearchMethod, memory: int) -> None:
     if width > MOST:
         raise UserError(f"search.{' x search.'.join(names)}: {width} is more than {MOST}")
     places, texts = places_of(settings), len(settings.required) + len(settings.forbidden)
-    if links_of(settings) > MOST_LINKS:
+    if places > MOST_PLACES or links_of(settings) > MOST_LINKS:
         raise UserError(
             f"search.required, search.forbidden: {texts} texts of {places} bytes together are too many to follow; "
             "ask for fewer or shorter ones"
@@ -96,8 +98,8 @@ def _asked_for(settings: SearchMethod, shape: Architecture, source: int, tokens:
 
 
 def places_of(settings: SearchMethod) -> int:
-    """Return the places of the automaton of required and forbidden texts: one a byte, and the first."""
-    return 1 + sum(len(text.encode("utf-8", "replace")) for text in [*settings.required, *settings.forbidden])
+    """Return the bytes of required and forbidden texts, and one for each, in proportion to which its automaton grows."""
+    return sum(1 + len(text.encode("utf-8", "replace")) for text in [*settings.required, *settings.forbidden])
 
 
 def links_of(settings: SearchMethod) -> int:
