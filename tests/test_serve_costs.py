@@ -1,6 +1,7 @@
 """What a request may cost: checked on merged and typed settings, by number and by arithmetic on memory."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -59,7 +60,8 @@ TOO_MUCH: list[dict[str, Any]] = [
 def test_too_many_hypotheses_are_refused_however_they_are_written(client: TestClient, search: dict[str, Any]) -> None:
     reply = client.post("/generate", json={"source": "a", "search": search})
     assert (reply.status_code, list(reply.json())) == (422, ["error"])
-    assert " is more than 64" in reply.json()["error"] or "digits" in reply.json()["error"]
+    # A key's own range may be narrower than the digits, and wider than what a request may ask for.
+    assert re.search(r" is more than \d+$| digits$", reply.json()["error"])
 
 
 @pytest.mark.parametrize("search", [{"beams": 64, "n_best": 64}, {"name": "diverse", "groups": 8, "beams": "8"}])
@@ -69,12 +71,12 @@ def test_as_many_as_may_be_are_answered(client: TestClient, search: dict[str, An
 
 
 def test_a_run_s_own_settings_are_checked_like_a_request_s(run: s2s.Run, caplog: pytest.LogCaptureFixture) -> None:
-    greedy = replace(run, recipe=replace(run.recipe, search=SEARCHES["sample"](samples=100_000)))  # type: ignore[call-arg]
+    greedy = replace(run, recipe=replace(run.recipe, search=SEARCHES["sample"](samples=1000)))  # type: ignore[call-arg]
     with TestClient(application({"toy": greedy}, Worker(8)), base_url="http://localhost") as client:
-        assert "search.samples: 100000 is more than 64" in caplog.text
+        assert "search.samples: 1000 is more than 64" in caplog.text
         for search in ({}, {"temperature": 0.5}):
             reply = client.post("/generate", json={"source": "a", "search": search})
-            assert (reply.status_code, "100000 is more than 64" in reply.json()["error"]) == (422, True)
+            assert (reply.status_code, "1000 is more than 64" in reply.json()["error"]) == (422, True)
         assert client.post("/generate", json={"source": "a", "search": {"samples": 2}}).status_code == 200
 
 

@@ -63,9 +63,10 @@ def bytes_of(run: Run, settings: SearchMethod) -> int:
     )
     table, column, kept = rows * shape.vocabulary, _column(shape), _kept(shape)
     weights = NUMBER * sum(each.numel() for each in run.objective.parameters())
+    precisions = [run.models(each).precision for each in (settings, run.recipe.search)]
     parts = [
         # Weights in other numbers than the run's own: a copy, and that laid out for decoding.
-        2 * weights * (settings.precision != run.recipe.search.precision),
+        2 * weights * (precisions[0] != precisions[1]),
         source * (column + kept) + 2 * NUMBER * shape.heads * source**2,
         # Keys and values: the buffer is rebuilt twice as large, with its columns picked out beside the old one.
         4 * rows * (tokens + 1) * kept,
@@ -98,7 +99,7 @@ def _asked_for(settings: SearchMethod, shape: Architecture, source: int, tokens:
 
 
 def places_of(settings: SearchMethod) -> int:
-    """Return the bytes of required and forbidden texts, and one for each, in proportion to which its automaton grows."""
+    """Return the bytes of required and forbidden texts, and one for each; their automaton grows with them."""
     return sum(1 + len(text.encode("utf-8", "replace")) for text in [*settings.required, *settings.forbidden])
 
 

@@ -18,6 +18,5 @@ class Served:
 
     def models(self, settings: SearchMethod) -> Models:
         """Return the models in the settings' precision; another than the run's own is laid out for this search."""
-        if settings.precision == self._models.precision:
-            return self._models
-        return replace(self._models, precision=settings.precision)
+        wanted = self.run.models(settings).precision
+        return self._models if wanted == self._models.precision else replace(self._models, precision=wanted)
