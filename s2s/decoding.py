@@ -19,7 +19,9 @@ from s2s.ensembles import ensemble, rerank
 from s2s.errors import UserError
 from s2s.run import Hypothesis, Run, load
 from s2s.search.method import SearchMethod
+from s2s.search.rules import prefix_of
 from s2s.search_keys import plain
+from s2s.vocabulary.losses import Unknowns, unknowns
 from s2s.workers import number
 
 
@@ -39,13 +41,14 @@ class Chunk(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """The lines of a chunk and its hash; tokens of the best hypotheses; sources that were cut, or got no hypothesis."""
+    """The lines of a chunk and its hash; tokens of the best hypotheses; sources cut, without hypothesis, or unknown."""
 
     lines: list[str]
     digest: str
     tokens: int
     cut: int
     without: int
+    unknown: Unknowns
 
 
 @dataclass(frozen=True)
@@ -122,15 +125,18 @@ class Speaker:
         weights = None if self.weights is None else list(self.weights)
         return {"run": hashes, "weights": weights, "rerank_weight": self.second_weight if self.second else None}
 
-    def decode(self, sources: Sequence[Source], search: SearchMethod) -> tuple[list[list[Hypothesis]], int]:
-        """The hypotheses of each source, and how many sources were cut."""
+    def decode(self, sources: Sequence[Source], search: SearchMethod) -> tuple[list[list[Hypothesis]], int, Unknowns]:
+        """Return the hypotheses of each source, how many sources were cut, and what is unknown in them."""
         run, texts = self.run(), [source.text for source in sources]
         prefixes = [source.prefix for source in sources if source.prefix is not None]
+        for source in sources:
+            if source.prefix is not None:
+                prefix_of(source.prefix, run.vocabulary, f"prefix_field: source {source.id}")
         ids, cut = run.source_ids(texts)
         found = run.search_ids(ids, search, lambda _: None, prefixes or None)
         if self.second is not None:
             found = rerank(_opened(self.second, self.checkpoint), texts, found, self.second_weight)
-        return found, cut
+        return found, cut, unknowns(run.vocabulary, texts, ids)
 
 
 @dataclass(frozen=True)
@@ -148,10 +154,10 @@ class Decoder:
 
     def __call__(self, chunk: Chunk) -> Decoded:
         """Decode and format a chunk."""
-        found, cut = self.speaker.decode(chunk.sources, self.search)
+        found, cut, unknown = self.speaker.decode(chunk.sources, self.search)
         tokens = sum(len(hypotheses[0].tokens) for hypotheses in found if hypotheses)
         lines = [self.line(*pair) for pair in zip(chunk.sources, found, strict=True)]
-        return Decoded(lines, chunk.digest, tokens, cut, sum(not hypotheses for hypotheses in found))
+        return Decoded(lines, chunk.digest, tokens, cut, sum(not hypotheses for hypotheses in found), unknown)
 
     def line(self, source: Source, hypotheses: Sequence[Hypothesis]) -> str:
         """One line of output."""

@@ -15,6 +15,7 @@ from accelerate.utils import GradientAccumulationPlugin
 from s2s import checkpoints, fused_loss, store, trackers
 from s2s.checkpoints import Checkpoint
 from s2s.data import Dataset
+from s2s.data.examples import spaced
 from s2s.data.tokens import Tokens
 from s2s.disk import write_atomically
 from s2s.errors import UserError
@@ -28,6 +29,7 @@ from s2s.objective import Objective
 from s2s.precision import Choice, Precision, choose_precision, decoding_precision
 from s2s.recipe import Recipe, differences
 from s2s.vocabulary import Vocabulary
+from s2s.vocabulary.losses import TESTED, changed_texts
 from s2s.weight_files import check_tensors
 
 LIBRARIES = ("torch", "transformers", "accelerate", "sentencepiece")
@@ -195,6 +197,7 @@ def _create(recipe: Recipe, dataset: Dataset, accelerator: Accelerator, folder: 
         versions={name: version(name) for name in (*LIBRARIES, *["liger-kernel"] * recipe.run.fused_loss)},
         report=[
             *_sampled(recipe, dataset),
+            *changed_targets(dataset, vocabulary),
             *report,
             *(f"{name}: {len(found)} labels" for name, found in labels.items() if found),
             reason,
@@ -202,6 +205,12 @@ def _create(recipe: Recipe, dataset: Dataset, accelerator: Accelerator, folder: 
         labels=labels,
     )
     store.create(folder, recipe, vocabulary, facts)
+
+
+def changed_targets(dataset: Dataset, vocabulary: Vocabulary) -> list[str]:
+    """Return lines on how train targets, some of many, come back changed from the vocabulary: so they are written."""
+    targets = [example.target for example in spaced(dataset.train, TESTED) if example.target]
+    return changed_texts(vocabulary, targets)
 
 
 def _sampled(recipe: Recipe, dataset: Dataset) -> list[str]:

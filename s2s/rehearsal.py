@@ -29,6 +29,7 @@ from s2s.mitigations.base import Feed, Turn
 from s2s.mitigations.passes import Passes
 from s2s.objective import Objective
 from s2s.precision import HALVES, choose_precision
+from s2s.preparation import changed_targets
 from s2s.recipe import Recipe
 from s2s.seeds import forked_generators
 from s2s.updating import LESS
@@ -68,8 +69,8 @@ def rehearse(recipe: Recipe) -> None:
     objective.to(device)
     labelling = labelling_of(recipe.make_heads(labels), recipe.data)
     train, dev = (recipe.tokenise(dataset, vocabulary, split, labelling) for split in ("train", "dev"))
-    lines = [*notes, precision.reason, *dataset.report, *report, reason, *train.report, *dev.report, *_already(recipe)]
-    for line in lines:
+    data = [*dataset.report, *changed_targets(dataset, vocabulary), *train.report, *dev.report]
+    for line in [*notes, precision.reason, *report, reason, *data, *_already(recipe)]:
         console.print(line)
     _show_parameters(console, objective, vocabulary)
     with kernel(name), enough_memory(lambda: f"an update of {run.tokens:,} tokens (run.tokens)", LESS):

@@ -30,6 +30,7 @@ from s2s.search.method import SearchMethod
 from s2s.search.rules import reader
 from s2s.search_keys import asked
 from s2s.vocabulary import Vocabulary
+from s2s.vocabulary.losses import unknowns
 from s2s.weight_files import check_tensors
 
 logger = logging.getLogger("s2s")
@@ -70,7 +71,7 @@ class Run:
         Further ``search`` keys are those of a recipe's ``search:``, whose values are the defaults; a ``name`` picks
         another row of ``s2s.search.methods.SEARCHES``, and without it and ``beams`` the recipe's own is used. Each
         text's hypotheses begin with its own one of ``prefixes``. Sources cut to ``data.max_source`` are counted in a
-        warning of the logger ``s2s``, as are those for which the settings allow nothing.
+        warning of the logger ``s2s``, as are those for which the settings allow nothing, and unknown pieces.
         """
         settings = asked(self.recipe.search, beams, n_best, search)
         return self.search(texts, settings, lambda _: None, prefixes)
@@ -141,6 +142,8 @@ class Run:
         if len(sources) != len(targets):
             raise ValueError(f"{len(sources)} sources, but {len(targets)} targets")
         ids = [self.vocabulary.encode(target) if isinstance(target, str) else list(target) for target in targets]
+        texts = [(target, row) for target, row in zip(targets, ids, strict=True) if isinstance(target, str)]
+        self._tell_unknown("targets", [text for text, _ in texts], [row for _, row in texts])
         pairs = list(zip(self._sources(sources), ids, strict=True))
         size = self.recipe.search.batch
         batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
@@ -184,7 +187,12 @@ class Run:
         ids, cut = self.source_ids(texts)
         if cut:
             logger.warning("%d of %d sources cut to %d tokens", cut, len(ids), self.recipe.data.max_source)
+        self._tell_unknown("sources", texts, ids)
         return ids
+
+    def _tell_unknown(self, kind: str, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> None:
+        for line in unknowns(self.vocabulary, texts, ids).report(kind, len(texts)):
+            logger.warning(line)
 
     def max_length(self, settings: SearchMethod) -> int:
         """The search's own limit, or that of the training targets; both end within the model's room."""

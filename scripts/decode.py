@@ -40,6 +40,7 @@ from s2s.search.methods import SEARCHES
 from s2s.search.rules import HOW
 from s2s.search.settings import SearchSettings
 from s2s.search_keys import layer_of, still_foreign
+from s2s.vocabulary.losses import Unknowns
 from s2s.workers import in_order
 
 USAGE = "usage: python scripts/decode.py run=FOLDER input=FILE output=FILE [field=NAME] [search.beams=4 ...]"
@@ -85,11 +86,13 @@ class Tally:
     def __init__(self) -> None:
         self.began = time.perf_counter()
         self.sources, self.tokens, self.cut, self.without = 0, 0, 0, 0
+        self.unknown = Unknowns()
 
     def add(self, done: Decoded) -> None:
         """Count a chunk."""
         self.sources, self.tokens = self.sources + len(done.lines), self.tokens + done.tokens
         self.cut, self.without = self.cut + done.cut, self.without + done.without
+        self.unknown = self.unknown.plus(done.unknown)
 
     def report(self, run: Run) -> list[str]:
         """Lines for the user."""
@@ -98,6 +101,7 @@ class Tally:
         cut = f"{self.cut} of {self.sources} sources cut to {run.recipe.data.max_source} tokens"
         without = f"the search settings allow nothing for {self.without} of {self.sources} sources"
         notes = [text for number, text in ((self.cut, cut), (self.without, without)) if number]
+        notes += self.unknown.report("sources", self.sources)
         if run.model.output_bias.device.type == "cpu" and compiled.chosen().library is None:
             notes.append(f"a step attends by torch, not in C: {compiled.chosen().reason}")
         return [*notes, f"{self.sources} sources in {seconds:.1f} s, {rates}, step {run.step}"]

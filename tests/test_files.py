@@ -17,11 +17,18 @@ from s2s.data import DataSettings, Example, Examples, fingerprint, load
 from s2s.data.examples import TRAINED, is_same
 from s2s.data.files import hold_out, read
 from s2s.errors import UserError
+from s2s.vocabulary.boundaries import is_blank
 
 FIELDS = ("source", "target")
 GOOD, HEADER, TAB_GOOD = b'{"source": "a b", "target": "c"}\n', b"source\ttarget\n", b"a b\tc\n"
-CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\r\n"), min_size=1).filter(str.strip)
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+
+
+def is_seen(text: str) -> bool:
+    return not is_blank(text)
+
+
+CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\r\n"), min_size=1).filter(is_seen)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(is_seen)
 Pairs = list[tuple[str, str]]
 Folders = pytest.TempPathFactory
 
@@ -80,6 +87,9 @@ BAD_JSON = {
     b"{}": "no field 'source'; the object is empty",
     b'{"source": 3, "target": "b"}': "field 'source' is not a string but int",
     b'{"source": "a", "target": " \\n "}': "field 'target' is blank",
+    b'{"source": "a", "target": "\\u200b"}': "field 'target' is blank",
+    b'{"source": "a", "target": "\\ufeff\\u0000"}': "field 'target' is blank",
+    b'{"source": "\\u2060", "target": "a"}': "field 'source' is blank",
     b'{"source": "a", "target": "\\ud800"}': "field 'target' holds half of a surrogate pair",
     b'{"source": "a\xff", "target": "b"}': "not UTF-8: byte 0xff at position 14",
 }

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import s2s
 from s2s.ensembles import ensemble, rerank
@@ -225,3 +226,23 @@ def test_sources_for_which_nothing_is_allowed_are_counted(run: Run, caplog: pyte
 def test_safe_stops_change_nothing(run: Run, stop: str) -> None:
     keys = {"beams": 3, "n_best": 3, "length_penalty": 0.8, "max_length": 8}
     assert run.generate(TEXTS, **keys, stop=stop) == run.generate(TEXTS, **keys)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_no_search_writes_the_unknown_piece_however_likely_it_is(run: Run, name: str) -> None:
+    bias, unknown = run.model.output_bias, run.vocabulary.unknown
+    before = bias[unknown].item()
+    with torch.no_grad():
+        bias[unknown] = 1e4
+    try:
+        found = run.generate(TEXTS[:3], name=name, **{**ROWS[name], "max_length": 4})
+        alone = {"beam": {"beams": 1}, "sample": {"samples": 1}}.get(name)
+        told = [] if alone is None else list(run.stream("a b", name=name, **alone, max_length=4))
+        [scores] = run.score(["a"], [[unknown]])
+    finally:
+        with torch.no_grad():
+            bias[unknown] = before
+    assert all(found)
+    assert not any(unknown in row.tokens for rows in found for row in rows)
+    assert not any(piece.token == unknown for piece in told)
+    assert float(scores[0]) == pytest.approx(0, abs=1e-3)  # what is scored keeps it

@@ -1,9 +1,12 @@
 """Vocabularies: round trips, the layout of batches, and trimmed tokenizers against the whole ones."""
 
+import io
+import random
 import tracemalloc
 from functools import cache
 
 import pytest
+import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -15,6 +18,8 @@ from s2s.errors import UserError
 from s2s.model import pretrained as found
 from s2s.vocabulary import VocabularySettings, make, pieces, pretrained
 from s2s.vocabulary.base import fold
+from s2s.vocabulary.boundaries import is_blank
+from s2s.vocabulary.losses import Unknowns, changed_texts, unknowns
 
 SEEN = ["the quick brown fox jumps over the lazy dog", "kicking; quickly!", "今天天气很好, 我们去公园 玩"]
 UNSEEN = ["zebra quack 去今", "a second sentence about nothing", "我天", "", "新闻标题生成模型 𠀀𠀁"]
@@ -339,3 +344,113 @@ def test_only_a_piece_without_a_text_is_never_written():
     ended.add_special_tokens(["<|endoftext|>"])
     gpt = PreTrainedTokenizerFast(tokenizer_object=ended, unk_token="<|endoftext|>", eos_token="<|endoftext|>")
     assert pretrained.PretrainedVocabulary(gpt).never_written == []
+
+
+def test_unknown_pieces_are_counted_with_what_becomes_of_them():
+    kind = whole("wordpiece")
+    texts = ["the fox 😀 dog", "fox", "жж fox 😀😀", *["😀"] * 5, "玩" * 40 + "😀" + "玩" * 40]
+    found = unknowns(kind, texts, kind.encode_all(texts))
+    assert (found.pieces, found.texts, len(found.examples)) == (9, 8, 3)
+    assert found.examples[:2] == ("'the fox 😀 dog' -> 'the fox [UNK] dog'", "'жж fox 😀😀' -> '[UNK] fox [UNK]'")
+    [line] = found.report("targets", 9)
+    assert line.startswith("9 pieces of 8 of 9 targets unknown to the vocabulary: 'the fox 😀 dog' -> ")
+    both = found.plus(unknowns(kind, texts[:2], kind.encode_all(texts[:2])))
+    assert (both.pieces, both.texts, both.examples) == (10, 9, found.examples)
+    [cut] = unknowns(kind, texts[-1:], kind.encode_all(texts[-1:])).examples
+    assert "😀" in cut
+    assert "[UNK]" in cut
+    assert len(cut) < 120
+    assert unknowns(learnt(), texts, learnt().encode_all(texts)).report("sources", 9) == []  # bytes say everything
+    assert unknowns(whole("bpe"), texts, whole("bpe").encode_all(texts)) == Unknowns()
+
+
+def test_ways_in_which_texts_come_back_changed_are_told_with_an_example():
+    texts = ["the  fox", "the\nfox", "fox dogs!", "ﬁx the fox", "fox ▁ dog"]
+    blanks, mark = changed_texts(learnt(), texts)
+    assert blanks.startswith(
+        "targets: 2 of 5 tested come back with line ends and runs of blanks as one blank, such as "
+    )
+    assert blanks.endswith("'the  fox' -> 'the fox'")
+    assert mark.startswith("targets: 1 of 5 tested come back with characters lost or replaced, such as 'fox ▁ dog' -> ")
+    kinds = " ".join(changed_texts(whole("wordpiece"), ["The fox", "the fóx", "fox - dog", "fox 😀", "the fox"]))
+    for part in (
+        "1 of 5 tested come back with lower case, such as 'The fox' -> 'the fox'",
+        "without their accents",
+        "lost or replaced",
+    ):
+        assert part in kinds
+    assert "1 of 1 tested come back with other blanks" in changed_texts(letters(), ["a - b"])[0]
+    [nfkc] = changed_texts(whole("unigram"), ["ﬁx the fox"])
+    assert "NFKC" in nfkc
+    assert changed_texts(learnt(), []) == []
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\ufeff", "\x00\x1f", " \u2060\n", "\u3164", "\ufffd", ""])
+def test_what_cannot_be_seen_is_blank(text):
+    assert is_blank(text)
+    assert not is_blank(f"{text}a")
+
+
+@pytest.mark.parametrize("text", ["a", "-", "。", "😀", "\u0301", "\ue000", "\U0001faea"])
+def test_what_can_be_seen_or_may_be_is_not_blank(text):
+    assert not is_blank(text)
+
+
+def test_all_of_a_text_is_learnt_from_whatever_it_holds():
+    plain = pieces.train([*SEEN, "unmistakable words"] * 4, 400)
+    for mark in ("\u2585", "\u2581"):
+        assert pieces.train([*SEEN, f"unmistakable{mark}words"] * 4, 400).model == plain.model
+
+
+def learnt_pieces(texts, size):
+    processor = pieces.train(texts, size).processor
+    return {processor.id_to_piece(id) for id in range(260, processor.get_piece_size())}
+
+
+@pytest.mark.parametrize("longest", [300, 5000])
+def test_the_parts_of_a_long_line_teach_what_the_line_would(longest, monkeypatch):
+    chance = random.Random(0)
+    line = " ".join("".join(chance.choices("abcd天", k=chance.randint(1, 9))) for _ in range(2000))
+    at_once = learnt_pieces([line], 400)
+    monkeypatch.setattr(pieces, "LONGEST", longest)
+    assert len(learnt_pieces([line], 400) & at_once) > 0.9 * len(at_once)
+    parts = list(pieces._learnable(f"{line} {'玩' * 2000}"))
+    assert max(len(part.encode()) for part in parts) < longest
+    assert "".join("".join(parts).split()) == "".join(line.split()) + "玩" * 2000
+
+
+@pytest.mark.parametrize(
+    ("texts", "size", "reason"),
+    [
+        ([], 400, "there is nothing to learn pieces from"),
+        (["", "\u2585"], 400, "there is nothing to learn pieces from"),
+        (["".join(map(chr, range(0x4E00, 0x5000)))], 300, r"300 pieces cannot hold all .*; set it to \d+ or more"),
+        (["a b"], 2**31, "2147483648 pieces could not be learnt from the train split: "),
+    ],
+)
+def test_what_cannot_be_learnt_is_one_line_that_says_what_to_do(texts, size, reason):
+    with pytest.raises(UserError, match=rf"^vocabulary\.size: {reason}.*$"):
+        pieces.train(texts, size)
+
+
+def test_the_least_size_that_is_named_is_enough():
+    texts = ["".join(map(chr, range(0x4E00, 0x5000)))]
+    with pytest.raises(UserError) as caught:
+        pieces.train(texts, 300)
+    needed = int(str(caught.value).split("set it to ")[1].split()[0])
+    assert pieces.train(texts, needed).size <= needed
+
+
+@pytest.mark.parametrize("content", [b"", b"foreign" * 9, "cut", "other"])
+def test_a_file_that_is_no_model_of_ours_is_one_line(content, tmp_path):
+    vocabulary.save(learnt(), tmp_path)
+    if content == "other":
+        writer = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(SEEN * 9), model_writer=writer, vocab_size=60, hard_vocab_limit=False, minloglevel=2
+        )
+        content = writer.getvalue()
+    content = learnt().model[:-100] if content == "cut" else content
+    (tmp_path / "sentencepiece.model").write_bytes(content)
+    with pytest.raises(UserError, match=r"sentencepiece\.model: cannot be read.*$"):
+        vocabulary.load(tmp_path)

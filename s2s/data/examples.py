@@ -120,10 +120,13 @@ BUILT_IN: dict[str, Callable[[DataSettings], tuple[Lists, list[str]]]] = {
 
 def texts(dataset: Dataset, most: int | None) -> Iterator[str]:
     """Sources and targets of the train split, of at most so many examples, evenly spaced."""
-    examples = len(dataset.train)
-    count = min(examples, most or examples)
-    for index in range(count):
-        example = dataset.train[index * examples // count]
+    for example in spaced(dataset.train, most):
         yield example.source
         if example.target:
             yield example.target
+
+
+def spaced(examples: Sequence[Example], most: int | None) -> Iterator[Example]:
+    """Give at most so many of the examples, evenly spaced."""
+    count = min(len(examples), most or len(examples))
+    return (examples[index * len(examples) // count] for index in range(count))

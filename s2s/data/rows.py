@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from s2s.errors import nearest
+from s2s.vocabulary.boundaries import is_blank
 
 Row = dict[str, Any]
 Value = str | tuple[str, ...] | None
@@ -139,7 +140,7 @@ def _text(row: Row, field: str) -> str:
 def _checked(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name} is {'null' if value is None else f'not a string but {type(value).__name__}'}")
-    if not value.strip():
+    if is_blank(value):
         raise ValueError(f"{name} is blank")
     return encodable(value, name).strip()
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from s2s.data.rows import Example
 from s2s.vocabulary import Vocabulary
+from s2s.vocabulary.losses import Unknowns, unknowns
 
 
 class Source(NamedTuple):
@@ -33,25 +34,38 @@ PLAIN = Labelling()
 
 
 class Cuts(NamedTuple):
-    """How much was cut: sources, targets, and tokens to be tagged, of all there were and of those that fit."""
+    """How much was lost: sources and targets cut, tokens to be tagged (of all those that fit), and unknown pieces."""
 
     sources: int = 0
     targets: int = 0
     tokens: int = 0
     kept: int = 0
+    unknown_sources: Unknowns = Unknowns()
+    unknown_targets: Unknowns = Unknowns()
 
     def plus(self, other: "Cuts") -> "Cuts":
-        """The sums of both."""
-        return Cuts(*(mine + its for mine, its in zip(self, other, strict=True)))
+        """Return the sums of both."""
+        return Cuts(
+            self.sources + other.sources,
+            self.targets + other.targets,
+            self.tokens + other.tokens,
+            self.kept + other.kept,
+            self.unknown_sources.plus(other.unknown_sources),
+            self.unknown_targets.plus(other.unknown_targets),
+        )
 
     def report(self, examples: int, max_source: int, max_target: int | None = None) -> list[str]:
-        """A line for sources, one for the tokens lost with them and one for targets, where any were cut."""
+        """Return a line for each kind of loss that there was."""
         lines = {
             f"{self.sources} of {examples} sources cut to {max_source} tokens": self.sources,
             f"{self.tokens - self.kept} of {self.tokens} tokens to be tagged lost by that": self.tokens - self.kept,
             f"{self.targets} of {examples} targets cut to {max_target} tokens": self.targets,
         }
-        return [line for line, count in lines.items() if count]
+        unknown = [
+            *self.unknown_sources.report("sources", examples),
+            *self.unknown_targets.report("targets", examples),
+        ]
+        return [*(line for line, count in lines.items() if count), *unknown]
 
 
 def encode_sources(
@@ -71,7 +85,9 @@ def encode_rows(
         Source(vocabulary.source_ids(ids, limit), [at for at in starts if at < limit - 1]) for ids, starts in whole
     ]
     tokens, kept = sum(len(starts) for _, starts in whole), sum(len(source.starts) for source in found)
-    return found, Cuts(sum(len(ids) > limit - 2 for ids, _ in whole), 0, tokens, kept)
+    texts = [source if isinstance(source, str) else " ".join(source) for source in sources]
+    unknown = unknowns(vocabulary, texts, [ids for ids, _ in whole])
+    return found, Cuts(sum(len(ids) > limit - 2 for ids, _ in whole), 0, tokens, kept, unknown)
 
 
 def _whole(sources: Sequence[str | Sequence[str]], vocabulary: Vocabulary) -> Iterator[tuple[list[int], list[int]]]:

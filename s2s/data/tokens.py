@@ -15,8 +15,10 @@ from s2s.data.ragged import RaggedWriter, read_ragged, row_lengths
 from s2s.data.rows import Example
 from s2s.data.shelf import Scratch, Shelf
 from s2s.data.sources import PLAIN, Cuts, Labelling, encode_rows
+from s2s.errors import UserError
 from s2s.seeds import seed_of
 from s2s.vocabulary import Vocabulary
+from s2s.vocabulary.losses import unknowns
 
 Indices = NDArray[numpy.int64]
 Lengths = NDArray[numpy.int32] | NDArray[numpy.int64]
@@ -69,7 +71,8 @@ def tokenise(
         home = Path(tempfile.gettempdir()) if shelf is None else shelf.home
         with Scratch(home) as scratch:
             return made.tokens(examples, scratch)
-    place = shelf.below("tokens", name, vocabulary.digest(), max_source, max_target)
+    # "unknown": reports of earlier versions, which are kept with the ids, did not count unknown pieces.
+    place = shelf.below("tokens", name, vocabulary.digest(), max_source, max_target, "unknown")
     with place.alone():
         if (meta := place.meta()) is None:
             with Scratch(place.home) as scratch:
@@ -116,4 +119,19 @@ class _Making(NamedTuple):
         labels = ([labeller(*row) for row in rows] for labeller in self.labelling.heads)
         for writer, column in zip(writers, ([source.ids for source in sources], targets, *labels), strict=True):
             writer.extend(column)
-        return cuts._replace(targets=sum(len(ids) > self.max_target - 1 for ids in whole))
+        texts = [example.target for example in examples]
+        self._refuse_blank(examples, whole)
+        cut = sum(len(ids) > self.max_target - 1 for ids in whole)
+        return cuts._replace(targets=cut, unknown_targets=unknowns(self.vocabulary, texts, whole))
+
+    def _refuse_blank(self, examples: Sequence[Example], targets: Sequence[Sequence[int]]) -> None:
+        """Refuse targets of which the vocabulary keeps nothing; those without a visible character were refused before.
+
+        Errors: a UserError, whatever ``data.on_error`` says, since their lines are no longer known.
+        """
+        lost = [example for example, ids in zip(examples, targets, strict=True) if example.target and not ids]
+        if lost:
+            raise UserError(
+                f"{self.name}: {len(lost)} targets are blank to this vocabulary, which has no tokens for them; leave "
+                f"them out (first: {lost[0].target!r} of the source {lost[0].source[:40]!r})"
+            )

@@ -14,6 +14,7 @@ from s2s.search_keys import plain
 from s2s.serve.costs import PART, scored_bytes
 from s2s.serve.served import Served
 from s2s.vocabulary.base import Reader
+from s2s.vocabulary.losses import unknowns
 
 
 def answer(served: Served, source: str, settings: SearchMethod) -> dict[str, Any]:
@@ -38,7 +39,8 @@ def answer(served: Served, source: str, settings: SearchMethod) -> dict[str, Any
             "end_log_prob": finite(end),
         }
         listed.append(fields)
-    return {"source": source, "hypotheses": listed, "settings": plain(settings), "source_was_cut": bool(cut)}
+    lost = {"source_was_cut": bool(cut), "source_unknown_pieces": unknowns(run.vocabulary, [source], ids).pieces}
+    return {"source": source, "hypotheses": listed, "settings": plain(settings), **lost}
 
 
 def scored(run: Run, source: str, found: Sequence[Hypothesis], check: Callable[[], object]) -> list[list[float]]:

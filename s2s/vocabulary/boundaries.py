@@ -28,7 +28,7 @@ def is_blank(text: str) -> bool:
 
 
 def _is_control(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cf", "Cn", "Co") or "\ufe00" <= character <= "\ufe0f"
+    return unicodedata.category(character) in ("Cc", "Cf") or "\ufe00" <= character <= "\ufe0f"
 
 
 def characters(spelled: bytes) -> list[bytes]:

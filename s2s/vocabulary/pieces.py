@@ -1,7 +1,8 @@
 """Vocabularies of sentencepiece, trained on the train split."""
 
 import io
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -11,6 +12,10 @@ from s2s.vocabulary.base import Vocabulary, fold
 from s2s.vocabulary.spelling import by_metaspace
 
 UNKNOWN = 1
+LONGEST = 1 << 20
+"""In bytes: of a longer line the trainer would learn nothing, without a word."""
+RESERVED = str.maketrans({"\u2585": " ", "\u2581": " "})
+"""The trainer's own marks of unknown pieces and blanks; it would leave out a line that has the first of them."""
 
 
 class SentencePieceVocabulary(Vocabulary):
@@ -22,7 +27,13 @@ class SentencePieceVocabulary(Vocabulary):
         self.model = model
         self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.size = self.processor.get_piece_size()
-        self.padding, self.unknown, self.begin, self.end = 0, 1, 2, 3
+        self.padding, self.unknown, self.begin, self.end = 0, UNKNOWN, 2, 3
+        own = (self.padding, self.unknown, self.begin, self.end)
+        processor = self.processor
+        if not self.size or own != (processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id()):
+            raise ValueError(
+                "its special pieces are not <pad>, <unk>, <s> and </s>, so it was not made by this package"
+            )
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         return self.processor.encode([fold(text) for text in texts])
@@ -49,18 +60,22 @@ class SentencePieceVocabulary(Vocabulary):
 
 
 def train(texts: Iterable[str], size: int) -> SentencePieceVocabulary:
-    """Train a unigram model (Kudo 2018) of at most ``size`` pieces; unseen characters fall back to their bytes."""
+    """Train a unigram model (Kudo 2018) of at most ``size`` pieces; unseen characters fall back to their bytes.
+
+    Every text is learnt from, whole. Errors: a UserError that says what to do where there is no text, or where ``size``
+    cannot hold the texts' characters.
+    """
     writer = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(fold(text) for text in texts),
+            sentence_iterator=(part for text in texts for part in _learnable(text)),
             model_writer=writer,
             vocab_size=size,
             hard_vocab_limit=False,
             byte_fallback=True,
             character_coverage=0.9999,
             normalization_rule_name="identity",
-            max_sentence_length=1 << 20,  # longer lines would be left out without a word
+            max_sentence_length=LONGEST,
             num_threads=1,  # the pieces must not depend on the machine
             pad_id=0,
             unk_id=1,
@@ -68,7 +83,35 @@ def train(texts: Iterable[str], size: int) -> SentencePieceVocabulary:
             eos_id=3,
             minloglevel=2,
         )
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"vocabulary.size: {size} pieces could not be trained on this data: {reason}") from error
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(f"vocabulary.size: {_reason(size, str(error))}") from error
     return SentencePieceVocabulary(writer.getvalue())
+
+
+def _learnable(text: str) -> Iterator[str]:
+    """Give a text as lines of which the trainer leaves none out; it learns no piece across a blank anyway."""
+    line = fold(text.translate(RESERVED))
+    if len(line) * 4 < LONGEST:
+        yield line
+        return
+    part, size = list[str](), 0
+    for word in line.split(" "):
+        for at in range(0, len(word), LONGEST // 8):
+            piece = word[at : at + LONGEST // 8]
+            length = len(piece.encode("utf-8", "replace")) + 1
+            if size + length >= LONGEST:
+                yield " ".join(part)
+                part, size = [], 0
+            part.append(piece)
+            size += length
+    yield " ".join(part)
+
+
+def _reason(size: int, error: str) -> str:
+    """What the trainer's error means, and what to do."""
+    needed = re.search(r"required_chars\. \d+ vs (\d+)", error)
+    if needed:
+        return f"{size} pieces cannot hold all characters of the train split; set it to {needed[1]} or more"
+    if "sentences_.empty" in error or "all_chars_count" in error:
+        return "there is nothing to learn pieces from: the train split has no text that can be seen"
+    return f"{size} pieces could not be learnt from the train split: {(error.strip().splitlines() or ['?'])[-1]}"
