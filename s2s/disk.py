@@ -13,17 +13,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from s2s.config.paths import at_home
 from s2s.errors import UserError
 
 
 def cache_folder(asked: str | None = None) -> Path:
     """The folder that keeps what is slow to make: the one asked for, $S2S_CACHE or ~/.cache/s2s; it need not exist."""
-    chosen = asked or os.environ.get("S2S_CACHE")
+    if chosen := asked or os.environ.get("S2S_CACHE"):
+        return at_home(chosen)
     try:
-        return Path(chosen or "~/.cache/s2s").expanduser()
-    except RuntimeError as error:  # a user without a home, as containers have
-        if chosen:
-            raise UserError(f"{chosen}: this user has no home; name the folder without ~") from error
+        return at_home("~/.cache/s2s")
+    except UserError:  # a user without a home, as containers have
         return _private_folder()
 
 

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
+from s2s.config.paths import at_home
 from s2s.errors import UserError
 from s2s.export import Trained, save_pretrained
 from s2s.facts import FILE, RECIPE, VOCABULARY, WEIGHTS
@@ -20,7 +21,7 @@ def folder_of(name: str | Path) -> Path:
 
     What has an existing folder before its slash is a path. Raises a ``UserError`` where the hub has no such run.
     """
-    path = Path(name)
+    path = at_home(name)
     if path.exists() or (path.parent.is_dir() and path.parent != Path()) or not NAME.fullmatch(str(name)):
         return path
     try:

@@ -220,14 +220,17 @@ class Recipe:
         Errors: a UserError for a value that would not be read back as it is, so that no run trains that cannot be
         loaded.
         """
-        try:
-            text: str = yaml.safe_dump(self.values(), allow_unicode=True, sort_keys=False)
-        except yaml.YAMLError as error:
-            raise UserError(f"recipe: a value cannot be saved: {str(error).splitlines()[0]}") from error
-        again = merge(Recipe, [read_text(text, "recipe.yaml", literal=True)], TABLES, LISTS, NAMES)
-        if changed := differences(again, self):
-            raise UserError(f"recipe: it would be read back with other values ({'; '.join(changed)})")
-        return text
+        changed: list[str] = []
+        for readable in (True, False):  # some characters, such as U+0085, are read back only from escapes
+            try:
+                text: str = yaml.safe_dump(self.values(), allow_unicode=readable, sort_keys=False)
+            except yaml.YAMLError as error:
+                raise UserError(f"recipe: a value cannot be saved: {str(error).splitlines()[0]}") from error
+            again = merge(Recipe, [read_text(text, "recipe.yaml", literal=True)], TABLES, LISTS, NAMES)
+            if not (changed := differences(again, self)):
+                return text
+        keys = ", ".join(line.partition(":")[0] for line in changed)
+        raise UserError(f"recipe: {keys}: what is saved would be read back with other values")
 
 
 def differences(ours: Recipe, theirs: Recipe) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from s2s import checkpoints, export, hub, store
+from s2s.config.paths import at_home
 from s2s.data.rows import Example
 from s2s.errors import UserError
 from s2s.facts import Facts, check_weights
@@ -163,7 +164,7 @@ class Run:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights, recipe and vocabulary, and no optimizer state, into a new folder that ``s2s.load`` reads."""
-        export.save_pretrained(self, Path(folder))
+        export.save_pretrained(self, at_home(folder))
 
     def push_to_hub(self, name: str, private: bool | None = None) -> str:
         """Upload the same to the hub under a name such as ``someone/titles``, for ``s2s.load``; returns its address."""
@@ -171,7 +172,7 @@ class Run:
 
     def export_transformers(self, folder: str | Path) -> None:
         """Write a BERT checkpoint of ``transformers`` and its tokenizer; a UserError says what BERT cannot hold."""
-        export.export_transformers(self, Path(folder))
+        export.export_transformers(self, at_home(folder))
 
     def source_ids(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
         """The ids of sources, begin and end included, and how many of them are cut."""

@@ -29,5 +29,5 @@ def _at_home(path: str) -> str:
         return path
     found = os.path.expanduser(path.strip())
     if found == path.strip() and found.split("/")[0] == "~":
-        raise UserError(f"'{path}': no home folder is known; write the whole path")
+        raise UserError(f"{path}: this user has no home; name the folder without ~")
     return path if found == path.strip() else found

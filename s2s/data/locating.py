@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from s2s.config.paths import at_home
 from s2s.data.readers import FORMATS, kind_of
 from s2s.data.settings import DataSettings, root_folder
 from s2s.errors import UserError, nearest
@@ -22,7 +23,7 @@ Files = dict[str, list[Path]]
 
 def locate(data: DataSettings) -> Path:
     """The file or folder at ``data.path``, which may not exist if it is a pattern."""
-    path = root_folder(data) / Path(data.path or "").expanduser()
+    path = root_folder(data) / at_home(data.path or "")
     if path.exists() or PATTERN.search(path.name):
         return path
     root = root_folder(data)
@@ -54,7 +55,7 @@ def _matching(folder: Path, names: Iterable[str], key: str) -> list[Path]:
     """The files that the names or patterns stand for, each pattern's in natural order."""
     found: list[Path] = []
     for name in names:
-        place = folder / Path(name).expanduser()
+        place = folder / at_home(name)
         fits = [place] if place.exists() else sorted(_glob(place), key=_natural)
         if not fits:
             raise UserError(f"{key}: no file fits {place}")

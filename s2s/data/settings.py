@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from s2s.config.paths import at_home
 from s2s.config.ranges import PathText, at_least, settle
 from s2s.errors import UserError
 from s2s.outside import outside
@@ -95,4 +96,4 @@ def check_origin(data: DataSettings) -> None:
 
 def root_folder(data: DataSettings) -> Path:
     """The folder below which a relative ``path`` lies."""
-    return Path(data.root or os.environ.get("S2S_DATA") or "data").expanduser()
+    return at_home(data.root or os.environ.get("S2S_DATA") or "data")

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 from transformers.utils import logging as transformers_log
 
+from s2s.config.paths import at_home
 from s2s.errors import UserError
 from s2s.inside import FAILURES, check_checkpoint, first_line
 from s2s.model.architecture import Architecture, ModelSettings
@@ -31,9 +32,9 @@ class Checkpoint:
 
 def find(name: str) -> str:
     """The place of a checkpoint: a path, a name under $S2S_MODELS, an installed package's folder, else a hub name."""
-    folders = [Path(name)]
+    folders = [at_home(name)]
     if root := os.environ.get("S2S_MODELS"):
-        folders.append(Path(root) / name)
+        folders.append(at_home(root) / name)
     folders.extend(_packaged(name))
     for folder in folders:
         if (folder / "config.json").is_file():
