@@ -1,5 +1,6 @@
 """Several runs as one."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ def ensemble(runs: Sequence[Run], weights: Sequence[float] | None = None) -> Run
     for other in others:
         if _files(other.folder) != _files(first.folder):
             raise UserError(f"run: '{first.folder}' and '{other.folder}' have different vocabularies")
-    if weights is not None and (len(weights) != len(runs) or min(weights) <= 0):
+    if weights is not None and (len(weights) != len(runs) or not all(0 < weight < math.inf for weight in weights)):
         raise UserError(f"weights: {len(runs)} runs need as many positive weights, not {list(weights)}")
     return replace(first, partners=tuple(others), weights=None if weights is None else tuple(weights))
 

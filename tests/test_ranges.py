@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
+import torch
 
 from s2s.config.describing import described
 from s2s.config.ranges import Range, marks
@@ -16,6 +17,18 @@ from s2s.labelling.settings import HeadSettings
 from s2s.mitigations.ranking import Ranking
 from s2s.recipe import Recipe
 from s2s.recipe_values import LISTS, NAMES, TABLES
+from s2s.search import (
+    RepetitionPenalty,
+    TranslationPenalty,
+    WordReward,
+    beam_search,
+    diverse_beam_search,
+    sample_search,
+)
+from s2s.search.ensemble import Ensemble
+from s2s.search.filters import TopK, TopP
+from s2s.search.lengths import relative_lengths
+from s2s.search.minimum_risk import minimum_bayes_risk
 from s2s.serve.__main__ import Settings as ServeSettings
 
 TOO_LARGE = [10**30, 10**5000, 1e308, inf]
@@ -111,3 +124,45 @@ def test_infinity_is_no_limit_where_there_is_none(tmp_path: Path) -> None:
     assert recipe.run.clip == inf
     (tmp_path / "again.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     assert Recipe.load(tmp_path / "again.yaml") == recipe
+
+
+class Table:
+    """A scorer of one source, whose tokens are as likely at every step."""
+
+    sources, begin, end = 1, 0, 1
+
+    def start(self) -> int:
+        return 0
+
+    def step(self, tokens: torch.Tensor, state: int) -> tuple[torch.Tensor, int]:
+        return torch.tensor([[-inf, 0.2, 0.5, 0.3]]).clamp(min=1e-9).log().expand(len(tokens), 4), state
+
+    def reorder(self, state: int, index: torch.Tensor) -> int:  # noqa: ARG002
+        return state
+
+
+WRONG = {
+    "length_penalty": lambda value: beam_search(Table(), 2, 3, length_penalty=value),
+    "translation_alpha": TranslationPenalty,
+    "word_reward": WordReward,
+    "strength": lambda value: diverse_beam_search(Table(), 2, 1, 3, value),
+    "temperature": lambda value: sample_search(Table(), 1, 3, [0], temperature=value),
+    "top_p": TopP,
+    "ratio": lambda value: relative_lengths([3], value),
+    "penalty": RepetitionPenalty,
+    "ensemble": lambda value: Ensemble([Table(), Table()], [value, 1.0]),
+    "weights": lambda value: minimum_bayes_risk(["a", "b"], lambda *_: 1.0, [value, 1.0]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("value", [nan, inf, -inf, -1000.0 * 1000 * 1000])
+def test_the_library_takes_no_number_that_orders_nothing(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        WRONG[name](value)
+
+
+def test_numbers_at_the_ends_of_their_ranges_search() -> None:
+    assert sample_search(Table(), 2, 3, [0], temperature=1e-300, filters=[TopK(10**30)])[0][0].tokens == [2, 2, 2]
+    for power in (-10.0, 10.0):
+        assert all(abs(score) < inf for _, score in beam_search(Table(), 2, 50, 2, length_penalty=power)[0])

@@ -137,7 +137,7 @@ def test_numbers_are_decimal(given: str, meant: float, tmp_path: Path) -> None:
             "run.steps=true",
         ),
         *("run.clip=0x10", "run.clip=1:30", "run.clip=true", "run.clip=", "run.steps=1__0", f"run.steps={'9' * 5000}"),
-        *("run.compile=yes", "run.compile=on", "run.compile=1", "run.compile=null", "run.trackers=a", "run={seed: 1"),
+        *("run.compile=yes", "run.compile=on", "run.compile=1", "search.token_scores=null", "run.trackers=a", "run={seed: 1"),
         *("search.required=[Title: x]", "search.required=[a, [b]]", "search.required=[null]", "search.required={a: b}"),
         *("heads=[a]", "heads={a: 3}", "heads={1a: {name: crf, field: x}}", "mitigations.0.rate=1", "run.folder.x=1"),
         *(

@@ -105,7 +105,7 @@ class RepetitionPenalty:
     factor: float
 
     def __post_init__(self) -> None:
-        if not self.factor > 0:
+        if not 0 < self.factor < math.inf:
             raise ValueError(f"a repetition penalty is positive, not {self.factor}")
 
     def __call__(self, log_probs: Tensor, histories: Tensor, _: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 What a group takes depends on the groups before it only, so that the groups are searched one after the other.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -34,7 +35,7 @@ def diverse_beam_search(
     no more tokens. The first group, and at a strength of 0 every one, is plain beam search. Two groups may find the
     same. Raises ValueError as ``beam_search`` does, and for settings out of range.
     """
-    if groups < 1 or strength < 0:
+    if groups < 1 or not 0 <= strength < math.inf:
         raise ValueError(f"groups must be at least 1 and strength at least 0, got {groups} and {strength}")
     longest = one_by_one("max_length", max_length, scorer.sources)
     shortest = one_by_one("min_length", min_length, scorer.sources)

@@ -15,7 +15,7 @@ class Ensemble:
 
     def __init__(self, scorers: Sequence[Scorer[Any]], weights: Sequence[float] | None = None) -> None:
         given = [1.0] * len(scorers) if weights is None else list(weights)
-        if not scorers or len(given) != len(scorers) or min(given) <= 0:
+        if not scorers or len(given) != len(scorers) or not all(0 < weight < math.inf for weight in given):
             raise ValueError(f"an ensemble has scorers with a positive weight each, not {len(scorers)} with {given}")
         if len({(scorer.sources, scorer.begin, scorer.end) for scorer in scorers}) > 1:
             raise ValueError("the scorers of an ensemble differ in sources, begin or end")

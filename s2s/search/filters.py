@@ -34,7 +34,8 @@ class TopK:
         """-inf for all but the likeliest."""
         order = log_probs.sort(dim=1, descending=True, stable=True).indices
         return log_probs.masked_fill(
-            ~_members(order, torch.arange(order.size(1), device=order.device) < self.count), -math.inf
+            ~_members(order, torch.arange(order.size(1), device=order.device) < min(self.count, order.size(1))),
+            -math.inf,
         )
 
 

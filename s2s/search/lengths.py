@@ -5,6 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from s2s.config.ranges import Exponent, Number, Range, marks
+
+(EXPONENTS,) = marks(Exponent)
+(REWARDS,) = marks(Number)
+MOST_RATIO = 1_000
+
 LengthScore = Callable[[float, int], float]
 """(summed log-probability, length with the end) to the score; lengths are at least 1.
 
@@ -20,6 +26,9 @@ class PowerPenalty:
 
     power: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check("length_penalty", self.power, EXPONENTS)
+
     def __call__(self, total: float, length: int) -> float:
         """The score."""
         return total / length**self.power
@@ -30,6 +39,9 @@ class TranslationPenalty:
     """sum / ((5 + length) / 6) ** ``alpha`` (Wu et al. 2016, "Google's Neural Machine Translation System", eq. 14)."""
 
     alpha: float = 0.6
+
+    def __post_init__(self) -> None:
+        _check("translation_alpha", self.alpha, EXPONENTS)
 
     def __call__(self, total: float, length: int) -> float:
         """The score."""
@@ -42,9 +54,18 @@ class WordReward:
 
     gamma: float
 
+    def __post_init__(self) -> None:
+        _check("word_reward", self.gamma, REWARDS)
+
     def __call__(self, total: float, length: int) -> float:
         """The score."""
         return total + self.gamma * length
+
+
+def _check(name: str, value: float, allowed: Range) -> None:
+    """Refuse a number that would turn the order of scores, or end in no number, with a ValueError."""
+    if not allowed.holds(value):
+        raise ValueError(f"{name}: {value} is not in {allowed}")
 
 
 def best_reachable(score: LengthScore, total: float, shortest: int, longest: int) -> float:
@@ -54,6 +75,8 @@ def best_reachable(score: LengthScore, total: float, shortest: int, longest: int
 
 def relative_lengths(sources: Sequence[int], ratio: float, offset: int = 0, limit: int | None = None) -> list[int]:
     """``ratio`` * length + ``offset`` for each source's length, rounded down, within 0 .. ``limit``."""
+    if not 0 <= ratio <= MOST_RATIO:
+        raise ValueError(f"a ratio of lengths is from 0 to {MOST_RATIO}, not {ratio}")
     lengths = [max(0, _whole(ratio, source) + offset) for source in sources]
     return lengths if limit is None else [min(length, limit) for length in lengths]
 

@@ -4,6 +4,7 @@ The candidates are samples or an n-best list. Their expected utility is taken ov
 references (Eikema and Aziz 2022, "Sampling-Based Approximations to Minimum Bayes Risk Decoding").
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -80,7 +81,12 @@ def identity(candidate: str | Sequence[int]) -> str | tuple[int, ...]:
 def normalised(weights: Sequence[float] | None, count: int) -> list[float]:
     """The weights over their sum."""
     given = [1.0] * count if weights is None else list(weights)
-    if not count or len(given) != count or min(given) < 0 or not sum(given) > 0:
+    if (
+        not count
+        or len(given) != count
+        or not all(0 <= weight < math.inf for weight in given)
+        or not 0 < sum(given) < math.inf
+    ):
         raise ValueError(f"{count} candidates need as many weights, none negative and not all 0, not {given}")
     return [weight / sum(given) for weight in given]
 

@@ -1,5 +1,6 @@
 """Samples from any scorer, many sources at once; each token's random number is a function of its place."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,9 @@ from s2s.search.filters import Filter
 from s2s.search.hypotheses import one_by_one
 from s2s.search.scorer import Scorer, State
 from s2s.seeds import seed_of
+
+COLD, COLDEST = 1e-3, 1e-30
+"""Temperatures below which quotients could leave the range of float32, and below which all are alike."""
 
 
 class Sample(NamedTuple):
@@ -70,7 +74,7 @@ def sample_search(
 
 def check(samples: int, temperature: float, seeds: Sequence[int], sources: int) -> None:
     """ValueError for settings out of range."""
-    if samples < 1 or not temperature > 0:
+    if samples < 1 or not 0 < temperature < math.inf:
         raise ValueError(f"samples must be at least 1 and temperature positive, got {samples} and {temperature}")
     if len(seeds) != sources:
         raise ValueError(f"seeds has {len(seeds)} values for {sources} sources")
@@ -98,7 +102,10 @@ def spread(log_probs: Tensor, live: Growing) -> Tensor:
 
 def proposal(table: Tensor, temperature: float, filters: Sequence[Filter]) -> Tensor:
     """The log-probabilities [S, K, V] to draw from."""
-    log_probs = (table.flatten(0, 1) / temperature).log_softmax(dim=1)
+    rows = table.flatten(0, 1)
+    if temperature < COLD:  # what is divided by it must not leave the range of its type
+        rows = rows - rows.amax(dim=1, keepdim=True)
+    log_probs = (rows / max(temperature, COLDEST)).log_softmax(dim=1)
     for cut in filters:
         log_probs = cut(log_probs).log_softmax(dim=1)
     return log_probs.view(table.shape)
