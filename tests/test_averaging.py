@@ -43,7 +43,7 @@ def close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 
 
 def test_the_moving_average_is_that_of_the_weights_after_each_step(averaged: Path) -> None:
-    run = s2s.load(averaged, "last")
+    run = s2s.load(averaged, "last", device="cpu")
     expected = dict(run.recipe.build_objective(run.vocabulary)[0].state_dict())
     for step in range(1, STEPS + 1):
         decay = min(0.6, step / (step + 9))
@@ -83,7 +83,7 @@ def mean(folder: Path, numbers: list[int]) -> dict[str, Tensor]:
 
 
 def test_the_last_checkpoints_are_averaged_at_the_end(averaged: Path) -> None:
-    run = s2s.load(averaged, "average")
+    run = s2s.load(averaged, "average", device="cpu")
     assert run.step == STEPS
     close(dict(run.objective.state_dict()), mean(averaged, [6, 7, 8]))
     assert run.generate(["a b c"])[0]
@@ -92,7 +92,7 @@ def test_the_last_checkpoints_are_averaged_at_the_end(averaged: Path) -> None:
 def test_the_command_averages_what_is_kept(averaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert average.main([f"run={averaged}", "last=5"]) == 0
     assert "the average of the steps 4, 5, 6, 7, 8" in capsys.readouterr().out
-    close(dict(s2s.load(averaged, "average").objective.state_dict()), mean(averaged, [4, 5, 6, 7, 8]))
+    close(dict(s2s.load(averaged, "average", device="cpu").objective.state_dict()), mean(averaged, [4, 5, 6, 7, 8]))
     assert average.main([f"run={averaged}", "last=9"]) == 2
     assert "8 whole checkpoints are kept, not 9; run.keep says how many stay" in capsys.readouterr().err
     assert average.main([f"run={averaged / 'nothing'}"]) == 2

@@ -61,7 +61,7 @@ def run(tmp_path_factory):
 def test_a_run_s_own_table_centred_or_whitened(run):
     texts = ["a b c", "j i", "a"]
     plain = token_vectors(texts, texts, str(run.folder))
-    table = run.model.embedding.tokens.weight.detach().double().numpy()
+    table = run.model.embedding.tokens.weight.detach().double().cpu().numpy()
     for text in texts:
         np.testing.assert_array_equal(plain(text), table[run.vocabulary.encode(text)])
     centred = token_vectors(texts, texts, str(run.folder), "centred")

@@ -40,7 +40,8 @@ rewarded = pytest.mark.parametrize("reward", ["sum", "product"])
 def reference(tmp_path_factory):
     tiny = ["data.size=240", "model.width=12", "model.heads=2", "model.layers=1", "model.dropout=0.4", "run.steps=2"]
     own = ["run.evaluate_examples=1", "run.precision=fp32", f"run.folder={tmp_path_factory.mktemp('run') / 'tiny'}"]
-    run = s2s.fit(s2s.Recipe.load("toy_copy", [*tiny, *own]))
+    folder = s2s.fit(s2s.Recipe.load("toy_copy", [*tiny, *own])).folder
+    run = s2s.load(folder, device="cpu")  # where the slow reference computes
     run.model.double()
     return run
 

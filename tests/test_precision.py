@@ -96,12 +96,12 @@ def test_an_fp16_run_learns_is_resumed_to_the_bit_and_logs_its_scale(base: Path,
 
 def test_an_overflow_skips_the_update_and_halves_the_scale(base: Path, tmp_path: Path) -> None:
     made = ready(base, tmp_path / "run", "run.precision=fp16", "run.steps=3")
-    precision = Precision("fp16")
-    precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    accelerator, folder = start_processes(made), tmp_path / "run"
+    precision = Precision("fp16", accelerator.device.type)
+    precision.scaler = torch.amp.GradScaler(accelerator.device.type, init_scale=2.0**60)
     assert precision.can_shrink
-    folder = tmp_path / "run"
-    prepared = prepare(made, start_processes(made), folder)._replace(precision=precision)
-    objective, _ = made.build_objective(prepared.vocabulary)
+    prepared = prepare(made, accelerator, folder)._replace(precision=precision)
+    objective = made.build_objective(prepared.vocabulary)[0].to(accelerator.device)
     state = State(made.run, objective, made.optimizer.build(objective), precision, None)
     weights = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
     places = schedule(prepared.train.lengths(), made.run.tokens, 0, 0)

@@ -112,7 +112,8 @@ def script():
 def run(tmp_path_factory):
     tiny = ["data.size=203", "model.width=16", "model.layers=1", "run.steps=3", "run.evaluate_examples=1"]
     own = ["run.precision=fp32", "search.n_best=4", "search.beams=4", f"run.folder={tmp_path_factory.mktemp('run')}"]
-    return s2s.fit(s2s.Recipe.load("toy_copy", [*tiny, *own]))
+    folder = s2s.fit(s2s.Recipe.load("toy_copy", [*tiny, *own])).folder
+    return s2s.load(folder, device="cpu")  # where the methods that read the candidates compute
 
 
 def test_what_the_decoder_writes_is_what_methods_read_with_the_scores_of_the_run(run, tmp_path):

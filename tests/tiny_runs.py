@@ -73,7 +73,7 @@ def state(folder: Path, step: int) -> dict[str, Any]:
         if (at / file).exists()
         for key, value in load_file(at / file).items()
     }
-    trainer = torch.load(at / TRAINER)
+    trainer = torch.load(at / TRAINER, map_location="cpu")
     moments = trainer["optimizer"].pop("state")
     tensors |= {f"{index} {key}": value for index, row in moments.items() for key, value in row.items()}
     return {key: hashlib.sha256(value.numpy().tobytes()).hexdigest() for key, value in tensors.items()} | {
