@@ -1,6 +1,5 @@
 """Values are read by their keys' types, whatever YAML would make of them, and what is saved is what was meant."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,7 +136,14 @@ def test_numbers_are_decimal(given: str, meant: float, tmp_path: Path) -> None:
             "run.steps=true",
         ),
         *("run.clip=0x10", "run.clip=1:30", "run.clip=true", "run.clip=", "run.steps=1__0", f"run.steps={'9' * 5000}"),
-        *("run.compile=yes", "run.compile=on", "run.compile=1", "search.token_scores=null", "run.trackers=a", "run={seed: 1"),
+        *(
+            "run.compile=yes",
+            "run.compile=on",
+            "run.compile=1",
+            "search.token_scores=null",
+            "run.trackers=a",
+            "run={seed: 1",
+        ),
         *("search.required=[Title: x]", "search.required=[a, [b]]", "search.required=[null]", "search.required={a: b}"),
         *("heads=[a]", "heads={a: 3}", "heads={1a: {name: crf, field: x}}", "mitigations.0.rate=1", "run.folder.x=1"),
         *(
@@ -214,7 +220,10 @@ def test_home_is_expanded_in_every_path(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_without_a_home_a_path_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    def homeless(path: Path) -> Path:
+        raise RuntimeError(path)
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
     with pytest.raises(UserError, match="~/x: this user has no home"):
         at_home("~/x")
     assert at_home("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")

@@ -1,6 +1,5 @@
 """Paths that people write: ``~`` stands for the home folder, wherever a path is read."""
 
-import os
 from pathlib import Path
 
 from s2s.errors import UserError
@@ -27,7 +26,9 @@ def at_home(path: str | Path) -> Path:
 def _at_home(path: str) -> str:
     if not path.lstrip().startswith("~"):
         return path
-    found = os.path.expanduser(path.strip())
-    if found == path.strip() and found.split("/")[0] == "~":
-        raise UserError(f"{path}: this user has no home; name the folder without ~")
-    return path if found == path.strip() else found
+    try:
+        return str(Path(path.strip()).expanduser())
+    except RuntimeError as error:
+        if path.strip().split("/")[0] == "~":
+            raise UserError(f"{path}: this user has no home; name the folder without ~") from error
+        return path  # a file whose name begins so
