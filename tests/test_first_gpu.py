@@ -20,7 +20,7 @@ from fake_devices import needs_fake_cuda, on_devices, run
 from tiny_runs import ready
 
 import s2s
-from s2s import updating
+from s2s import train, updating
 from s2s.data.batches import schedule
 from s2s.errors import UserError
 from s2s.memory import enough_memory
@@ -39,6 +39,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("s2s", "scripts", "recipes"):
         if (ROOT / name).exists():
             shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", place)
     with (place / "s2s" / "errors.py").open("a", encoding="utf-8") as file:
         file.write("\nprint('from the checkout')\n")
     return place
@@ -252,8 +253,11 @@ def test_a_run_goes_on_on_another_kind_of_device_and_says_so(base: Path, tmp_pat
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
-        ([], r"error: step 1, \d+ tokens in 1 micro-batch .run.tokens 4096.: out of memory .*; raise run.accumulate"),
-        (["--dry-run"], r"error: an update of 4,096 tokens .run.tokens.: out of memory .*; raise run.accumulate"),
+        (
+            [],
+            r"error: step \d, [\d,]+ tokens in 1 micro-batch .run.tokens 2048.: out of memory .*; raise run.accumulate",
+        ),
+        (["--dry-run"], r"error: an update of 2,048 tokens .run.tokens.: out of memory .*; raise run.accumulate"),
     ],
 )
 def test_a_gpu_that_is_too_small_is_one_line(keys: list[str], told: str, tmp_path: Path) -> None:
@@ -286,8 +290,8 @@ def test_a_processor_with_too_little_memory_is_one_line(
 
 
 def test_a_model_that_fits_nowhere_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    keys = ["model.width=8388608", "model.heads=2", "model.layers=1"]
-    assert s2s.train.main(["recipe=toy_copy", f"run.folder={tmp_path / 'run'}", *keys]) == 2
+    keys = ["model.width=1000000", "model.heads=2", "model.layers=1"]
+    assert train.main(["recipe=toy_copy", f"run.folder={tmp_path / 'run'}", *keys]) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith("error: out of memory (")
 
