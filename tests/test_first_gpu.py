@@ -255,7 +255,7 @@ def test_a_run_goes_on_on_another_kind_of_device_and_says_so(base: Path, tmp_pat
     [
         (
             [],
-            r"error: step \d, [\d,]+ tokens in 1 micro-batch .run.tokens 2048.: out of memory .*; raise run.accumulate",
+            r"error: step \d, [\d,]+ tokens in 1 micro-batch .run.tokens 2048.: out of memory .*; raise run.acc",
         ),
         (["--dry-run"], r"error: an update of 2,048 tokens .run.tokens.: out of memory .*; raise run.accumulate"),
     ],
