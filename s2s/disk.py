@@ -165,8 +165,10 @@ def check_new_folder(folder: Path) -> None:
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        reason = "it cannot be written" if above.is_dir() else "it is not a folder"
-        raise UserError(f"{folder}: cannot be made in {above} ({reason}); name another place")
+        reason = "cannot be written to" if above.is_dir() else "is not a folder"
+        raise UserError(
+            f"{folder}: cannot be written ({above} {reason}, so it cannot be made there); name another place"
+        )
 
 
 UNSYNCED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES, errno.EPERM)

@@ -62,11 +62,11 @@ def served() -> int:
     from fastapi.testclient import TestClient
 
     import s2s
-    from s2s.serve.application import LOOPBACK, application
+    from s2s.serve.application import application
+    from s2s.serve.worker import Worker
 
-    with TestClient(
-        application({"run": s2s.load("run")}, waiting=4, hosts=LOOPBACK), base_url="http://localhost"
-    ) as client:
+    app = application({"run": s2s.load("run")}, Worker(most_waiting=4))
+    with TestClient(app, base_url="http://localhost") as client:
         return client.post("/generate", json={"source": "a b c"}).status_code
 
 
