@@ -48,6 +48,22 @@ def exists(folder: Path) -> bool:
     return (folder / FILE).is_file()
 
 
+def check_new(folder: Path, recipe: Recipe) -> None:
+    """Refuse a folder without a run where a new one would take the place of somebody's files.
+
+    The recipe that the caller wrote may lie there, as recipe.yaml; what a creation that was killed has left may stay.
+    """
+    ours = recipe.to_yaml().encode()
+    marks = {
+        folder / RECIPE: lambda path: path.read_bytes() == ours,
+        folder / VOCABULARY: lambda path: (path / vocabularies.KIND_FILE).is_file(),
+        folder / "log.jsonl": lambda path: not path.stat().st_size,
+    }
+    for path, is_ours in marks.items():
+        if path.exists() and not is_ours(path):
+            raise UserError(f"run.folder: {path} is not of a run and would be lost; name a folder of the run's own")
+
+
 def create(folder: Path, recipe: Recipe, vocabulary: Vocabulary, facts: Facts) -> None:
     """Write a new run's folder."""
     partial = folder / f"{VOCABULARY}.partial"

@@ -69,6 +69,8 @@ def fit(recipe: Recipe) -> Run:
     accelerator = start_processes(recipe)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
+    if not store.exists(folder):
+        store.check_new(folder, recipe)
     folder.mkdir(parents=True, exist_ok=True)
     with forked_generators(accelerator.device), _alone(accelerator, folder):
         changes = check_same(recipe, accelerator, folder) if store.exists(folder) else []

@@ -4,6 +4,7 @@ import gzip
 import importlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -282,3 +283,25 @@ def test_figures_of_benchmarks_are_refused_before_they_are_measured(tmp_path: Pa
 def test_compressed_predictions_are_whole(tmp_path: Path) -> None:
     importlib.import_module("predict").write(str(tmp_path / "out.gz"), ["a", "b"])
     assert gzip.decompress((tmp_path / "out.gz").read_bytes()) == b"a\nb\n"
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "vocabulary/mine.txt", "log.jsonl"])
+def test_a_new_run_takes_the_place_of_nobody_s_files(tmp_path: Path, name: str) -> None:
+    mine = tmp_path / "folder" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("base: toy_copy\n")
+    with pytest.raises(UserError, match=r"^run\.folder: .* is not of a run and would be lost"):
+        s2s.fit(tiny_runs.recipe(tmp_path / "folder", "run.steps=1"))
+    assert mine.read_text() == "base: toy_copy\n"
+    assert [path for path in (tmp_path / "folder").rglob("*") if path.is_file()] == [mine]
+
+
+def test_what_a_killed_creation_has_left_is_gone_on_with(tmp_path: Path) -> None:
+    recipe = tiny_runs.recipe(tmp_path / "folder", "run.steps=1")
+    s2s.fit(recipe)
+    saved = (tmp_path / "folder" / "recipe.yaml").read_bytes()
+    for path in (tmp_path / "folder").iterdir():
+        if path.name not in ("recipe.yaml", "vocabulary"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    s2s.fit(recipe)
+    assert (tmp_path / "folder" / "recipe.yaml").read_bytes() == saved
