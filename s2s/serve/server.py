@@ -16,7 +16,7 @@ from s2s.serve.worker import GRACE, Worker
 
 HEADERS = 20.0
 """Seconds in which the headers of a request come, from its first byte, or for the first request from the connection."""
-CONNECTIONS = 256
+CONNECTIONS = 512
 """The most connections, and four for each request that may wait; further ones are answered with 503."""
 
 logger = logging.getLogger("uvicorn.error")
