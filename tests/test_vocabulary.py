@@ -356,6 +356,7 @@ def test_unknown_pieces_are_counted_with_what_becomes_of_them():
     assert line.startswith("9 pieces of 8 of 9 targets unknown to the vocabulary: 'the fox 😀 dog' -> ")
     both = found.plus(unknowns(kind, texts[:2], kind.encode_all(texts[:2])))
     assert (both.pieces, both.texts, both.examples) == (10, 9, found.examples)
+    assert unknowns(kind, ["😀"] * 5, kind.encode_all(["😀"] * 5)).examples == ("'😀' -> '[UNK]'",)
     [cut] = unknowns(kind, texts[-1:], kind.encode_all(texts[-1:])).examples
     assert "😀" in cut
     assert "[UNK]" in cut

@@ -25,7 +25,7 @@ class Unknowns(NamedTuple):
 
     def plus(self, other: "Unknowns") -> "Unknowns":
         """Return the sums of both."""
-        examples = (*self.examples, *other.examples)[:SHOWN]
+        examples = tuple(dict.fromkeys((*self.examples, *other.examples)))[:SHOWN]
         return Unknowns(self.pieces + other.pieces, self.texts + other.texts, examples)
 
     def report(self, kind: str, count: int) -> list[str]:
@@ -43,7 +43,8 @@ def unknowns(vocabulary: Vocabulary, texts: Sequence[str], rows: Sequence[Sequen
         return Unknowns()
     counts = [list(row).count(unknown[0]) for row in rows]
     lossy = [text for text, count in zip(texts, counts, strict=True) if count]
-    return Unknowns(sum(counts), len(lossy), tuple(_example(vocabulary, text, unknown[0]) for text in lossy[:SHOWN]))
+    shown = list(dict.fromkeys(lossy))[:SHOWN]
+    return Unknowns(sum(counts), len(lossy), tuple(_example(vocabulary, text, unknown[0]) for text in shown))
 
 
 def _example(vocabulary: Vocabulary, text: str, unknown: int) -> str:
