@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 
 from s2s.errors import UserError
 
-RUN = ("recipe.yaml", "run.json", "weights.safetensors", "vocabulary", "checkpoints", "diagnosis")
-"""What is read of a run's folder."""
+RUN = (".lock", "recipe.yaml", "run.json", "log.jsonl", "weights.safetensors", "vocabulary", "checkpoints", "diagnosis")
+"""What is read of a run's folder, or written there."""
 CHECKPOINT = (".json", ".safetensors", ".bin", ".model", ".txt")
 """Ends of the names of files that are read of a checkpoint's folder."""
 # fmt: off
@@ -59,6 +59,7 @@ def check_checkpoint(folder: Path) -> None:
     ]
     has_safetensors = any(name.endswith(".safetensors") for name in names)
     check_inside(folder, [name for name in names if not (has_safetensors and name.endswith(".bin"))])
+    check_tokenizer(folder)
     for index in (name for name in names if name.endswith(".index.json")):
         try:
             files = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
@@ -66,6 +67,19 @@ def check_checkpoint(folder: Path) -> None:
             raise UserError(f"{folder / index}: it has no weight_map of names to files") from error
         if paths := sorted(str(name) for name in files if not is_name(name)):
             raise UserError(f"{folder / index}: names {paths[0]!r}, which is no file of this folder")
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Refuse a tokenizer whose settings name files elsewhere; transformers would read them."""
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return
+    try:
+        files = json.loads(path.read_text(encoding="utf-8")).get("fast_tokenizer_files") or []
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path}: no settings of a tokenizer") from error
+    if paths := [str(name) for name in files if not is_name(name)]:
+        raise UserError(f"{path}: names {paths[0]!r}, which is no file of this folder")
 
 
 def _below(folder: Path, parts: Iterable[str]) -> Iterator[Path]:

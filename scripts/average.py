@@ -15,6 +15,7 @@ from s2s.config import merge, read_arguments
 from s2s.config.describing import Schema, explain
 from s2s.config.ranges import Count, PathText, settle
 from s2s.errors import UserError
+from s2s.inside import check_inside
 
 USAGE = "usage: python scripts/average.py run=FOLDER [last=5]"
 
@@ -45,6 +46,7 @@ def _command(arguments: Sequence[str]) -> None:
     if not settings.run:
         raise UserError(f"command line: run=FOLDER is missing\n{USAGE}")
     folder = Path(settings.run)
+    check_inside(folder)  # before a lock is written there
     store.read_recipe(folder)  # says so if there is no run
     with store.locked(folder, print):
         weights, steps = averaging.average(folder, settings.last)

@@ -14,10 +14,12 @@ import torch
 import yaml
 from conftest import TINY_CHECKPOINT, randomise
 from exported import recipe, save_checkpoint
+from safetensors.torch import load_file, save_file
 from test_vocabulary import whole
 from transformers import BertForMaskedLM
 
 import s2s
+from s2s import vocabulary as vocabularies
 from s2s.errors import UserError
 from s2s.folders import MANIFEST
 from s2s.mitigations.off_policy import read_model
@@ -247,6 +249,65 @@ def test_manifests_name_files_of_their_folder(elsewhere: Elsewhere, tmp_path: Pa
     with pytest.raises(UserError, match="no file of this folder") as found:
         s2s.load(folder)
     assert "\n" not in str(found.value)
+
+
+FACTS = [
+    {"kernel": "evil"},
+    {"files": {"../secret/allowed.txt": {"bytes": 1, "sha256": "0"}}},
+    {"architecture": {"activation": "evil"}},
+    {"architecture": {"vocabulary": -1}},
+    {"architecture": {"vocabulary": 10**13}},
+    {"architecture": {"layers": 10**9}},
+    {"architecture": {"positions": -3}},
+    {"architecture": {"dropout": 7}},
+]
+
+
+@pytest.mark.parametrize("values", FACTS)
+def test_run_json_names_nothing_else(elsewhere: Elsewhere, tmp_path: Path, values: dict[str, Any]) -> None:
+    """Not even where the weights do not say whose they are."""
+    s2s.load(elsewhere.run).save_pretrained(tmp_path / "small")
+    weights = tmp_path / "small" / "weights.safetensors"
+    save_file(load_file(weights), weights, metadata={"step": "2"})
+    path = tmp_path / "small" / "run.json"
+    facts = json.loads(path.read_text(encoding="utf-8")) | {"files": {}}
+    shape = facts["architecture"] | values.get("architecture", {})
+    path.write_text(json.dumps(facts | values | {"architecture": shape}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"run\.json") as found:
+        s2s.load(tmp_path / "small")
+    assert "\n" not in str(found.value)
+
+
+def test_a_tokenizer_names_files_of_its_folder(elsewhere: Elsewhere, tmp_path: Path) -> None:
+    folder = copied(elsewhere, tmp_path)
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    (folder / "run.json").write_text(json.dumps(facts | {"files": {}}), encoding="utf-8")
+    path = folder / "vocabulary" / "tokenizer_config.json"
+    values = json.loads(path.read_text(encoding="utf-8")) | {
+        "fast_tokenizer_files": ["../../secret/tokenizer.1.0.json"]
+    }
+    path.write_text(json.dumps(values), encoding="utf-8")
+    for use in (
+        lambda: vocabularies.load(folder / "vocabulary"),
+        lambda: make(VocabularySettings(kind="pretrained"), str(folder / "vocabulary"), list),
+    ):
+        with pytest.raises(UserError, match="no file of this folder"):
+            use()
+
+
+def test_a_lock_that_leads_out_is_not_written(elsewhere: Elsewhere, tmp_path: Path) -> None:
+    folder = copied(elsewhere, tmp_path)
+    precious = tmp_path / "precious.txt"
+    precious.write_text("precious", encoding="utf-8")
+    (folder / ".lock").unlink(missing_ok=True)
+    (folder / ".lock").symlink_to(precious)
+    worker = ROOT / "scripts" / "average.py"
+    command = [sys.executable, str(worker), f"run={folder}", "last=1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 2
+    assert "leads out of the folder" in done.stderr
+    assert precious.read_text(encoding="utf-8") == "precious"
 
 
 @pytest.mark.parametrize("text", [POINTER, PAGE])

@@ -3,11 +3,23 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from transformers.activations import ACT2FN
+
 from s2s.config.ranges import Few, PathText, ShareBelowOne, Size, settle
 from s2s.errors import UserError, nearest
 from s2s.model import variants
 from s2s.model.initialization.rules import INITIALIZATIONS
 from s2s.outside import outside
+
+# fmt: off
+MOST = {
+    "vocabulary": 10_000_000, "layers": 10_000, "width": 1_000_000, "heads": 1_000_000, "feed_forward": 10_000_000,
+    "positions": 10_000_000, "attention_rank": 1_000_000, "source_slots": 1_000_000, "target_slots": 1_000_000,
+    "position_offset": 10_000_000,
+}
+# fmt: on
+"""Sizes of a model that a run's folder may name: what is larger was made to fail."""
+OR_NONE = ("source_slots", "target_slots", "position_offset")
 
 
 @dataclass
@@ -61,6 +73,14 @@ class Architecture:
     transform: bool = False  # a dense layer before the output, where a checkpoint has one
 
     def __post_init__(self) -> None:
+        for name, most in MOST.items():
+            least = 0 if name in OR_NONE else 1
+            if not least <= getattr(self, name) <= most:
+                raise UserError(f"model.{name}: {getattr(self, name)} is not in {least} .. {most}")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"model.dropout: {self.dropout} is not in [0, 1)")
+        if self.activation not in ACT2FN:
+            raise UserError(f"model.activation: no '{self.activation}'{nearest(self.activation, ACT2FN)}")
         if self.width % self.heads:
             raise UserError(f"model.width: {self.width} is not a multiple of model.heads: {self.heads}")
         variants.by_layer(self.attention, self.layers)

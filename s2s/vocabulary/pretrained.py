@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from s2s.errors import UserError
-from s2s.inside import FAILURES, check_checkpoint, first_line
+from s2s.inside import FAILURES, check_checkpoint, check_tokenizer, first_line
 from s2s.vocabulary.base import Vocabulary, fold
 from s2s.vocabulary.joining import blanks_before, settled, without_blank
 from s2s.vocabulary.spelling import by_bytes, by_metaspace, by_words
@@ -147,6 +147,7 @@ class PretrainedVocabulary(Vocabulary):
     @classmethod
     def load(cls, folder: Path) -> "PretrainedVocabulary":
         """Read a saved vocabulary."""
+        check_tokenizer(folder)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         except FAILURES as error:
