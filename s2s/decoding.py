@@ -49,6 +49,7 @@ class Decoded(NamedTuple):
     cut: int
     without: int
     unknown: Unknowns
+    blank: int  # sources without a token
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,10 @@ class Speaker:
         weights = None if self.weights is None else list(self.weights)
         return {"run": hashes, "weights": weights, "rerank_weight": self.second_weight if self.second else None}
 
-    def decode(self, sources: Sequence[Source], search: SearchMethod) -> tuple[list[list[Hypothesis]], int, Unknowns]:
-        """Return the hypotheses of each source, how many sources were cut, and what is unknown in them."""
+    def decode(
+        self, sources: Sequence[Source], search: SearchMethod
+    ) -> tuple[list[list[Hypothesis]], int, Unknowns, int]:
+        """Return the hypotheses of each source, how many were cut, what is unknown in them, how many are blank."""
         run, texts = self.run(), [source.text for source in sources]
         prefixes = [source.prefix for source in sources if source.prefix is not None]
         for source in sources:
@@ -136,7 +139,7 @@ class Speaker:
         found = run.search_ids(ids, search, lambda _: None, prefixes or None)
         if self.second is not None:
             found = rerank(_opened(self.second, self.checkpoint), texts, found, self.second_weight)
-        return found, cut, unknowns(run.vocabulary, texts, ids)
+        return found, cut, unknowns(run.vocabulary, texts, ids), run.count_blank(ids)
 
 
 @dataclass(frozen=True)
@@ -154,10 +157,11 @@ class Decoder:
 
     def __call__(self, chunk: Chunk) -> Decoded:
         """Decode and format a chunk."""
-        found, cut, unknown = self.speaker.decode(chunk.sources, self.search)
+        found, cut, unknown, blank = self.speaker.decode(chunk.sources, self.search)
         tokens = sum(len(hypotheses[0].tokens) for hypotheses in found if hypotheses)
         lines = [self.line(*pair) for pair in zip(chunk.sources, found, strict=True)]
-        return Decoded(lines, chunk.digest, tokens, cut, sum(not hypotheses for hypotheses in found), unknown)
+        without = sum(not hypotheses for hypotheses in found)
+        return Decoded(lines, chunk.digest, tokens, cut, without, unknown, blank)
 
     def line(self, source: Source, hypotheses: Sequence[Hypothesis]) -> str:
         """One line of output."""

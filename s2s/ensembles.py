@@ -32,6 +32,8 @@ def rerank(
     The second run reads texts, so its vocabulary may be another. Equal scores keep their order.
     """
     pairs = [(text, hypothesis.text) for text, rows in zip(texts, found, strict=True) for hypothesis in rows]
+    if not run.recipe.generates:
+        raise UserError(f"rerank: run '{run.folder}' was trained without targets and scores nothing")
     sums = iter([float(row.sum()) for row in run.score(*map(list, zip(*pairs, strict=True)))] if pairs else [])
     mixed = [[_mixed(hypothesis, weight, next(sums)) for hypothesis in rows] for rows in found]
     return [sorted(rows, key=lambda hypothesis: -hypothesis.score) for rows in mixed]

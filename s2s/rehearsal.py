@@ -21,6 +21,7 @@ from s2s.data import Example
 from s2s.data.batches import micro_batches, real_share, schedule, updates
 from s2s.data.tokens import Tokens
 from s2s.draws import Draws
+from s2s.idle import idle_run
 from s2s.labelling.heads import labelling_of
 from s2s.launching import read_launch, settle
 from s2s.matmul import kernel, kernel_on
@@ -70,7 +71,7 @@ def rehearse(recipe: Recipe) -> None:
     labelling = labelling_of(recipe.make_heads(labels), recipe.data)
     train, dev = (recipe.tokenise(dataset, vocabulary, split, labelling) for split in ("train", "dev"))
     data = [*dataset.report, *changed_targets(dataset, vocabulary), *train.report, *dev.report]
-    for line in [*notes, precision.reason, *report, reason, *data, *_already(recipe)]:
+    for line in [*notes, precision.reason, *report, reason, *data, *idle_run(recipe), *_already(recipe)]:
         console.print(line)
     _show_parameters(console, objective, vocabulary)
     with kernel(name), enough_memory(lambda: f"an update of {run.tokens:,} tokens (run.tokens)", LESS):

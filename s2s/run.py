@@ -125,6 +125,8 @@ class Run:
         heads, data, rows = self.objective.heads, self.recipe.data, self.recipe.search.batch
         with kernel(self.kernel), enough_memory(lambda: f"predicting for {len(sources)} sources", FEWER):
             found, report = predict(self.model, heads, self.vocabulary, data, sources, rows, advance)
+        if blank := sum(not "".join(source).strip() for source in sources):
+            report = [*report, f"{blank} of {len(sources)} sources are blank; what heads say of them is invented"]
         for line in report:
             logger.warning(line)
         return found
@@ -146,10 +148,23 @@ class Run:
         texts = [(target, row) for target, row in zip(targets, ids, strict=True) if isinstance(target, str)]
         self._tell_unknown("targets", [text for text, _ in texts], [row for _, row in texts])
         pairs = list(zip(self._sources(sources), ids, strict=True))
+        self._check_room(pairs)
         size = self.recipe.search.batch
         batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
         with kernel(self.kernel), enough_memory(lambda: f"scoring of {len(sources)} pairs", FEWER):
             return [row for batch in batches for row in token_log_probs(self.model, self.vocabulary, batch)]
+
+    def _check_room(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
+        """Refuse targets that the model has no positions for, and a run that has learned none."""
+        if not self.recipe.generates:
+            raise UserError(f"run '{self.folder}': it was trained without targets and scores nothing; see predict")
+        for source, target in pairs:
+            room = self.model.shape.room(len(source))
+            if len(target) + 1 > room:
+                raise UserError(
+                    f"run '{self.folder}': a target has {len(target)} tokens and an end here, but after a source of "
+                    f"{len(source)} its model has room for {room}; shorten the target, or take a smaller max_length"
+                )
 
     def models(self, settings: SearchMethod) -> Models:
         """What is searched: the prefix LM and its partners'."""
@@ -184,10 +199,16 @@ class Run:
             ids = self.vocabulary.encode_all(list(texts))
         return [self.vocabulary.source_ids(row, limit) for row in ids], sum(len(row) > limit - 2 for row in ids)
 
+    def count_blank(self, ids: Sequence[Sequence[int]]) -> int:
+        """Return how many sources have no token but begin and end: what is written for them is invented."""
+        return sum(len(row) <= 2 for row in ids)
+
     def _sources(self, texts: Sequence[str]) -> list[list[int]]:
         ids, cut = self.source_ids(texts)
         if cut:
             logger.warning("%d of %d sources cut to %d tokens", cut, len(ids), self.recipe.data.max_source)
+        if blank := self.count_blank(ids):
+            logger.warning("%d of %d sources are blank; what is written for them is invented", blank, len(ids))
         self._tell_unknown("sources", texts, ids)
         return ids
 

@@ -27,6 +27,7 @@ from s2s.data.batches import schedule
 from s2s.ending import dev_scores, finish, shown
 from s2s.errors import UserError
 from s2s.facts import read_facts
+from s2s.idle import idle_run
 from s2s.interruption import SIGNALS, Signals, leave, noted
 from s2s.launching import read_launch, settle
 from s2s.machine import dealing, machine_report
@@ -181,7 +182,14 @@ def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, rep
     if not curves.available():
         report = [*report, f"no picture of the curves: matplotlib is not installed ({install_command('plots')})"]
     started = [dealing(prepared), precision_of(prepared.recipe, prepared.accelerator).reason]
-    for line in (*started, *prepared.dataset.report, *facts.report, *report, *machine_report(prepared, objective)):
+    for line in (
+        *idle_run(prepared.recipe),
+        *started,
+        *prepared.dataset.report,
+        *facts.report,
+        *report,
+        *machine_report(prepared, objective),
+    ):
         reporter.say(f"  {line}")
 
 

@@ -30,6 +30,7 @@ from s2s.console import plain_console, progress_bar
 from s2s.data.lines import Format, Line, misnamed, quiet
 from s2s.decoding import Chunk, Decoded, Decoder, Reader, Speaker, add
 from s2s.errors import UserError
+from s2s.idle import idle_search, most_hypotheses
 from s2s.journal import ENDINGS, Journal, Output, Written, output_of
 from s2s.outputs import check_output
 from s2s.outside import refuse_foreign
@@ -85,14 +86,14 @@ class Tally:
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
-        self.sources, self.tokens, self.cut, self.without = 0, 0, 0, 0
+        self.sources, self.tokens, self.cut, self.without, self.blank = 0, 0, 0, 0, 0
         self.unknown = Unknowns()
 
     def add(self, done: Decoded) -> None:
         """Count a chunk."""
         self.sources, self.tokens = self.sources + len(done.lines), self.tokens + done.tokens
         self.cut, self.without = self.cut + done.cut, self.without + done.without
-        self.unknown = self.unknown.plus(done.unknown)
+        self.unknown, self.blank = self.unknown.plus(done.unknown), self.blank + done.blank
 
     def report(self, run: Run) -> list[str]:
         """Lines for the user."""
@@ -100,11 +101,25 @@ class Tally:
         rates = f"{self.sources / seconds:.1f} sources and {self.tokens / seconds:.0f} tokens a second"
         cut = f"{self.cut} of {self.sources} sources cut to {run.recipe.data.max_source} tokens"
         without = f"the search settings allow nothing for {self.without} of {self.sources} sources"
-        notes = [text for number, text in ((self.cut, cut), (self.without, without)) if number]
+        blank = f"{self.blank} of {self.sources} sources are blank; what is written for them is invented"
+        told = (self.cut, cut), (self.without, without), (self.blank, blank)
+        notes = [text for number, text in told if number]
         notes += self.unknown.report("sources", self.sources)
         if run.model.output_bias.device.type == "cpu" and compiled.chosen().library is None:
             notes.append(f"a step attends by torch, not in C: {compiled.chosen().reason}")
         return [*notes, f"{self.sources} sources in {seconds:.1f} s, {rates}, step {run.step}"]
+
+
+def check_asked(run: Run, settings: Settings) -> list[str]:
+    """Return lines on settings that do nothing; refuse re-ranking where it could change nothing."""
+    most = most_hypotheses(settings.search)
+    if settings.rerank and most == 1:
+        raise UserError("rerank: with one hypothesis of each source there is nothing to sort; give search.n_best=8")
+    if settings.rerank and not settings.rerank_weight:
+        raise UserError("rerank_weight: 0 leaves the second run's word out; leave rerank out too, or give a weight")
+    if settings.rerank is None and settings.rerank_weight != 1:
+        raise UserError("rerank_weight: without rerank=FOLDER there is no second run to weigh")
+    return idle_search(settings.search, run.max_length(settings.search))
 
 
 def decode(run: Run, settings: Settings) -> None:
@@ -115,6 +130,8 @@ def decode(run: Run, settings: Settings) -> None:
         console.print(text)
 
     settings.check_output()
+    for line in check_asked(run, settings):
+        say(line)
     fields = (settings.field,) if settings.field else (run.recipe.data.source_field, "source")
     reader = Reader(settings.input, fields, settings.prefix_field, settings.format, say)
     total = reader.count()

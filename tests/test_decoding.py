@@ -15,6 +15,7 @@ import pytest
 
 import s2s
 from s2s.ensembles import ensemble, rerank
+from s2s.errors import UserError
 from s2s.journal import Journal
 from s2s.recipe import Recipe
 from s2s.run import Run
@@ -161,7 +162,13 @@ def test_prefixes_ensembles_and_a_second_run(runs: list[Run], source: Path, tmp_
         (["prefix_field=hnt"], "no field 'hnt'"),
         (["search.name=smple"], "search.name: no 'smple'; did you mean 'sample'"),
         (["search={name: sample, top_p: 2}"], "search.top_p: 2.0 is not in (0, 1]"),
-        (["rerank=/nowhere"], "run '/nowhere': no best or last checkpoint yet"),
+        (["rerank=x", "search.n_best=1"], "rerank: with one hypothesis of each source there is nothing to sort"),
+        (
+            ["rerank=x", "rerank_weight=0", "search={beams: 2, n_best: 2}"],
+            "rerank_weight: 0 leaves the second run's word out",
+        ),
+        (["rerank_weight=0.5"], "rerank_weight: without rerank=FOLDER there is no second run"),
+        (["rerank=/nowhere", "search={beams: 2, n_best: 2}"], "run '/nowhere': no best or last checkpoint yet"),
         (["output=/nowhere/out.txt"], "No such file or directory"),
     ],
 )
@@ -177,6 +184,24 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_blank_sources_are_counted(runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.txt").write_text("a b\n\n   \n\u200b\nc\n", encoding="utf-8")
+    assert command([f"run={runs[0].folder}", f"input={tmp_path / 'in.txt'}", f"output={tmp_path / 'out.txt'}"]) == 0
+    assert len((tmp_path / "out.txt").read_text(encoding="utf-8").splitlines()) == 5
+    assert " of 5 sources are blank; what is written for them is invented" in capsys.readouterr().err
+
+
+def test_what_a_run_has_no_positions_for_is_not_scored(runs: list[Run], caplog: pytest.LogCaptureFixture) -> None:
+    long = [5] * runs[0].model.shape.positions
+    with pytest.raises(UserError, match=r"a target has \d+ tokens and an end here, but after a source of 5"):
+        runs[0].score(["a b c"], [long])
+    found = runs[0].generate(["a", " "])
+    assert "1 of 2 sources are blank" in caplog.text
+    found[0][0] = found[0][0]._replace(text=" ".join("ab" * len(long)))
+    with pytest.raises(UserError, match="its model has room for"):
+        rerank(runs[1], ["a", ""], found)
 
 
 @pytest.mark.parametrize(

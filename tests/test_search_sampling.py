@@ -217,10 +217,10 @@ def test_what_makes_no_sense_is_refused(samples, temperature, seeds, message):
         sample_search(TableScorer(random_table(0, 3), [0]), samples, 3, seeds, temperature)
 
 
-@pytest.mark.parametrize("value", [-math.inf, math.nan])
-def test_a_source_without_a_possible_token_is_refused(value):
-    with pytest.raises(ValueError, match="possible"):
-        sample_search(TableScorer(lambda *_: [value, value], [0]), 1, 3, [0])
+def test_a_source_without_a_possible_token_gets_no_sample_and_nan_is_refused():
+    assert sample_search(TableScorer(lambda *_: [-math.inf, -math.inf], [0]), 1, 3, [0]) == [[]]
+    with pytest.raises(ValueError, match="NaN"):
+        sample_search(TableScorer(lambda *_: [math.nan, math.nan], [0]), 1, 3, [0])
 
 
 @pytest.mark.parametrize("make", [TopP, MinP, Typical, Epsilon, Eta, TopK])

@@ -48,19 +48,20 @@ def sample_search(
     The log-probabilities are divided by ``temperature`` and made to sum to 1, and again after each filter, in their
     order. A sample's token at a position is drawn with the number of (seed, sample, position), so that more samples or
     a greater length leave the others as they are. At ``max_length`` tokens, for all sources or one by one, a sample
-    counts as it is, without an end. Raises ValueError for settings out of range, and where no token is possible or a
-    log-probability is NaN.
+    counts as it is, without an end. A sample for which no token is possible is left out, so that a source gets fewer
+    samples or none. Raises ValueError for settings out of range and for a log-probability that is NaN.
     """
     longest = one_by_one("max_length", max_length, scorer.sources)
     check(samples, temperature, seeds, scorer.sources)
-    found = [[Sample([], 0.0, 0.0)] * samples for _ in longest]
+    found: list[list[Sample | None]] = [[Sample([], 0.0, 0.0)] * samples for _ in longest]
     if not any(longest):
-        return found
+        return _made(found)
     numbers = uniform_numbers(seeds, samples, max(longest))
     live, state, last = begin(longest, samples), scorer.start(), torch.full((scorer.sources,), scorer.begin)
     for step in range(max(longest)):
         log_probs, state = scorer.step(last, state)
         table = spread(log_probs, live)
+        live, table = give_up(live, table, found)
         drawn = draw(proposal(table, temperature, filters), numbers[:, :, step][live.sources].to(table.device))
         live = grow(live, table, *drawn)
         live = finish(live, found, longest, scorer.end)
@@ -69,7 +70,23 @@ def sample_search(
             break
         rows, live = survive(live, unfinished, log_probs.size(0) // len(live.sources))
         state, last = scorer.reorder(state, rows), live.tokens[:, :, -1].flatten()
-    return found
+    return _made(found)
+
+
+def _made(found: list[list[Sample | None]]) -> list[list[Sample]]:
+    """Return each source's samples without those that were given up."""
+    return [[sample for sample in rows if sample is not None] for rows in found]
+
+
+def give_up(live: Growing, table: Tensor, found: list[list[Sample | None]]) -> tuple[Growing, Tensor]:
+    """Take samples out, in place, for which no token is possible; their rows of the table become even."""
+    stuck = (table == -math.inf).all(dim=2)
+    if not bool(stuck.any()):
+        return live, table
+    lost = stuck.to(live.alive.device) & live.alive
+    for row, slot in lost.nonzero().tolist():
+        found[live.sources[row]][slot] = None
+    return live._replace(alive=live.alive & ~lost), table.masked_fill(stuck[:, :, None], 0.0)
 
 
 def check(samples: int, temperature: float, seeds: Sequence[int], sources: int) -> None:
@@ -129,7 +146,7 @@ def grow(live: Growing, table: Tensor, tokens: Tensor, proposed: Tensor) -> Grow
     return Growing(live.sources, histories, live.sums.to(tokens.device) + gained, live.alive.to(tokens.device))
 
 
-def finish(live: Growing, found: list[list[Sample]], longest: list[int], end: int) -> Growing:
+def finish(live: Growing, found: list[list[Sample | None]], longest: list[int], end: int) -> Growing:
     """Put what has ended or is full into ``found``, in place; the rest stays alive."""
     length = live.tokens.size(2)
     full = torch.tensor([length == longest[source] for source in live.sources], device=live.alive.device)
