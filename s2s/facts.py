@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 from s2s.disk import write_atomically
 from s2s.errors import UserError
 from s2s.folders import AGAIN, changed, entries
-from s2s.matmul import KERNELS
+from s2s.matmul import GPU_KERNELS, KERNELS
 from s2s.model import Architecture
 from s2s.weight_files import read_header
 
@@ -54,7 +54,7 @@ def read_facts(folder: Path) -> Facts:
         facts = Facts(**(values | {"architecture": _typed(Architecture, values["architecture"])}))
         _typed(Facts, vars(facts))
         _check_names(facts.files)
-        if facts.kernel not in KERNELS:
+        if facts.kernel not in {*KERNELS, *GPU_KERNELS}:
             raise ValueError(f"no kernel {facts.kernel!r}")
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, UserError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
