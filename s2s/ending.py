@@ -4,6 +4,7 @@ from pathlib import Path
 
 from s2s import averaging, checkpoints
 from s2s.evaluation import evaluate
+from s2s.launching import wait_for_all
 from s2s.objective import Objective
 from s2s.preparation import Prepared
 from s2s.progress import Reporter
@@ -39,11 +40,11 @@ def _average(prepared: Prepared, state: State, reporter: Reporter, last: int) ->
     """Every process computes the same average; the main one keeps it."""
     folder, accelerator = Path(state.run.folder), prepared.accelerator
     found, steps = averaging.average(folder, min(last, len(checkpoints.whole(folder))))
-    accelerator.wait_for_everyone()
+    wait_for_all()
     state.objective.load_state_dict(found)
     reporter.say(
         f"average of the steps {', '.join(map(str, steps))}: dev {shown(dev_scores(prepared, state.objective))}"
     )
     if accelerator.is_main_process:
         averaging.save(folder, found, steps)
-    accelerator.wait_for_everyone()
+    wait_for_all()

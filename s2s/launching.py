@@ -124,6 +124,17 @@ def join(launch: Launch, environment: Mapping[str, str] = os.environ) -> None:
         ) from error
 
 
+def wait_for_all() -> None:
+    """Return when all processes have come here.
+
+    The barrier of accelerate is one of GPUs wherever torch sees one: on the processor, too, each process would need a
+    GPU of its own.
+    """
+    if distributed.is_initialized():
+        own = [torch.cuda.current_device()] if distributed.get_backend() == "nccl" else None
+        distributed.barrier(device_ids=own)
+
+
 @contextmanager
 def unheard(launch: Launch) -> Iterator[None]:
     """Hide from accelerate what was read here; a UserError in the place of what it raises all the same."""

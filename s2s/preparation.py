@@ -22,7 +22,7 @@ from s2s.errors import UserError
 from s2s.evaluation import check_select
 from s2s.facts import VOCABULARY, Facts, check_files, check_weights, read_facts, write_facts
 from s2s.labelling.heads import labelling_of
-from s2s.launching import join, read_launch, unheard
+from s2s.launching import join, read_launch, unheard, wait_for_all
 from s2s.matmul import KERNELS, is_about_kernels, kernel_on
 from s2s.model import PrefixTransformer
 from s2s.objective import Objective
@@ -72,7 +72,8 @@ def start_processes(recipe: Recipe) -> Accelerator:
         )
     recipe.check_methods(there)
     join(launch)
-    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+    # An earlier run of this process may have had another precision or, alone, another device.
+    AcceleratorState._reset_state(reset_partial_state=launch.group is None)
     precision = choose_precision(recipe.run.precision, launch.device, launch.precision).name
     with unheard(launch):
         accelerator = Accelerator(
@@ -173,7 +174,7 @@ def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
             write_facts(folder, replace(facts, **_means(recipe, accelerator)))
         else:
             _create(recipe, dataset, accelerator, folder)
-    accelerator.wait_for_everyone()
+    wait_for_all()
     facts, vocabulary = read_facts(folder), store.read_vocabulary(folder)
     if not recipe.is_trained_on(facts.data, dataset):
         raise UserError(f"{folder}: trained on the data {facts.data}; the same settings now read {dataset.fingerprint}")

@@ -29,7 +29,7 @@ from s2s.errors import UserError
 from s2s.facts import read_facts
 from s2s.idle import idle_run
 from s2s.interruption import SIGNALS, Signals, leave, noted
-from s2s.launching import read_launch, settle
+from s2s.launching import read_launch, settle, wait_for_all
 from s2s.machine import dealing, machine_report
 from s2s.matmul import kernel
 from s2s.memory import enough_memory
@@ -78,7 +78,7 @@ def fit(recipe: Recipe) -> Run:
         prepared = prepare(recipe, accelerator, folder)
         with kernel(prepared.facts.kernel):
             _train(prepared, folder, [*notes, *changes])
-    accelerator.wait_for_everyone()
+    wait_for_all()
     return opened(folder, recipe, read_facts(folder), device=str(accelerator.device))
 
 
@@ -89,7 +89,7 @@ def _alone(accelerator: Accelerator, folder: Path) -> Iterator[None]:
     if accelerator.is_main_process:
         lock = store.locked(folder, say)
     with lock:
-        accelerator.wait_for_everyone()
+        wait_for_all()
         yield
 
 

@@ -329,3 +329,35 @@ def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+SWITCHED = """
+import sys, s2s
+keys = [*sys.argv[2:], "run.steps=1", "run.precision=fp32"]
+for device in ("cpu", "auto", "cpu"):
+    run = s2s.fit(s2s.Recipe.load("toy_copy", [*keys, f"run.device={device}", f"run.folder={sys.argv[1]}/{device}"]))
+    print("trained on", next(run.model.parameters()).device.type)
+"""
+
+
+@needs_fake_cuda
+def test_each_run_of_a_process_has_the_device_of_its_own_recipe(tmp_path: Path) -> None:
+    done = run(["-c", SWITCHED, str(tmp_path), *SMALL, "data.size=300"], on_devices(1))
+    assert done.returncode == 0, done.stderr
+    told = [line.split()[-1] for line in done.stdout.splitlines() if line.startswith("trained on")]
+    assert told == ["cpu", "cuda", "cpu"]
+
+
+@needs_fake_cuda
+@pytest.mark.parametrize("way", ["run.device=cpu", "ACCELERATE_USE_CPU=true"])
+def test_more_processes_than_gpus_train_on_the_processor(way: str, tmp_path: Path) -> None:
+    environment, folder = on_devices(1), tmp_path / "run"
+    keys = [*SMALL, "data.size=300", "run.steps=2", f"run.folder={folder}"]
+    if way.startswith("run."):
+        keys.append(way)
+    else:
+        environment["ACCELERATE_USE_CPU"] = "true"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "s2s.train"]
+    done = run([*launcher, "recipe=toy_copy", *keys], environment, ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes on cpu" in done.stdout
