@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_tables import TableScorer, random_table, total_of
 
-from s2s.search import Ensemble, beam_search, greedy_stream, rerank, token_scores
+from s2s.search import ConstrainedScorer, Ensemble, MinimumLength, beam_search, greedy_stream, rerank, token_scores
 
 few = settings(deadline=None, max_examples=40)
 SEEDS = st.integers(0, 2**32)
@@ -95,6 +95,27 @@ def test_a_stream_is_the_search_with_one_beam_step_by_step(seed):
     found = beam_search(TableScorer(table, range(len(longest))), 1, longest)
     by_step = [(step, name, token) for name, [(tokens, _)] in enumerate(found) for step, token in enumerate(tokens)]
     assert streamed == [(name, token) for _, name, token in sorted(by_step)]
+
+
+@given(seed=SEEDS)
+@few
+def test_of_equal_tokens_one_beam_and_a_stream_take_the_first(seed):
+    """As in bfloat16, which tells few log-probabilities apart; the end, token 0, is among the equal ones."""
+    chance = random.Random(seed)
+    size, shortest, longest = chance.choice([3, 40, 200]), chance.randint(0, 4), 6
+
+    def table(name, prefix):
+        drawn = random.Random(repr((seed, name, prefix)))
+        return [-1.0 - drawn.randint(0, 1) for _ in range(size)]
+
+    found = beam_search(TableScorer(table, range(3)), 1, longest, min_length=shortest)
+    scorer = ConstrainedScorer(TableScorer(table, range(3)), [MinimumLength([shortest] * 3, 0)])
+    streamed = list(greedy_stream(scorer, longest))
+    for name, [(tokens, _)] in enumerate(found):
+        assert tokens == [token for source, token in streamed if source == name]
+        for step, token in enumerate(tokens):
+            row = table(name, tuple(tokens[:step]))[step < shortest :]
+            assert token == row.index(max(row)) + (step < shortest)
 
 
 def test_a_stream_asks_for_no_token_before_it_is_read():

@@ -73,9 +73,14 @@ def expand_best(
 ) -> tuple[Hypotheses, Tensor]:
     """The same from log-probabilities [S * K, V] as they are, where the rows ``forbidden`` of sources may not end.
 
-    No sums of a whole vocabulary are made: the best expansions of a source are among the best of each hypothesis.
-    ValueError where a log-probability is NaN, which counts as the best.
+    No sums of a whole vocabulary are made: the best expansions of a source are among the best of each hypothesis. With
+    one beam, the first of equal ones is the best, as in a stream: bfloat16 has many. ValueError where a log-probability
+    is NaN, which counts as the best.
     """
+    if beams == 1 and forbidden:
+        log_probs = log_probs.clone()
+        log_probs[list(forbidden), end] = -math.inf
+        forbidden = ()
     count = min(beams + bool(forbidden), log_probs.size(1))
     values, tokens = (part.unflatten(0, live.sums.shape) for part in largest(log_probs, count))
     sums = live.sums.to(values.device)[:, :, None] + values
@@ -99,8 +104,12 @@ def grown(live: Hypotheses, parents: Tensor, tokens: Tensor, sums: Tensor) -> tu
 def largest(table: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The ``count`` largest entries of each row [N, V], and their columns, as ``torch.topk`` gives them.
 
-    They are looked for in the runs of columns whose greatest entries are the greatest: one pass finds these.
+    They are looked for in the runs of columns whose greatest entries are the greatest: one pass finds these. A single
+    one is the first of equal ones.
     """
+    if count == 1:
+        values, places = table.max(dim=1, keepdim=True)
+        return values, places
     rows, columns = table.shape
     runs = columns // RUN
     if runs <= count:
