@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy
 import torch
-from accelerate import Accelerator
+from tiny_runs import device_of_two
 from torch import Tensor
 
 from s2s.data import load
 from s2s.data.batches import Place, tokenise
 from s2s.facts import Facts
-from s2s.preparation import Prepared
+from s2s.preparation import Prepared, start_processes
 from s2s.recipe import Recipe
 from s2s.updating import accumulate
 
@@ -23,9 +23,10 @@ Gradients = dict[str, tuple[dict[str, Tensor], dict[str, Tensor], list[int]]]
 
 def gradients(accumulation: int) -> Gradients:
     """For each update: the gradients, this process's shares of the losses and the units of the whole update."""
-    accelerator = Accelerator(cpu=True)
     overrides = ["model.width=16", "model.layers=2", "data.size=400", "objective.label_smoothing=0.1"]
+    overrides += ["run.precision=fp32", device_of_two()]
     recipe = Recipe.load("toy_copy", [*overrides, f"run.accumulate={accumulation}"])
+    accelerator = start_processes(recipe)
     dataset = load(recipe.data)
     vocabulary = recipe.build_vocabulary(dataset)
     objective, _ = recipe.build_objective(vocabulary)
@@ -37,12 +38,12 @@ def gradients(accumulation: int) -> Gradients:
     for step, (name, examples) in enumerate(UPDATES.items(), start=1):
         wrapped.zero_grad()
         shares, counts = accumulate(prepared, wrapped, Place(0, numpy.arange(examples)), step)
-        grads = {name: parameter.grad.clone() for name, parameter in objective.named_parameters()}
-        found[name] = (grads, shares, [int(unit) for unit in counts])
+        grads = {name: parameter.grad.cpu().clone() for name, parameter in objective.named_parameters()}
+        found[name] = (grads, {name: share.cpu() for name, share in shares.items()}, [int(unit) for unit in counts])
     return found
 
 
 if __name__ == "__main__":
     found = gradients(int(sys.argv[2]))
-    torch.save(found, Path(sys.argv[1]) / f"{Accelerator(cpu=True).process_index}.pt")
+    torch.save(found, Path(sys.argv[1]) / f"{torch.distributed.get_rank()}.pt")
     torch.distributed.destroy_process_group()

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -276,32 +277,39 @@ def write_run(run: Path, steps: int) -> None:
         create(run, recipe, VOCABULARY, facts)
 
 
-def saved(run: Path) -> None:
+def saved(run: Path) -> Callable[[], None]:
     for step in (10, 20):
         save(run, checkpoint(step, best=10))
+    return partial(save, run, checkpoint(30, best=30))
 
 
-def copied(run: Path) -> None:
+def copied(run: Path) -> Callable[[], None]:
     """What ``cp -rL`` makes of links; that of ``last`` is all there is of its checkpoint."""
-    saved(run)
+    act = saved(run)
     for name, step in (("best", 10), ("last", 20)):
         (run / "checkpoints" / name).unlink()
         shutil.copytree(folder_of(run, step), run / "checkpoints" / name)
     shutil.rmtree(folder_of(run, 20))
+    return act
 
 
-SCENARIOS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
-    "save": (saved, lambda run: save(run, checkpoint(30, best=30))),
-    "copies": (copied, lambda run: save(run, checkpoint(30, best=30))),
-    "create": (lambda _: None, lambda run: write_run(run, steps=1)),
-    "rewrite": (lambda run: write_run(run, steps=1), lambda run: write_run(run, steps=2)),
+def rewritten(run: Path) -> Callable[[], None]:
+    write_run(run, steps=1)
+    return partial(write_run, run, steps=2)
+
+
+SCENARIOS: dict[str, Callable[[Path], Callable[[], None]]] = {
+    "save": saved,
+    "copies": copied,
+    "create": lambda run: partial(write_run, run, steps=1),
+    "rewrite": rewritten,
 }
+"""Each prepares a run and returns what is killed; tensors are made before, as gradients after a fork need all GPUs."""
 
 
 def do_and_kill(run: Path, scenario: str, left: int) -> bool:
     """Do it in a child that is killed at its file operation number ``left``; whether it came so far."""
-    prepare, act = SCENARIOS[scenario]
-    prepare(run)
+    act = SCENARIOS[scenario](run)
     changes = ("open", "shutil.rmtree", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink")
 
     def count(event: str, arguments: tuple[object, ...]) -> None:
@@ -313,7 +321,7 @@ def do_and_kill(run: Path, scenario: str, left: int) -> bool:
 
     if not (child := os.fork()):
         sys.addaudithook(count)
-        act(run)
+        act()
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert status in (0, signal.SIGKILL)

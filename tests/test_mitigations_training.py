@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from mitigations_worker import EXTRA, gradient, objective, rows
-from safetensors.torch import load_file
+from torch import Tensor
 
 import s2s
 from s2s.batch import Batch
+from s2s.checkpoints import weights
 from s2s.mitigations import MITIGATIONS
 from s2s.recipe import Recipe
 from s2s.vocabulary import Vocabulary
@@ -43,14 +44,14 @@ def test_bfloat16_is_float32_but_for_rounding(name: str, materials: tuple[Path, 
 
 @pytest.mark.parametrize("chain", CHAINS)
 def test_an_interruption_changes_no_bit(chain: str, tmp_path: Path) -> None:
-    def fit(name: str, steps: int) -> Path:
+    def fit(name: str, steps: int) -> dict[str, Tensor]:
         overrides = [f"mitigations=[{CHAINS[chain]}]", "schedule={name: constant}", "run.accumulate=2"]
         run = s2s.fit(
             Recipe.load("toy_copy", [*SMALL, *overrides, f"run.steps={steps}", f"run.folder={tmp_path / name}"])
         )
-        return run.folder / "checkpoints" / "last" / "weights.safetensors"
+        return weights(run.folder, "last")[1]
 
-    undisturbed = load_file(fit("undisturbed", 12))
+    undisturbed = fit("undisturbed", 12)
     fit("stopped", 7)
-    resumed = load_file(fit("stopped", 12))
+    resumed = fit("stopped", 12)
     assert all(torch.equal(resumed[name], tensor) for name, tensor in undisturbed.items())

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from gradients_worker import UPDATES, Gradients, gradients
+from tiny_runs import device_of_two
 from torch import Tensor
 
 import s2s
@@ -17,7 +18,7 @@ from s2s.recipe import Recipe
 # rounding leaves of it.
 TINY = [
     *("model.width=16", "model.layers=2", "data.size=400", "run.steps=10", "run.evaluate_examples=5"),
-    *("run.precision=fp32", "optimizer.epsilon=1e-4", "schedule.warmup=2"),
+    *("run.precision=fp32", "run.tf32=false", "optimizer.epsilon=1e-4", "schedule.warmup=2", device_of_two()),
 ]
 
 
@@ -38,7 +39,7 @@ def together(*arguments: str) -> None:
 def distance(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     """The norm of the difference of all tensors as one vector, relative to that of theirs."""
     assert ours.keys() == theirs.keys()
-    mine, others = (torch.cat([values[name].double().flatten() for name in theirs]) for values in (ours, theirs))
+    mine, others = (torch.cat([values[name].double().flatten().cpu() for name in theirs]) for values in (ours, theirs))
     return float((mine - others).norm() / others.norm())
 
 

@@ -10,7 +10,7 @@ import pytest
 import tiny_runs
 import torch
 from safetensors.torch import load_file
-from tiny_runs import log, place, ready
+from tiny_runs import device_of_two, log, place, ready
 from torch import Tensor
 
 import s2s
@@ -18,7 +18,10 @@ from s2s.checkpoints import AVERAGE, WEIGHTS
 
 # In exact numbers the gradient of a key's bias is 0; with an epsilon of 1e-8 AdamW would make whole steps of what
 # rounding leaves of it.
-KEYS = ("model.dropout=0", "run.ema=0.8", "run.save_every=4", "run.steps=8", "optimizer.epsilon=1e-4")
+KEYS = (
+    *("model.dropout=0", "run.ema=0.8", "run.save_every=4", "run.steps=8", "optimizer.epsilon=1e-4"),
+    *("run.tf32=false", device_of_two()),
+)
 
 
 def together(made: Sequence[str]) -> "subprocess.CompletedProcess[str]":
@@ -71,7 +74,7 @@ def test_a_run_that_goes_on_with_two_processes_equals_one_with_one(base: Path, t
 
 def test_a_loss_that_is_not_finite_ends_all_processes(base: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    ready(base, folder, "optimizer.rate=1e30", "run.save_every=1", "run.processes=2")
+    ready(base, folder, "optimizer={rate: 1e9, decay: 1e9}", "run.save_every=1", "run.processes=2", device_of_two())
     done = together([f"recipe={folder / 'recipe.yaml'}"])
     assert done.returncode == 1
     assert done.stderr.count("loss nan, norm of the gradient nan; its batch, in epoch 0, has the train examples") == 2

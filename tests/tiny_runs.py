@@ -21,6 +21,11 @@ TINY = (
 )
 
 
+def device_of_two() -> str:
+    """Return the key that lets two processes train on this machine: each on a GPU of its own, or on the processor."""
+    return "run.device=cpu" if torch.cuda.device_count() == 1 else "run.device=auto"
+
+
 def recipe(folder: Path, *overrides: str) -> Recipe:
     return Recipe.load("toy_copy", [*TINY, f"run.folder={folder}", *overrides])
 

@@ -225,6 +225,14 @@ def _install() -> None:
         return self
 
     torch.UntypedStorage.resize_ = resize_
+    clone = torch.UntypedStorage.clone
+
+    def copied(self):  # for deepcopy; this build's UntypedStorage cannot be made on "cuda"
+        if self.device.type != "cuda":
+            return clone(self)
+        return torch.empty(0, dtype=torch.uint8, device=self.device).set_(self).clone().untyped_storage()
+
+    torch.UntypedStorage.clone = copied
     torch.accelerator.current_stream = lambda device=None: _Stream(device)  # the events above are none of torch's
     torch.accelerator.synchronize = synchronize
 
