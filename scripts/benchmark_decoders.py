@@ -43,6 +43,7 @@ class Ids(Vocabulary):
 
     def __init__(self, size: int) -> None:
         self.size, self.padding, self.begin, self.end = size, PADDING, BEGIN, END
+        self.unknown = BEGIN  # a piece of its own, so that a search forbids one, as it does for every real vocabulary
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         return [[int(word) for word in text.split()] for text in texts]
