@@ -4,6 +4,7 @@ A stream may be closed, full, a pipe that nobody reads any more, or in an encodi
 What such a stream cannot take is dropped or escaped; results belong in files, not here.
 """
 
+import io
 import os
 import sys
 from collections.abc import Iterable
@@ -12,6 +13,8 @@ from typing import Any, Literal, TextIO, cast
 
 from rich.console import Console
 from rich.progress import Progress
+
+from s2s.errors import UserError
 
 
 class SafeStream:
@@ -82,6 +85,8 @@ def print_results(lines: Iterable[str]) -> None:
     Errors: BrokenPipeError where the reader has left; halves of surrogate pairs are escaped.
     """
     text = "".join(line + "\n" for line in lines)
+    if is_closed(sys.stdout):
+        raise UserError("standard output is closed, so that the results would be lost")
     sys.stdout.flush()
     binary = getattr(sys.stdout, "buffer", None)
     if binary is None:  # a stream of a test or a notebook, which holds texts
@@ -96,6 +101,15 @@ def progress_bar(console: Console) -> Progress:
     return Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal)
 
 
+class ClosedStream(io.TextIOWrapper):
+    """The null device in the place of a standard stream that the caller has closed."""
+
+
+def is_closed(stream: object) -> bool:
+    """Say whether a standard stream was closed by the caller: no source comes from it, and no result goes there."""
+    return stream is None or isinstance(stream, ClosedStream)
+
+
 def open_standard_streams() -> None:
     """Let a command print whatever its caller did with its streams.
 
@@ -108,7 +122,7 @@ def open_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
         if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+            setattr(sys, name, ClosedStream(os.fdopen(number, f"{mode}b", closefd=False), encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

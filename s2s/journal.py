@@ -19,8 +19,8 @@ from s2s.disk import is_stream, naming, open_stream, sync_folder, take_place, ta
 from s2s.errors import UserError
 from s2s.locks import Lock
 
-ENDINGS = (".partial", ".partial.json")
-"""Of the names of the two files that lie beside an output while it is written."""
+ENDINGS = (".partial", ".partial.json", ".partial.lock")
+"""Of the names of the files that lie beside an output while it is written: its lines, what counts of them, a lock."""
 
 
 def output_of(name: str) -> "Output":
@@ -30,15 +30,27 @@ def output_of(name: str) -> "Output":
     """
     if name == "-" or is_stream(Path(name)):
         return Printed(name)
-    partial, record = _beside(target_of(Path(name)))
-    if partial.exists() and partial.stat().st_size and not record.exists():  # a record is there before the first line
-        raise UserError(f"{partial}: not an output that was left unfinished; move it away, or name another output")
+    partial, record, lock = _beside(target_of(Path(name)))
+    # A record is there, whole, before the first line; the file of a lock is empty.
+    not_ours = {partial: not record.exists(), record: _read_record(record) is None, lock: True}
+    for path, is_somebodys in not_ours.items():
+        if is_somebodys and path.exists() and (not path.is_file() or path.stat().st_size):
+            raise UserError(f"{path}: not of an output that was left unfinished; move it away, or name another output")
     return Journal(Path(name))
 
 
-def _beside(path: Path) -> tuple[Path, Path]:
-    """Return the two files that lie beside an output while it is written."""
-    return path.with_name(path.name + ENDINGS[0]), path.with_name(path.name + ENDINGS[1])
+def _beside(path: Path) -> tuple[Path, Path, Path]:
+    """Return the files that lie beside an output while it is written, in the order of ``ENDINGS``."""
+    partial, record, lock = (path.with_name(path.name + ending) for ending in ENDINGS)
+    return partial, record, lock
+
+
+def _read_record(record: Path) -> "Written | None":
+    """Return what a record tells, or None where there is none of ours."""
+    try:
+        return Written(**json.loads(record.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
 
 
 class Output(Protocol):
@@ -98,8 +110,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Raises a ``UserError`` where another process is writing the same file, or where none can be written."""
         self.path = path = target_of(path)  # a link stays, and the file that it leads to is written
-        self.partial, self.record = _beside(path)
-        self.lock = Lock(self.partial.with_name(self.partial.name + ".lock"))
+        self.partial, self.record, lock = _beside(path)
+        self.lock = Lock(lock)
         self.file = self._open()
 
     def _open(self) -> BinaryIO:
@@ -114,9 +126,8 @@ class Journal:
 
     def found(self) -> Written | None:
         """What a process before has left, if it is whole as far as it counts."""
-        try:
-            written = Written(**json.loads(self.record.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        written = _read_record(self.record)
+        if written is None:
             return None
         return written if written.lines and self.partial.stat().st_size >= written.bytes else None
 

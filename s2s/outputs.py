@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from s2s.console import is_closed
 from s2s.disk import check_new_folder, is_stream, target_of
 from s2s.errors import UserError
 
@@ -57,7 +58,7 @@ def check_output_files(key: str, folder: Path, names: Iterable[str], inputs: Ite
 def _check_place(key: str, name: str) -> None:
     """Refuse a place where no file can be written."""
     if name == "-":
-        if sys.stdout is None:
+        if is_closed(sys.stdout):
             raise UserError(f"{key}: standard output is closed")
         return
     path = Path(name)

@@ -11,6 +11,7 @@ from typing import Any, Self, TextIO
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from s2s.console import plain_console
+from s2s.disk import naming
 
 SECONDS_BETWEEN_LINES = 15
 """How often a line is printed where there is no terminal to draw a bar on."""
@@ -24,7 +25,10 @@ class Reporter:
     ) -> None:
         """``listener`` hears every record too; steps ``start`` of ``steps`` are done."""
         self.console = plain_console(quiet=log is None)
-        self.log: TextIO | None = log.open("a", encoding="utf-8") if log is not None else None
+        self.log: TextIO | None = None
+        if log is not None:
+            with naming(log):
+                self.log = log.open("a", encoding="utf-8")
         self.bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from s2s import vocabulary as vocabularies
-from s2s.disk import sync_files, write_atomically
+from s2s.disk import naming, sync_files, write_atomically
 from s2s.errors import UserError
 from s2s.facts import FILE, RECIPE, VOCABULARY, Facts, check_files, read_facts, write_facts
 from s2s.folders import AGAIN, changed
@@ -33,10 +33,12 @@ logger = logging.getLogger("s2s")
 @contextmanager
 def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the folder alone; waits for another process that trains there. The lock ends with its process."""
-    lock = Lock(folder / ".lock")
-    if not lock.take(wait=False):
-        say(f"{folder}: another process is training here; waiting until it ends")
-        lock.take(wait=True)
+    path = folder / ".lock"
+    with naming(path):
+        lock = Lock(path)
+        if not lock.take(wait=False):
+            say(f"{folder}: another process is training here; waiting until it ends")
+            lock.take(wait=True)
     try:
         yield
     finally:
@@ -64,15 +66,27 @@ def check_new(folder: Path, recipe: Recipe) -> None:
             raise UserError(f"run.folder: {path} is not of a run and would be lost; name a folder of the run's own")
 
 
+def check_links(folder: Path) -> None:
+    """Refuse links that lead out of a run's folder where training writes: whoever made the folder chose their targets.
+
+    A link of the folder's own ``checkpoints``, to a larger disk, is the user's and stays.
+    """
+    for name in (RECIPE, FILE, "log.jsonl", "curves.svg"):
+        path = folder / name
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{path}: a link that leads out, to {path.resolve()}, where training would write")
+
+
 def create(folder: Path, recipe: Recipe, vocabulary: Vocabulary, facts: Facts) -> None:
     """Write a new run's folder."""
     partial = folder / f"{VOCABULARY}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(folder / VOCABULARY, ignore_errors=True)
-    partial.mkdir()
-    vocabularies.save(vocabulary, partial)
-    sync_files(partial)
-    partial.replace(folder / VOCABULARY)
+    with naming(folder / VOCABULARY):
+        partial.mkdir()
+        vocabularies.save(vocabulary, partial)
+        sync_files(partial)
+        partial.replace(folder / VOCABULARY)
     write_atomically(folder / RECIPE, recipe.to_yaml())
     write_facts(folder, facts)
 
@@ -117,7 +131,9 @@ def cut_log(folder: Path, step: int) -> None:
     path = folder / "log.jsonl"
     if not path.exists():
         return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+    # A damaged line, of whatever bytes, is dropped as one of a later step is: the log is a side output.
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if _step(line) <= step]
     write_atomically(path, "".join(line + "\n" for line in kept))
 
 
@@ -125,5 +141,5 @@ def _step(line: str) -> float:
     try:
         record: dict[str, Any] = json.loads(line)
         return float(record["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return float("inf")

@@ -24,6 +24,7 @@ from s2s.allocator import keep_freed_memory
 from s2s.config.describing import Schema, explain
 from s2s.console import say
 from s2s.data.batches import schedule
+from s2s.disk import naming
 from s2s.ending import dev_scores, finish, shown
 from s2s.errors import UserError
 from s2s.facts import read_facts
@@ -72,7 +73,9 @@ def fit(recipe: Recipe) -> Run:
         keep_freed_memory()
     if not store.exists(folder):
         store.check_new(folder, recipe)
-    folder.mkdir(parents=True, exist_ok=True)
+    store.check_links(folder)
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with forked_generators(accelerator.device), _alone(accelerator, folder):
         changes = check_same(recipe, accelerator, folder) if store.exists(folder) else []
         prepared = prepare(recipe, accelerator, folder)

@@ -9,9 +9,10 @@ from typing import Any, get_args
 
 import _checkout  # noqa: F401
 
+from s2s import commands
 from s2s.config import Layer, merge
 from s2s.config.ranges import Count, PathText, Seed, settle
-from s2s.console import plain_console
+from s2s.console import is_closed, plain_console
 from s2s.data.lines import Format, Row, source_text
 from s2s.data.scored import files, hypothesis_text, read_references, read_texts
 from s2s.diagnosis.systems import SAMPLES, Difference, System, differences, show_comparison, signature
@@ -100,6 +101,8 @@ def evaluate(arguments: Arguments) -> None:
     names, reference_files = files(arguments.hypotheses), files(arguments.references)
     if [*names, *reference_files, arguments.sources].count("-") > 1:
         raise UserError("only one of hypotheses, references and sources can be standard input")
+    if arguments.json is None and is_closed(sys.stdout):
+        raise UserError("standard output is closed and json=FILE is not given, so that the scores would be lost")
     if arguments.json is not None:
         check_output("json", arguments.json, [*names, *reference_files, arguments.sources, arguments.embeddings])
     if arguments.format is not None and arguments.format not in get_args(Format):
@@ -171,12 +174,7 @@ def main(arguments: Sequence[str]) -> int:
     if "--help" in arguments:
         print(USAGE, end="")
         return 0
-    try:
-        evaluate(parse_arguments(arguments))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return commands.run(lambda: evaluate(parse_arguments(arguments)))
 
 
 if __name__ == "__main__":

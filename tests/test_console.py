@@ -206,3 +206,49 @@ def test_a_user_without_a_home_has_a_cache_of_his_own(tmp_path: Path, monkeypatc
     assert cache_folder() != folder
     with pytest.raises(UserError, match="this user has no home"):
         cache_folder("~/cache")
+
+
+def test_a_closed_standard_stream_gives_no_sources_and_takes_no_results(trained: Path, tmp_path: Path) -> None:
+    texts, output = tmp_path / "texts.txt", tmp_path / "out.txt"
+    texts.write_text("a b\n", encoding="utf-8")
+    output.write_text("kept\n", encoding="utf-8")
+    done = shell('"$@" <&-', decoded(trained, "input=-", f"output={output}"))
+    assert (done.returncode, done.stderr) == (2, "error: standard input: it is closed\n")
+    assert output.read_text(encoding="utf-8") == "kept\n"
+    done = shell('"$@" >&-', decoded(trained, f"input={texts}", "output=-"))
+    assert (done.returncode, done.stderr) == (2, "error: output: standard output is closed\n")
+    evaluated = python(str(CHECKOUT / "scripts" / "evaluate.py"), f"hypotheses={texts}", f"references={texts}")
+    done = shell('"$@" >&-', evaluated)
+    assert (done.returncode, "the scores would be lost" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["out.txt.partial", "out.txt.partial.json", "out.txt.partial.lock"])
+@pytest.mark.parametrize("is_input", [True, False])
+def test_files_beside_an_output_are_somebodys(trained: Path, tmp_path: Path, name: str, is_input: bool) -> None:
+    theirs, texts = tmp_path / name, tmp_path / "texts.txt"
+    theirs.write_text("a b\n", encoding="utf-8")
+    texts.write_text("a b\n", encoding="utf-8")
+    source = theirs if is_input else texts
+    done = shell('"$@"', decoded(trained, f"input={source}", "format=lines", f"output={tmp_path / 'out.txt'}"))
+    assert done.returncode == 2
+    assert name in done.stderr
+    assert theirs.read_text(encoding="utf-8") == "a b\n"
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "curves.svg"])
+def test_training_writes_through_no_link_out_of_its_folder(base: Path, tmp_path: Path, name: str) -> None:
+    made, victim = ready(base, tmp_path / "run", *KEYS), tmp_path / "victim"
+    victim.write_text("precious\n", encoding="utf-8")
+    (tmp_path / "run" / name).unlink(missing_ok=True)
+    (tmp_path / "run" / name).symlink_to(victim)
+    with pytest.raises(UserError, match=f"{name}: a link that leads out"):
+        s2s.fit(made)
+    assert victim.read_text(encoding="utf-8") == "precious\n"
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"[" * 100_000 + b"\n", b"null\n"])
+def test_a_damaged_log_ends_no_run(base: Path, tmp_path: Path, damage: bytes) -> None:
+    made = ready(base, tmp_path / "run", *KEYS)
+    with (tmp_path / "run" / "log.jsonl").open("ab") as file:
+        file.write(damage)
+    assert s2s.fit(made).step in (3, 6)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
+from s2s.console import is_closed
 from s2s.data.fields import Fields
 from s2s.data.readers import FORMATS, LINES, NAMES, Note, kind_of_stream, numbered_lines, told_kind
 from s2s.data.rows import encodable, holds, value_of
@@ -111,7 +112,7 @@ def _rows(name: str, kind: str, stream: BinaryIO, wanted: Wanted) -> Iterator[Li
 
 
 def _open(path: str) -> AbstractContextManager[BinaryIO]:
-    if path == "-" and sys.stdin is None:
+    if path == "-" and is_closed(sys.stdin):
         raise UserError("standard input: it is closed")
     return nullcontext(sys.stdin.buffer) if path == "-" else Path(path).open("rb")
 
