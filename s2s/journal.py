@@ -35,7 +35,7 @@ def output_of(name: str) -> "Output":
     not_ours = {partial: not record.exists(), record: _read_record(record) is None, lock: True}
     for path, is_somebodys in not_ours.items():
         if is_somebodys and path.exists() and (not path.is_file() or path.stat().st_size):
-            raise UserError(f"{path}: not of an output that was left unfinished; move it away, or name another output")
+            raise UserError(f"{path}: not an output that was left unfinished; move it away, or name another output")
     return Journal(Path(name))
 
 
