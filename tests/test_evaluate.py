@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from s2s.data.lines import field_text
@@ -76,6 +76,8 @@ def plain_output(hypotheses: list[str], references: list[str], lang: str = "en")
 def test_plain_lines_are_read_back(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], name: str, ending: str
 ) -> None:
+    first = next((text.strip() for text in texts if text.strip()), "")
+    assume(first not in ("{", "["))  # with these a JSON document begins, as far as the content can tell
     path = write(tmp_path_factory.mktemp("plain") / name, "".join(text + ending for text in texts))
     assert read_texts(path, "target", field_text) == texts
 
