@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from s2s.disk import sync_files, sync_folder
 from s2s.errors import UserError
-from s2s.inside import is_name
+from s2s.inside import is_name, read_json
 
 MANIFEST = "manifest.json"
 BLOCK = 1 << 22
@@ -63,7 +63,7 @@ def _seal(folder: Path) -> None:
 def damage(folder: Path, needed: set[str]) -> str | None:
     """Say what is wrong with a folder that has to hold the needed files and those of its manifest, or return None."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         if paths := [name for name in manifest if not is_name(name)]:
             return f"{MANIFEST} names {paths[0]!r}, which is no file of this folder"
         found = [(name, changed(folder / name, manifest[name])) for name in sorted(needed | set(manifest))]
@@ -95,7 +95,7 @@ def changed(path: Path, recorded: dict[str, Any]) -> str | None:
 def recorded_hash(path: Path) -> str:
     """The SHA-256 of a folder's file as its manifest has it."""
     try:
-        return str(json.loads((path.parent / MANIFEST).read_text(encoding="utf-8"))[path.name]["sha256"])
+        return str(read_json(path.parent / MANIFEST)[path.name]["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path.parent}: damaged ({MANIFEST}: {_read_as(error)}); {AGAIN}") from error
 

@@ -1,10 +1,12 @@
 """A folder from elsewhere: nothing in it leads out of it, and its files are what their names say."""
 
 import json
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -21,6 +23,12 @@ FAILURES = (
 )
 # fmt: on
 """What transformers raises for a folder that is damaged, of another kind, or wants its own code to be run."""
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
+"""Files of a tokenizer's folder with arguments for it; the others hold data."""
+NAMES_FILE = re.compile(r"vocab|merges|.*_(?:file|path)s?")
+"""Keys of a tokenizer's settings, at any depth, under which transformers or sentencepiece take a text for a path."""
+UNREAD = {"name_or_path", "_name_or_path", "special_tokens_map_file"}
+"""Such keys that transformers writes itself, with paths of the machine that it ran on, and never opens."""
 STARTS = {
     b"version https://git-lfs.": "a Git LFS pointer in the file's place; run git lfs pull there, or download the file",
     b"<!doctype html": "a web page in the file's place; download the file itself",
@@ -62,7 +70,7 @@ def check_checkpoint(folder: Path) -> None:
     check_tokenizer(folder)
     for index in (name for name in names if name.endswith(".index.json")):
         try:
-            files = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
+            files = set(read_json(folder / index)["weight_map"].values())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{folder / index}: it has no weight_map of names to files") from error
         if paths := sorted(str(name) for name in files if not is_name(name)):
@@ -70,16 +78,64 @@ def check_checkpoint(folder: Path) -> None:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Refuse a tokenizer whose settings name files elsewhere; transformers would read them."""
-    path = folder / "tokenizer_config.json"
-    if not path.is_file():
-        return
+    """Refuse a tokenizer whose settings name files elsewhere, which transformers would read, or are none."""
+    for path in (folder / name for name in SETTINGS if (folder / name).is_file()):
+        try:
+            values = read_json(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read as JSON ({first_line(error)})") from error
+        if names := [name for name in _named(values) if not _is_within(folder, name)]:
+            raise UserError(f"{path}: names {names[0]!r}, which is no file of this folder")
+        if path.name == "tokenizer_config.json":
+            _check_settings(path, values)
+
+
+def _check_settings(path: Path, values: Any) -> None:
+    """Refuse settings of a tokenizer that transformers reads without a look at them."""
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: no settings of a tokenizer, which are an object")
+    if values.get("init_inputs"):  # arguments without names, of which the first is a path
+        raise UserError(f"{path}: init_inputs has arguments without names, and each may name a file; take it out")
+    length = values.get("model_max_length")
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int | float)):
+        raise UserError(f"{path}: model_max_length is {str(length)[:40]!r}, and not a number")
+
+
+def _named(values: Any) -> Iterator[object]:
+    """Yield each file that settings name, at any depth."""
+    waiting = [values]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += value.values()
+            for key, named in value.items():
+                if key not in UNREAD and NAMES_FILE.fullmatch(key):
+                    yield from _texts(named, key)
+
+
+def _texts(named: Any, key: str) -> Iterator[object]:
+    """Yield the paths under a key; a vocabulary that is written out is no path."""
+    if isinstance(named, str):
+        yield named
+    elif key not in ("vocab", "merges"):
+        yield from named if isinstance(named, list) else [] if named is None else [named]
+
+
+def _is_within(folder: Path, name: object) -> bool:
+    return is_name(name) and (folder / str(name)).is_file()
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file of a folder holds.
+
+    Errors: an OSError where it cannot be opened, a ValueError for anything else that is wrong with it.
+    """
     try:
-        files = json.loads(path.read_text(encoding="utf-8")).get("fast_tokenizer_files") or []
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path}: no settings of a tokenizer") from error
-    if paths := [str(name) for name in files if not is_name(name)]:
-        raise UserError(f"{path}: names {paths[0]!r}, which is no file of this folder")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _below(folder: Path, parts: Iterable[str]) -> Iterator[Path]:

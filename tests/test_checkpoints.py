@@ -23,7 +23,7 @@ from s2s.checkpoints import TRAINER, WEIGHTS, Best, Checkpoint, newest, save, we
 from s2s.disk import write_atomically
 from s2s.errors import UserError
 from s2s.facts import Facts, read_facts, write_facts
-from s2s.folders import MANIFEST
+from s2s.folders import MANIFEST, recorded_hash
 from s2s.model import Architecture
 from s2s.recipe import Recipe
 from s2s.store import create, cut_log, exists, locked, read, read_vocabulary
@@ -337,3 +337,14 @@ if __name__ == "__main__":
     with locked(place, print):
         print("locked", flush=True)
         time.sleep(600)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "5", "null", '{"../x": 1}', '{"trainer.pt": 5}'])
+def test_a_manifest_of_something_else_is_damage(run: Path, text: str) -> None:
+    (run / "checkpoints" / "step-00000030" / MANIFEST).write_text(text, encoding="utf-8")
+    found, lines = newest(run)
+    assert found is not None
+    assert found.step == 20
+    assert MANIFEST in lines[0]
+    with pytest.raises(UserError, match="damaged"):
+        recorded_hash(run / "checkpoints" / "step-00000030" / WEIGHTS)

@@ -427,3 +427,66 @@ def test_indices_name_files_of_their_folder(elsewhere: Elsewhere, tmp_path: Path
     (folder / "model.safetensors").symlink_to(elsewhere.secret / "checkpoint" / "model.safetensors")
     with pytest.raises(UserError, match="leads out of the folder"):
         warm_start(folder)()
+
+
+@pytest.mark.parametrize(
+    ("file", "settings"),
+    [
+        ("tokenizer_config.json", {"vocab": "{secret}"}),
+        ("tokenizer_config.json", {"merges": "{secret}"}),
+        ("tokenizer_config.json", {"spm_file": "{secret}"}),
+        ("tokenizer_config.json", {"sp_model_kwargs": {"model_file": "{secret}"}}),
+        ("tokenizer_config.json", {"tokenizer_file": "not_there.json"}),
+        ("tokenizer_config.json", {"fast_tokenizer_files": 5}),
+        ("tokenizer_config.json", {"init_inputs": ["{secret}"]}),
+        ("special_tokens_map.json", {"vocab_file": "{secret}"}),
+        ("added_tokens.json", {"vocab": "../secret.txt"}),
+        ("config.json", {"vocab_file": "{secret}"}),
+        ("tokenizer_config.json", {"model_max_length": "x"}),
+        ("tokenizer_config.json", "["),
+        ("special_tokens_map.json", "["),
+    ],
+)
+@pytest.mark.parametrize("has_tokenizer", [True, False])
+def test_a_tokenizer_names_no_file_elsewhere(
+    elsewhere: Elsewhere, tmp_path: Path, file: str, settings: Any, has_tokenizer: bool
+) -> None:
+    folder = copied(elsewhere, tmp_path) / "vocabulary"
+    secret = tmp_path / "secret.txt"
+    secret.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nsecret\n", encoding="utf-8")
+    if not has_tokenizer:
+        (folder / "tokenizer.json").unlink()
+    path = folder / file
+    if isinstance(settings, str):
+        text = settings * 100_000
+    else:
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        text = json.dumps(before | settings).replace("{secret}", str(secret))
+    path.write_text(text, encoding="utf-8")
+    for use in (
+        lambda: vocabularies.load(folder),
+        lambda: make(VocabularySettings(kind="pretrained"), str(folder), list),
+    ):
+        with pytest.raises(UserError, match=path.name) as refusal:
+            use()
+        assert "\n" not in str(refusal.value)
+
+
+def test_paths_that_nobody_opens_stay_in_a_tokenizer(elsewhere: Elsewhere, tmp_path: Path) -> None:
+    folder = copied(elsewhere, tmp_path) / "vocabulary"
+    (folder / "config.json").write_text('{"_name_or_path": "/home/a", "model_type": "bert"}', encoding="utf-8")
+    path = folder / "tokenizer_config.json"
+    harmless = {"name_or_path": "/home/a/model", "special_tokens_map_file": "/root/a.json", "tokenizer_file": None}
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | harmless), encoding="utf-8")
+    assert vocabularies.load(folder).encode("quick fox") == vocabularies.load(elsewhere.run / "vocabulary").encode(
+        "quick fox"
+    )
+
+
+@pytest.mark.parametrize("text", ["[]", '["x"]', "[-1]", "5", "{}", "[" * 100_000, ""])
+def test_rows_that_are_none_are_refused(elsewhere: Elsewhere, tmp_path: Path, text: str) -> None:
+    folder = copied(elsewhere, tmp_path) / "vocabulary"
+    (folder / "kept_rows.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"kept_rows\.json") as refusal:
+        vocabularies.load(folder)
+    assert "\n" not in str(refusal.value)

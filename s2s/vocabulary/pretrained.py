@@ -10,7 +10,8 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from s2s.errors import UserError
-from s2s.inside import FAILURES, check_checkpoint, check_tokenizer, first_line
+from s2s.folders import AGAIN
+from s2s.inside import FAILURES, check_checkpoint, check_tokenizer, first_line, read_json
 from s2s.vocabulary.base import Vocabulary, fold
 from s2s.vocabulary.joining import blanks_before, settled, without_blank
 from s2s.vocabulary.spelling import by_bytes, by_metaspace, by_words
@@ -152,7 +153,20 @@ class PretrainedVocabulary(Vocabulary):
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         except FAILURES as error:
             raise UserError(f"{folder}: no tokenizer can be read there: {first_line(error)}") from error
-        return cls(tokenizer, json.loads((folder / KEPT).read_text(encoding="utf-8")))
+        return cls(tokenizer, _kept(folder / KEPT, len(tokenizer)))
+
+
+def _kept(path: Path, size: int) -> list[int] | None:
+    """Read which row of the pretrained embedding each piece had; None for a vocabulary that is whole."""
+    try:
+        rows = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)}); {AGAIN}") from error
+    if rows is not None and not (
+        isinstance(rows, list) and len(rows) == size and all(type(row) is int and row >= 0 for row in rows)
+    ):
+        raise UserError(f"{path}: not null and no list of {size} row numbers, one for each piece; {AGAIN}")
+    return rows
 
 
 def _parts_marks(backend: Any) -> bool:
