@@ -7,6 +7,7 @@ as ``s2s.pointers`` says. ``average-00000400/`` with the file ``average`` has we
 """
 
 import shutil
+from math import isnan
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from s2s import pointers
 from s2s.errors import UserError
 from s2s.facts import WEIGHTS, identity
 from s2s.folders import AGAIN, damage, entry, recorded_hash, write_folder
+from s2s.inside import first_line
 from s2s.weight_files import read_header, read_tensors, save_tensors
 
 AVERAGE, TRAINER = "ema.safetensors", "trainer.pt"
@@ -214,12 +216,37 @@ def _read(folder: Path) -> Checkpoint:
 def _read_trainer(folder: Path) -> dict[str, Any]:
     try:
         trainer = torch.load(folder / TRAINER, map_location="cpu", weights_only=True)
-        if not {"step", "optimizer", "best"} <= trainer.keys():
-            raise ValueError("it has no step, optimizer and best")
-    except (OSError, RuntimeError, ValueError, AttributeError, EOFError, UnpicklingError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder / TRAINER}: cannot be read ({first}); {AGAIN}") from error
+        _check_trainer(trainer, step_of(folder))
+    except (OSError, RuntimeError, ValueError, AttributeError, EOFError, UnpicklingError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / TRAINER}: cannot be read, as it is damaged ({first_line(error)}); {AGAIN}"
+        ) from error
     return dict(trainer)
+
+
+def _check_trainer(trainer: Any, step: int) -> None:
+    """Raise a ValueError for values that are not those of a trainer after so many steps: a hash vouches for no type."""
+    if not isinstance(trainer, dict) or not {"step", "optimizer", "best"} <= trainer.keys():
+        raise ValueError("it has no step, optimizer and best")
+    if type(trainer["step"]) is not int or trainer["step"] != step:
+        raise ValueError(f"its step is {str(trainer['step'])[:40]}, the folder's {step}")
+    if not isinstance(trainer["optimizer"], dict):
+        raise ValueError("its optimizer is no state of one")
+    if not isinstance(trainer.get("scaler"), dict | None):
+        raise ValueError("its scaler is no state of one")
+    waited = trainer.get("waited", 0)
+    if type(waited) is not int or waited < 0:
+        raise ValueError(f"its waited is {str(waited)[:40]!r}")
+    best = trainer["best"]
+    if best is not None and not (
+        isinstance(best, tuple | list)
+        and len(best) == 2
+        and type(best[0]) is int
+        and 0 <= best[0] <= step
+        and type(best[1]) in (int, float)
+        and not isnan(best[1])
+    ):
+        raise ValueError(f"its best is {str(best)[:40]}, and not a step up to {step} with a score")
 
 
 def _damage(folder: Path) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 from s2s.disk import write_atomically
 from s2s.errors import UserError
 from s2s.folders import AGAIN, changed, entries
+from s2s.inside import read_json
 from s2s.matmul import GPU_KERNELS, KERNELS
 from s2s.model import Architecture
 from s2s.weight_files import read_header
@@ -50,9 +51,10 @@ def read_facts(folder: Path) -> Facts:
     """
     path = folder / FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         facts = Facts(**(values | {"architecture": _typed(Architecture, values["architecture"])}))
         _typed(Facts, vars(facts))
+        _check_lists(facts)
         _check_names(facts.files)
         if facts.kernel not in {*KERNELS, *GPU_KERNELS}:
             raise ValueError(f"no kernel {facts.kernel!r}")
@@ -81,6 +83,19 @@ def _check_names(files: Mapping[str, Any]) -> None:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or {*line} != {"bytes", "sha256"}:
             raise ValueError(f"files lists {name!r}")
+        if "\0" in name or any("\ud800" <= mark <= "\udfff" for mark in name):
+            raise ValueError(f"files lists {name!r}, which no file can be called")
+        if type(line["bytes"]) is not int or line["bytes"] < 0 or not isinstance(line["sha256"], str):
+            raise ValueError(f"files has no size and hash of {name!r}")
+
+
+def _check_lists(facts: Facts) -> None:
+    """Raise a TypeError for a list of facts that holds anything but texts."""
+    lists = {"report": facts.report, "versions": list(facts.versions.values())}
+    lists |= {f"labels.{name}": found for name, found in facts.labels.items()}
+    for name, found in lists.items():
+        if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+            raise TypeError(f"{name} is {str(found)[:40]}, and no list of texts")
 
 
 def write_facts(folder: Path, facts: Facts) -> None:

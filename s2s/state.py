@@ -7,9 +7,12 @@ from math import isnan
 from torch.optim import Optimizer
 
 from s2s.averaging import MovingAverage
-from s2s.checkpoints import Best, Checkpoint
+from s2s.checkpoints import TRAINER, Best, Checkpoint
 from s2s.errors import UserError
+from s2s.folders import AGAIN
+from s2s.inside import first_line
 from s2s.objective import Objective
+from s2s.optim.saved import check_saved
 from s2s.precision import Precision
 from s2s.settings import RunSettings
 
@@ -30,9 +33,12 @@ class State:
         self.step, self.best, self.waited = saved.step, saved.best, saved.waited
         self.average = None if run.ema is None else MovingAverage(objective, run.ema, saved.ema)
         if saved.optimizer:
-            optimizer.load_state_dict(saved.optimizer)
+            _go_on(optimizer, saved)
         if saved.scaler:
-            precision.scaler.load_state_dict(saved.scaler)
+            try:
+                precision.scaler.load_state_dict(saved.scaler)
+            except (KeyError, RuntimeError, TypeError) as error:
+                raise _damaged(saved, f"no state of a loss scale: {first_line(error)}") from error
 
     @property
     def stopped_early(self) -> bool:
@@ -93,3 +99,20 @@ class State:
             scaler=self.precision.scaler.state_dict() or None,
             waited=self.waited,
         )
+
+
+def _go_on(optimizer: Optimizer, saved: Checkpoint) -> None:
+    """Give an optimizer its saved state.
+
+    Errors: a UserError for a state of other parameters, which torch's fused kernels would read past its end.
+    """
+    try:
+        check_saved(optimizer, saved.optimizer)
+        optimizer.load_state_dict(saved.optimizer)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise _damaged(saved, first_line(error)) from error
+
+
+def _damaged(saved: Checkpoint, reason: str) -> UserError:
+    place = TRAINER if saved.file is None else saved.file.with_name(TRAINER)
+    return UserError(f"{place}: damaged, or of another recipe ({reason}); {AGAIN}")

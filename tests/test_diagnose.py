@@ -13,6 +13,7 @@ from s2s import Recipe, fit
 from s2s.data import Example
 from s2s.data.synthetic import Transduction
 from s2s.diagnose import diagnose, main, no_bar, tell
+from s2s.diagnosis import cache
 from s2s.diagnosis.details import details
 from s2s.diagnosis.headlines import headlines
 from s2s.diagnosis.measures import measure
@@ -172,6 +173,56 @@ def test_a_damaged_file_of_kept_measures_is_measured_again(runs):
     damaged = next((runs / "swap_0" / "diagnosis" / "cache").glob("recovery-*"))
     damaged.write_bytes(damaged.read_bytes()[:100])
     np.testing.assert_array_equal(measured(runs, "swap_0").recovery.deltas, before.recovery.deltas)
+
+
+def rewritten(path, change):
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    np.savez_compressed(path, **{name: value for key, array in arrays.items() for name, value in [change(key, array)]})
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    for place in range(60, len(content) - 300, 7):
+        content[place] ^= 0x55
+    path.write_bytes(content)
+
+
+def marked(path, place, value):
+    """Change a byte of each entry in a zip file's directory."""
+    content, at = bytearray(path.read_bytes()), 0
+    while (at := content.find(b"PK\x01\x02", at)) >= 0:
+        content[at + place] = value
+        at += 4
+    path.write_bytes(content)
+
+
+def plain(path):
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
+DAMAGE = {
+    "names": lambda path: rewritten(path, lambda name, array: (f"x{name}", array)),
+    "shapes": lambda path: rewritten(path, lambda name, _: (name, np.zeros((1, 1, 1)))),
+    "zeros": lambda path: rewritten(path, lambda name, array: (name, array if name == "sha256" else array * 0)),
+    "bytes": flipped,
+    "compression": lambda path: marked(path, 10, 99),
+    "encrypted": lambda path: marked(path, 8, 1),
+    "npy": plain,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_kept_measures_that_are_not_as_written_are_not_there(tmp_path, kind):
+    path = tmp_path / "a.npz"
+    arrays = {"ids": np.arange(1, 400), "empty": np.zeros((0, 3)), "costs": np.ones((2, 3), np.float32)}
+    cache.write(path, arrays)
+    assert {name: found.tolist() for name, found in cache.read(path).items()} == {
+        name: array.tolist() for name, array in arrays.items()
+    }
+    DAMAGE[kind](path)
+    assert cache.read(path) is None
 
 
 def test_every_pass_tells_how_far_it_is(runs):

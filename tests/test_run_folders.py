@@ -5,9 +5,11 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 import s2s
@@ -15,6 +17,8 @@ from s2s import checkpoints, pointers, train
 from s2s.checkpoints import WEIGHTS
 from s2s.errors import UserError
 from s2s.folders import MANIFEST, entry
+from s2s.optim.adafactor import Adafactor
+from s2s.optim.saved import check_saved
 from s2s.store import read_vocabulary
 
 OLD = Path(__file__).with_name("old_run.tar.xz")  # of the code that had links: steps 3 and 6, and their average
@@ -269,6 +273,96 @@ def test_a_trainers_state_of_something_else_is_one_line(copy: Path) -> None:
         seal(at(copy))
         with pytest.raises(UserError, match=r"trainer\.pt: cannot be read"):
             s2s.fit(made(copy, 4))
+
+
+def moments(trainer: dict[str, Any], name: str, value: Any) -> None:
+    for state in trainer["optimizer"]["state"].values():
+        state[name] = value
+
+
+TRAINERS = {
+    "step of another type": lambda found: found.update(step="3"),
+    "step of another folder": lambda found: found.update(step=100),
+    "no step": lambda found: found.update(step=None),
+    "best a number": lambda found: found.update(best=5),
+    "best too short": lambda found: found.update(best=(1,)),
+    "best of texts": lambda found: found.update(best=("../../x", "y")),
+    "best to come": lambda found: found.update(best=(999, 1.0)),
+    "best NaN": lambda found: found.update(best=(3, float("nan"))),
+    "waited": lambda found: found.update(waited="x"),
+    "scaler": lambda found: found.update(scaler="x"),
+    "optimizer": lambda found: found.update(optimizer=5),
+    "no groups": lambda found: found["optimizer"].pop("param_groups"),
+    "rate": lambda found: found["optimizer"]["param_groups"][0].update(lr="x"),
+    "parameters": lambda found: found["optimizer"]["param_groups"][0].update(params=[0]),
+    "shape": lambda found: moments(found, "exp_avg", torch.zeros(3)),
+    "scalar": lambda found: moments(found, "exp_avg_sq", torch.zeros(())),
+    "text": lambda found: moments(found, "exp_avg", "x"),
+    "another moment": lambda found: moments(found, "other", torch.zeros(1)),
+    "state": lambda found: found["optimizer"]["state"].update({0: 5}),
+    "lacking": lambda found: found["optimizer"]["state"][0].pop("exp_avg"),
+}
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_a_trainers_state_is_checked_before_it_is_used(copy: Path, kind: str) -> None:
+    path = at(copy) / checkpoints.TRAINER
+    trainer = torch.load(path, weights_only=True)
+    TRAINERS[kind](trainer)
+    torch.save(trainer, path)
+    seal(at(copy))
+    with pytest.raises(UserError, match=r"trainer\.pt: .*damaged") as refusal:
+        s2s.fit(made(copy, 4))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("options", [{}, {"beta1": 0.9}, {"min_dim_size_to_factor": 4, "largest_axes": True}])
+def test_adafactors_own_state_is_taken_and_another_is_not(options: dict[str, Any]) -> None:
+    module = torch.nn.ParameterList([torch.ones(3), torch.ones(5, 4), torch.ones(2, 6, 5), torch.ones(4, 2)])
+    optimizer = Adafactor(module.parameters(), **options)
+    sum(parameter.square().sum() for parameter in module).backward()
+    optimizer.step()
+    check_saved(optimizer, optimizer.state_dict())
+    for number, state in optimizer.state_dict()["state"].items():
+        for name in state:
+            saved = optimizer.state_dict()
+            saved["state"] = {number: state | {name: torch.zeros(7)}}
+            with pytest.raises(ValueError, match=f"{name} of parameter {number}"):
+                check_saved(optimizer, saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"report": [1, {}]},
+        {"versions": {"torch": 1}},
+        {"labels": {"t": 5}},
+        {"labels": {"t": [1]}},
+        {"files": {"vocabulary/\0": {"bytes": 1, "sha256": "5"}}},
+        {"files": {"vocabulary/\ud800": {"bytes": 1, "sha256": "5"}}},
+        {"files": {"vocabulary/kind": {"bytes": "x", "sha256": "5"}}},
+        {"files": {"vocabulary/kind": {"bytes": True, "sha256": "5"}}},
+        {"files": {"vocabulary/kind": {"bytes": 1, "sha256": 5}}},
+        {"epsilon": float("nan")},
+        {"epsilon": -1.0},
+        None,
+    ],
+)
+def test_facts_of_other_types_are_one_line(copy: Path, change: dict[str, Any] | None) -> None:
+    path = copy / "run.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    if change is not None and "epsilon" in change:
+        facts["architecture"] |= change
+    path.write_text("[" * 100_000 if change is None else json.dumps(facts | change), encoding="utf-8")
+    assert "run.json: cut, empty or not the file of a run" in refused(copy)
+
+
+def test_a_head_without_labels_is_one_line(old: Path) -> None:
+    values = yaml.safe_load((old / "recipe.yaml").read_text(encoding="utf-8"))
+    values["heads"] = {"t": {"name": "softmax", "field": "x"}}
+    (old / "recipe.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    with pytest.raises(UserError, match=r"^heads\.t: .*take it out of the recipe"):
+        s2s.load(old)
 
 
 def test_pointing_takes_the_place_of_files_links_and_folders(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ name first, so a broken off diagnosis leaves whole files or none.
 
 import json
 import logging
-import zipfile
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from inspect import getsource
@@ -25,6 +24,8 @@ logger = logging.getLogger("s2s")
 
 MEASURING = (corruptions, hallucination, margin, oracle, parts, ragged, recovery, rollouts, traces)
 """The modules that the numbers come from: when one of them is edited, what was kept is no longer read."""
+DIGEST = "sha256"
+"""The name of the hash of the others among a file's arrays."""
 
 
 class Cache:
@@ -37,15 +38,12 @@ class Cache:
     def get(self, name: str, asked: Mapping[str, Any], measure: Callable[[], Arrays]) -> Arrays:
         """The arrays of a measure under these settings: as they were kept, or measured and kept now."""
         path = self.path(name, asked)
-        if (found := _read(path)) is not None:
+        if (found := read(path)) is not None:
             return found
         arrays = measure()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            with partial.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **arrays)
-            partial.replace(path)
+            write(path, arrays)
         except OSError as error:  # a run on a disk that is full or read-only can be measured all the same
             logger.warning("%s: not kept for the next time (%s)", path, error.strerror or error)
         return arrays
@@ -69,10 +67,28 @@ def _ids_hash(subject: Subject) -> str:
     return sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def _read(path: Path) -> Arrays | None:
-    """The arrays of a file; None where there is none, or a damaged one."""
+def write(path: Path, arrays: Arrays) -> None:
+    """Keep arrays with a hash of them, first under another name."""
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays, **{DIGEST: np.array(_digest(arrays))})
+    partial.replace(path)
+
+
+def read(path: Path) -> Arrays | None:
+    """Return the arrays of a file, or None where there is none, or one that is not as it was written."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            arrays = {name: file[name] for name in file.files}
+            return arrays if str(arrays.pop(DIGEST)) == _digest(arrays) else None
+    except Exception:  # zipfile, zlib and numpy each have their own for a damaged file, and it is only a copy
         return None
+
+
+def _digest(arrays: Arrays) -> str:
+    """The SHA-256 of arrays with their names, types and shapes."""
+    digest = sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -9,6 +9,7 @@ from s2s.batch import IGNORED, Batch
 from s2s.data.rows import Example
 from s2s.data.settings import DataSettings
 from s2s.data.sources import SPLITS, Labelling, Source
+from s2s.errors import UserError
 from s2s.labelling.labels import Label, LabelSource
 from s2s.labelling.modules import Classifier, Rows, Tagger
 from s2s.labelling.scoring import RANKED, Gold, Said, has_real
@@ -29,7 +30,15 @@ class Head(NamedTuple):
 def make_heads(
     settings: Mapping[str, HeadSettings], names: Mapping[str, Sequence[str]], data: DataSettings
 ) -> list[Head]:
-    """The heads of a recipe's settings, given their inventories."""
+    """The heads of a recipe's settings, given their inventories.
+
+    Errors: a UserError for a head without one, as a recipe may be edited after its run began.
+    """
+    if unknown := [name for name in settings if name not in names]:
+        raise UserError(
+            f"heads.{unknown[0]}: the run's labels, in run.json, have none for this head; "
+            f"take it out of the recipe, or train a run with it"
+        )
     tokens = tokens_of(data)
     return [Head(name, head, names[name], head.source(name, names[name], tokens)) for name, head in settings.items()]
 

@@ -1,6 +1,7 @@
 """The shape of a model: what a recipe asks for, and what is built once a checkpoint and a vocabulary are known."""
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Literal
 
 from transformers.activations import ACT2FN
@@ -79,6 +80,8 @@ class Architecture:
                 raise UserError(f"model.{name}: {getattr(self, name)} is not in {least} .. {most}")
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout: {self.dropout} is not in [0, 1)")
+        if not (isfinite(self.epsilon) and self.epsilon >= 0):
+            raise UserError(f"model.epsilon: {self.epsilon} is not a finite number of at least 0")
         if self.activation not in ACT2FN:
             raise UserError(f"model.activation: no '{self.activation}'{nearest(self.activation, ACT2FN)}")
         if self.width % self.heads:
