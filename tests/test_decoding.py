@@ -121,10 +121,10 @@ def test_standard_input_goes_on_where_it_is_the_same(
     assert decode(runs[0], source, tmp_path / "whole.jsonl") == 0
     text = source.read_bytes()
     killed_after(2, monkeypatch, runs[0], source, tmp_path / "out.jsonl")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"source": "z"}\n' + text)))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"source": "z"}\n' + text), encoding="utf-8"))
     assert decode(runs[0], "-", tmp_path / "out.jsonl") == 2
     assert "made from other input, which cannot be read again" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text), encoding="utf-8"))
     assert decode(runs[0], "-", tmp_path / "out.jsonl") == 0
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
@@ -246,7 +246,7 @@ def test_every_format_of_training_is_a_format_of_sources(
 ) -> None:
     source = tmp_path / name if name != "-" else "-"
     if name == "-":
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(FORMATS[name].encode())))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(FORMATS[name].encode()), encoding="utf-8"))
     else:
         Path(source).write_text(FORMATS[name], encoding="utf-8")
     assert decode(runs[0], source, tmp_path / "out.jsonl") == 0

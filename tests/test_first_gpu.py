@@ -186,6 +186,7 @@ def test_a_gpus_precision_is_one_that_it_has(capability: str, auto: str, why: st
 LIBRARY = """
 import sys, torch, warnings
 warnings.simplefilter("error")
+warnings.filterwarnings("ignore", category=EncodingWarning)
 import s2s
 from s2s.matmul import kernel
 from s2s.search.beam import beam_search

@@ -122,7 +122,8 @@ words = [f"run={{folder}}", f"input={{lines}}"]
 codes = {{
     "decode": decode.main([*words, f"output={{out('refused.jsonl')}}"]),
     "decode2": decode.main([*words, f"output={{out('decoded.jsonl')}}", *{argued!r}]),
-    "rerank": decode.main([*words, f"output={{out('reranked.jsonl')}}", f"rerank={{folder}}", *{argued!r}]),
+    "rerank": decode.main([*words, f"output={{out('reranked.jsonl')}}", f"rerank={{folder}}", *{argued!r},
+                           *{several!r}]),
     "predict": predict.main([*words, f"output={{out('predicted.jsonl')}}"]),
     "diagnose": diagnose.main([f"run={{folder}}", f"data={{lines}}", f"output={{out('report')}}", "examples=3",
                                "search_examples=2", "beams=[1,2]", "samples=1", "resamples=20", "prefixes=[1]"]),
@@ -173,8 +174,11 @@ def test_commands_reach_nothing_outside(
     if change is names_hubs:
         caller |= {"utility": "rouge_l"}
     argued = [f"search.{key}={'null' if value is None else value}" for key, value in caller.items()]
+    several = ["search.n_best=2", *([] if change is names_code else ["search.beams=2"])]
     words = {"scripts": str(ROOT / "scripts"), "folder": str(folder), "place": str(tmp_path)}
-    found = audited(ACTIONS.format(**words, caller=caller, argued=argued), tmp_path, [], [elsewhere.secret])
+    found = audited(
+        ACTIONS.format(**words, caller=caller, argued=argued, several=several), tmp_path, [], [elsewhere.secret]
+    )
     told = json.loads((tmp_path / "told.json").read_text(encoding="utf-8"))
     assert told["codes"].pop("decode") == 2
     assert told["codes"].pop("undiagnosed") == 2

@@ -71,7 +71,7 @@ def test_nothing_that_is_there_is_overwritten(run: s2s.Run, saved: Path) -> None
     with pytest.raises(UserError, match="exists already"):
         run.save_pretrained(saved)
     assert {path: path.stat().st_mtime_ns for path in saved.rglob("*")} == before
-    with pytest.raises(UserError, match=r"README\.md/below: cannot be made in .* \(it is not a folder\)"):
+    with pytest.raises(UserError, match=r"README\.md/below: cannot be written \(.*README\.md is not a folder"):
         run.save_pretrained(saved / "README.md" / "below")
 
 

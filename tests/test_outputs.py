@@ -289,10 +289,10 @@ def test_compressed_predictions_are_whole(tmp_path: Path) -> None:
 def test_a_new_run_takes_the_place_of_nobody_s_files(tmp_path: Path, name: str) -> None:
     mine = tmp_path / "folder" / name
     mine.parent.mkdir(parents=True)
-    mine.write_text("base: toy_copy\n")
+    mine.write_text("base: toy_copy\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"^run\.folder: .* is not of a run and would be lost"):
         s2s.fit(tiny_runs.recipe(tmp_path / "folder", "run.steps=1"))
-    assert mine.read_text() == "base: toy_copy\n"
+    assert mine.read_text(encoding="utf-8") == "base: toy_copy\n"
     assert [path for path in (tmp_path / "folder").rglob("*") if path.is_file()] == [mine]
 
 

@@ -34,8 +34,8 @@ def server(folder: Path) -> Iterator[Serving]:
         {"name": "sample", "samples": 16, "min_length": 2900, "max_length": 2900},
         {"name": "diverse", "groups": 4, "beams": 4, "min_length": 2900, "max_length": 2900},
         {"name": "shrinking", "beams": 16, "max_length": 2900},
-        {"name": "mbr", "samples": 12, "min_length": 400, "max_length": 400, "utility": "rouge_l_char"},
-        {"name": "mbr_beam", "beams": 12, "min_length": 400, "max_length": 400},
+        {"name": "mbr", "samples": 64, "min_length": 400, "max_length": 400, "utility": "rouge_l_char"},
+        {"name": "mbr_beam", "beams": 64, "min_length": 400, "max_length": 400},
     ],
     ids=lambda search: search.get("name", "beam"),
 )
