@@ -63,3 +63,9 @@ def test_what_makes_no_sense_is_refused_by_name(keys: dict[str, float], message:
     with pytest.raises(UserError) as caught:
         SearchSettings(**keys)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_name_of_a_file_opens_no_folder(run: Run, empty: str) -> None:
+    with pytest.raises(UserError, match=r"search\.allowed: an empty name"):
+        run.generate(TEXTS, allowed=empty)

@@ -67,7 +67,8 @@ def serve(settings: Settings) -> None:
         from s2s.serve.server import serve_at
         from s2s.serve.worker import Worker
     except ImportError as error:
-        raise UserError(f"{error.name} is not installed: {install_command('serve')}") from error
+        missing = f"{error.name} is not installed" if error.name else str(error)
+        raise UserError(f"{missing}: {install_command('serve')}") from error
     from s2s.run import load
 
     places = settings.places()
