@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from s2s import pointers
-from s2s.errors import UserError
+from s2s.errors import UserError, first_line
 from s2s.facts import WEIGHTS, identity
 from s2s.folders import AGAIN, damage, entry, recorded_hash, write_folder
-from s2s.inside import first_line
 from s2s.weight_files import read_header, read_tensors, save_tensors
 
 AVERAGE, TRAINER = "ema.safetensors", "trainer.pt"

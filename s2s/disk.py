@@ -70,7 +70,7 @@ def open_output(path: Path) -> Iterator[BinaryIO]:
     pipe, a descriptor such as /dev/stdout) cannot be replaced: it is written to directly.
     Errors: a UserError that names the file where it cannot be written; the content from before is whole then.
     """
-    try:
+    with naming(path):
         if is_stream(path):
             with open_stream(path) as file:
                 yield file
@@ -88,10 +88,6 @@ def open_output(path: Path) -> Iterator[BinaryIO]:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
-    except BrokenPipeError:  # whoever reads has enough; that is no fault of the place
-        raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def target_of(path: Path) -> Path:
@@ -146,24 +142,21 @@ def new_folder(folder: Path) -> Iterator[Path]:
     target = target_of(folder)
     partial = target.with_name(f".s2s-{secrets.token_hex(4)}.partial")
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        sync_files(partial)
-        take_place(partial, target)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        with naming(folder):
+            partial.mkdir(parents=True)
+            yield partial
+            sync_files(partial)
+            take_place(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_new_folder(folder: Path) -> None:
     """Refuse a folder that ``new_folder`` could not make: something is there, or it lies below what is no folder."""
-    try:
+    with naming(folder):
         if os.path.lexists(target_of(folder)) and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder}: exists already; name a new folder or an empty one")
         above = next(parent for parent in target_of(folder).parents if os.path.lexists(parent))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         reason = "cannot be written to" if above.is_dir() else "is not a folder"
         raise UserError(

@@ -8,8 +8,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from s2s import store
 from s2s.console import plain_console, progress_bar
-from s2s.errors import UserError, nearest
-from s2s.inside import FAILURES, check_checkpoint, first_line
+from s2s.errors import UserError, first_line, nearest
+from s2s.inside import FAILURES, check_checkpoint
 from s2s.metrics.bags import Vectors, array
 from s2s.metrics.generated import DISTANCES, transport_statistics
 from s2s.metrics.overlap import Statistics

@@ -15,3 +15,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; valid: {', '.join(names)}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an exception says, or its kind where it says nothing: for a message of one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, get_type_hints
 
 from s2s.disk import write_atomically
-from s2s.errors import UserError
+from s2s.errors import UserError, first_line
 from s2s.folders import AGAIN, changed, entries
 from s2s.inside import read_json
 from s2s.matmul import GPU_KERNELS, KERNELS
@@ -59,7 +59,7 @@ def read_facts(folder: Path) -> Facts:
         if facts.kernel not in {*KERNELS, *GPU_KERNELS}:
             raise ValueError(f"no kernel {facts.kernel!r}")
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, UserError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        reason = f"lacks {error}" if isinstance(error, KeyError) else first_line(error)
         raise UserError(f"{path}: cut, empty or not the file of a run ({reason}); {AGAIN}") from error
     return facts
 

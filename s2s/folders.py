@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from s2s.disk import sync_files, sync_folder
-from s2s.errors import UserError
+from s2s.errors import UserError, first_line
 from s2s.inside import is_name, read_json
 
 MANIFEST = "manifest.json"
@@ -50,7 +50,7 @@ def _reason(error: BaseException) -> str:
         if isinstance(inner, OSError) and inner.strerror:
             return inner.strerror
         inner = inner.__cause__ or inner.__context__
-    return str(error).splitlines()[0]
+    return first_line(error)
 
 
 def _seal(folder: Path) -> None:

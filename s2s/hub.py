@@ -8,7 +8,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from s2s.config.paths import at_home
-from s2s.errors import UserError
+from s2s.errors import UserError, first_line
 from s2s.export import Trained, save_pretrained
 from s2s.facts import FILE, RECIPE, VOCABULARY, WEIGHTS
 
@@ -27,7 +27,7 @@ def folder_of(name: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(name), allow_patterns=FILES))
     except (OSError, ValueError, HTTPError, HfHubHTTPError) as error:
-        raise UserError(f"run '{name}': no folder of that name, and from the hub: {_line(error)}") from error
+        raise UserError(f"run '{name}': no folder of that name, and from the hub: {first_line(error)}") from error
 
 
 def push(run: Trained, name: str, private: bool | None) -> str:
@@ -46,10 +46,5 @@ def push(run: Trained, name: str, private: bool | None) -> str:
                 repo_id=name, folder_path=Path(place) / "run", commit_message=f"A run after {run.step} updates"
             )
         except (OSError, ValueError, HTTPError, HfHubHTTPError) as error:
-            raise UserError(f"hub: '{name}' was not uploaded: {_line(error)}") from error
+            raise UserError(f"hub: '{name}' was not uploaded: {first_line(error)}") from error
     return str(address)
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from s2s.errors import UserError
+from s2s.errors import UserError, first_line
 
 RUN = (".lock", "recipe.yaml", "run.json", "log.jsonl", "weights.safetensors", "vocabulary", "checkpoints", "diagnosis")
 """What is read of a run's folder, or written there."""
@@ -62,9 +62,7 @@ def check_inside(folder: Path, parts: Iterable[str] = RUN) -> None:
 
 def check_checkpoint(folder: Path) -> None:
     """Refuse a checkpoint of ``transformers`` whose files lie elsewhere, or have not come."""
-    names = [
-        path.name for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")
-    ]
+    names = [path.name for path in folder.iterdir() if path.suffix in CHECKPOINT]
     has_safetensors = any(name.endswith(".safetensors") for name in names)
     check_inside(folder, [name for name in names if not (has_safetensors and name.endswith(".bin"))])
     check_tokenizer(folder)
@@ -145,11 +143,6 @@ def _below(folder: Path, parts: Iterable[str]) -> Iterator[Path]:
         yield path
         if path.is_dir() and not path.is_symlink():
             yield from path.rglob("*")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what a library says, or the error's kind where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def is_name(name: object) -> bool:

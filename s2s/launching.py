@@ -24,7 +24,7 @@ import torch
 from torch import distributed
 from torch.distributed.rendezvous import rendezvous
 
-from s2s.errors import UserError, nearest
+from s2s.errors import UserError, first_line, nearest
 from s2s.settings import RunSettings
 
 Value = TypeVar("Value")
@@ -119,7 +119,7 @@ def join(launch: Launch, environment: Mapping[str, str] = os.environ) -> None:
     except (RuntimeError, ValueError, OSError) as error:
         place = ":".join(launch.group[name] for name in ADDRESS)
         raise UserError(
-            f"WORLD_SIZE={launch.processes}: the processes did not meet at {place} ({_first_line(error)}); unset "
+            f"WORLD_SIZE={launch.processes}: the processes did not meet at {place} ({first_line(error)}); unset "
             f"{', '.join(GROUP)}, or start all with accelerate launch or torchrun"
         ) from error
 
@@ -144,7 +144,7 @@ def unheard(launch: Launch) -> Iterator[None]:
     try:
         yield
     except (ImportError, RuntimeError, ValueError) as error:
-        raise UserError(f"accelerate: {_first_line(error)}") from error
+        raise UserError(f"accelerate: {first_line(error)}") from error
     finally:
         os.environ.update(before)
 
@@ -252,7 +252,3 @@ def _notes(environment: Mapping[str, str], device: str, cpu: bool, asked: str) -
     )
     if unused:
         yield f"not used: {', '.join(f'{name}={environment[name]}' for name in unused)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,7 @@
 """What the loop starts with: the processes, the data, the vocabulary, the run's folder and the objective."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -219,10 +219,6 @@ def _sampled(recipe: Recipe, dataset: Dataset) -> list[str]:
     if settings.kind != "sentencepiece" or examples <= settings.sample:
         return []
     return [f"vocabulary: learned from {settings.sample} of {examples} train examples (vocabulary.sample)"]
-
-
-def _counted(labels: Mapping[str, Sequence[str]]) -> list[str]:
-    return [f"{name}: {len(found)} labels" for name, found in labels.items() if found]
 
 
 def start_objective(prepared: Prepared, folder: Path) -> tuple[Objective, Checkpoint | None, list[str]]:

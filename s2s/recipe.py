@@ -18,7 +18,7 @@ from s2s.data.shelf import Shelf
 from s2s.data.sources import PLAIN, Labelling
 from s2s.data.tokens import Tokens, tokenise
 from s2s.disk import cache_folder
-from s2s.errors import UserError
+from s2s.errors import UserError, first_line
 from s2s.fused_loss import fused_loss
 from s2s.labelling.checks import check_heads, labelled
 from s2s.labelling.heads import Head, Heads, make_heads
@@ -225,7 +225,7 @@ class Recipe:
             try:
                 text: str = yaml.safe_dump(self.values(), allow_unicode=readable, sort_keys=False)
             except yaml.YAMLError as error:
-                raise UserError(f"recipe: a value cannot be saved: {str(error).splitlines()[0]}") from error
+                raise UserError(f"recipe: a value cannot be saved: {first_line(error)}") from error
             again = merge(Recipe, [read_text(text, "recipe.yaml", literal=True)], TABLES, LISTS, NAMES)
             if not (changed := differences(again, self)):
                 return text

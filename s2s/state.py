@@ -8,9 +8,8 @@ from torch.optim import Optimizer
 
 from s2s.averaging import MovingAverage
 from s2s.checkpoints import TRAINER, Best, Checkpoint
-from s2s.errors import UserError
+from s2s.errors import UserError, first_line
 from s2s.folders import AGAIN
-from s2s.inside import first_line
 from s2s.objective import Objective
 from s2s.optim.saved import check_saved
 from s2s.precision import Precision

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import ProjectConfiguration
 
-from s2s.errors import UserError, nearest
+from s2s.errors import UserError, first_line, nearest
 from s2s.packages import install_command
 from s2s.recipe import Recipe
 from s2s.recipe_values import flat
@@ -65,7 +65,7 @@ def start(
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _values(record: dict[str, Any]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from s2s.console import say
 from s2s.data.batches import schedule
 from s2s.disk import naming
 from s2s.ending import dev_scores, finish, shown
-from s2s.errors import UserError
+from s2s.errors import UserError, first_line
 from s2s.facts import read_facts
 from s2s.idle import idle_run
 from s2s.interruption import SIGNALS, Signals, leave, noted
@@ -143,7 +143,7 @@ def _draw_curves(folder: Path, reporter: Reporter) -> None:
     try:
         curves.draw(folder)
     except Exception as error:
-        reporter.say(f"no picture of the curves: {type(error).__name__}: {error}")
+        reporter.say(f"no picture of the curves: {type(error).__name__}: {first_line(error)}")
 
 
 def _agreed(accelerator: Accelerator, signals: Signals, reporter: Reporter) -> int:

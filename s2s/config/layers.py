@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from s2s.errors import UserError
+from s2s.errors import UserError, first_line
 
 MOST_VALUES = 10_000
 """Of one file: aliases in YAML can stand for any number of values."""
@@ -83,7 +83,7 @@ def read_text(text: str, origin: str, literal: bool = False) -> Layer:
     except RecursionError as error:
         raise UserError(f"{origin}: nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{origin}:1: not YAML: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{origin}:1: not YAML: {first_line(error)}") from error
     return Layer(origin, values, tree.lines)
 
 
@@ -185,7 +185,7 @@ def opened(value: Any) -> Any:
     except yaml.MarkedYAMLError as error:
         raise ValueError(f"{value.text!r} is no list or mapping: {error.problem}") from error
     except (yaml.YAMLError, UserError) as error:
-        raise ValueError(str(error).splitlines()[0]) from error
+        raise ValueError(first_line(error)) from error
     return Written(value.text)
 
 

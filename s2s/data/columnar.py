@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, cast
 from s2s.data.fields import Fields
 from s2s.data.rows import Row
 from s2s.data.settings import StoredSet
-from s2s.errors import UserError, nearest
+from s2s.errors import UserError, first_line, nearest
 from s2s.packages import optional_module
 
 ROWS = 1000
@@ -65,7 +65,7 @@ def _batched(place: str, kind: str, stream: BinaryIO, batches: Callable[[BinaryI
                 yield from enumerate(batch.to_pylist(), start=1 + done)
                 done += len(batch)
         except (ValueError, OSError, RuntimeError, NotImplementedError) as error:
-            raise UserError(f"{place}: broken {kind}: {_first_line(error)}") from error
+            raise UserError(f"{place}: broken {kind}: {first_line(error)}") from error
 
 
 def _columns(place: str, names: Sequence[str], fields: Fields) -> list[str]:
@@ -93,7 +93,7 @@ def read_saved(path: Path) -> dict[str, Any]:
     try:
         found = datasets.load_from_disk(str(path))
     except Exception as error:  # of many kinds: missing files, broken JSON, broken Arrow
-        raise UserError(f"{path}: broken saved set: {_first_line(error)}") from error
+        raise UserError(f"{path}: broken saved set: {first_line(error)}") from error
     return dict(found) if isinstance(found, dict) else {"train": found}
 
 
@@ -103,7 +103,7 @@ def read_named(wanted: StoredSet, splits: Sequence[str]) -> dict[str, Any]:
     try:
         found = datasets.load_dataset(wanted.name, wanted.config, revision=wanted.revision)
     except Exception as error:  # of many kinds: no network, no such set, no such configuration
-        raise UserError(f"data.dataset: '{wanted.name}' cannot be loaded: {_first_line(error)}") from error
+        raise UserError(f"data.dataset: '{wanted.name}' cannot be loaded: {first_line(error)}") from error
     if not isinstance(found, dict):
         raise UserError(f"data.dataset: '{wanted.name}' has no splits")
     chosen = {"train": wanted.train, "dev": wanted.dev, "test": wanted.test}
@@ -129,8 +129,4 @@ def set_rows(
                 yield done, dict(zip(columns, values, strict=True))
             at(done)
     except (ValueError, OSError, RuntimeError) as error:
-        raise UserError(f"{name}:{done + 1}: cannot be read: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{name}:{done + 1}: cannot be read: {first_line(error)}") from error

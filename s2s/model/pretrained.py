@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 from transformers.utils import logging as transformers_log
 
 from s2s.config.paths import at_home
-from s2s.errors import UserError
-from s2s.inside import FAILURES, check_checkpoint, first_line
+from s2s.errors import UserError, first_line
+from s2s.inside import FAILURES, check_checkpoint
 from s2s.model.architecture import Architecture, ModelSettings
 from s2s.model.translation import EMBEDDINGS, State, report, transform_names, translate
 

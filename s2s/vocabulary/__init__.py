@@ -7,7 +7,7 @@ from typing import Annotated
 
 from s2s.config.named import name_of
 from s2s.config.ranges import Count, PathText, at_least, settle
-from s2s.errors import UserError, nearest
+from s2s.errors import UserError, first_line, nearest
 from s2s.folders import AGAIN
 from s2s.outside import outside
 from s2s.vocabulary import pieces, pretrained
@@ -75,5 +75,4 @@ def load(folder: Path) -> Vocabulary:
     except UserError:
         raise
     except Exception as error:  # each library has its own for a damaged file; tokenizers' is no more than Exception
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder / KINDS[kind].FILE}: cannot be read ({first}); {AGAIN}") from error
+        raise UserError(f"{folder / KINDS[kind].FILE}: cannot be read ({first_line(error)}); {AGAIN}") from error
