@@ -146,7 +146,12 @@ def guarded() -> TestClient:
         ("http://localhost:8000", 200),
         ("HTTP://LOCALHOST:8000", 200),
         ("https://proxy.example", 200),
+        ("http://proxy.example:3000", 200),
         ("http://localhost:3000", 403),
+        ("http://localhost", 403),
+        ("https://localhost:8000", 403),
+        ("ftp://localhost:8000", 403),
+        ("http://127.0.0.1:8000", 403),
         ("http://evil.example", 403),
         ("http://evil.example:8000", 403),
         ("http://localhost.evil.example:8000", 403),
@@ -163,6 +168,23 @@ def test_pages_elsewhere_may_not_post(guarded: TestClient, origin: str | None, s
     assert guarded.get("/", headers=headers).status_code == 200
     if status == 403:
         assert list(json.loads(reply.text)) == ["error"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", pytest.param("::1", marks=SIX)])
+def test_another_port_of_the_server_s_own_host_is_another_server(host: str) -> None:
+    own, name = names_at(host), f"[{host}]" if ":" in host else host
+    assert own.trusts(f"http://{name}:8123", f"{name}:8123")
+    assert own.trusts(f"http://{name}", f"{name}:80")
+    strangers = [f"http://{name}:9999", f"http://{name}", f"https://{name}:8123", f"http://{name}:8123/x"]
+    assert [origin for origin in strangers if own.trusts(origin, f"{name}:8123")] == []
+    assert names_at(host, host).trusts(f"https://{name}", f"{name}:8123")  # by its own word, behind a proxy
+
+
+def test_under_every_name_a_proxy_s_page_may_post_to_its_own_host_alone() -> None:
+    hosts = names_at("127.0.0.1", "*")
+    assert hosts.trusts("https://proxy.example", "proxy.example")
+    assert not hosts.trusts("https://elsewhere.example", "proxy.example")
+    assert not hosts.trusts("http://127.0.0.1:9999", "127.0.0.1:8123")
 
 
 @pytest.mark.parametrize("host", ["LOCALHOST", "127.0.0.2"])

@@ -60,11 +60,12 @@ class Hosts:
     """The names under which a server may be asked; a ``*`` among the names stands for every one.
 
     The names of this machine alone are always among them: ``localhost`` and the loopback addresses. A server that
-    others reach also answers to every address of numbers.
+    others reach also answers to every address of numbers. The names ``found`` are those that nobody gave.
     """
 
     names: frozenset[str]
     local: bool
+    found: frozenset[str] = frozenset()
 
     def allows(self, host: str) -> bool:
         """Return whether a request's Host header, with or without a port, is one of the names."""
@@ -82,9 +83,16 @@ class Hosts:
         return f"{who}; it answers under {', '.join(sorted(self.names))}, {addresses}; names=NAME adds names"
 
     def trusts(self, origin: str, host: str) -> bool:
-        """Return whether a page from an Origin may post to the Host: its own pages, and those of given names."""
-        place = origin.partition("://")[2].lower()
-        return bool(place) and (place == host.lower() or name_in(place) in self.names)
+        """Return whether a page from an Origin may post to the Host: its own pages, and those of given names.
+
+        Another port of a name is another server, whose pages are trusted only where names=NAME gives the name. So is
+        https, which only a proxy before this server speaks.
+        """
+        page, given = _origin(origin), self.names - self.found
+        if page is None:
+            return False
+        own = ["http", "https"] if "*" in given else ["http"]
+        return page[1] in given or page in [_origin(f"{scheme}://{host}") for scheme in own]
 
 
 def hosts_of(host: str, given: Iterable[str], sockets: Sequence[socket.socket]) -> Hosts:
@@ -94,22 +102,45 @@ def hosts_of(host: str, given: Iterable[str], sockets: Sequence[socket.socket]) 
     """
     local = all(is_loopback(str(each.getsockname()[0])) for each in sockets)
     machine = () if local else (socket.gethostname(), f"{socket.gethostname()}.local")
-    names = [name if name == "*" else name_in(name) for name in (host, *given, *machine) if name]
-    return Hosts(frozenset(name for name in names if name is not None), local)
+    asked, found = _names(given), _names((host, *machine))
+    return Hosts(asked | found, local, found - asked)
+
+
+def _names(hosts: Iterable[str]) -> frozenset[str]:
+    names = (host if host == "*" else name_in(host) for host in hosts if host)
+    return frozenset(name for name in names if name is not None)
+
+
+PORTS = {"http": 80, "https": 443}
+"""The ports that an Origin leaves out."""
+
+
+def _origin(text: str) -> tuple[str, str, int] | None:
+    """Return scheme, name and port of an Origin header; None where it is none of a web page."""
+    scheme, _, place = text.partition("://")
+    found = _place(place)
+    if found is None or scheme.lower() not in PORTS:
+        return None
+    name, port = found
+    return scheme.lower(), name, PORTS[scheme.lower()] if port is None else port
 
 
 def name_in(host: str) -> str | None:
     """Return the name in a Host header, in lower case, without port, brackets and final dot; None where it is none."""
+    found = _place(host)
+    return None if found is None else found[0]
+
+
+def _place(host: str) -> tuple[str, int | None] | None:
     text = f"[{host}]" if _is_address(host) and ":" in host else host
     try:
         parts = urlsplit(f"//{text}")
-        parts.port  # noqa: B018 - raises where it is no number
-        name = parts.hostname
+        name, port = parts.hostname, parts.port
     except ValueError:
         return None
     if not name or parts.path or parts.query or parts.fragment or parts.username is not None or name.isspace():
         return None
-    return name.removesuffix(".")
+    return name.removesuffix("."), port
 
 
 def is_loopback(host: str) -> bool:
