@@ -35,10 +35,16 @@ def outside(form: str, own_names: Container[str] = ()) -> dict[str, Any]:
     return {_KEY: _Outside(form, own_names)}
 
 
+def form_of(item: Any) -> str | None:
+    """Return how the names of a field are written that names something outside; None for another field."""
+    declared: _Outside | None = item.metadata.get(_KEY)
+    return None if declared is None else declared.form
+
+
 def names_outside(settings: Any) -> dict[str, str]:
     """Return key and value of each setting that names something outside; a list's names with blanks between."""
     keys = [item.name for item in fields(settings) if _is_outside(settings, item)]
-    return {key: " ".join(_names(getattr(settings, key))) for key in keys}
+    return {key: " ".join(names_in(getattr(settings, key))) for key in keys}
 
 
 def foreign(settings: Any) -> Any:
@@ -59,8 +65,8 @@ def own(settings: Any) -> Any:
 
 def foreign_keys(settings: Any) -> set[str]:
     """Return the keys whose names a folder gave."""
-    names = {item.name: _names(getattr(settings, item.name)) for item in fields(settings)}
-    return {key for key, found in names.items() if any(isinstance(name, Foreign) for name in found)}
+    named = {item.name: names_in(getattr(settings, item.name)) for item in fields(settings)}
+    return {key for key, found in named.items() if any(isinstance(name, Foreign) for name in found)}
 
 
 def with_foreign(settings: Any, keys: set[str]) -> Any:
@@ -75,7 +81,7 @@ def refuse_foreign(settings: Any, section: str, how: str) -> None:
     """
     for item in fields(settings):
         if item.name in foreign_keys(settings):
-            name, form = names_outside(settings)[item.name], item.metadata[_KEY].form
+            name, form = names_outside(settings)[item.name], form_of(item)
             raise UserError(
                 f"{section}.{item.name}: the run's folder names {_shown(name)}, and nothing outside of a folder is "
                 f"imported or opened because the folder says so; {how.format(key=item.name, form=form)}"
@@ -89,11 +95,12 @@ def plain(settings: Any) -> dict[str, Any]:
 
 def _is_outside(settings: Any, item: Any) -> bool:
     declared: _Outside | None = item.metadata.get(_KEY)
-    names = _names(getattr(settings, item.name))
+    names = names_in(getattr(settings, item.name))
     return declared is not None and any(name and name not in declared.own_names for name in names)
 
 
-def _names(value: Any) -> list[str]:
+def names_in(value: Any) -> list[str]:
+    """Return the names that a setting holds, one or a list."""
     return [name for name in (value if isinstance(value, list) else [value]) if isinstance(name, str)]
 
 

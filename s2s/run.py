@@ -75,6 +75,7 @@ class Run:
         warning of the logger ``s2s``, as are those for which the settings allow nothing, and unknown pieces.
         """
         settings = asked(self.recipe.search, beams, n_best, search)
+        self.check_lengths(settings)
         return self.search(texts, settings, lambda _: None, prefixes)
 
     def search(
@@ -111,6 +112,7 @@ class Run:
         The ``search`` keys are those of ``generate``, for one beam or one sample. Errors: as there.
         """
         settings, sources = asked(self.recipe.search, None, None, search), self._sources([text])
+        self.check_lengths(settings)
         begun = settings.prefix if prefix is None else prefix
         return streamed(self.models(settings), sources[0], begun, settings, self.max_length(settings), self.kernel)
 
@@ -223,8 +225,17 @@ class Run:
         room = self.model.shape.room(self.recipe.data.max_source)
         length = settings.max_length or min(self.recipe.data.max_target, room)
         if length > room:
-            raise UserError(f"search.max_length: {length} tokens, but behind the sources there is room for {room}")
+            raise UserError(f"search.max_length: {length} tokens, but after the sources there is room for {room}")
         return length
+
+    def check_lengths(self, settings: SearchMethod) -> None:
+        """Refuse a least length beyond the greatest one that the settings, or else the run, allow."""
+        longest = self.max_length(settings)
+        if settings.min_length > longest:
+            raise UserError(
+                f"search.min_length: {settings.min_length} is beyond the {longest} tokens that a hypothesis may have; "
+                f"give at most {longest}, or a greater search.max_length"
+            )
 
 
 def load(folder: str | Path, checkpoint: str | None = None, device: str | None = None) -> Run:

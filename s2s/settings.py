@@ -41,7 +41,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         settle(self, "run.")
-        if not self.folder.strip() or "\0" in self.folder:
+        if "\0" in self.folder:
             raise UserError(f"run.folder: {self.folder!r} is not the name of a folder")
         if self.checkpointing not in CHECKPOINTING:
             raise UserError(f"run.checkpointing: no '{self.checkpointing}'{nearest(self.checkpointing, CHECKPOINTING)}")

@@ -19,6 +19,7 @@ from s2s.errors import UserError
 from s2s.folders import MANIFEST, entry
 from s2s.optim.adafactor import Adafactor
 from s2s.optim.saved import check_saved
+from s2s.recipe import Recipe
 from s2s.store import read_vocabulary
 
 OLD = Path(__file__).with_name("old_run.tar.xz")  # of the code that had links: steps 3 and 6, and their average
@@ -363,6 +364,22 @@ def test_a_head_without_labels_is_one_line(old: Path) -> None:
     (old / "recipe.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     with pytest.raises(UserError, match=r"^heads\.t: .*take it out of the recipe"):
         s2s.load(old)
+
+
+def test_empty_names_that_an_older_run_has_stored_are_none(copy: Path) -> None:
+    values = yaml.safe_load((copy / "recipe.yaml").read_text(encoding="utf-8"))
+    values["data"] |= {"path": "", "root": " ", "cache": "", "train_files": ["", " "], "dataset": {"name": ""}}
+    values["model"]["pretrained"] = values["vocabulary"]["name"] = values["search"]["allowed"] = ""
+    values["mitigations"] = [{"name": "mrt", "path": ""}]
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    recipe = s2s.load(copy).recipe
+    assert recipe == Recipe.load(str(copy / "recipe.yaml"))
+    assert [recipe.data.path, recipe.data.root, recipe.data.cache, recipe.data.dataset.name] == [None] * 4
+    assert recipe.data.train_files == []
+    assert [recipe.model.pretrained, recipe.vocabulary.name, recipe.search.allowed] == [None] * 3
+    assert recipe.mitigations[0].path is None
+    with pytest.raises(UserError, match=r"data\.path: an empty name"):
+        Recipe.load(str(copy / "recipe.yaml"), ["data.path=''"])
 
 
 def test_pointing_takes_the_place_of_files_links_and_folders(tmp_path: Path) -> None:

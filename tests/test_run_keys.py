@@ -44,7 +44,7 @@ def test_junk_is_one_line(values: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ("run.folder=''", "is not the name of a folder"),
+        ("run.folder=''", "run.folder: an empty name"),
         ("run.ema=1", r"run.ema: 1.0 is not in \[0, 1\)"),
         ("run.average=0", "run.average: 0 is not at least 1"),
         ("run.patience=0", "run.patience: 0 is not at least 1"),

@@ -245,3 +245,48 @@ def test_the_page_asks_for_lists_where_the_server_has_them(client: TestClient) -
         types = {key["name"]: key["type"] for key in described["methods"][row]}
         listed = {item.name for item in fields(kind) if str(item.type).startswith("list")}
         assert {name for name, text in types.items() if text.startswith("list of")} == listed
+
+
+@pytest.mark.parametrize("path", ["/generate", "/stream"])
+def test_an_empty_name_of_a_file_is_refused(client: TestClient, path: str) -> None:
+    for empty in ("", "  "):
+        reply = ask(client, {"allowed": empty}, path)
+        assert reply.status_code == 422
+        assert reply.json()["error"].startswith("search.allowed: an empty name")
+    reply = ask(client, {"name": "mbr", "utility": ""})
+    assert reply.status_code == 422
+    assert reply.json()["error"].startswith("search.utility: an empty name")
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ("search.allowed=''", "search.allowed"),
+        ("search={name: mbr_beam, utility: ''}", "search.utility"),
+        ("mitigations=[{name: mrt, path: ''}]", "path"),
+        ("mitigations=[{name: mrt, metric: ''}]", "metric"),
+        ("mitigations=[{name: gold, reference: ' '}]", "reference"),
+        ("data.train_files=['']", "data.train_files"),
+        ("data.dataset.name=''", "data.dataset.name"),
+        ("model.pretrained=' '", "model.pretrained"),
+        ("vocabulary.name=''", "vocabulary.name"),
+        ("run.folder=''", "run.folder"),
+    ],
+)
+def test_an_empty_name_is_refused_where_settings_are_made(given: str, key: str) -> None:
+    with pytest.raises(UserError, match=rf"{key}: an empty name") as caught:
+        s2s.Recipe.load("toy_copy", [given])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["/generate", "/stream"])
+def test_a_least_length_beyond_the_greatest_is_refused(run: s2s.Run, client: TestClient, path: str) -> None:
+    own = run.max_length(run.recipe.search)
+    for keys in ({"min_length": own + 1}, {"min_length": 17, "max_length": 16}):
+        reply = ask(client, keys, path)
+        assert (reply.status_code, "search.min_length: " in reply.json()["error"]) == (422, True)
+        with pytest.raises(UserError, match=r"search\.min_length: "):
+            run.generate(["a b"], **keys)
+    assert ask(client, {"min_length": 2, "max_length": 2}, path).status_code == 200
+    with pytest.raises(UserError, match=r"search\.min_length: "):
+        run.stream("a b", beams=1, min_length=own + 1)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from s2s.config.paths import Home, expanded
 from s2s.config.reading import MisreadError, read, shown
 from s2s.errors import UserError
+from s2s.outside import form_of, names_in
 
 MOST = 10**9
 """Of anything that is counted; what is computed from it then fits 64 bits."""
@@ -81,16 +82,29 @@ PathText = Annotated[str, Home]
 
 
 def settle(settings: Any, prefix: str = "") -> None:
-    """Check each number of a settings object against its range and expand its paths.
+    """Check each number of a settings object against its range, refuse empty names and expand paths.
 
-    ``prefix`` is what stands before the names of its keys in messages. Errors: a UserError.
+    Messages write ``prefix`` before the names of its keys. Errors: a UserError.
     """
+    _refuse_empty(settings, prefix)
     kind: Any = type(settings)
     for name, hint in declared(kind):
         value = getattr(settings, name)
         found = _settled(hint, value, f"{prefix}{name}")
         if found is not value:
             setattr(settings, name, found)
+
+
+def _refuse_empty(settings: Any, prefix: str) -> None:
+    """Refuse a blank name of a file, a folder or code: it is neither a name nor none."""
+    kind: Any = type(settings)
+    paths = {name for name, hint in declared(kind) if Home in marks(hint)}
+    for item in fields(settings):
+        form = form_of(item) or ("PATH" if item.name in paths else None)
+        value = getattr(settings, item.name)
+        if form and value != item.default and any(not name.strip() for name in names_in(value)):
+            valid = f"{form}, null" if item.default is None else form
+            raise UserError(f"{prefix}{item.name}: an empty name; give {valid}, or leave the key out")
 
 
 @cache

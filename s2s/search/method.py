@@ -100,8 +100,6 @@ class SearchMethod:
             raise UserError(f"search.precision: no '{self.precision}'{nearest(self.precision, PRECISIONS)}")
         if self.max_length is not None and self.max_length < self.min_length:
             raise UserError(f"search.min_length: {self.min_length} must lie in 0 .. max_length ({self.max_length})")
-        if self.allowed is not None and not self.allowed.strip():
-            raise UserError("search.allowed: an empty name, which would be the working folder; leave the key out")
         if self.allowed is not None and self.max_length_ratio is not None:
             raise UserError("search.max_length_ratio: with search.allowed an output could be cut short; use max_length")
         if self.max_length_offset and self.max_length_ratio is None:

@@ -33,8 +33,9 @@ PART = 64 * MIB
 def check_cost(run: Run, settings: SearchMethod, memory: int) -> None:
     """Refuse settings, a request's over the run's own, with which the longest source may take more than ``memory`` MiB.
 
-    Raises ``UserError``, also for a length that the run has no room for.
+    Raises ``UserError``, also for lengths that the run has no room for or that exclude each other.
     """
+    run.check_lengths(settings)
     width, names = settings.width(), [name for name in ("samples", "groups", "beams") if hasattr(settings, name)]
     if width > MOST:
         raise UserError(f"search.{' x search.'.join(names)}: {width} is more than {MOST}")
