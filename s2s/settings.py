@@ -41,8 +41,6 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         settle(self, "run.")
-        if "\0" in self.folder:
-            raise UserError(f"run.folder: {self.folder!r} is not the name of a folder")
         if self.checkpointing not in CHECKPOINTING:
             raise UserError(f"run.checkpointing: no '{self.checkpointing}'{nearest(self.checkpointing, CHECKPOINTING)}")
         if self.compile and self.checkpointing not in ("none", "block"):

@@ -168,6 +168,51 @@ def test_a_mapping_in_a_list_of_texts_is_told_with_its_line(tmp_path: Path) -> N
         Recipe.load(tmp_path / "own.yaml")
 
 
+SIGNS = ["*er*", "@a", "&x", "&x y", "*x", "%a", "!a", "`a`", "|a", ">a"]
+
+
+@pytest.mark.parametrize("text", SIGNS)
+def test_signs_of_yaml_are_text_in_a_list_on_the_command_line(text: str) -> None:
+    assert Recipe.load("toy_copy", [f"search.forbidden=[{text}, b]"]).search.forbidden == [text, "b"]
+    with pytest.raises(UserError, match="is no list"):
+        Recipe.load("toy_copy", [f"search.forbidden={text}"])
+
+
+YAMLS_OWN_WORDS = ("token", "alias", "expected", "stream", "<", "scanning", "mapping values")
+
+
+@pytest.mark.parametrize(
+    "text", ["[#]", "[a #b]", "[- a]", "[a", "{a", '["a]', '["a" b]', "[a]b", "[a\tb]", "[a, , b]"]
+)
+def test_what_is_no_list_says_what_to_quote(text: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(f"search:\n  forbidden: {text}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"^command line: search\.forbidden: .*(quote|blanks)") as argument:
+        Recipe.load("toy_copy", [f"search.forbidden={text}"])
+    with pytest.raises(UserError, match=r"own\.yaml:\d: not YAML: .*(quote|blanks)") as file:
+        Recipe.load(tmp_path / "own.yaml")
+    assert not [word for word in YAMLS_OWN_WORDS for told in (argument, file) if word in str(told.value)]
+
+
+@pytest.mark.parametrize("text", ["*x", "*.jsonl", "@x", "%x", "`x", "|x", ">x"])
+def test_a_sign_of_yaml_in_a_file_is_told(text: str, tmp_path: Path) -> None:
+    for value in (f"run:\n  folder: {text}\n", f"search:\n  forbidden: [{text}]\n", f"run: {{folder: {text}}}"):
+        (tmp_path / "own.yaml").write_text(value, encoding="utf-8")
+        with pytest.raises(
+            UserError, match=r"own\.yaml:\d: not YAML: '.*' begins with '.', a sign of YAML; write"
+        ) as told:
+            Recipe.load(tmp_path / "own.yaml")
+        assert repr(text) in str(told.value)
+
+
+@pytest.mark.parametrize("value", ["a\\ud800b", "a\\0b"])
+@pytest.mark.parametrize("key", ["run.folder", "data.path", "data.train_files", "model.pretrained", "search.allowed"])
+def test_what_names_no_file_is_refused(key: str, value: str, tmp_path: Path) -> None:
+    text = f'["{value}"]' if key.endswith("files") else f'"{value}"'
+    (tmp_path / "own.yaml").write_text(f"base: toy_copy\n{key}: {text}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"own\.yaml:2: {key}(\[0\])?: 'a.*b' holds .*, which no name of a file can"):
+        Recipe.load(tmp_path / "own.yaml")
+
+
 @pytest.mark.parametrize("overrides", [[], ["run.seed=3"], ["heads.a.weight=0.5"]])
 def test_a_field_called_no_stays_so(overrides: list[str], tmp_path: Path) -> None:
     rows = "heads: {a: {name: crf, field: no}, off: {name: zlpr, field: on}}\n"

@@ -4,6 +4,7 @@ Single values stay text here. Their keys' types say later whether ``no`` is a wo
 ``s2s.config.reading``.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,12 +80,52 @@ def read_text(text: str, origin: str, literal: bool = False) -> Layer:
         values = {} if node is None else tree.value(node, "")
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{origin}:{line}: not YAML: {error.problem}") from error
+        raise UserError(f"{origin}:{line}: not YAML: {_explained(error)}") from error
     except RecursionError as error:
         raise UserError(f"{origin}: nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{origin}:1: not YAML: {first_line(error)}") from error
     return Layer(origin, values, tree.lines)
+
+
+QUOTE = "a text with one of , : # [ ] { } or a quote goes in quotes, such as 'a #b'"
+MEANINGS = {
+    "expected ',' or|the node content": f"a list or mapping in brackets does not end where it should; {QUOTE}",
+    "mapping values are not allowed": f"there is a second ': ', or the line is not indented as those above; {QUOTE}",
+    "expected <block end>": f"the line is not indented as those above, or something follows a quote; {QUOTE}",
+    "unexpected end of stream": "a quote is opened and never closed",
+    "unknown escape character": "a backslash in double quotes needs another one before it, or use single quotes",
+    "expected '<document start>'": f"something follows the value, or a line begins with '%'; {QUOTE}",
+    "another document": "a file holds one document; take out '---'",
+}
+"""Words in a problem that PyYAML tells, and how to say it to whoever wrote the text."""
+WORD = re.compile(r"[^\s,\]}\0]*")
+
+
+def _explained(error: yaml.MarkedYAMLError) -> str:
+    """Return what is wrong with a text that is no YAML, and what to write in its place."""
+    mark = error.context_mark if "scanning a" in (error.context or "") else error.problem_mark
+    word = "" if mark is None or mark.buffer is None else WORD.match(mark.buffer, mark.pointer)[0]  # type: ignore[index]
+    problem = error.problem or ""
+    if re.search("alias|cannot start any token|alphabetic or numeric|chomping", problem):
+        if not word:
+            return "a tab where YAML takes none; write blanks, or the text in quotes"
+        return f"{word!r} begins with '{word[0]}', a sign of YAML; write the text in quotes"
+    return next((meaning for words, meaning in MEANINGS.items() if re.search(words, problem)), problem)
+
+
+class _OneValue(yaml.BaseLoader):
+    """Reads YAML for one argument, where signs with a use in whole files begin a text: ``[*er*, @a, &x]``."""
+
+    def fetch_alias(self) -> None:
+        """Take ``*`` for text."""
+        self.fetch_plain()
+
+    fetch_anchor = fetch_tag = fetch_alias
+
+    def check_plain(self) -> bool:
+        """Return whether a text without quotes begins here."""
+        return self.peek() in "@`%|>" or bool(super().check_plain())
 
 
 class Tree:
@@ -177,13 +218,13 @@ def opened(value: Any) -> Any:
     if not isinstance(value, Argument):
         return value
     try:
-        node = yaml.compose(value.text, Loader=yaml.BaseLoader)
+        node = yaml.compose(value.text, Loader=_OneValue)
         if isinstance(node, yaml.CollectionNode):
             return Tree("command line", value.literal).value(node, "")
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     except yaml.MarkedYAMLError as error:
-        raise ValueError(f"{value.text!r} is no list or mapping: {error.problem}") from error
+        raise ValueError(f"{value.text!r} is no list or mapping: {_explained(error)}") from error
     except (yaml.YAMLError, UserError) as error:
         raise ValueError(first_line(error)) from error
     return Written(value.text)

@@ -1,5 +1,6 @@
 """Paths that people write: ``~`` stands for the home folder, wherever a path is read."""
 
+import os
 from pathlib import Path
 
 from s2s.errors import UserError
@@ -12,15 +13,27 @@ class Home:
 def expanded(path: str) -> str:
     """Return a path with ``~`` or ``~name`` at its beginning as the home folder; so each of several between commas.
 
-    The text itself comes back where nothing is expanded. Errors: a UserError where no home folder is known.
+    The text itself comes back where nothing is expanded. Errors: a UserError where no home folder is known, and for
+    what no file can be called.
     """
+    _check_name(path)
     found = ",".join(_at_home(part) for part in path.split(",")) if "~" in path else path
     return path if found == path else found
 
 
 def at_home(path: str | Path) -> Path:
     """Return the same as a Path."""
+    _check_name(str(path))
     return Path(_at_home(str(path)))
+
+
+def _check_name(path: str) -> None:
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path!r} holds half of a surrogate pair, which no name of a file can") from error
+    if b"\0" in encoded:
+        raise UserError(f"{path!r} holds a null character, which no name of a file can")
 
 
 def _at_home(path: str) -> str:

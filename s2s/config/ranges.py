@@ -144,5 +144,8 @@ def _marked(kind: type, found: list[Any], value: Any, key: str) -> Any:
         if isinstance(mark, Range):
             mark.refuse(key, value, given)
         elif mark is Home and isinstance(value, str):
-            value = expanded(value)
+            try:
+                value = expanded(value)
+            except UserError as error:
+                raise UserError(f"{key}: {error}") from error
     return value

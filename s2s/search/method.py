@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from s2s.config.paths import expanded
-from s2s.config.ranges import CountOrZero, Factor, Offset, Ratio, Size, settle
+from s2s.config.ranges import CountOrZero, Factor, Offset, PathText, Ratio, Size, settle
 from s2s.errors import UserError, nearest
 from s2s.model.precisions import PRECISIONS
 from s2s.outside import names_outside, outside
@@ -60,7 +59,7 @@ class SearchMethod:
     required: list[str] = field(default_factory=list)  # whole words that come in every hypothesis; *er*: within words
     forbidden: list[str] = field(default_factory=list)  # whole words that come in none; *er*: within words too
     # a file of lines: every hypothesis is one of them, as it stands there
-    allowed: str | None = field(default=None, metadata=outside("FILE"))
+    allowed: PathText | None = field(default=None, metadata=outside("FILE"))
     token_scores: bool = False  # tell the log-probability of each token of what is found
     precision: str = "auto"  # fp32, bf16, fp16 or int8 products with weights; auto: the run's on a GPU, fp32 on CPU
     batch: Size = 32  # sources searched together
@@ -95,7 +94,6 @@ class SearchMethod:
 
     def __post_init__(self) -> None:
         settle(self, "search.")
-        self.allowed = None if self.allowed is None else expanded(self.allowed)  # itself where nothing is expanded
         if self.precision not in PRECISIONS:
             raise UserError(f"search.precision: no '{self.precision}'{nearest(self.precision, PRECISIONS)}")
         if self.max_length is not None and self.max_length < self.min_length:
