@@ -206,7 +206,7 @@ def test_a_second_run_ranks_anew(run: Run, other: Run) -> None:
         ({"allowed": "nowhere.txt"}, "nowhere.txt: No such file"),
         ({"required": [" "]}, "search.required: ' ' is blank"),
         ({"required": ["a b c d e"], "max_length": 3}, "search.required: the texts take 5 tokens, but max_length is 3"),
-        ({"required": ["a b"], "forbidden": ["b"]}, "search.required: the texts take more than can be had"),
+        ({"required": ["a b"], "forbidden": ["b"]}, "search.required: the texts cannot come without one"),
         ({"prefix": "a b c d", "max_length": 2}, "search.prefix: it has 4 tokens, but max_length is 2"),
     ],
 )

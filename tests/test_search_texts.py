@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerFast
 
 from s2s.errors import UserError
 from s2s.search import ConstrainedScorer, ForcedPrefixes, NoRepeatedNgram, beam_search, rules, sample_search
-from s2s.search.method import Job
-from s2s.search.texts import SpelledTexts
+from s2s.search.method import Job, Prefix
+from s2s.search.methods import SEARCHES
+from s2s.search.texts import SpelledTexts, whole_words
 from s2s.vocabulary import pieces
 from s2s.vocabulary.pretrained import PretrainedVocabulary
 
@@ -208,6 +209,8 @@ def test_many_texts_may_be_forbidden():
         ("*", True, ("*", False, False)),
         ("*a", False, ("*a", False, False)),
         (r"a\*", False, ("a*", False, False)),
+        (r"\*x", False, ("*x", False, False)),
+        (r"\*x*", False, ("*x", False, True)),
     ],
 )
 def test_stars_open_an_end_and_can_be_meant(text, at_start, wanted):
@@ -276,3 +279,20 @@ REFUSALS = {
 def test_what_a_vocabulary_cannot_write_is_refused(key, text):
     with pytest.raises(UserError, match=rf"^search\.{key}: '{text}' has characters that the vocabulary cannot write$"):
         REFUSALS[key](made("wordpiece"), text)
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "spelled", "reason"),
+    [
+        ([], b"ab", "the vocabulary cannot write the texts"),
+        (["a"], b"a", "without one that search.forbidden names"),
+    ],
+)
+def test_texts_that_cannot_come_are_refused_with_the_true_cause(monkeypatch, forbidden, spelled, reason):
+    def texts(_, required, banned):
+        rows = ([whole_words(text.encode()) for text in texts] for texts in (required, banned))
+        return SpelledTexts(*rows, [b"", spelled], 0)
+
+    monkeypatch.setattr(rules, "spelled_texts", texts)
+    with pytest.raises(UserError, match=rf"^search\.required: .*{reason}"):
+        rules.constraints_of(SEARCHES["beam"](required=["a"], forbidden=forbidden), job(made("unigram"), Prefix()))

@@ -39,7 +39,7 @@ def test_unspaced_scripts_are_words_of_one_character_in_all_of_unicode() -> None
 
 
 def is_mark(character: str) -> bool:
-    return unicodedata.category(character)[0] == "M" or character in "\u0e33\u0eb3"
+    return unicodedata.category(character)[0] == "M" or character in "\u0e33\u0eb3\uff9e\uff9f"
 
 
 def scanned(text: str) -> list[str]:
@@ -74,7 +74,7 @@ def scanned(text: str) -> list[str]:
 
 
 SCRIPTS = (
-    "aZ_ 中かカ가・ー々.é\u0301\u0308नमस्ते१\u200d\u200cمُحَمَّد\u064bकि ภาษาไทยกำ๒ ລາວຄຳ ខ្មែរ មြန်မာစာ က္က\u3099"
+    "aZ_ 中かカｶﾞﾟ가・ー々.é\u0301\u0308नमस्ते१\u200d\u200cمُحَمَّد\u064bकि ภาษาไทยกำ๒ ລາວຄຳ ខ្មែរ មြန်မာစာ က္က\u3099"
     "😀👍🏽👩\u200d\ufe0f1\u20e3שָׁל한\u1100\u1161\u11a8"
 )
 
@@ -115,6 +115,8 @@ def test_english_is_cut_as_python_cuts_it(text: str) -> None:
         ("e\u0301te\u0301 \u212b", ["été", "å"]),
         ("\u1112\u1161\u11ab", ["한"]),
         ("か\u3099 か\u309a", ["が", "か\u309a"]),
+        ("ｶﾞｷﾞ ﾊﾟ", ["ｶﾞ", "ｷﾞ", "ﾊﾟ"]),
+        ("한국어 배우기", ["한", "국", "어", "배", "우", "기"]),
         ("葛\U000e0100", ["葛"]),
         ("great 👩\u200d👩\u200d👧 day 👍🏽 1\ufe0f\u20e3 ❤\ufe0f", ["great", "day", "1"]),
         ("\u0301 \u200d \u0903", []),

@@ -1,4 +1,7 @@
-"""Scores of generated texts and tests of their differences."""
+"""Scores of generated texts and tests of their differences.
+
+Scores of words count single characters in Chinese, Japanese, Thai and their like, syllables in Korean: see ``words``.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

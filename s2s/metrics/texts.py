@@ -1,13 +1,14 @@
 """How metrics cut a text into words and characters, in any script.
 
 Texts are compared in Unicode's composed form (NFC), in which an accent is the same whether it was typed as a letter of
-its own or behind one. A mark (an Arabic or Hebrew vowel, a Devanagari vowel sign or virama, a Thai tone, a combining
-accent) belongs to the letter before it and never ends a word; neither does a joiner (ZWJ, ZWNJ) between two letters.
-Signs that only choose a glyph (variation selectors, the keycap of emoji) are left out.
+its own or after one. A mark (an Arabic or Hebrew vowel, a Devanagari vowel sign or virama, a Thai tone, a combining
+accent, the voicing of half-width katakana) belongs to the letter before it and never ends a word; neither does a joiner
+(ZWJ, ZWNJ) between two letters. Signs that only choose a glyph (variation selectors, the keycap of emoji) are left out.
 
 Scripts that write no blanks between words have none to be found without a dictionary: there a word is one character
-with its marks and with what is stacked below it, for Chinese, Japanese and Korean as for Thai, Lao, Khmer and Burmese.
-Emoji and punctuation are in no word.
+with its marks and with what is stacked below it, for Chinese and Japanese as for Thai, Lao, Khmer and Burmese. Korean
+has blanks, but between phrases of several parts; each of its syllables is counted as a word. Emoji and punctuation are
+in no word.
 """
 
 import re
@@ -39,7 +40,7 @@ def composed(text: str) -> str:
 def words(text: str) -> list[str]:
     r"""Return lower-cased runs of word characters (``\w``) with their marks; of scripts without blanks, each character.
 
-    Digits form runs in every script.
+    Of Korean each syllable is a word. Digits form runs in every script.
     """
     text = text.lower()
     if text.isascii():
@@ -56,10 +57,11 @@ def characters(text: str) -> list[str]:
 def _word() -> re.Pattern[str]:
     """Return the pattern of a word, made when a text needs it: Python has no class of marks."""
     # Marks stand in the first two planes alone, but for the variation selectors. The vowel AM of Thai and Lao is a
-    # letter by its category, and a mark with a vowel by its decomposition.
+    # letter by its category, and a mark with a vowel by its decomposition; the half-width voicing marks of katakana are
+    # letters too, and the combining ones by theirs.
     is_mark = lambda code: unicodedata.category(chr(code)).startswith("M")  # noqa: E731
     runs = [list(codes) for found, codes in groupby(range(0x300, 0x20000), is_mark) if found]
-    mark = f"[{''.join(f'{chr(codes[0])}-{chr(codes[-1])}' for codes in runs)}\u0e33\u0eb3]"
+    mark = f"[{''.join(f'{chr(codes[0])}-{chr(codes[-1])}' for codes in runs)}\u0e33\u0eb3\uff9e\uff9f]"
     # The look-aheads drop what these blocks hold besides letters, such as the middle dot between katakana.
     alone, other = rf"(?=\w)(?![{_DIGITS}])[{_UNSPACED}]", rf"(?:(?![{_UNSPACED}])\w|[{_DIGITS}])"
     return re.compile(

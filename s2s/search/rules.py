@@ -38,16 +38,22 @@ def constraints_of(settings: SearchMethod, job: Job) -> list[Constraint]:
         found.append(allowed(settings.allowed, job))
     if settings.required or settings.forbidden:
         texts = spelled_texts(job.vocabulary, tuple(settings.required), tuple(settings.forbidden))
-        check_room("required", "the texts take", texts.least(), job)
+        check_room(texts.least(), settings, job)
         found.append(texts.rule(job.longest))
     return found
 
 
-def check_room(key: str, what: str, tokens: float, job: Job) -> None:
-    """A ``UserError`` where so many tokens are more than any of the sources may have."""
-    if job.longest and tokens > max(job.longest):
-        least = f"{tokens:.0f} tokens" if tokens < float("inf") else "more than can be had with what is forbidden"
-        raise UserError(f"search.{key}: {what} {least}, but max_length is {max(job.longest)}")
+def check_room(tokens: float, settings: SearchMethod, job: Job) -> None:
+    """A ``UserError`` where the required texts take more tokens than any of the sources may have."""
+    if not job.longest or tokens <= max(job.longest):
+        return
+    if tokens < float("inf"):
+        reason = f"the texts take {tokens:.0f} tokens, but max_length is {max(job.longest)}"
+    elif spelled_texts(job.vocabulary, tuple(settings.required), ()).least() < float("inf"):
+        reason = "the texts cannot come without one that search.forbidden names; leave one of the two out"
+    else:
+        reason = "the vocabulary cannot write the texts as whole words; put a star where a word may go on"
+    raise UserError(f"search.required: {reason}")
 
 
 def forced(job: Job) -> ForcedPrefixes:
@@ -80,8 +86,7 @@ def stars(text: str, at_start: bool = True) -> tuple[str, bool, bool]:
     text = text[opens:]
     closes = text.endswith(OPEN) and not text.endswith(f"\\{OPEN}") and len(text) > 1
     text = text[: len(text) - closes]
-    if at_start and text.startswith(f"\\{OPEN}"):
-        text = text[1:]
+    text = text[text.startswith(f"\\{OPEN}") :]
     return (f"{text[:-2]}{OPEN}" if text.endswith(f"\\{OPEN}") else text), opens, closes
 
 
