@@ -15,6 +15,7 @@ from s2s import checkpoints, hub
 from s2s.data.fields import Fields
 from s2s.data.lines import Line, Wanted, field_text, place, quiet, source_text, stream_rows
 from s2s.data.readers import Note
+from s2s.data.rows import json_text
 from s2s.ensembles import ensemble, rerank
 from s2s.errors import UserError
 from s2s.run import Hypothesis, Run, load
@@ -174,7 +175,7 @@ class Decoder:
             "hypotheses": [_shown(hypothesis) for hypothesis in hypotheses],
             "settings": plain(self.search),
         }
-        return json.dumps(fields, ensure_ascii=False, default=str)  # an id of a Parquet file may be a date
+        return json_text(fields)  # an id of a Parquet file may be a date
 
 
 def _shown(hypothesis: Hypothesis) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from s2s.matmul import stepwise
-from s2s.search.generation import Answer, Models, constrained, job_of
+from s2s.search.generation import Answer, Models, constrained, job_of, numbers
 from s2s.search.method import SearchMethod
 from s2s.search.rules import prefix_of, reader
 from s2s.search.streaming import Told
@@ -60,11 +60,12 @@ def pieces(reader: Reader, tokens: Iterable[Told]) -> Iterator[Piece]:
     more have begun. What is left at the end comes without a token.
     """
     ids, told = list[int](), ""
-    for _, token, log_prob in tokens:
-        ids.append(token)
-        settled = reader.settled(ids)
-        yield Piece(settled[len(told) :], token, log_prob)
-        told = settled
+    with numbers():
+        for _, token, log_prob in tokens:
+            ids.append(token)
+            settled = reader.settled(ids)
+            yield Piece(settled[len(told) :], token, log_prob)
+            told = settled
     text = reader.decode(ids)
     if text != told:
         yield Piece(text[len(told) :], None, 0.0)

@@ -1,6 +1,5 @@
 """Score hypotheses against references with ROUGE, BLEU and chrF, and compare the systems of several files."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -14,6 +13,7 @@ from s2s.config import Layer, merge
 from s2s.config.ranges import Count, PathText, Seed, settle
 from s2s.console import is_closed, plain_console
 from s2s.data.lines import Format, Row, source_text
+from s2s.data.rows import json_text
 from s2s.data.scored import files, hypothesis_text, read_references, read_texts
 from s2s.diagnosis.systems import SAMPLES, Difference, System, differences, show_comparison, signature
 from s2s.disk import write_atomically
@@ -115,7 +115,7 @@ def evaluate(arguments: Arguments) -> None:
     how = signature(arguments.samples, arguments.seed)
     if arguments.json is not None:
         record = _record(arguments, systems, found, len(references), how)
-        write_atomically(Path(arguments.json), json.dumps(record, ensure_ascii=False, indent=2) + "\n")
+        write_atomically(Path(arguments.json), json_text(record, indent=2) + "\n")
     console = plain_console()
     if not others:
         show(first.scores, console)

@@ -10,7 +10,6 @@ Plain lines give plain lines: tags with blanks between them (_ where a cut lost 
 """
 
 import gzip
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from s2s.config.ranges import PathText, settle
 from s2s.console import plain_console, print_results, progress_bar
 from s2s.data.fields import Fields
 from s2s.data.lines import Format, Wanted, misnamed, place, read_rows, source_text
+from s2s.data.rows import json_text
 from s2s.disk import open_output
 from s2s.errors import UserError, nearest
 from s2s.labelling.heads import Head
@@ -126,7 +126,7 @@ def predict(run: Run, settings: Settings) -> None:
         fields = {"id": rows[index].get("id", index), "source": source, "tokens": prediction.tokens}
         for each in heads:
             fields |= structured(each, prediction.heads[each.name], prediction, joint)
-        written.append(json.dumps(fields, ensure_ascii=False, default=str))
+        written.append(json_text(fields))
     write(settings.output, written)
     seconds = time.perf_counter() - began
     console.print(f"{len(sources)} sources in {seconds:.1f} s, {len(sources) / seconds:.1f} a second, step {run.step}")

@@ -12,13 +12,18 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 import s2s
+from s2s.data.rows import json_text
+from s2s.diagnose import diagnose
+from s2s.diagnosis.settings import DiagnosisSettings
 from s2s.ensembles import ensemble, rerank
 from s2s.errors import UserError
 from s2s.journal import Journal
 from s2s.recipe import Recipe
 from s2s.run import Run
+from s2s.search.methods import SEARCHES
 
 TINY = ["model.width=16", "model.layers=1", "data.size=240", "run.steps=3", "run.evaluate_examples=2"]
 SEARCH = ["search.beams=2", "search.max_length=5", "search.batch=4", "chunk=5"]
@@ -293,3 +298,57 @@ def test_an_output_whose_name_tells_another_format_is_told(
     for given, name, told in ((source, "o.csv", True), (source, "o.jsonl", False), (plain, "o.jsonl", True)):
         assert decode(runs[0], given, tmp_path / name) == 0
         assert ("though its name tells" in capsys.readouterr().err) == told
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+@pytest.mark.parametrize("row", ['{{"id": {}, "source": "a"}}', '{{"source": "a", "more": {{"deep": [1.5, {}]}}}}'])
+def test_a_number_that_is_not_finite_is_a_malformed_row(
+    runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str], number: str, row: str
+) -> None:
+    path, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    path.write_text('{"id": 0.5, "source": "a"}\n' + row.format(number) + "\n", encoding="utf-8")
+    assert decode(runs[0], path, output) == 2
+    assert "in.jsonl, line 2: malformed JSON: " in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_what_is_written_is_json_whatever_a_row_or_a_score_holds() -> None:
+    held = {"id": float("nan"), "day": datetime.date(2020, 1, 2), "rows": [(1.5, float("-inf"))], "text": "\u4e00"}
+    text = json_text(held)
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert found == {"id": None, "day": "2020-01-02", "rows": [[1.5, None]], "text": "\u4e00"}
+    assert "\u4e00" in text
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose weights are finite and useless."""
+    folder = tmp_path_factory.mktemp("damaged")
+    run = s2s.fit(Recipe.load("toy_copy", [*TINY, f"run.folder={folder / 'run'}"]))
+    with torch.no_grad():
+        for parameter in run.objective.parameters():
+            parameter.fill_(1e38)
+    run.save_pretrained(folder / "damaged")
+    return folder / "damaged"
+
+
+NAN = "the model's log-probabilities are NaN: its weights are damaged or its precision overflows"
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_weights_that_give_no_numbers_are_one_line_in_every_search(damaged: Path, name: str) -> None:
+    run = s2s.load(damaged)
+    with pytest.raises(UserError, match=NAN):
+        run.generate(["a b"], name=name, max_length=4)
+    if name in ("beam", "sample"):
+        with pytest.raises(UserError, match=NAN):
+            list(run.stream("a b", name=name, max_length=4))
+
+
+def test_weights_that_give_no_numbers_are_one_line_of_the_commands(
+    damaged: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert decode(s2s.load(damaged), source, tmp_path / "out.jsonl") == 2
+    assert f"error: {NAN}" in capsys.readouterr().err
+    with pytest.raises(UserError, match=NAN):
+        diagnose(DiagnosisSettings(run=str(damaged), data="recipe", output=str(tmp_path / "report"), examples=4))

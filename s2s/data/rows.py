@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from math import isfinite
+from typing import Any, NamedTuple, NoReturn
 
 from s2s.errors import nearest
 from s2s.vocabulary.boundaries import is_blank
@@ -31,6 +32,10 @@ class TwiceError(ValueError):
     """A name stands twice in an object, so that one of its two values would be lost."""
 
 
+class NotFiniteError(ValueError):
+    """A number is infinite or none at all, so that JSON has no form for it."""
+
+
 def _unique(pairs: list[tuple[str, object]]) -> Row:
     row = dict(pairs)
     if len(row) < len(pairs):
@@ -39,12 +44,36 @@ def _unique(pairs: list[tuple[str, object]]) -> Row:
     return row
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+def _refuse(constant: str) -> NoReturn:
+    raise NotFiniteError(f"malformed JSON: {constant} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not isfinite(number):
+        raise NotFiniteError(f"malformed JSON: the number {digits[:40]} is too great")
+    return number
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """Return a value as JSON with null for each number that is not finite, and as text what JSON has no form for."""
+    return json.dumps(_without_infinite(value), ensure_ascii=False, allow_nan=False, default=str, indent=indent)
+
+
+def _without_infinite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _without_infinite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinite(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def json_fault(error: Exception) -> str:
     """Return what is wrong with JSON that ``DECODER`` does not read."""
-    if isinstance(error, TwiceError):
+    if isinstance(error, TwiceError | NotFiniteError):
         return str(error)
     if isinstance(error, json.JSONDecodeError):
         return f"malformed JSON: {error.msg} at column {error.colno}"

@@ -1,6 +1,7 @@
 """Search over many sources: batches of like length, results in the order of the sources."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from s2s.batch import pad
+from s2s.errors import UserError
 from s2s.memory import enough_memory
 from s2s.model import PrefixTransformer
 from s2s.model.precisions import PRECISIONS
@@ -18,7 +20,7 @@ from s2s.search.constraints import ConstrainedScorer, WithoutTokens
 from s2s.search.coverage import mean_of
 from s2s.search.ensemble import Ensemble
 from s2s.search.forcing import token_scores
-from s2s.search.hypotheses import Hypothesis
+from s2s.search.hypotheses import Hypothesis, NotANumberError
 from s2s.search.method import Job, Prefix, SearchMethod, go_on
 from s2s.search.prefix import PrefixScorer, select_rows
 from s2s.search.rules import HOW, constraints_of, prefix_of
@@ -37,6 +39,18 @@ class Answer(NamedTuple):
 
     hypotheses: list[Hypothesis]
     token_scores: list[list[float]] | None
+
+
+@contextmanager
+def numbers() -> Iterator[None]:
+    """Raise a UserError of one line where a model's log-probabilities are NaN."""
+    try:
+        yield
+    except NotANumberError as error:
+        raise UserError(
+            "the model's log-probabilities are NaN: its weights are damaged or its precision overflows; "
+            "take another checkpoint or precision"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -114,7 +128,7 @@ def answer(
     for start in range(0, len(order), settings.batch):
         chosen = order[start : start + settings.batch]
         pairs = [(sources[index], own[index]) for index in chosen]
-        with enough_memory(lambda: f"decoding of {len(chosen)} sources together", LESS):  # noqa: B023
+        with enough_memory(lambda: f"decoding of {len(chosen)} sources together", LESS), numbers():  # noqa: B023
             found.update(zip(chosen, _search(models, pairs, settings, max_length), strict=True))
         advance(len(chosen))
     return [found[index] for index in range(len(sources))]

@@ -14,6 +14,10 @@ RUN = 64
 """Columns of a vocabulary whose greatest entry is found first."""
 
 
+class NotANumberError(ValueError):
+    """A scorer gave a log-probability that is NaN, so that no hypothesis is the best."""
+
+
 class Hypotheses(NamedTuple):
     """Hypotheses of one length t for S sources, K slots a source; a slot whose sum is -inf is empty."""
 
@@ -55,7 +59,8 @@ def refuse_nan(live: Hypotheses, sums: Tensor) -> None:
     """A ValueError that names the step and the source where one of the sums [S, ...] is NaN."""
     bad = sums.isnan().flatten(1).any(dim=1).tolist()
     if any(bad):
-        raise ValueError(f"log-probability is NaN at step {live.length + 1}, source {live.sources[bad.index(True)]}")
+        source = live.sources[bad.index(True)]
+        raise NotANumberError(f"log-probability is NaN at step {live.length + 1}, source {source}")
 
 
 def expand(live: Hypotheses, sums: Tensor, beams: int) -> tuple[Hypotheses, Tensor]:

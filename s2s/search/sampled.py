@@ -7,7 +7,7 @@ from typing import Any
 from s2s.config.ranges import Count, Few, Positive, Seed, ShareAboveZero
 from s2s.errors import UserError
 from s2s.search.filters import Epsilon, Eta, Filter, MinP, TopK, TopP, Typical
-from s2s.search.hypotheses import Hypothesis
+from s2s.search.hypotheses import Hypothesis, NotANumberError
 from s2s.search.method import Job, SearchMethod, not_ending_early
 from s2s.search.sampling import sample_search
 from s2s.search.scorer import Scorer
@@ -64,6 +64,8 @@ class SampleSettings(SearchMethod):
         scorer = not_ending_early(scorer, job.shortest)
         try:
             found = sample_search(scorer, self.samples, job.longest, self.seeds(job), self.temperature, self.filters())
+        except NotANumberError:
+            raise
         except ValueError as error:
             raise UserError(f"search: {error}") from error
         return [[(sample.tokens, sample.score) for sample in rows] for rows in found]

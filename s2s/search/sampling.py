@@ -9,7 +9,7 @@ from torch import Tensor
 
 from s2s.draws import Draws
 from s2s.search.filters import Filter
-from s2s.search.hypotheses import one_by_one
+from s2s.search.hypotheses import NotANumberError, one_by_one
 from s2s.search.scorer import Scorer, State
 from s2s.seeds import seed_of
 
@@ -132,7 +132,7 @@ def draw(log_probs: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     """The token [S, K] at which the distribution function passes the number [S, K], and its log-probability."""
     passed = log_probs.double().exp().cumsum(dim=2)
     if bool(passed.isnan().any()):
-        raise ValueError("no token is possible, or a log-probability is NaN")
+        raise NotANumberError("no token is possible, or a log-probability is NaN")
     # A number times the sum is below it: what rounding the sum has left of 1 belongs to no impossible token.
     wanted = numbers.double() * passed[:, :, -1]
     tokens = torch.searchsorted(passed, wanted[:, :, None].contiguous(), right=True)

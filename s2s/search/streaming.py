@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from s2s.search.filters import Filter
-from s2s.search.hypotheses import one_by_one
+from s2s.search.hypotheses import NotANumberError, one_by_one
 from s2s.search.sampling import check, draw, proposal, uniform_numbers
 from s2s.search.scorer import Scorer, State
 
@@ -63,7 +63,7 @@ def stream(scorer: Scorer[State], max_length: int | Sequence[int], pick: Pick) -
     for step in range(max(longest)):
         log_probs, state = scorer.step(tokens, state)
         if bool(log_probs.isnan().any()):
-            raise ValueError(f"log-probability is NaN at step {step + 1}")
+            raise NotANumberError(f"log-probability is NaN at step {step + 1}")
         tokens = pick(log_probs, live, step)
         scores = log_probs.gather(1, tokens[:, None])[:, 0]
         possible = (scores > -torch.inf) & (tokens != scorer.end)

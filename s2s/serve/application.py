@@ -1,6 +1,5 @@
 """The page and the JSON interface over some runs."""
 
-import json
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from s2s.config.describing import Key, keys
 from s2s.config.named import name_of
+from s2s.data.rows import json_text
 from s2s.errors import UserError, nearest
 from s2s.run import Run
 from s2s.search.method import SearchMethod
@@ -85,7 +85,7 @@ def application(runs: Mapping[str, Run], worker: Worker, hosts: Hosts = LOOPBACK
 
         def work() -> bytes:
             found = answer(chosen, question.source, settings)
-            return json.dumps({"run": name, "step": chosen.run.step, **found}, ensure_ascii=False).encode()
+            return json_text({"run": name, "step": chosen.run.step, **found}).encode()
 
         return Response(await unless_left(request, worker.do(work)), media_type="application/json")
 
