@@ -34,6 +34,12 @@ def test_lengths_cost_what_the_key_says(run: Run) -> None:
         assert score == pytest.approx(total / ((5 + 9) / 6) ** 0.7, rel=1e-4)
 
 
+@pytest.mark.parametrize("none", [{"translation_alpha": 0.0}, {"word_reward": 0.0}])
+@pytest.mark.parametrize("given", [{"length_penalty": 0.5}, {"word_reward": 5.0}, {"translation_alpha": 0.7}])
+def test_a_cost_of_zero_leaves_the_one_that_is_given(none: dict[str, float], given: dict[str, float]) -> None:
+    assert SearchSettings(**(none | given)).length_score() == SearchSettings(**given).length_score()
+
+
 def test_no_ngram_comes_twice(run: Run) -> None:
     for tokens, _ in best(run, no_repeat_ngram=2, min_length=9):
         pairs = list(pairwise(tokens))

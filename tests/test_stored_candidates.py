@@ -75,6 +75,13 @@ NO_LINE = "not a line of decoded JSONL"
         ({"hypotheses": [{"text": "a", "score": -1.0, "tokens": [23]}]}, "another vocabulary"),
         ({"hypotheses": [{"text": "a", "score": -1.0, "tokens": [-1]}]}, "another vocabulary"),
         ({"settings": {"max_length": 4, "length_penalty": 0.6}}, r"search\.length_penalty=0\.6"),
+        (
+            {"settings": {"max_length": 4, "length_penalty": 0.0, "translation_alpha": 0.6}},
+            r"search\.translation_alpha=0",
+        ),
+        ({"settings": {"max_length": 4, "length_penalty": 0.0, "word_reward": -2.0}}, r"search\.word_reward=-2"),
+        ({"settings": {"max_length": 4, "length_penalty": 0.0, "coverage_penalty": 1}}, r"search\.coverage_penalty=1"),
+        ({"settings": {"max_length": 4, "length_penalty": 0.0, "utility": "chrf"}}, r"search\.utility=chrf"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, change, message):

@@ -155,8 +155,12 @@ class Stored(NamedTuple):
         return [self.rows[key][:count] for key in keys]
 
 
+CHANGING = ("length_penalty", "translation_alpha", "word_reward", "coverage_penalty", "utility")
+"""Keys of a search with which its scores are no log-probabilities."""
+
+
 def read(path: str, materials: Materials) -> Stored:
-    """Read candidates as ``scripts/decode.py`` writes them (JSONL, search.n_best, search.length_penalty=0).
+    """Read candidates as ``scripts/decode.py`` writes them (JSONL, search.n_best, and log-probabilities for scores).
 
     Any other format with the same fields will do.
     A file that names no search.max_length was decoded with the default: the longest target of training.
@@ -188,15 +192,17 @@ def _parse(
         if isinstance(row, ValueError):
             raise row
         source = vocabulary.source_ids(vocabulary.encode(row["source"]), materials.max_source)
-        limit, penalty = row["settings"]["max_length"] or materials.max_length, row["settings"]["length_penalty"]
+        limit = row["settings"]["max_length"] or materials.max_length
+        changed = [(key, value) for key in CHANGING if (value := row["settings"].get(key))]
         found = [
             (Candidate([int(token) for token in one["tokens"]], len(one["tokens"]) != limit), float(one["score"]))
             for one in row["hypotheses"]
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{place}: not a line of decoded JSONL ({type(error).__name__}: {error})") from error
-    if penalty:
-        raise UserError(f"{place}: decoded with search.length_penalty={penalty}; 0 keeps log-probabilities")
+    if changed:
+        key, value = changed[0]
+        raise UserError(f"{place}: decoded with search.{key}={value}, so that scores are no log-probabilities")
     if not found or not all(0 <= token < vocabulary.size for one, _ in found for token in one.ids):
         raise UserError(f"{place}: no hypotheses, or tokens of another vocabulary")
     return tuple(source), found

@@ -29,9 +29,9 @@ class LengthScored(SearchMethod):
 
     def length_score(self) -> LengthScore:
         """What a hypothesis is worth, given its length."""
-        if self.translation_alpha is not None:
+        if self.translation_alpha:  # 0 is none, as in the check that one alone is given
             return TranslationPenalty(self.translation_alpha)
-        return PowerPenalty(self.length_penalty) if self.word_reward is None else WordReward(self.word_reward)
+        return WordReward(self.word_reward) if self.word_reward else PowerPenalty(self.length_penalty)
 
     def __post_init__(self) -> None:
         super().__post_init__()
