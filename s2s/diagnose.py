@@ -3,7 +3,6 @@
 Writes ``report.html``, ``report.json`` and ``tokens.parquet``; the keys are those of ``DiagnosisSettings``.
 """
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from s2s import commands
 from s2s.config import merge, read_arguments
 from s2s.config.describing import Schema, explain
 from s2s.console import plain_console, progress_bar
+from s2s.data.rows import json_text
 from s2s.diagnosis.measures import Bar, measure
 from s2s.diagnosis.record import record
 from s2s.diagnosis.settings import DiagnosisSettings
@@ -48,7 +48,7 @@ def diagnose(settings: DiagnosisSettings, bar: Bar = no_bar) -> dict[str, Any]:
     found = record(settings, examples, subjects, measured)
     folder.mkdir(parents=True, exist_ok=True)
     write_tokens(folder / TOKENS, measured)
-    write_atomically(folder / RECORD, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+    write_atomically(folder / RECORD, json_text(found, indent=1) + "\n")
     write_atomically(folder / PAGE, page(found))
     return found
 
