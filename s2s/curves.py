@@ -1,13 +1,13 @@
 """A picture of a run's log: loss, dev scores, rate and norm of the gradient over its steps. It needs matplotlib."""
 
 import io
-import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from s2s.disk import write_atomically
+from s2s.inside import parse_json
 from s2s.packages import matplotlib_module
 
 FILE = "curves.svg"
@@ -28,7 +28,7 @@ def draw(folder: Path) -> None:
         matplotlib_module(name, "plots", "the picture of the curves") for name in ("matplotlib", "matplotlib.figure")
     )
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    steps, evaluations = _split([json.loads(line) for line in lines])
+    steps, evaluations = _split([parse_json(line) for line in lines])
     with matplotlib.rc_context({"svg.hashsalt": "s2s", "svg.fonttype": "none"}):
         figure = figures.Figure(figsize=(10, 6), layout="constrained")
         losses, scores, rates, norms = figure.subplots(2, 2).flat

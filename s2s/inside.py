@@ -130,8 +130,13 @@ def read_json(path: Path) -> Any:
 
     Errors: an OSError where it cannot be opened, a ValueError for anything else that is wrong with it.
     """
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text. Errors: a ValueError, for one that is nested too deeply too."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

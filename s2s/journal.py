@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Protocol
 from s2s.console import print_results
 from s2s.disk import is_stream, naming, open_stream, sync_folder, take_place, target_of, write_atomically
 from s2s.errors import UserError
+from s2s.inside import read_json
 from s2s.locks import Lock
 
 ENDINGS = (".partial", ".partial.json", ".partial.lock")
@@ -48,8 +49,8 @@ def _beside(path: Path) -> tuple[Path, Path, Path]:
 def _read_record(record: Path) -> "Written | None":
     """Return what a record tells, or None where there is none of ours."""
     try:
-        return Written(**json.loads(record.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
+        return Written(**read_json(record))
+    except (OSError, ValueError, TypeError):
         return None
 
 

@@ -10,7 +10,6 @@ trackers/         what run.trackers write
 checkpoints/      see s2s.checkpoints
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from s2s.disk import naming, sync_files, write_atomically
 from s2s.errors import UserError
 from s2s.facts import FILE, RECIPE, VOCABULARY, Facts, check_files, read_facts, write_facts
 from s2s.folders import AGAIN, changed
+from s2s.inside import parse_json
 from s2s.locks import Lock
 from s2s.recipe import Recipe
 from s2s.vocabulary import Vocabulary
@@ -139,7 +139,7 @@ def cut_log(folder: Path, step: int) -> None:
 
 def _step(line: str) -> float:
     try:
-        record: dict[str, Any] = json.loads(line)
+        record: dict[str, Any] = parse_json(line)
         return float(record["step"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return float("inf")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from s2s import journal as module
+from s2s.data.shelf import Shelf
 from s2s.errors import UserError
 from s2s.journal import Journal, Written
 
@@ -116,3 +117,21 @@ def test_an_empty_compressed_file_can_be_read(tmp_path: Path) -> None:
     journal.finish()
     journal.close()
     assert content(tmp_path / "out.gz") == ""
+
+
+DEEP = "[" * 100_000
+
+
+def test_a_record_that_is_nested_too_deeply_is_none_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "out.txt.partial").write_text("one\n", encoding="utf-8")
+    (tmp_path / "out.txt.partial.json").write_text(DEEP, encoding="utf-8")
+    with pytest.raises(UserError, match="not an output that was left unfinished"):
+        module.output_of(str(tmp_path / "out.txt"))
+
+
+@pytest.mark.parametrize("text", [DEEP, "[]", '{"sizes": []}', '{"sizes": {"a": 1}}', ""])
+def test_what_a_cache_notes_wrongly_counts_as_nothing(text: str, tmp_path: Path) -> None:
+    place = Shelf(tmp_path, "key")
+    place.folder.mkdir()
+    (place.folder / "meta.json").write_text(text, encoding="utf-8")
+    assert place.meta() is None

@@ -292,9 +292,29 @@ def test_a_quote_that_closes_far_below_is_told(count: int, tmp_path: Path) -> No
     ]
 
 
+@pytest.mark.parametrize(
+    ("lines", "cell"),
+    [
+        ([b'oops,"x\n', b's,y"\n'], 2),  # opened in the last column
+        ([b'oops,"x\n', b"a,b\n", b's,y"\n'], 3),
+        ([b'"oops,x\n', b"a,b\n", b'12",y\n'], 3),  # in the first
+    ],
+)
+def test_a_quote_that_closes_a_few_rows_below_is_told(lines: list[bytes], cell: int, tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", HEADER + b"".join([*GOOD[:10], *lines, *GOOD[10:]]))
+    kept, report = read(path, FIELDS, "stop")
+    assert len(kept) == 552
+    assert report == [
+        f"{path}: 1 cell holds what looks like rows (first: line 12, {cell} lines); a stray quote joins rows so"
+    ]
+
+
 def test_cells_of_a_few_lines_are_nothing_to_tell(tmp_path: Path) -> None:
-    path = write(tmp_path / "t.csv", HEADER + b'"a\nb","c\r\nd, ""e"""\nf,g\n')
-    assert read(path, FIELDS, "stop") == ([Example("a\nb", 'c\nd, "e"'), Example("f", "g")], [])
+    path = write(tmp_path / "t.csv", HEADER + b'"a\nb","c\r\nd, ""e"""\nf,g\n"h,\ni",j\n"k, l\nm",n\n')
+    assert read(path, FIELDS, "stop") == (
+        [Example("a\nb", 'c\nd, "e"'), Example("f", "g"), Example("h,\ni", "j"), Example("k, l\nm", "n")],
+        [],
+    )
 
 
 @pytest.mark.parametrize("line", [b'"x y", "X Y"', b'   "x y","X Y"', b'"x y",   "X Y"', b"x y,X Y", b" x y , X Y "])

@@ -20,6 +20,7 @@ from s2s.data.rows import Example
 from s2s.data.settings import DataSettings
 from s2s.disk import cache_folder
 from s2s.errors import UserError
+from s2s.inside import parse_json
 
 VERSION = 1  # Part of the name of the cache: to be raised whenever a change below changes the pairs.
 NO_DOCUMENTATION = {"__pycache__", "test", "tests", "idlelib", "lib2to3", "turtledemo"}
@@ -177,9 +178,9 @@ def _key(files: Files) -> str:
 def _read_cache(path: Path) -> tuple[Lists, list[str]]:
     splits: Lists = {"train": [], "dev": [], "test": []}
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        report = [str(line) for line in json.loads(file.readline())]
+        report = [str(line) for line in parse_json(file.readline())]
         for line in file:
-            split, source, target = json.loads(line)
+            split, source, target = parse_json(line)
             splits[split].append(Example(source, target))
     return splits, report
 

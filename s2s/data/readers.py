@@ -308,7 +308,7 @@ def _comma_separated(place: str, stream: BinaryIO, fields: Fields, note: Note) -
     csv.field_size_limit(LONGEST_LINE)  # of the whole process; the default refuses cells of 128 KiB
     rows = csv.reader(lines, strict=True, skipinitialspace=True)  # else a blank before a quote keeps the quotes
     names: list[str] = []
-    long, first = 0, ""
+    long, joined = list[str](), list[str]()
     while (found := _record(lines, rows, names)) is not None:
         number, values = found
         if isinstance(values, ValueError):
@@ -318,13 +318,33 @@ def _comma_separated(place: str, stream: BinaryIO, fields: Fields, note: Note) -
         elif not names:
             names = _header(place, values, fields)
         else:
-            count = max(value.count("\n") for value in values) + 1 if len(lines.taken) > LONG_CELL else 1
-            if count > LONG_CELL:
-                long, first = long + 1, first or f"line {number}, {count} lines"
+            if len(lines.taken) > 1:
+                count = max(value.count("\n") for value in values) + 1
+                if count > LONG_CELL:
+                    long.append(f"line {number}, {count} lines")
+                elif _holds_rows(values):
+                    joined.append(f"line {number}, {count} lines")
             yield number, _named(names, values)
-    if long:
-        cells = f"{long} cell{'s hold' if long > 1 else ' holds'}"
-        note(f"{place}: {cells} more than {LONG_CELL} lines (first: {first}); a stray quote joins rows so")
+    for told, thing in ((long, f"more than {LONG_CELL} lines"), (joined, "what looks like rows")):
+        if told:
+            cells = f"{len(told)} cell{'s hold' if len(told) > 1 else ' holds'}"
+            note(f"{place}: {cells} {thing} (first: {told[0]}); a stray quote joins rows so")
+
+
+def _holds_rows(values: Sequence[str]) -> bool:
+    """Return whether a cell's lines have the commas of the rest of a row, of whole rows and of a row's beginning.
+
+    A comma with a blank after it is one of a text.
+    """
+    last = len(values) - 1
+    for index, value in enumerate(values):
+        first, *others = value.split("\n")
+        if last and others:
+            commas = [last - index, *(last for _ in others[1:]), index]
+            lines = (first, *others)
+            if [line.count(",") for line in lines] == commas and not re.search(r",(\s|$)", value):
+                return True
+    return False
 
 
 def _record(

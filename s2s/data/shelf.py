@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from s2s.disk import sync_folder, write_atomically
 from s2s.errors import UserError
+from s2s.inside import read_json
 from s2s.locks import Lock
 
 VERSION = 1  # Part of every key: to be raised whenever the files below mean something else.
@@ -40,9 +41,9 @@ class Shelf(NamedTuple):
     def meta(self) -> dict[str, Any] | None:
         """What is noted about the thing, or None if it or one of its files is not there as it was left."""
         try:
-            found = json.loads((self.folder / META).read_text(encoding="utf-8"))
+            found = read_json(self.folder / META)
             whole = all((self.folder / name).stat().st_size == size for name, size in found["sizes"].items())
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return dict(found) if whole else None
 
