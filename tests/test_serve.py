@@ -181,7 +181,23 @@ def test_a_client_that_sends_all_before_it_reads_gets_its_answer(client: httpx.C
 def test_other_addresses_and_methods_are_errors_too(client: httpx.Client) -> None:
     assert (client.get("/nothing").status_code, client.get("/nothing").json()) == (404, {"error": "Not Found"})
     assert client.get("/generate").status_code == 405
+    assert client.get("/generate").headers["allow"] == "POST"
     assert client.get("/health", headers={"Host": "elsewhere.example"}).status_code == 400
+
+
+@pytest.mark.parametrize(("path", "methods"), [("/generate", "POST"), ("/stream", "POST"), ("/runs", "GET")])
+def test_a_browser_that_asks_first_is_told_the_methods(client: httpx.Client, path: str, methods: str) -> None:
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    own = {"Origin": str(client.base_url).rstrip("/")}
+    for headers in ({}, asked, asked | own):
+        reply = client.options(path, headers=headers)
+        assert (reply.status_code, reply.headers["allow"], reply.content) == (204, f"{methods}, OPTIONS", b"")
+        assert reply.headers.get("access-control-allow-origin") == headers.get("Origin")
+    for strange in ("http://evil.example", "http://localhost:1", "null"):
+        reply = client.options(path, headers=asked | {"Origin": strange})
+        assert reply.status_code == 403
+        assert not [name for name in reply.headers if name.startswith("access-control")]
+    assert client.options("/nothing", headers=asked).status_code == 404
 
 
 def test_fifty_requests_at_once_are_all_answered(run: s2s.Run, address: str) -> None:

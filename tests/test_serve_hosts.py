@@ -166,6 +166,10 @@ def test_pages_elsewhere_may_not_post(guarded: TestClient, origin: str | None, s
     reply = guarded.post("/generate", headers=headers)
     assert reply.status_code == status
     assert guarded.get("/", headers=headers).status_code == 200
+    for asked in (guarded.options("/generate", headers=headers), guarded.get("/", headers=headers)):
+        trusted = origin if status == 200 else None
+        assert asked.headers.get("access-control-allow-origin") == trusted
+        assert asked.headers.get("access-control-allow-headers") == (trusted and "content-type")
     if status == 403:
         assert list(json.loads(reply.text)) == ["error"]
 

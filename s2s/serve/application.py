@@ -136,8 +136,10 @@ def _add_errors(app: FastAPI) -> None:
         return _error(422, "; ".join(_place(detail) for detail in error.errors()))
 
     @app.exception_handler(StarletteHTTPException)
-    async def refused(_: Request, error: HTTPException) -> Response:
-        return _error(error.status_code, str(error.detail))
+    async def refused(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 405 and request.method == "OPTIONS":  # the address is known: tell what it takes
+            return Response(status_code=204, headers={"Allow": f"{(error.headers or {})['Allow']}, OPTIONS"})
+        return _error(error.status_code, str(error.detail), error.headers)
 
     @app.exception_handler(BusyError)
     async def busy(_: Request, error: BusyError) -> Response:

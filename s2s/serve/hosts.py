@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from s2s.errors import UserError
 from s2s.serve.refusals import refuse
@@ -181,5 +181,25 @@ class HostGuard:
             await refuse(send, 400, f"Host: '{host}' is not a name of this server; names=NAME at its start adds one")
         elif scope["method"] not in ("GET", "HEAD") and not all(self.hosts.trusts(each, host) for each in origins):
             await refuse(send, 403, f"Origin: a page of '{origins[0]}' may not post here; names=NAME allows its name")
+        elif len(origins) == 1 and self.hosts.trusts(origins[0], host):
+            await self.app(scope, receive, _readable(origins[0], send))
         else:
             await self.app(scope, receive, send)
+
+
+def _readable(origin: str, send: Send) -> Send:
+    """Return a ``send`` whose answers tell browsers that a trusted page may post JSON and read what comes."""
+    told = {
+        "access-control-allow-origin": origin,
+        "access-control-allow-methods": "GET, POST",
+        "access-control-allow-headers": "content-type",
+        "vary": "Origin",
+    }
+    pairs = [(name.encode(), value.encode("latin-1")) for name, value in told.items()]
+
+    async def told_first(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", []), *pairs]}
+        await send(message)
+
+    return told_first
