@@ -1,10 +1,11 @@
 """Several runs as one."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from s2s.config.ranges import Positive, Share, settled
+from s2s.data.rows import given_texts
 from s2s.errors import UserError
 from s2s.run import Hypothesis, Run
 
@@ -15,13 +16,19 @@ def ensemble(runs: Sequence[Run], weights: Sequence[float] | None = None) -> Run
     Its recipe, and so its limits and defaults, are the first one's. Raises a ``UserError`` where vocabularies differ,
     or weights do not fit.
     """
+    if not isinstance(runs, Sequence) or not runs or not all(isinstance(run, Run) for run in runs):
+        raise UserError("runs: a list of one run or more is needed, as s2s.load returns them")
     first, *others = runs
     for other in others:
         if _files(other.folder) != _files(first.folder):
             raise UserError(f"run: '{first.folder}' and '{other.folder}' have different vocabularies")
-    if weights is not None and (len(weights) != len(runs) or not all(0 < weight < math.inf for weight in weights)):
-        raise UserError(f"weights: {len(runs)} runs need as many positive weights, not {list(weights)}")
-    return replace(first, partners=tuple(others), weights=None if weights is None else tuple(weights))
+    if weights is None:
+        return replace(first, partners=tuple(others), weights=None)
+    given = [] if isinstance(weights, str) or not isinstance(weights, Iterable) else list(weights)
+    if len(given) != len(runs):
+        raise UserError(f"weights: {len(runs)} runs need as many positive weights, not {weights}")
+    given = settled(list[Positive], given, "weights")
+    return replace(first, partners=tuple(others), weights=tuple(given))
 
 
 def rerank(
@@ -31,7 +38,10 @@ def rerank(
 
     The second run reads texts, so its vocabulary may be another. Equal scores keep their order.
     """
-    pairs = [(text, hypothesis.text) for text, rows in zip(texts, found, strict=True) for hypothesis in rows]
+    weight, sources = settled(Share, weight, "weight"), given_texts(texts, "texts")
+    if len(found) != len(sources):
+        raise UserError(f"found: the hypotheses of {len(found)} sources for {len(sources)} texts")
+    pairs = [(text, hypothesis.text) for text, rows in zip(sources, found, strict=True) for hypothesis in rows]
     if not run.recipe.generates:
         raise UserError(f"rerank: run '{run.folder}' was trained without targets and scores nothing")
     sums = iter([float(row.sum()) for row in run.score(*map(list, zip(*pairs, strict=True)))] if pairs else [])

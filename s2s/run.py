@@ -1,9 +1,10 @@
 """A trained run: generate from it and score with it."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from s2s import checkpoints, export, hub, store
 from s2s.config.paths import at_home
-from s2s.data.rows import Example
-from s2s.errors import UserError
+from s2s.data.rows import Example, given_text, given_texts
+from s2s.errors import UserError, first_line
 from s2s.facts import Facts, check_weights
 from s2s.found import Hypothesis, Piece, hypotheses, streamed
 from s2s.inside import check_inside
@@ -99,11 +100,12 @@ class Run:
         prefixes: Sequence[str] | None = None,
     ) -> list[list[Hypothesis]]:
         """The same for sources as ids with begin and end."""
-        if prefixes is not None and len(prefixes) != len(sources):
-            raise ValueError(f"{len(prefixes)} prefixes for {len(sources)} sources")
+        begun = None if prefixes is None else given_texts(prefixes, "prefixes")
+        if begun is not None and len(begun) != len(sources):
+            raise UserError(f"prefixes: {len(begun)} for {len(sources)} sources; give each its own, or '' for none")
         max_length, read = self.max_length(settings), reader(settings, self.vocabulary)
         with kernel(self.kernel):
-            found = answer(self.models(settings), sources, settings, max_length, advance, prefixes)
+            found = answer(self.models(settings), sources, settings, max_length, advance, begun)
         return [hypotheses(read, each) for each in found]
 
     def stream(self, text: str, prefix: str | None = None, **search: Any) -> Iterator[Piece]:
@@ -111,9 +113,9 @@ class Run:
 
         The ``search`` keys are those of ``generate``, for one beam or one sample. Errors: as there.
         """
-        settings, sources = asked(self.recipe.search, None, None, search), self._sources([text])
+        settings, sources = asked(self.recipe.search, None, None, search), self._sources([given_text(text, "text")])
         self.check_lengths(settings)
-        begun = settings.prefix if prefix is None else prefix
+        begun = settings.prefix if prefix is None else given_text(prefix, "prefix")
         return streamed(self.models(settings), sources[0], begun, settings, self.max_length(settings), self.kernel)
 
     def predict(self, sources: Sequence[Given], advance: Callable[[int], object] = lambda _: None) -> list[Prediction]:
@@ -124,6 +126,9 @@ class Run:
         """
         if self.objective.heads is None:
             raise UserError(f"run '{self.folder}': it has no heads, only generation")
+        if isinstance(sources, str | bytes) or not isinstance(sources, Iterable):
+            raise UserError(f"sources: a list of sources is needed, not {type(sources).__name__}")
+        sources = [_source(source, f"sources[{at}]") for at, source in enumerate(sources)]
         heads, data, rows = self.objective.heads, self.recipe.data, self.recipe.search.batch
         with kernel(self.kernel), enough_memory(lambda: f"predicting for {len(sources)} sources", FEWER):
             found, report = predict(self.model, heads, self.vocabulary, data, sources, rows, advance)
@@ -144,9 +149,13 @@ class Run:
 
         A target is a text or a sequence of ids without begin and end. Sources are cut as in ``generate``.
         """
+        sources = given_texts(sources, "sources")
+        if isinstance(targets, str | bytes) or not isinstance(targets, Iterable):
+            raise UserError(f"targets: a list is needed, not {type(targets).__name__}")
+        targets = list(targets)
         if len(sources) != len(targets):
-            raise ValueError(f"{len(sources)} sources, but {len(targets)} targets")
-        ids = [self.vocabulary.encode(target) if isinstance(target, str) else list(target) for target in targets]
+            raise UserError(f"targets: {len(targets)} for {len(sources)} sources; give each source one")
+        ids = [self._target_ids(target, f"targets[{at}]") for at, target in enumerate(targets)]
         texts = [(target, row) for target, row in zip(targets, ids, strict=True) if isinstance(target, str)]
         self._tell_unknown("targets", [text for text, _ in texts], [row for _, row in texts])
         pairs = list(zip(self._sources(sources), ids, strict=True))
@@ -155,6 +164,18 @@ class Run:
         batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
         with kernel(self.kernel), enough_memory(lambda: f"scoring of {len(sources)} pairs", FEWER):
             return [row for batch in batches for row in token_log_probs(self.model, self.vocabulary, batch)]
+
+    def _target_ids(self, target: str | Sequence[int], key: str) -> list[int]:
+        if isinstance(target, str):
+            return self.vocabulary.encode(given_text(target, key))
+        try:
+            ids = [index(token) for token in target]
+        except TypeError as error:
+            raise UserError(f"{key}: a text or a list of ids is needed ({error})") from error
+        size = self.vocabulary.size
+        if strange := [token for token in ids if not 0 <= token < size]:
+            raise UserError(f"{key}: no id {strange[0]}; the vocabulary has the ids 0 .. {size - 1}")
+        return ids
 
     def _check_room(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
         """Refuse targets that the model has no positions for, and a run that has learned none."""
@@ -205,7 +226,8 @@ class Run:
         """Return how many sources have no token but begin and end: what is written for them is invented."""
         return sum(len(row) <= 2 for row in ids)
 
-    def _sources(self, texts: Sequence[str]) -> list[list[int]]:
+    def _sources(self, given: Sequence[str]) -> list[list[int]]:
+        texts = given_texts(given, "texts")
         ids, cut = self.source_ids(texts)
         if cut:
             logger.warning("%d of %d sources cut to %d tokens", cut, len(ids), self.recipe.data.max_source)
@@ -238,6 +260,12 @@ class Run:
             )
 
 
+def _source(source: Given, key: str) -> Given:
+    """Return a source of heads, a text or its tokens. Errors: a UserError for what is neither."""
+    is_list = isinstance(source, Iterable) and not isinstance(source, str)
+    return given_texts(source, key) if is_list else given_text(source, key)
+
+
 def load(folder: str | Path, checkpoint: str | None = None, device: str | None = None) -> Run:
     """Load a run from its folder or a hub name: the best checkpoint, or "best", "last" or "average" as asked.
 
@@ -247,6 +275,15 @@ def load(folder: str | Path, checkpoint: str | None = None, device: str | None =
     folder = hub.folder_of(folder)
     check_inside(folder)
     return opened(folder, *store.read(folder), checkpoint, device)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        place = torch.device(name)
+        torch.empty(0, device=place)  # whether it is there
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch has one for each kind of absence
+        raise UserError(f"device: {name!r} cannot be used here: {first_line(error)}; give cpu or cuda") from error
+    return place
 
 
 def opened(folder: Path, recipe: Recipe, facts: Facts, checkpoint: str | None = None, device: str | None = None) -> Run:
@@ -259,9 +296,9 @@ def opened(folder: Path, recipe: Recipe, facts: Facts, checkpoint: str | None = 
         objective = Objective(PrefixTransformer(shape), recipe.objective, (), heads, recipe.generates)
     check_tensors(objective, stored.tensors, stored.file)
     objective.load_state_dict(stored.tensors, assign=True)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name = facts.kernel
-    if torch.device(place).type == "cuda":
-        name, _ = kernel_on(torch.device(place), recipe.run.tf32)
+    if place.type == "cuda":
+        name, _ = kernel_on(place, recipe.run.tf32)
     vocabulary = store.read_vocabulary(folder)
     return Run(folder, recipe, vocabulary, objective.to(place).eval(), name, stored.step, precision=facts.precision)

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "mine.yaml").write_text("{}", encoding="utf-8")
     s2s.fit(Recipe.load(folder / "mine.yaml", overrides(folder)))
     return folder
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ("red sea", "^sources: a list of sources is needed, not str"),
+        (["red", None], r"^sources\[1\]: a text is needed, not None"),
+        (["\ud800"], r"^sources\[0\]: the text holds half of a surrogate pair"),
+        ([["red", 5]], r"^sources\[0\]\[1\]: a text is needed, not int"),
+        ([["\ud800"]], r"^sources\[0\]\[0\]: the text holds half of a surrogate pair"),
+    ],
+)
+def test_sources_that_are_no_texts_are_one_line(folder: Path, sources: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        s2s.load(folder / "run").predict(sources)
 
 
 def test_a_run_without_targets_learns_is_scored_and_loads(folder: Path) -> None:

@@ -3,7 +3,9 @@
 import math
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -248,3 +250,66 @@ def test_no_search_writes_the_unknown_piece_however_likely_it_is(run: Run, name:
     assert not any(unknown in row.tokens for rows in found for row in rows)
     assert not any(piece.token == unknown for piece in told)
     assert float(scores[0]) == pytest.approx(0, abs=1e-3)  # what is scored keeps it
+
+
+HALF = "\ud800"
+
+
+@pytest.mark.parametrize(
+    ("texts", "keys", "message"),
+    [
+        ([HALF], {}, r"^texts\[0\]: the text holds half of a surrogate pair"),
+        (["a", None], {}, r"^texts\[1\]: a text is needed, not None"),
+        ([5], {}, r"^texts\[0\]: a text is needed, not int"),
+        ([b"a"], {}, r"^texts\[0\]: a text is needed, not bytes"),
+        ("a b", {}, "^texts: a list of texts is needed, not str"),
+        (None, {}, "^texts: a list of texts is needed, not None"),
+        (["a"], {"prefixes": [None]}, r"^prefixes\[0\]: a text is needed, not None"),
+        (["a"], {"prefixes": [HALF]}, r"^prefixes\[0\]: the text holds half"),
+        (["a"], {"prefixes": "b"}, "^prefixes: a list of texts is needed, not str"),
+        (["a"], {"prefixes": ["b", "c"]}, "^prefixes: 2 for 1 sources"),
+        (["a"], {"prefix": HALF}, "search.prefix: the text holds half"),
+        (["a"], {"required": [HALF]}, "search.required: the text holds half"),
+        (["a"], {"forbidden": [HALF]}, "search.forbidden: the text holds half"),
+    ],
+)
+def test_what_is_no_text_is_one_line(run: Run, texts: Any, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        run.generate(texts, **keys)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda run: run.stream(None, beams=1), "^text: a text is needed, not None"),
+        (lambda run: run.stream("a", prefix=5, beams=1), "^prefix: a text is needed, not int"),
+        (lambda run: run.stream(HALF, beams=1), "^text: the text holds half"),
+        (lambda run: run.score(["a"], [HALF]), r"^targets\[0\]: the text holds half"),
+        (lambda run: run.score(["a"], [None]), r"^targets\[0\]: a text or a list of ids is needed \('NoneType' object"),
+        (lambda run: run.score(["a"], [["b"]]), r"^targets\[0\]: a text or a list of ids is needed"),
+        (lambda run: run.score(["a"], [[10**6]]), r"^targets\[0\]: no id 1000000; the vocabulary has the ids 0 \.\. "),
+        (lambda run: run.score([None], ["a"]), r"^sources\[0\]: a text is needed"),
+        (lambda run: run.score("a", ["a"]), "^sources: a list of texts is needed, not str"),
+        (lambda run: run.score(["a"], "a"), "^targets: a list is needed, not str"),
+        (lambda run: run.score(["a"], []), "^targets: 0 for 1 sources"),
+        (lambda run: s2s.load(run.folder, device="gpu"), "^device: 'gpu' cannot be used here: "),
+        (lambda run: s2s.load(run.folder, device="cuda:99"), "^device: 'cuda:99' cannot be used here: "),
+        (lambda _: ensemble([]), "^runs: a list of one run or more is needed"),
+        (lambda run: ensemble(run), "^runs: a list of one run or more is needed"),
+        (lambda run: ensemble([run, "x"]), "^runs: a list of one run or more is needed"),
+        (lambda run: ensemble([run, run], [1e308, 1e308]), r"^weights\[0\]: 1e\+308 is more than"),
+        (lambda run: ensemble([run, run], [1.0, float("nan")]), r"^weights\[1\]: nan is no number"),
+        (lambda run: ensemble([run, run], [1.0, 0]), r"^weights\[1\]: 0.* is not above 0"),
+        (lambda run: ensemble([run, run], ["a", "b"]), r"^weights\[0\]: "),
+        (lambda run: ensemble([run, run], "ab"), "^weights: 2 runs need as many positive weights"),
+        (lambda run: ensemble([run, run], 5), "^weights: 2 runs need as many positive weights"),
+        (lambda run: rerank(run, ["a"], []), "^found: the hypotheses of 0 sources for 1 texts"),
+        (lambda run: rerank(run, [], [], float("nan")), "^weight: nan is no number"),
+        (lambda run: rerank(run, [], [], 2.0), r"^weight: 2.0 is not in \[0, 1\]"),
+    ],
+)
+def test_calls_with_values_of_no_use_are_one_line(run: Run, call: Callable[[Run], object], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        call(run)
+    assert "\n" not in str(caught.value)

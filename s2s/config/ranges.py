@@ -90,7 +90,7 @@ def settle(settings: Any, prefix: str = "") -> None:
     kind: Any = type(settings)
     for name, hint in declared(kind):
         value = getattr(settings, name)
-        found = _settled(hint, value, f"{prefix}{name}")
+        found = settled(hint, value, f"{prefix}{name}")
         if found is not value:
             setattr(settings, name, found)
 
@@ -122,16 +122,17 @@ def marks(hint: Any) -> Iterator[Any]:
         yield from marks(inner)
 
 
-def _settled(hint: Any, value: Any, key: str) -> Any:
+def settled(hint: Any, value: Any, key: str) -> Any:
+    """Return a value of a declared type, its numbers checked and its paths expanded. Errors: as for ``settle``."""
     if value is None:
         return None
     if get_origin(hint) is Annotated:
         kind, *found = get_args(hint)
         return _marked(kind, found, value, key)
     if get_origin(hint) is list and isinstance(value, list | tuple):
-        return [_settled(get_args(hint)[0], item, f"{key}[{index}]") for index, item in enumerate(value)]
+        return [settled(get_args(hint)[0], item, f"{key}[{index}]") for index, item in enumerate(value)]
     parts = [part for part in get_args(hint) if (get_origin(part) is list) == isinstance(value, list | tuple)]
-    return _settled(parts[0], value, key) if parts and get_origin(hint) is not list else value
+    return settled(parts[0], value, key) if parts and get_origin(hint) is not list else value
 
 
 def _marked(kind: type, found: list[Any], value: Any, key: str) -> Any:

@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import isfinite
 from typing import Any, NamedTuple, NoReturn
 
-from s2s.errors import nearest
+from s2s.errors import UserError, nearest
 from s2s.vocabulary.boundaries import is_blank
 
 Row = dict[str, Any]
@@ -172,6 +172,23 @@ def _checked(value: object, name: str) -> str:
     if is_blank(value):
         raise ValueError(f"{name} is blank")
     return encodable(value, name).strip()
+
+
+def given_text(text: object, key: str) -> str:
+    """Return a caller's text; a ``UserError`` that begins with ``key`` for what is none, or cannot be written."""
+    if not isinstance(text, str):
+        raise UserError(f"{key}: a text is needed, not {'None' if text is None else type(text).__name__}")
+    try:
+        return encodable(text, f"{key}: the text")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def given_texts(texts: object, key: str) -> list[str]:
+    """Return a caller's texts as a list. Errors: as for ``given_text``, and for one text in place of a list."""
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise UserError(f"{key}: a list of texts is needed, not {'None' if texts is None else type(texts).__name__}")
+    return [given_text(text, f"{key}[{index}]") for index, text in enumerate(texts)]
 
 
 def encodable(text: str, name: str) -> str:

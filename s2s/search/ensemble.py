@@ -19,7 +19,9 @@ class Ensemble:
             raise ValueError(f"an ensemble has scorers with a positive weight each, not {len(scorers)} with {given}")
         if len({(scorer.sources, scorer.begin, scorer.end) for scorer in scorers}) > 1:
             raise ValueError("the scorers of an ensemble differ in sources, begin or end")
-        self.scorers, self.logs = list(scorers), [math.log(weight / sum(given)) for weight in given]
+        greatest = max(given)  # neither a sum nor a share of what is divided by it can overflow
+        total = math.log(greatest) + math.log(math.fsum(weight / greatest for weight in given))
+        self.scorers, self.logs = list(scorers), [math.log(weight) - total for weight in given]
         self.sources, self.begin, self.end = scorers[0].sources, scorers[0].begin, scorers[0].end
 
     def start(self) -> tuple[Any, ...]:

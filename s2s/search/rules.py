@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from s2s.data.lines import place, read_rows
+from s2s.data.rows import given_text
 from s2s.errors import UserError
 from s2s.outside import refuse_foreign
 from s2s.search.automata import AllowedOutputs
@@ -92,7 +93,7 @@ def stars(text: str, at_start: bool = True) -> tuple[str, bool, bool]:
 
 def written(text: str, vocabulary: Vocabulary, key: str) -> list[int]:
     """Return the ids of a text that is to be written; a ``UserError`` where the vocabulary cannot write all of it."""
-    ids = vocabulary.encode(text)
+    ids = vocabulary.encode(given_text(text, key))
     if is_blank(text) or not ids or not set(ids).isdisjoint(_textless(vocabulary)):
         reason = "is blank" if is_blank(text) else "has characters that the vocabulary cannot write"
         raise UserError(f"{key}: {text!r} {reason}")
