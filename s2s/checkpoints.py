@@ -7,6 +7,7 @@ as ``s2s.pointers`` says. ``average-00000400/`` with the file ``average`` has we
 """
 
 import shutil
+from collections.abc import Iterator
 from math import isnan
 from pathlib import Path
 from pickle import UnpicklingError
@@ -92,19 +93,32 @@ def _trainer(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint, if any, and a line for each damaged one that was passed over."""
-    folder, damaged = _newest(run / "checkpoints")
-    then = "using the one before it" if folder else "there is no whole one before it, so training begins again"
-    passed = [f"{path}: damaged ({found}); {then}" for path, found in damaged]
-    return None if folder is None else _read(folder), passed
+    """The newest whole checkpoint, if any, and a line for each damaged one that was passed over.
+
+    A best one that is gone is told too: the next evaluation gives another.
+    """
+    folder = run / "checkpoints"
+    found, damaged = _newest(folder)
+    then = "using the one before it" if found else "there is no whole one before it, so training begins again"
+    lines = [f"{path}: damaged ({reason}); {then}" for path, reason in damaged]
+    if found is None:
+        return None, lines
+    checkpoint = _read(*found)
+    if (best := checkpoint.best) and best.step not in {step_of(path) for path in _folders(folder)}:
+        gone = f"{folder / _name(best.step)}: the best checkpoint is gone; the next evaluation counts as the best"
+        return checkpoint._replace(best=None, waited=0), [*lines, gone]
+    return checkpoint, lines
 
 
-def _newest(folder: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """The newest whole checkpoint's folder, if any, and the damaged ones after it."""
+def _newest(folder: Path) -> tuple[tuple[Path, dict[str, Any]] | None, list[tuple[Path, str]]]:
+    """The newest whole checkpoint's folder and its trainer, if there is one, and the damaged folders after it."""
     damaged: list[tuple[Path, str]] = []
     for path in reversed(_folders(folder)):
         if (found := _damage(path)) is None:
-            return path, damaged
+            try:
+                return (path, _read_trainer(path)), damaged
+            except ValueError as error:
+                found = f"{TRAINER} cannot be read: {first_line(error)}"
         damaged.append((path, found))
     return None, damaged
 
@@ -172,10 +186,12 @@ def _implied(folder: Path, name: str) -> Path | None:
     """The checkpoint that a missing name stood for: uploads and archives leave links out."""
     if name == "average":
         return next(iter(sorted(folder.glob("average-*[0-9]"), reverse=True)), None)
-    if (last := _newest(folder)[0]) is None or name == "last":
+    if (found := _newest(folder)[0]) is None:
+        return None
+    last, trainer = found
+    if name == "last":
         return last
-    best = _read_trainer(last)["best"]
-    place = None if best is None else folder / _name(best[0])
+    place = None if trainer["best"] is None else folder / _name(trainer["best"][0])
     return place if place is not None and place.is_dir() else None
 
 
@@ -204,8 +220,7 @@ def step_of(folder: Path) -> int:
     return int(number) if number.isdecimal() else read_header(folder / WEIGHTS).step
 
 
-def _read(folder: Path) -> Checkpoint:
-    trainer = _read_trainer(folder)
+def _read(folder: Path, trainer: dict[str, Any]) -> Checkpoint:
     averaged = read_tensors(folder / AVERAGE) if (folder / AVERAGE).exists() else None
     best = None if trainer["best"] is None else Best(*trainer["best"])
     rest = trainer["optimizer"], best, averaged, trainer.get("scaler"), trainer.get("waited", 0)
@@ -213,13 +228,12 @@ def _read(folder: Path) -> Checkpoint:
 
 
 def _read_trainer(folder: Path) -> dict[str, Any]:
+    """Errors: a ValueError for what no trainer has written, of whatever hash."""
     try:
         trainer = torch.load(folder / TRAINER, map_location="cpu", weights_only=True)
         _check_trainer(trainer, step_of(folder))
-    except (OSError, RuntimeError, ValueError, AttributeError, EOFError, UnpicklingError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / TRAINER}: cannot be read, as it is damaged ({first_line(error)}); {AGAIN}"
-        ) from error
+    except (OSError, RuntimeError, AttributeError, EOFError, UnpicklingError, KeyError, TypeError) as error:
+        raise ValueError(first_line(error)) from error
     return dict(trainer)
 
 
@@ -231,6 +245,8 @@ def _check_trainer(trainer: Any, step: int) -> None:
         raise ValueError(f"its step is {str(trainer['step'])[:40]}, the folder's {step}")
     if not isinstance(trainer["optimizer"], dict):
         raise ValueError("its optimizer is no state of one")
+    for number, name in _not_finite(trainer["optimizer"].get("state")):
+        raise ValueError(f"{name} of parameter {number} of its optimizer is not finite")
     if not isinstance(trainer.get("scaler"), dict | None):
         raise ValueError("its scaler is no state of one")
     waited = trainer.get("waited", 0)
@@ -246,6 +262,14 @@ def _check_trainer(trainer: Any, step: int) -> None:
         and not isnan(best[1])
     ):
         raise ValueError(f"its best is {str(best)[:40]}, and not a step up to {step} with a score")
+
+
+def _not_finite(states: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield number and name of each of an optimizer's tensors with NaN or infinity: each later weight would be NaN."""
+    for number, state in states.items() if isinstance(states, dict) else ():
+        for name, value in state.items() if isinstance(state, dict) else ():
+            if isinstance(value, Tensor) and not value.isfinite().all():
+                yield number, name
 
 
 def _damage(folder: Path) -> str | None:

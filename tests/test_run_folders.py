@@ -268,20 +268,13 @@ def test_a_name_of_no_checkpoint_is_one_line_and_training_writes_it_again(copy: 
     assert s2s.load(copy, "last").step == 4
 
 
-def test_a_trainers_state_of_something_else_is_one_line(copy: Path) -> None:
-    for value in ([1], {"step": 3}):
-        torch.save(value, at(copy) / checkpoints.TRAINER)
-        seal(at(copy))
-        with pytest.raises(UserError, match=r"trainer\.pt: cannot be read"):
-            s2s.fit(made(copy, 4))
-
-
 def moments(trainer: dict[str, Any], name: str, value: Any) -> None:
     for state in trainer["optimizer"]["state"].values():
         state[name] = value
 
 
-TRAINERS = {
+TRAINERS = {  # what no trainer writes
+    "almost nothing": lambda found: found.pop("optimizer"),
     "step of another type": lambda found: found.update(step="3"),
     "step of another folder": lambda found: found.update(step=100),
     "no step": lambda found: found.update(step=None),
@@ -293,6 +286,10 @@ TRAINERS = {
     "waited": lambda found: found.update(waited="x"),
     "scaler": lambda found: found.update(scaler="x"),
     "optimizer": lambda found: found.update(optimizer=5),
+    "NaN": lambda found: moments(found, "exp_avg", torch.tensor([float("nan")])),
+    "infinity": lambda found: moments(found, "exp_avg_sq", torch.tensor([float("inf")])),
+}
+OTHERS = {  # what the trainer of another recipe may have written
     "no groups": lambda found: found["optimizer"].pop("param_groups"),
     "rate": lambda found: found["optimizer"]["param_groups"][0].update(lr="x"),
     "parameters": lambda found: found["optimizer"]["param_groups"][0].update(params=[0]),
@@ -305,16 +302,57 @@ TRAINERS = {
 }
 
 
-@pytest.mark.parametrize("kind", TRAINERS)
-def test_a_trainers_state_is_checked_before_it_is_used(copy: Path, kind: str) -> None:
-    path = at(copy) / checkpoints.TRAINER
+def alter(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    path = folder / checkpoints.TRAINER
     trainer = torch.load(path, weights_only=True)
-    TRAINERS[kind](trainer)
+    change(trainer)
     torch.save(trainer, path)
+    seal(folder)
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_a_trainers_state_that_none_has_written_is_passed_over(copy: Path, kind: str) -> None:
+    found, _ = checkpoints.newest(copy)
+    assert found is not None
+    checkpoints.save(copy, found._replace(step=4))
+    alter(at(copy).with_name("step-00000004"), TRAINERS[kind])
+    found, lines = checkpoints.newest(copy)
+    assert found is not None
+    assert found.step == 3
+    (line,) = lines
+    assert "damaged (trainer.pt cannot be read: " in line
+    assert line.endswith("using the one before it")
+    assert "\n" not in line
+
+
+def test_a_trainers_state_that_is_a_list_is_passed_over(copy: Path) -> None:
+    torch.save([1], at(copy) / checkpoints.TRAINER)
     seal(at(copy))
+    found, (line,) = checkpoints.newest(copy)
+    assert found is None
+    assert "trainer.pt cannot be read: it has no step, optimizer and best); there is no whole one before it" in line
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_trainers_state_is_checked_before_it_is_used(copy: Path, kind: str) -> None:
+    alter(at(copy), OTHERS[kind])
     with pytest.raises(UserError, match=r"trainer\.pt: .*damaged") as refusal:
         s2s.fit(made(copy, 4))
     assert "\n" not in str(refusal.value)
+
+
+def test_a_best_checkpoint_that_is_gone_is_told_and_another_is_found(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, _ = checkpoints.newest(copy)
+    assert found is not None
+    checkpoints.save(copy, found._replace(step=4, best=checkpoints.Best(3, -1e9), waited=1))
+    shutil.rmtree(at(copy))
+    assert s2s.fit(made(copy, 6)).step == 6
+    assert (
+        "step-00000003: the best checkpoint is gone; the next evaluation counts as the best" in capsys.readouterr().out
+    )
+    assert s2s.load(copy, "best").step == 6
 
 
 @pytest.mark.parametrize("options", [{}, {"beta1": 0.9}, {"min_dim_size_to_factor": 4, "largest_axes": True}])
