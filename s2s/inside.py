@@ -27,6 +27,9 @@ SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.js
 """Files of a tokenizer's folder with arguments for it; the others hold data."""
 NAMES_FILE = re.compile(r"vocab|merges|.*_(?:file|path)s?")
 """Keys of a tokenizer's settings, at any depth, under which transformers or sentencepiece take a text for a path."""
+WRITTEN_OUT = {"vocab", "merges"}
+"""Such keys that hold the pieces themselves, or a path that nobody takes for one in the tokenizer's own folder; names
+within other values are read from the working folder too."""
 UNREAD = {"name_or_path", "_name_or_path", "special_tokens_map_file"}
 """Such keys that transformers writes itself, with paths of the machine that it ran on, and never opens."""
 STARTS = {
@@ -82,8 +85,11 @@ def check_tokenizer(folder: Path) -> None:
             values = read_json(path)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read as JSON ({first_line(error)})") from error
-        if names := [name for name in _named(values) if not _is_within(folder, name)]:
-            raise UserError(f"{path}: names {names[0]!r}, which is no file of this folder")
+        for key, name, is_inner in _named(values):
+            if not _is_within(folder, name):
+                raise UserError(f"{path}: names {name!r}, which is no file of this folder")
+            if is_inner or key in WRITTEN_OUT:
+                raise UserError(f"{path}: {key} names {name!r}, which is read from the working folder; take it out")
         if path.name == "tokenizer_config.json":
             _check_settings(path, values)
 
@@ -99,8 +105,8 @@ def _check_settings(path: Path, values: Any) -> None:
         raise UserError(f"{path}: model_max_length is {str(length)[:40]!r}, and not a number")
 
 
-def _named(values: Any) -> Iterator[object]:
-    """Yield each file that settings name, at any depth."""
+def _named(values: Any) -> Iterator[tuple[str, object, bool]]:
+    """Yield key and name of each file that settings name, at any depth, and whether it is named within a value."""
     waiting = [values]
     while waiting:
         value = waiting.pop()
@@ -110,14 +116,14 @@ def _named(values: Any) -> Iterator[object]:
             waiting += value.values()
             for key, named in value.items():
                 if key not in UNREAD and NAMES_FILE.fullmatch(key):
-                    yield from _texts(named, key)
+                    yield from ((key, name, value is not values) for name in _texts(named, key))
 
 
 def _texts(named: Any, key: str) -> Iterator[object]:
     """Yield the paths under a key; a vocabulary that is written out is no path."""
     if isinstance(named, str):
         yield named
-    elif key not in ("vocab", "merges"):
+    elif key not in WRITTEN_OUT:
         yield from named if isinstance(named, list) else [] if named is None else [named]
 
 

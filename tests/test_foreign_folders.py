@@ -438,6 +438,12 @@ def test_indices_name_files_of_their_folder(elsewhere: Elsewhere, tmp_path: Path
     ("file", "settings"),
     [
         ("tokenizer_config.json", {"vocab": "{secret}"}),
+        ("tokenizer_config.json", {"vocab": "run.json"}),
+        ("tokenizer_config.json", {"vocab": "tokenizer_config.json"}),
+        (
+            "tokenizer_config.json",
+            {"model_file": "tokenizer_config.json", "sp_model_kwargs": {"model_file": "tokenizer_config.json"}},
+        ),
         ("tokenizer_config.json", {"merges": "{secret}"}),
         ("tokenizer_config.json", {"spm_file": "{secret}"}),
         ("tokenizer_config.json", {"sp_model_kwargs": {"model_file": "{secret}"}}),
