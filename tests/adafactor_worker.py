@@ -68,7 +68,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 def refusal() -> str:
     """What is said in each process when one number, in the last process's part, is not finite."""
-    module = fully_shard(Parameters())
+    module = by_rows(Parameters())
     optimizer = Adafactor(module.named_parameters())
     for parameter in module.parameters():
         give(parameter, torch.ones(parameter.shape))
@@ -81,8 +81,8 @@ def refusal() -> str:
 
 
 def by_rows(module: nn.Module) -> nn.Module:
-    """Divided along the first axis, by FSDP."""
-    return fully_shard(module)
+    """Divided along the first axis, by FSDP; on processors, as what it is compared with, on a machine with GPUs too."""
+    return fully_shard(module, mesh=init_device_mesh("cpu", (2,)))
 
 
 def by_columns(module: nn.Module) -> nn.Module:
