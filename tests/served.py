@@ -20,8 +20,9 @@ GENEROUS = 60.0
 
 
 def run_with_room(folder: Path) -> s2s.Run:
-    """A run of hardly any training, with room for outputs of thousands of tokens."""
+    """A run of hardly any training in float32, which costs are counted in, with room for thousands of tokens."""
     overrides = [f"run.folder={folder}", "run.steps=1", "run.evaluate_examples=1", "run.tokens=256"]
+    overrides += ["run.precision=fp32"]
     return s2s.fit(s2s.Recipe.load("toy_copy", [*overrides, "model.positions=3000", "search.beams=1"]))
 
 
