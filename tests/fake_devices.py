@@ -22,6 +22,10 @@ needs_fake_cuda = pytest.mark.skipif(
     reason=f"the fake CUDA needs a CPU build of torch, g++ and ninja (missing: {', '.join(MISSING) or 'nothing'})",
 )
 
+needs_torch_compile = pytest.mark.skipif(
+    os.environ.get("FAKE_CUDA") == "1", reason="the fake CUDA has no kernels that torch.compile could write"
+)
+
 
 def on_devices(devices: int, capability: str = "8.0", memory: int | None = None) -> dict[str, str]:
     """Return the environment of a process that sees so many devices, of one capability; 0: a machine without any.

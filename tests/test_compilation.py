@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import test_recomputation
 import torch
+from fake_devices import needs_torch_compile
 from mitigations_worker import TINY, rows
 from torch import Tensor
 from torch._dynamo.utils import counters
@@ -29,6 +30,7 @@ def results(materials: Materials, name: str, *overrides: str) -> tuple[Tensor, T
     return test_recomputation.results(recipe.build_objective(vocabulary)[0], batch)
 
 
+@needs_torch_compile
 @pytest.mark.parametrize("name", METHODS)
 def test_compiled_blocks_are_near_plain_ones(name: str, materials: Materials) -> None:
     loss, grads = results(materials, name)
@@ -38,6 +40,7 @@ def test_compiled_blocks_are_near_plain_ones(name: str, materials: Materials) ->
     assert counters["stats"]["unique_graphs"]
 
 
+@needs_torch_compile
 def test_recomputation_of_compiled_blocks_changes_no_bit(materials: Materials) -> None:
     overrides = ["run.compile=true", "model.dropout=0.1"]
     loss, grads = results(materials, "fgm", *overrides)

@@ -18,9 +18,9 @@ from s2s.recipe import Recipe
 from s2s.run import Run
 from s2s.search.methods import SEARCHES
 
-# In bfloat16, which a GPU takes by itself, scores depend on the batch.
+# In bfloat16, which a GPU takes by itself, scores depend on the batch. ``search.precision`` is not another row's.
 TINY = ["model.width=16", "model.layers=1", "data.size=240", "run.steps=3", "run.evaluate_examples=2"]
-TINY += ["search.precision=fp32", "run.tf32=false"]
+TINY += ["run.precision=fp32", "run.tf32=false"]
 TEXTS = ["a b c d e", "b a", "j i h", "c c c", "d e f g h i", "a"]
 ROWS: dict[str, dict[str, object]] = {
     "beam": {"beams": 3, "n_best": 2, "word_reward": 0.4},
