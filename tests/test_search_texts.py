@@ -18,6 +18,7 @@ from s2s.search.method import Job, Prefix
 from s2s.search.methods import SEARCHES
 from s2s.search.texts import SpelledTexts, whole_words
 from s2s.vocabulary import pieces
+from s2s.vocabulary.boundaries import in_word
 from s2s.vocabulary.pretrained import PretrainedVocabulary
 
 few = settings(deadline=None, max_examples=40)
@@ -181,9 +182,8 @@ def keeps_to(vocabulary, text, required=(), forbidden=()):
 @pytest.mark.parametrize("name", MADE)
 @pytest.mark.parametrize("text", WORDS)
 def test_texts_are_whole_words_but_where_a_star_says_otherwise(name, text):
-    for line, expected in zip(WRITTEN, WORDS[text], strict=True):
-        assert keeps_to(made(name), line, required=[text]) == expected
-        assert keeps_to(made(name), line, forbidden=[text]) != expected
+    assert [keeps_to(made(name), line, required=[text]) for line in WRITTEN] == WORDS[text]
+    assert [not keeps_to(made(name), line, forbidden=[text]) for line in WRITTEN] == WORDS[text]
 
 
 @pytest.mark.parametrize("name", ["byte-level", "unigram"])
@@ -296,3 +296,58 @@ def test_texts_that_cannot_come_are_refused_with_the_true_cause(monkeypatch, for
     monkeypatch.setattr(rules, "spelled_texts", texts)
     with pytest.raises(UserError, match=rf"^search\.required: .*{reason}"):
         rules.constraints_of(SEARCHES["beam"](required=["a"], forbidden=forbidden), job(made("unigram"), Prefix()))
+
+
+PHRASES = ["ไท", "*ไท", "ไท*", "ພາ", "မြန်", "*नम*", "नमः", "perl", "*er*", "é", "日本", "ไทer", "𐌰𐌱", "а*"]
+PARTS = [*"ไทยພາမန်नमः।৳ perlé日本語𐌰𐌱😀аб", *(text.replace("*", "") for text in PHRASES)]
+SPELLED = [b"", *(bytes([byte]) for byte in range(256)), b" perl", "ไท".encode(), "é ".encode(), "日".encode()]
+SPELLED += ["ไท".encode()[:4], "ไท".encode()[4:], "नम".encode()[1:], " न".encode()[:3], b""]
+
+
+@cache
+def byte_texts(phrase):
+    text, opens, closes = rules.stars(phrase)
+    symbols = whole_words(text.encode(), not opens, not closes)
+    return SpelledTexts([], [symbols], SPELLED, 0), SpelledTexts([symbols], [], SPELLED, 0)
+
+
+def comes(phrase, text):
+    """Whether a phrase comes in a text, looked for at each of its places."""
+    phrase, opens, closes = rules.stars(phrase)
+    parts = [0 < at < len(text) and in_word(text[at - 1]) and in_word(text[at]) for at in range(len(text) + 1)]
+    found = [at for at in range(len(text)) if text.startswith(phrase, at)]
+    return any((opens or not parts[at]) and (closes or not parts[at + len(phrase)]) for at in found)
+
+
+def cut_anyhow(text, chance):
+    tokens, rest = [], text.encode()
+    while rest:
+        fitting = [id for id, spelled in enumerate(SPELLED) if rest.startswith(spelled) and id]
+        tokens.append(chance.choice(fitting))
+        rest = rest[len(SPELLED[tokens[-1]]) :]
+    return tokens
+
+
+@pytest.mark.parametrize("phrase", PHRASES)
+def test_words_end_alike_however_bytes_and_pieces_spell_them(phrase):
+    chance, (forbidden, required), seen = random.Random(phrase), byte_texts(phrase), set()
+    for _ in range(100):
+        text = "".join(chance.choices([*PARTS, phrase.strip("*")], [1] * len(PARTS) + [9], k=chance.randint(1, 5)))
+        tokens = cut_anyhow(text, chance)
+        place, banned = 0, False
+        for id in [*tokens, 0]:
+            banned |= bool(forbidden.banned[place, forbidden.columns[id]])
+            place = int(forbidden.following[place, forbidden.columns[id]])
+        place, come = required.places(torch.tensor([tokens]))
+        assert banned == (required.missing[place, come] == 0) == comes(phrase, text), (text, tokens)
+        seen.add(comes(phrase, text))
+    assert seen == {True, False}
+    assert required.least() < math.inf
+
+
+@pytest.mark.parametrize("text", ["ไทย", "ພາສາ", "မြန်မာ", "हिन्दी।"])
+def test_a_script_that_a_vocabulary_has_not_seen_can_be_required_and_forbidden(text):
+    vocabulary = pieces.train(["only latin letters are here", "no others"], 300)
+    assert keeps_to(vocabulary, f"a {text}", required=[text])
+    assert not keeps_to(vocabulary, f"a {text} a", forbidden=[text])
+    assert keeps_to(vocabulary, "a letter", forbidden=[text])

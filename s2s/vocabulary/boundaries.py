@@ -31,35 +31,64 @@ def _is_control(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cf") or "\ufe00" <= character <= "\ufe0f"
 
 
-def characters(spelled: bytes) -> list[bytes]:
-    """Cut bytes into characters; the first and the last may lack some of theirs."""
-    starts = [at for at, byte in enumerate(spelled) if byte & 0xC0 != 0x80]
-    if not starts or starts[0]:
-        starts.insert(0, 0)
-    return [spelled[start:end] for start, end in zip(starts, [*starts[1:], len(spelled)], strict=True) if start < end]
+def cut(spelled: bytes, begun: bytes = b"") -> tuple[list[bytes], bytes]:
+    """Cut bytes that follow those of a begun character into whole characters and the bytes of the next one.
+
+    Bytes that cannot be read count as a character of no word.
+    """
+    found = list[bytes]()
+    for byte in spelled:
+        character = begun + bytes([byte])
+        if begun and len(character.decode(errors="replace")) > 1:  # the next byte belongs to another one
+            found.append(begun)
+            character = character[-1:]
+        begun = character if is_begun(character) else b""
+        if not begun:
+            found.append(character)
+    return found, begun
+
+
+def is_begun(character: bytes) -> bool:
+    """Return whether bytes are the first ones of a character that lacks its last."""
+    try:
+        character.decode()
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data"
+    return False
 
 
 @cache
-def byte_in_word(character: bytes) -> bool:
-    """Return ``in_word`` of a character's bytes; where the last of them are missing, of most characters like it."""
+def bytes_in_word(character: bytes) -> bool:
+    """Return ``in_word`` of a character's bytes, and False for what cannot be read."""
+    return in_word(character.decode(errors="replace"))
+
+
+@cache
+def endings(begun: bytes) -> bytes:
+    """Return which last bytes make a begun character go on with a word: the same for all that end alike."""
+    longer = [begun + bytes([byte]) for byte in range(0x80, 0xC0)]
     try:
-        return in_word(character.decode())
+        return bytes(map(in_word, b"".join(longer).decode()))
     except UnicodeDecodeError:
-        pass
-    lacking = {0xC0: 1, 0xE0: 2, 0xF0: 3}.get(character[0] & (0xF0 if character[0] >= 0xE0 else 0xE0), 0)
-    lacking -= len(character) - 1
-    if lacking < 1:
-        return True  # later bytes, of a character that began in the piece before
-    within = [_completed(character, bits, lacking) for bits in range(0, 64**lacking, 64 ** (lacking - 1) // 4 or 1)]
-    known = [in_word(text) for text in within if text and unicodedata.category(text) != "Cn"]
-    return 2 * sum(known) > len(known)
-
-
-def _completed(character: bytes, bits: int, lacking: int) -> str:
-    rest = bytes(0x80 | (bits >> 6 * (lacking - 1 - place)) & 0x3F for place in range(lacking))
-    return (character + rest).decode(errors="ignore")
+        return b"".join(endings(each) if is_begun(each) else b"\2" for each in longer)
 
 
 def begins_in_word(text: bytes) -> bool:
-    """Return whether a text begins with a character of a word, or within one."""
-    return bool(text) and byte_in_word(characters(text)[0])
+    """Return whether a text begins with a character of a word, or within one.
+
+    Where it has but the first bytes of a character, most of those that begin so decide.
+    """
+    whole, begun = cut(text)
+    if not whole:
+        known = _assigned(begun) if begun else []
+        return 2 * sum(map(in_word, known)) > len(known)
+    return bytes_in_word(whole[0]) or text[0] & 0xC0 == 0x80
+
+
+@cache
+def _assigned(begun: bytes) -> list[str]:
+    """Return the characters that begin with some bytes."""
+    longer = [begun + bytes([byte]) for byte in range(0x80, 0xC0)]
+    texts = [each.decode(errors="ignore") for each in longer]
+    deeper = [character for each in longer if is_begun(each) for character in _assigned(each)]
+    return [*(text for text in texts if text and unicodedata.category(text) != "Cn"), *deeper]
