@@ -252,6 +252,13 @@ def test_no_search_writes_the_unknown_piece_however_likely_it_is(run: Run, name:
     assert float(scores[0]) == pytest.approx(0, abs=1e-3)  # what is scored keeps it
 
 
+def test_a_sampled_stream_ends_where_no_token_is_possible(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "allowed.txt").write_text("a b\n", encoding="utf-8")
+    keys = {"name": "sample", "allowed": str(tmp_path / "allowed.txt"), "forbidden": ["*b*"], "max_length": 9}
+    assert run.generate(["a"], samples=1, **keys) == [[]]
+    assert len([piece for piece in run.stream("a", samples=1, **keys) if piece.token is not None]) < 9
+
+
 HALF = "\ud800"
 
 

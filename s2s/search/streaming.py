@@ -46,7 +46,8 @@ def sample_stream(
     numbers = uniform_numbers(seeds, 1, max(longest, default=0))
 
     def pick(log_probs: Tensor, live: list[int], step: int) -> Tensor:
-        offered = proposal(log_probs[:, None], temperature, filters)
+        hopeless = log_probs.amax(dim=1, keepdim=True) == -torch.inf  # any token will do: it ends the source
+        offered = proposal(log_probs.masked_fill(hopeless, 0.0)[:, None], temperature, filters)
         return draw(offered, numbers[live, :, step].to(log_probs.device))[0][:, 0]
 
     return stream(scorer, longest, pick)
