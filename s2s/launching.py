@@ -14,16 +14,19 @@ accelerate or torch would read without a word is read here first:
 """
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from threading import Timer
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import distributed
 from torch.distributed.rendezvous import rendezvous
 
+from s2s.console import plain_console
 from s2s.errors import UserError, first_line, nearest
 from s2s.settings import RunSettings
 
@@ -53,6 +56,8 @@ MEETING, ALONE = timedelta(minutes=10), timedelta(days=2)
 data, writes a checkpoint, or waits for another run to leave the folder."""
 BY_HAND = timedelta(seconds=60)
 """How long they wait where no launcher watches over them, so that variables left behind do not hold a process up."""
+SILENT = timedelta(seconds=5)
+"""How long a process waits for the others before it says so."""
 
 
 class Launch(NamedTuple):
@@ -104,24 +109,39 @@ def settle(
 
 
 def join(launch: Launch, environment: Mapping[str, str] = os.environ) -> None:
-    """Let the processes of the group find one another.
+    """Let the processes of the group find one another, all before one deadline.
 
     Collectives may take ``ALONE`` then. Errors: a UserError where not all come up in time.
     """
     if launch.group is None or distributed.is_initialized():
         return
+    names = [name for family in (GROUP, *MPI, ADDRESS) for name in family if environment.get(name)]
+    unset = f"unset {', '.join(names)}, or start all with accelerate launch or torchrun"
     os.environ.update(launch.group)  # MPI's own names are read by nobody else
-    watched = "TORCHELASTIC_RUN_ID" in environment
+    limit = MEETING if "TORCHELASTIC_RUN_ID" in environment else BY_HAND
+    deadline = time.monotonic() + limit.total_seconds()
+    place = ":".join(launch.group[name] for name in ADDRESS)
+    others = ", ".join(str(rank) for rank in range(launch.processes) if rank != launch.process)
+    waiting = (
+        f"process {launch.process} waits at {place} for the others of WORLD_SIZE={launch.processes}, RANK {others}, "
+        f"for {limit.total_seconds():g} seconds; where there are none, {unset}"
+    )
+    telling = Timer(SILENT.total_seconds(), plain_console(stderr=True).print, [waiting])
+    telling.daemon = True
+    telling.start()
     try:
-        store, rank, size = next(rendezvous("env://", timeout=MEETING if watched else BY_HAND))
+        store, rank, size = next(rendezvous("env://", timeout=limit))
+        store.set(f"s2s/{rank}", "here")  # torch's own meeting would wait as long as a collective may
+        left = timedelta(seconds=max(deadline - time.monotonic(), 1))
+        store.wait([f"s2s/{each}" for each in range(size)], left)
         backend = "nccl" if launch.device == "cuda" else "gloo"
         distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=ALONE)
     except (RuntimeError, ValueError, OSError) as error:
-        place = ":".join(launch.group[name] for name in ADDRESS)
         raise UserError(
-            f"WORLD_SIZE={launch.processes}: the processes did not meet at {place} ({first_line(error)}); unset "
-            f"{', '.join(GROUP)}, or start all with accelerate launch or torchrun"
+            f"WORLD_SIZE={launch.processes}: the processes did not meet at {place} ({first_line(error)}); {unset}"
         ) from error
+    finally:
+        telling.cancel()
 
 
 def wait_for_all() -> None:
@@ -196,6 +216,9 @@ def _group(environment: Mapping[str, str]) -> dict[str, str] | None:
         if whole and (several or family == GROUP):
             if not local <= rank < size:
                 raise UserError(f"{family[1]}={rank}: with {family[0]}={size} and {family[2]}={local} it cannot be")
+            port = _number(environment, "MASTER_PORT")
+            if port is None or port >= 1 << 16:
+                raise UserError(f"MASTER_PORT={place['MASTER_PORT']} is no port up to {(1 << 16) - 1}; unset it")
             return dict(zip(GROUP, map(str, (size, rank, local)), strict=True)) | place
         if several:
             there = ", ".join(f"{name}={environment[name]}" for name in family if environment.get(name))

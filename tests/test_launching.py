@@ -1,18 +1,23 @@
 """What the environment asks for: taken, refused or not used, each in a line, and never without a word."""
 
 import os
+import socket
+import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import tiny_runs
 import torch
 from tiny_runs import log, ready
+from torch.distributed import TCPStore
 
 import s2s
-from s2s import train
+from s2s import launching, train
 from s2s.errors import UserError
-from s2s.launching import KEYS, PREFIXES, read_launch, settle, unheard
+from s2s.launching import KEYS, PREFIXES, join, read_launch, settle, unheard
 from s2s.precision import choose_precision
 from s2s.settings import RunSettings
 
@@ -51,6 +56,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, "MASTER_ADDR, MASTER_PORT not set"),
         ({**GROUP, "RANK": "2"}, "RANK=2: with WORLD_SIZE=2"),
         ({**GROUP, "RANK": "0"}, "RANK=0: with WORLD_SIZE=2 and LOCAL_RANK=1 it cannot be"),
+        ({**GROUP, "MASTER_PORT": "abc"}, "MASTER_PORT=abc is not a whole number"),
+        ({**GROUP, "MASTER_PORT": "70000"}, "MASTER_PORT=70000 is no port up to 65535"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two is not a whole number"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DEEPSPEED was asked for"),
         ({"ACCELERATE_USE_FSDP": "1"}, "FSDP was asked for"),
@@ -238,3 +245,29 @@ def test_a_launchers_precision_is_trained_in_and_kept(
     told = capsys.readouterr().out
     assert "ACCELERATE_MIXED_PRECISION=bf16 is not used" in told
     assert "precision bf16 -> fp32" in told
+
+
+@pytest.mark.parametrize("is_met", [False, True])
+def test_a_process_says_for_whom_it_waits_and_not_for_ever(
+    is_met: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another process that takes part in torch's meeting, and is gone then, is not waited for either."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = GROUP | {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launching, "BY_HAND", timedelta(seconds=3))
+    monkeypatch.setattr(launching, "SILENT", timedelta(seconds=0.5))
+    if is_met:
+        Thread(target=TCPStore, args=("127.0.0.1", port, 2, False), daemon=True).start()
+    begun = time.monotonic()
+    with pytest.raises(
+        UserError, match=f"WORLD_SIZE=2: the processes did not meet at 127.0.0.1:{port} .*; unset WORLD"
+    ):
+        join(read_launch(asked="cpu"))
+    assert time.monotonic() - begun < 30
+    told = capsys.readouterr().err
+    assert told.startswith(f"process 0 waits at 127.0.0.1:{port} for the others of WORLD_SIZE=2, RANK 1, for ")
+    assert "unset WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, or start all with" in told
