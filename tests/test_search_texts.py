@@ -351,3 +351,18 @@ def test_a_script_that_a_vocabulary_has_not_seen_can_be_required_and_forbidden(t
     assert keeps_to(vocabulary, f"a {text}", required=[text])
     assert not keeps_to(vocabulary, f"a {text} a", forbidden=[text])
     assert keeps_to(vocabulary, "a letter", forbidden=[text])
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_prefix_has_no_forbidden_text(name):
+    vocabulary, banned = made(name), SEARCHES["beam"](forbidden=["perl", "使用"])
+    for text in ("a perl", "a perl is", "a perl is*", "使用", "使用*"):
+        with pytest.raises(UserError, match=r"^search\.forbidden: the prefix '.*' has a text that is forbidden"):
+            rules.constraints_of(banned, job(vocabulary, rules.prefix_of(text, vocabulary)))
+    rules.constraints_of(banned, job(vocabulary, rules.prefix_of("a perl*", vocabulary)))
+
+
+def test_no_token_without_text_parts_a_prefix_from_the_rest_of_its_word():
+    vocabulary, beam = made("wordpiece"), SEARCHES["beam"]()
+    assert rules.textless(job(vocabulary, Prefix()), beam) == [0]
+    assert rules.textless(job(vocabulary, rules.prefix_of("a perl", vocabulary)), beam) == [0, 1, 3]

@@ -23,7 +23,7 @@ from s2s.search.forcing import token_scores
 from s2s.search.hypotheses import Hypothesis, NotANumberError
 from s2s.search.method import Job, Prefix, SearchMethod, go_on
 from s2s.search.prefix import PrefixScorer, select_rows
-from s2s.search.rules import HOW, constraints_of, prefix_of
+from s2s.search.rules import HOW, constraints_of, prefix_of, textless
 from s2s.search.scorer import Scorer
 from s2s.search.watched import Watched
 from s2s.vocabulary import Vocabulary
@@ -161,7 +161,7 @@ def job_of(
 
 def constrained(scorer: Scorer[Any], settings: SearchMethod, job: Job) -> Scorer[Any]:
     """The scorer without what has no text, under the settings' constraints where they have some."""
-    if job.vocabulary.never_written:
-        scorer = WithoutTokens(scorer, job.vocabulary.never_written)
+    if never := textless(job, settings):
+        scorer = WithoutTokens(scorer, never)
     constraints = constraints_of(settings, job)
     return ConstrainedScorer(scorer, constraints) if constraints else scorer

@@ -40,6 +40,7 @@ def constraints_of(settings: SearchMethod, job: Job) -> list[Constraint]:
     if settings.required or settings.forbidden:
         texts = spelled_texts(job.vocabulary, tuple(settings.required), tuple(settings.forbidden))
         check_room(texts.least(), settings, job)
+        check_begun(texts, job)
         found.append(texts.rule(job.longest))
     return found
 
@@ -55,6 +56,31 @@ def check_room(tokens: float, settings: SearchMethod, job: Job) -> None:
     else:
         reason = "the vocabulary cannot write the texts as whole words; put a star where a word may go on"
     raise UserError(f"search.required: {reason}")
+
+
+def check_begun(texts: SpelledTexts, job: Job) -> None:
+    """A ``UserError`` for a prefix that has a forbidden text already, or after which one must come."""
+    for prefix in job.prefixes:
+        place, come, banned = 0, 0, False
+        for id in prefix.tokens:
+            column = texts.columns[id]
+            banned |= bool(texts.banned[place, column])
+            come |= int(texts.gained[place, column])
+            place = int(texts.following[place, column])
+        if prefix.in_word is not None:  # no word goes on after it, as at the end
+            banned |= bool(texts.banned[place, texts.columns[texts.end]])
+        if banned or texts.missing[place, come] == float("inf"):
+            raise UserError(
+                f"search.forbidden: the prefix {job.vocabulary.decode(prefix.tokens)!r} has a text that is forbidden; "
+                "leave one of the two out"
+            )
+
+
+def textless(job: Job, settings: SearchMethod) -> list[int]:
+    """Return the tokens that are never written: all without text where a word may not go on after them."""
+    if settings.required or settings.forbidden or any(prefix.tokens for prefix in job.prefixes):
+        return sorted({*job.vocabulary.never_written, *_textless(job.vocabulary)} - {job.vocabulary.end})
+    return job.vocabulary.never_written
 
 
 def forced(job: Job) -> ForcedPrefixes:
