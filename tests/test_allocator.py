@@ -42,5 +42,5 @@ def test_pages_are_faulted_in_once() -> None:
 
 @needs_glibc
 def test_what_the_environment_sets_stays() -> None:
-    kept = {"MALLOC_MMAP_MAX_": "9", "MALLOC_MMAP_THRESHOLD_": "65536"}  # large arrays by themselves, as without us
+    kept = {"MALLOC_MMAP_MAX_": "65536", "MALLOC_MMAP_THRESHOLD_": "65536"}  # large arrays by themselves, as without us
     assert faults(keep=True, **kept) > ROUNDS
