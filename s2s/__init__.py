@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from s2s.errors import UserError
-    from s2s.recipe import Recipe
-    from s2s.run import Hypothesis, Run, load
+    from s2s.recipe.recipe import Recipe
+    from s2s.runs.run import Hypothesis, Run, load
     from s2s.train import fit
 
 __all__ = ["Hypothesis", "Recipe", "Run", "UserError", "fit", "load"]
@@ -14,12 +14,12 @@ __version__ = "0.1.0"
 
 # Looked up when first asked for: scoring a file should not wait for torch.
 _HOMES = {
-    "Hypothesis": "s2s.run",
-    "Recipe": "s2s.recipe",
-    "Run": "s2s.run",
+    "Hypothesis": "s2s.runs.run",
+    "Recipe": "s2s.recipe.recipe",
+    "Run": "s2s.runs.run",
     "UserError": "s2s.errors",
     "fit": "s2s.train",
-    "load": "s2s.run",
+    "load": "s2s.runs.run",
 }
 
 

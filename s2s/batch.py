@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from s2s.seeds import seed_of
+from s2s.randomness import seed_of
 
 IGNORED = -100
 """The label of a position without a target, as in ``torch.nn.functional.cross_entropy``."""

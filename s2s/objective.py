@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from s2s.batch import Batch, Counts, count
 from s2s.config.ranges import ShareBelowOne, settle
-from s2s.draws import Draws
 from s2s.errors import UserError
-from s2s.labelling.heads import Heads
-from s2s.labelling.modules import Rows
-from s2s.losses import Losses, Term, share
-from s2s.mitigations.base import Feed, Mitigation, Shaped, Shaper, Turn
-from s2s.mitigations.passes import Passes
-from s2s.mitigations.sharding import is_sharded
+from s2s.heads.modules import Rows
+from s2s.heads.run_heads import Heads
+from s2s.losses.fsdp import is_sharded
+from s2s.losses.passes import Passes
+from s2s.losses.terms import Losses, Term, share
+from s2s.losses.vocabulary_loss import VocabularyLoss, vocabulary_loss
+from s2s.mitigations.base import LossMethod, LossTerms, Mitigation, PrefixMethod, StepContext
 from s2s.model import PrefixTransformer
-from s2s.vocabulary_loss import VocabularyLoss, vocabulary_loss
+from s2s.randomness import Draws
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Objective(nn.Module):
         passes = Passes(self.model, self.label_smoothing, self, self.heads is not None, self.loss)
         if scale != 1:
             passes.factor = scale / counts.target_tokens.clamp(min=1)  # losses are sums here, means outside
-        shaped = self._shaped(passes, batch, step, counts) if self.generates else Shaped({}, None)
+        shaped = self._shaped(passes, batch, step, counts) if self.generates else LossTerms({}, None)
         labelled = {} if self.heads is None else self.heads.terms(self._rows(passes, batch), batch)
         shares = {name: share(term, counts) for name, term in labelled.items()}
         weighted = [self.heads.weights[name] * value for name, value in shares.items()] if self.heads else []
@@ -94,18 +94,18 @@ class Objective(nn.Module):
         """The negative log-likelihood of the labels given gold prefixes, summed: no method, no smoothing."""
         return Passes(self.model, 0.0, self).losses(batch)[1]
 
-    def _shaped(self, passes: Passes, batch: Batch, step: int, counts: Counts) -> Shaped:
+    def _shaped(self, passes: Passes, batch: Batch, step: int, counts: Counts) -> LossTerms:
         """The loss as sums: the shaper's of what the feeds have made of the batch, anchored on gold where asked."""
         fed, kept = batch, 1.0
-        shaper, turn = Shaper(), Turn(passes, Draws(batch.seeds, ""), counts, 0, 1.0)
+        shaper, turn = LossMethod(), StepContext(passes, Draws(batch.seeds, ""), counts, 0, 1.0)
         for name, method in self.mitigations:
             if not (strength := method.strength(step)):
                 continue
             self._check_sharding(name, method)
             own = turn._replace(draws=Draws(batch.seeds, name), step=step - method.start_step, strength=strength)
-            if isinstance(method, Feed):
+            if isinstance(method, PrefixMethod):
                 fed, kept = method.feed(fed, own), kept * method.weight
-            elif isinstance(method, Shaper):
+            elif isinstance(method, LossMethod):
                 shaper, turn = method, own
         return _anchored(shaper.loss(batch, fed, turn), kept, passes, batch)
 
@@ -114,18 +114,18 @@ class Objective(nn.Module):
             raise UserError(f"mitigations: '{name}' does not run where parameters are sharded")
 
 
-def _seen(shaped: Shaped) -> dict[str, Term]:
+def _seen(shaped: LossTerms) -> dict[str, Term]:
     """The terms of a loss and, where it is known, the likelihood beside them."""
     return shaped.terms if shaped.nll is None else {**shaped.terms, "nll": Term(shaped.nll)}
 
 
-def _anchored(shaped: Shaped, kept: float, passes: Passes, batch: Batch) -> Shaped:
+def _anchored(shaped: LossTerms, kept: float, passes: Passes, batch: Batch) -> LossTerms:
     """``kept`` of a loss and the rest teacher forcing on gold."""
     if kept == 1:
         return shaped
     loss, nll = passes.losses(batch)
     terms = {name: Term(kept * term.sum, term.unit) for name, term in shaped.terms.items()}
-    return Shaped({"anchor": Term((1 - kept) * loss), **terms}, nll)
+    return LossTerms({"anchor": Term((1 - kept) * loss), **terms}, nll)
 
 
 def _numbered(mitigations: Sequence[tuple[str, Mitigation]]) -> list[Named]:

@@ -19,32 +19,33 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import distributed
 
-from s2s import checkpoints, commands, curves, store, trackers
-from s2s.allocator import keep_freed_memory
-from s2s.config.describing import Schema, explain
-from s2s.console import say
-from s2s.data.batches import schedule
-from s2s.disk import naming
-from s2s.ending import dev_scores, finish, shown
-from s2s.errors import UserError, first_line
-from s2s.facts import read_facts
-from s2s.idle import idle_run
-from s2s.interruption import SIGNALS, Signals, leave, noted
-from s2s.launching import read_launch, settle, wait_for_all
-from s2s.machine import dealing, machine_report
-from s2s.matmul import kernel
-from s2s.memory import enough_memory
+from s2s.config.help import Schema, explain
+from s2s.console import exit_codes
+from s2s.console.terminal import say
+from s2s.data.batches import data_order
+from s2s.errors import UserError, first_line, install_command
+from s2s.files.atomic import naming
+from s2s.machine.allocator import keep_freed_memory
+from s2s.machine.matmul import kernel
+from s2s.machine.memory import enough_memory
 from s2s.objective import Objective
-from s2s.packages import install_command
-from s2s.preparation import Prepared, check_same, precision_of, prepare, start_objective, start_processes
-from s2s.progress import Reporter
-from s2s.recipe import Recipe
-from s2s.recipe_values import LISTS, NAMES, TABLES
-from s2s.rehearsal import rehearse
-from s2s.run import Run, opened
-from s2s.seeds import forked_generators
-from s2s.state import State
-from s2s.updating import update
+from s2s.randomness import forked_generators
+from s2s.recipe.idle import idle_run
+from s2s.recipe.recipe import Recipe
+from s2s.recipe.tables import LISTS, NAMES, TABLES
+from s2s.runs import checkpoints, run_folder
+from s2s.runs.metadata import read_metadata
+from s2s.runs.run import Run, opened
+from s2s.training import plots, trackers
+from s2s.training.dry_run import rehearse
+from s2s.training.finish import dev_scores, finish, shown
+from s2s.training.hints import dealing, machine_report
+from s2s.training.launch import read_launch, settle, wait_for_all
+from s2s.training.reporter import Reporter
+from s2s.training.setup import Prepared, check_processes, check_same, precision_of, prepare, start_objective
+from s2s.training.signals import SIGNALS, Signals, leave, noted
+from s2s.training.state import State
+from s2s.training.step import update
 
 USAGE = """\
 usage: accelerate launch s2s/train.py recipe=NAME_OR_PATH [key=value ...] [--dry-run]
@@ -68,21 +69,21 @@ def fit(recipe: Recipe) -> Run:
     recipe.to_yaml()  # refuses what a run's folder could not hold, before there is one
     run, notes = settle(recipe.run, read_launch(asked=recipe.run.device))
     recipe, folder = replace(recipe, run=run), Path(run.folder)
-    accelerator = start_processes(recipe)
+    accelerator = check_processes(recipe)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
-    if not store.exists(folder):
-        store.check_new(folder, recipe)
-    store.check_links(folder)
+    if not run_folder.exists(folder):
+        run_folder.check_new(folder, recipe)
+    run_folder.check_links(folder)
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with forked_generators(accelerator.device), _alone(accelerator, folder):
-        changes = check_same(recipe, accelerator, folder) if store.exists(folder) else []
+        changes = check_same(recipe, accelerator, folder) if run_folder.exists(folder) else []
         prepared = prepare(recipe, accelerator, folder)
         with kernel(prepared.facts.kernel):
             _train(prepared, folder, [*notes, *changes])
     wait_for_all()
-    return opened(folder, recipe, read_facts(folder), device=str(accelerator.device))
+    return opened(folder, recipe, read_metadata(folder), device=str(accelerator.device))
 
 
 @contextmanager
@@ -90,7 +91,7 @@ def _alone(accelerator: Accelerator, folder: Path) -> Iterator[None]:
     """Hold the run's folder while training; the other processes wait for the main one to have it."""
     lock: AbstractContextManager[None] = nullcontext()
     if accelerator.is_main_process:
-        lock = store.locked(folder, say)
+        lock = run_folder.locked(folder, say)
     with lock:
         wait_for_all()
         yield
@@ -105,8 +106,8 @@ def _train(prepared: Prepared, folder: Path, changes: list[str]) -> None:
         state = State(run, objective, recipe.optimizer.build(objective), prepared.precision, checkpoint)
         wrapped = accelerator.prepare(objective)
     if main:
-        store.cut_log(folder, state.step)
-    places = schedule(prepared.train.lengths(), run.tokens, run.seed, state.step)
+        run_folder.cut_log(folder, state.step)
+    places = data_order(prepared.train.lengths(), run.tokens, run.seed, state.step)
     tell = trackers.start(accelerator, recipe, state.step, say if main else lambda _: None)
     with Reporter(folder / "log.jsonl" if main else None, state.step, run.steps, tell) as reporter, noted() as signals:
         _introduce(prepared, objective, reporter, [*changes, *report, *prepared.train.report, *prepared.dev.report])
@@ -134,14 +135,14 @@ def _evaluate(prepared: Prepared, state: State, reporter: Reporter) -> None:
     reporter.record({"step": state.step, "dev": scores})
     reporter.say(f"step {state.step}: dev {shown(scores)}")
     state.judge(scores.get(state.run.select, math.nan))
-    if prepared.accelerator.is_main_process and curves.available():
+    if prepared.accelerator.is_main_process and plots.available():
         _draw_curves(Path(state.run.folder), reporter)
 
 
 def _draw_curves(folder: Path, reporter: Reporter) -> None:
     """Draw the curves. A picture is a side output: whatever a drawing library raises, the run is worth more."""
     try:
-        curves.draw(folder)
+        plots.draw(folder)
     except Exception as error:
         reporter.say(f"no picture of the curves: {type(error).__name__}: {first_line(error)}")
 
@@ -182,7 +183,7 @@ def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, rep
         f"{prepared.recipe.run.folder}: {parameters / 1e6:.1f}M parameters, {facts.precision}, "
         f"{facts.threads} threads, data {facts.data}"
     )
-    if not curves.available():
+    if not plots.available():
         report = [*report, f"no picture of the curves: matplotlib is not installed ({install_command('plots')})"]
     started = [dealing(prepared), precision_of(prepared.recipe, prepared.accelerator).reason]
     for line in (
@@ -202,8 +203,8 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 2
     if {"-h", "--help"} & set(arguments):
-        return commands.run(lambda: print(explain(USAGE, Schema(Recipe, TABLES, LISTS, NAMES), arguments)))
-    return commands.run(lambda: _command(arguments), "stopped; the same command goes on from the last checkpoint")
+        return exit_codes.run(lambda: print(explain(USAGE, Schema(Recipe, TABLES, LISTS, NAMES), arguments)))
+    return exit_codes.run(lambda: _command(arguments), "stopped; the same command goes on from the last checkpoint")
 
 
 def _command(arguments: Sequence[str]) -> None:

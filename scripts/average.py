@@ -10,12 +10,13 @@ from pathlib import Path
 
 import _checkout  # noqa: F401
 
-from s2s import averaging, commands, store
 from s2s.config import merge, read_arguments
-from s2s.config.describing import Schema, explain
+from s2s.config.help import Schema, explain
 from s2s.config.ranges import Count, PathText, settle
+from s2s.console import exit_codes
 from s2s.errors import UserError
-from s2s.inside import check_inside
+from s2s.files.foreign import check_inside
+from s2s.runs import averaging, run_folder
 
 USAGE = "usage: python scripts/average.py run=FOLDER [last=5]"
 
@@ -37,8 +38,8 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 2
     if {"-h", "--help"} & set(arguments):
-        return commands.run(lambda: print(explain(USAGE, Schema(Settings, {}, {}), arguments)))
-    return commands.run(lambda: _command(arguments))
+        return exit_codes.run(lambda: print(explain(USAGE, Schema(Settings, {}, {}), arguments)))
+    return exit_codes.run(lambda: _command(arguments))
 
 
 def _command(arguments: Sequence[str]) -> None:
@@ -47,8 +48,8 @@ def _command(arguments: Sequence[str]) -> None:
         raise UserError(f"command line: run=FOLDER is missing\n{USAGE}")
     folder = Path(settings.run)
     check_inside(folder)  # before a lock is written there
-    store.read_recipe(folder)  # says so if there is no run
-    with store.locked(folder, print):
+    run_folder.read_recipe(folder)  # says so if there is no run
+    with run_folder.locked(folder, print):
         weights, steps = averaging.average(folder, settings.last)
         place = averaging.save(folder, weights, steps)
     print(f"{place}: the average of the steps {', '.join(map(str, steps))}; decode with checkpoint=average")

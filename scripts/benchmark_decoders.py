@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from s2s.batch import pad
-from s2s.search.generation import generate
-from s2s.search.settings import SearchSettings
+from s2s.inference.generate import generate
+from s2s.search.methods.beam import SearchSettings
 from s2s.vocabulary import Vocabulary
 
 Sources = Sequence[list[int]]

@@ -9,7 +9,7 @@ from benchmark_processes import Worker
 from benchmarking import Time
 from rich.table import Table
 
-from s2s.console import plain_console
+from s2s.console.terminal import plain_console
 
 
 class Runner(Worker):

@@ -21,13 +21,11 @@ from torch import Tensor, nn
 
 from s2s.batch import IGNORED, Batch, collate
 from s2s.data import DataSettings
-from s2s.errors import UserError
-from s2s.heads import CRF, MEMM
-from s2s.labelling import HEADS
-from s2s.labelling.heads import Heads, make_heads
+from s2s.errors import UserError, optional_module
+from s2s.heads import CRF, HEADS, MEMM
+from s2s.heads.run_heads import Heads, make_heads
 from s2s.model import Architecture, PrefixTransformer
 from s2s.objective import Objective, ObjectiveSettings
-from s2s.packages import optional_module
 
 CPU = torch.device("cpu")
 NUMBERS = {

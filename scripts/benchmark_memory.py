@@ -28,10 +28,10 @@ from benchmark_recomputation import CPU, Trainer, largest
 from benchmarking import Time
 from rich.table import Table
 
-from s2s.console import plain_console
+from s2s.console.terminal import plain_console
 from s2s.errors import UserError, nearest
-from s2s.matmul import KERNELS, choose, kernel
-from s2s.model.recomputation import CHECKPOINTING
+from s2s.machine.matmul import KERNELS, choose, kernel
+from s2s.model.activation_checkpointing import CHECKPOINTING
 
 NUMBERS = {
     "threads": 1,

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from s2s.batch import IGNORED, Batch, real_inputs
-from s2s.losses import Scores, Term
-from s2s.mitigations.base import SequenceShaper, Shaped, Turn
+from s2s.losses.terms import Scores, Term
+from s2s.mitigations.adversarial import FastGradient, scaled
+from s2s.mitigations.base import LossTerms, SequenceLossMethod, StepContext
 from s2s.mitigations.candidates import Packed
-from s2s.mitigations.penalty import GradientPenalty
-from s2s.mitigations.perturbation import FastGradient, scaled
-from s2s.mitigations.risk import expected_risk
+from s2s.mitigations.gradient_penalty import GradientPenalty
+from s2s.mitigations.minimum_risk import expected_risk
 from s2s.model import PrefixTransformer
 
 
@@ -27,14 +27,14 @@ class WholeFastGradient(FastGradient):
     The first leaves its share of the gradient in the parameters, so its term is a constant. Not for weight 1.
     """
 
-    def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
+    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:  # noqa: ARG002
         passes, share = turn.passes, self.share(turn)
         loss, nll, gradient = self._first(fed, turn)
         (step,) = scaled([gradient], self.epsilon)
         moved = passes.cross_entropy(_scores(fed, passes.model.words(fed.target) + step, turn))
-        return Shaped({"clean": Term((1 - share) * loss), "adversarial": Term(share * moved)}, nll)
+        return LossTerms({"clean": Term((1 - share) * loss), "adversarial": Term(share * moved)}, nll)
 
-    def _first(self, fed: Batch, turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
+    def _first(self, fed: Batch, turn: StepContext) -> tuple[Tensor, Tensor, Tensor]:
         """The clean step: its loss, the labels' negative log-likelihood and the embeddings' gradient, as constants."""
         words = turn.passes.model.words(fed.target)
         words.retain_grad()
@@ -46,7 +46,7 @@ class WholeFastGradient(FastGradient):
         return loss.detach(), scores.nll().detach(), words.grad / factor
 
 
-def _scores(batch: Batch, words: Tensor, turn: Turn) -> Scores:
+def _scores(batch: Batch, words: Tensor, turn: StepContext) -> Scores:
     """The scores of a pass that shares nothing."""
     memory = turn.passes.model.encode(batch.source, batch.source_lengths)
     return turn.passes.scores(turn.passes.model.decode(batch.target, memory, words), batch.labels)
@@ -56,14 +56,14 @@ def _scores(batch: Batch, words: Tensor, turn: Turn) -> Scores:
 class WholePenalty(GradientPenalty):
     """``GradientPenalty`` on one masked sequence: everything, source rows too, is differentiated twice."""
 
-    def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
+    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:  # noqa: ARG002
         passes, words = turn.passes, turn.passes.words(fed, "target")
         with sdpa_kernel(SDPBackend.MATH):
             scores = passes.scores(one_sequence(passes.model, fed, words.target), fed.labels)
             loss = passes.cross_entropy(scores)
             (gradient,) = passes.gradients(loss, words, differentiable=True)
         penalty = self.share(turn) * self.epsilon / 2 * gradient.square().sum()
-        return Shaped({"cross_entropy": Term(loss), "penalty": Term(penalty)}, scores.nll())
+        return LossTerms({"cross_entropy": Term(loss), "penalty": Term(penalty)}, scores.nll())
 
 
 def one_sequence(model: PrefixTransformer, batch: Batch, words: Tensor) -> Tensor:
@@ -81,17 +81,17 @@ def one_sequence(model: PrefixTransformer, batch: Batch, words: Tensor) -> Tenso
 
 
 @dataclass
-class GivenRisk(SequenceShaper):
+class GivenRisk(SequenceLossMethod):
     """Minimum risk training where candidates and their costs are there already: here they are random."""
 
     candidates: int = 8
     alpha: float = 0.005
 
-    def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
+    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:
         packed, cost = self._packed(clean, turn), turn.draws.uniform("cost", self.candidates)
         return self.mixed(fed, turn, "risk", expected_risk(packed, cost, self.alpha, clean, turn))
 
-    def _packed(self, batch: Batch, turn: Turn) -> Packed:
+    def _packed(self, batch: Batch, turn: StepContext) -> Packed:
         """Candidates up to two tokens shorter or longer than the target, and never empty."""
         added = (5 * turn.draws.uniform("length", self.candidates)).long() - 2
         ends = (real_inputs(batch).sum(dim=1, keepdim=True) - 1 + added).clamp(min=1)[..., None]

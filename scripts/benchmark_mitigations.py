@@ -26,14 +26,14 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from s2s.batch import Batch
-from s2s.data.batches import Tokens
+from s2s.data.batches import TokenisedSplit
 from s2s.errors import UserError
-from s2s.matmul import KERNELS, choose, kernel
-from s2s.mitigations.base import Materials, Mitigation
+from s2s.machine.matmul import KERNELS, choose, kernel
+from s2s.mitigations.adversarial import FastGradient
+from s2s.mitigations.base import Mitigation, TrainingContext
 from s2s.mitigations.consistency import NoiseConsistency, RDrop
-from s2s.mitigations.penalty import GradientPenalty
-from s2s.mitigations.perturbation import FastGradient
-from s2s.mitigations.replacement import RandomReplacement
+from s2s.mitigations.gradient_penalty import GradientPenalty
+from s2s.mitigations.prefix_noise import RandomReplacement
 from s2s.mitigations.scheduled_sampling import ScheduledSampling
 from s2s.mitigations.teaforn import TeacherForcingWithNGrams
 from s2s.model import Architecture, PrefixTransformer
@@ -83,7 +83,7 @@ def methods() -> dict[str, tuple[str, Mitigation] | None]:
 
 def objectives(model: PrefixTransformer) -> dict[str, Objective]:
     """The objective of each row, all of the same model."""
-    materials = Materials(cast(Vocabulary, _ids(model)), lambda: Tokens([], [], []), 512, 512)
+    materials = TrainingContext(cast(Vocabulary, _ids(model)), lambda: TokenisedSplit([], [], []), 512, 512)
     found = {}
     for name, method in methods().items():
         if method is not None:

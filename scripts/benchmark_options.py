@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from s2s.console.outputs import check_output
 from s2s.errors import UserError
-from s2s.outputs import check_output
 
 
 def output_file(name: str) -> Path:

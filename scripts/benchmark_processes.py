@@ -12,8 +12,8 @@ from typing import Any, Self
 
 from benchmarking import Time
 
-from s2s.allocator import OPTIONS
 from s2s.errors import UserError
+from s2s.machine.allocator import OPTIONS
 
 ALLOCATOR = {name: str(value) for name, (_, value) in OPTIONS.items()}
 """Let glibc keep freed memory instead of returning it page by page, as this project's own training does."""

@@ -10,8 +10,8 @@ from benchmarking import END, PADDING, Lengths
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from s2s.allocator import keep_freed_memory
 from s2s.batch import collate
+from s2s.machine.allocator import keep_freed_memory
 from s2s.model import Architecture, PrefixTransformer
 from s2s.model.initialization import initialise
 from s2s.objective import Objective, ObjectiveSettings

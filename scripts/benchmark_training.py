@@ -30,9 +30,9 @@ from benchmark_systems import SYSTEMS
 from rich.progress import track
 from rich.table import Table
 
-from s2s.console import plain_console
+from s2s.console.terminal import plain_console
 from s2s.errors import UserError, nearest
-from s2s.matmul import KERNELS, choose
+from s2s.machine.matmul import KERNELS, choose
 
 NUMBERS = {
     "threads": 1,

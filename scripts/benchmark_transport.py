@@ -22,7 +22,7 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array, eye_array, kron
 from scipy.spatial.distance import cdist
 
-from s2s.console import plain_console
+from s2s.console.terminal import plain_console
 from s2s.metrics import word_movers_distance
 
 Vectors = NDArray[np.float64]

@@ -20,7 +20,7 @@ from benchmark_peers import Pairs, Shape
 from benchmark_processes import resident_peak
 from benchmark_systems import SYSTEMS, optimizer, step, useful_work
 
-from s2s.matmul import KERNELS, kernel
+from s2s.machine.matmul import KERNELS, kernel
 
 PRODUCT = 1024
 """Rows and columns of the matrices whose product is the peak's measure: they and the result fit into a cache."""

@@ -20,10 +20,10 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from s2s.batch import Batch, collate
-from s2s.console import plain_console
+from s2s.console.terminal import plain_console
 from s2s.data.batches import BUCKET, by_length
-from s2s.disk import write_atomically
 from s2s.errors import UserError
+from s2s.files.atomic import write_atomically
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints when it starts and stops
 

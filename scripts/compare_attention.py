@@ -21,11 +21,11 @@ from benchmarking import write
 from rich.table import Table
 
 import s2s
-from s2s import commands
-from s2s.console import plain_console
+from s2s.console import exit_codes
+from s2s.console.terminal import plain_console
 from s2s.data import load
 from s2s.metrics import rouge_l_by_sentence
-from s2s.run import Run
+from s2s.runs.run import Run
 
 VARIANTS = (
     *("dot", "dense", "random", "fixed_random", "factorized_dense", "factorized_random"),
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
     options, rest = parser.parse_known_intermixed_args(arguments)
     if rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    return commands.run(lambda: compare(options))
+    return exit_codes.run(lambda: compare(options))
 
 
 def compare(options: argparse.Namespace) -> None:

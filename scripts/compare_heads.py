@@ -18,10 +18,10 @@ from benchmarking import write
 from rich.table import Table
 
 import s2s
-from s2s import commands
-from s2s.console import plain_console
+from s2s.console import exit_codes
+from s2s.console.terminal import plain_console
 from s2s.errors import UserError
-from s2s.recipe import Recipe
+from s2s.recipe.recipe import Recipe
 
 OWN = ("recipe", "kinds", "seeds", "json")
 USAGE = "usage: python scripts/compare_heads.py recipe=NAME kinds=A,B seeds=0,1,2 [json=FILE] [key=value ...]"
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0 if arguments else 2
-    return commands.run(lambda: _command(arguments))
+    return exit_codes.run(lambda: _command(arguments))
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ from benchmarking import write
 from rich.table import Table
 
 import s2s
-from s2s import commands
-from s2s.console import plain_console
-from s2s.data.fields import Fields
+from s2s.console import exit_codes
+from s2s.console.outputs import check_output
+from s2s.console.terminal import plain_console
 from s2s.data.lines import Wanted, field_text, place, read_rows
-from s2s.model.precisions import PRECISIONS
-from s2s.outputs import check_output
-from s2s.run import Run
+from s2s.data.rows import Fields
+from s2s.inference.precisions import PRECISIONS
+from s2s.runs.run import Run
 
 
 def texts(run: Run, path: str, count: int) -> list[str]:
@@ -81,7 +81,7 @@ def main(given: Sequence[str]) -> int:
         if arguments.json:
             write(arguments.json, rows)
 
-    return commands.run(work)
+    return exit_codes.run(work)
 
 
 if __name__ == "__main__":

@@ -21,28 +21,28 @@ from typing import Any, Literal
 
 import _checkout  # noqa: F401
 
-from s2s import commands
-from s2s.allocator import keep_freed_memory
 from s2s.config import given_keys, merge, read_arguments
-from s2s.config.describing import Schema, explain
+from s2s.config.help import Schema, explain
+from s2s.config.outside_names import refuse_foreign
 from s2s.config.ranges import Count, Few, PathText, Positive, Share, settle
-from s2s.console import plain_console, progress_bar
+from s2s.console import exit_codes
+from s2s.console.outputs import check_output
+from s2s.console.terminal import plain_console, progress_bar
 from s2s.data.lines import Format, Line, misnamed, quiet
-from s2s.decoding import Chunk, Decoded, Decoder, Reader, Speaker, add
+from s2s.decoding.decode import Chunk, ChunkDecoder, Decoded, DecodingRuns, Reader, add
+from s2s.decoding.resumable_output import ENDINGS, Journal, Output, Written, output_of
 from s2s.errors import UserError
-from s2s.idle import idle_search, most_hypotheses
-from s2s.journal import ENDINGS, Journal, Output, Written, output_of
-from s2s.outputs import check_output
-from s2s.outside import refuse_foreign
-from s2s.run import Run
-from s2s.search import compiled
-from s2s.search.method import SearchMethod
+from s2s.inference import c_attention
+from s2s.machine.allocator import keep_freed_memory
+from s2s.machine.worker_pool import in_order
+from s2s.recipe.idle import idle_search, most_hypotheses
+from s2s.runs.run import Run
 from s2s.search.methods import SEARCHES
-from s2s.search.rules import HOW
-from s2s.search.settings import SearchSettings
-from s2s.search_keys import layer_of, still_foreign
-from s2s.vocabulary.losses import Unknowns
-from s2s.workers import in_order
+from s2s.search.methods.base import SearchMethod
+from s2s.search.methods.beam import SearchSettings
+from s2s.search.methods.constraints import HOW
+from s2s.search.methods.keys import layer_of, still_foreign
+from s2s.vocabulary.reports import Unknowns
 
 USAGE = "usage: python scripts/decode.py run=FOLDER input=FILE output=FILE [field=NAME] [search.beams=4 ...]"
 TABLES = {"search": SEARCHES}
@@ -69,11 +69,11 @@ class Settings:
     def __post_init__(self) -> None:
         settle(self)
 
-    def speaker(self) -> Speaker:
+    def speaker(self) -> DecodingRuns:
         """The runs that speak."""
         folders = (self.run,) if Path(self.run).exists() else tuple(self.run.split(","))
         weights = None if self.weights is None else tuple(self.weights)
-        return Speaker(folders, self.checkpoint, weights, self.rerank, self.rerank_weight)
+        return DecodingRuns(folders, self.checkpoint, weights, self.rerank, self.rerank_weight)
 
     def check_output(self) -> None:
         """Refuse an output that is one of the files that are read, or that cannot be written."""
@@ -105,8 +105,8 @@ class Tally:
         told = (self.cut, cut), (self.without, without), (self.blank, blank)
         notes = [text for number, text in told if number]
         notes += self.unknown.report("sources", self.sources)
-        if run.model.output_bias.device.type == "cpu" and compiled.chosen().library is None:
-            notes.append(f"a step attends by torch, not in C: {compiled.chosen().reason}")
+        if run.model.output_bias.device.type == "cpu" and c_attention.chosen().library is None:
+            notes.append(f"a step attends by torch, not in C: {c_attention.chosen().reason}")
         return [*notes, f"{self.sources} sources in {seconds:.1f} s, {rates}, step {run.step}"]
 
 
@@ -154,15 +154,15 @@ def decode(run: Run, settings: Settings) -> None:
 
 def begin(
     reader: Reader, settings: Settings, output: Output, say: Callable[[str], None]
-) -> tuple[Decoder, Iterator[Chunk], int]:
+) -> tuple[ChunkDecoder, Iterator[Chunk], int]:
     """Who makes the lines, of what, and how many are there already."""
     lines, structured = reader.lines()
     for text in misnamed(settings.output, structured):
         say(text)
-    decoder = Decoder(settings.speaker(), settings.search, structured)
+    decoder = ChunkDecoder(settings.speaker(), settings.search, structured)
     first, digest = 0, sha256()
     if isinstance(output, Journal):
-        maker = decoder.made_of() | {"fields": [*reader.fields, reader.prefix]}
+        maker = decoder.fingerprint_inputs() | {"fields": [*reader.fields, reader.prefix]}
         lines, first, digest = resume(output, maker, lines, reader, say)
     return decoder, reader.chunks(lines, settings.chunk, first, digest), first
 
@@ -195,8 +195,8 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 2
     if {"-h", "--help"} & set(arguments):
-        return commands.run(lambda: print(explain(USAGE, Schema(Settings, TABLES, {}), arguments)))
-    return commands.run(lambda: _command(arguments), "stopped; the same command goes on where it was")
+        return exit_codes.run(lambda: print(explain(USAGE, Schema(Settings, TABLES, {}), arguments)))
+    return exit_codes.run(lambda: _command(arguments), "stopped; the same command goes on where it was")
 
 
 def _command(arguments: Sequence[str]) -> None:

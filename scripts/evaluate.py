@@ -8,22 +8,21 @@ from typing import Any, get_args
 
 import _checkout  # noqa: F401
 
-from s2s import commands
 from s2s.config import Layer, merge
 from s2s.config.ranges import Count, PathText, Seed, settle
-from s2s.console import is_closed, plain_console
-from s2s.data.lines import Format, Row, source_text
+from s2s.console import exit_codes
+from s2s.console.outputs import check_output
+from s2s.console.terminal import is_closed, plain_console
+from s2s.data.lines import Format, Row, files, hypothesis_text, read_references, read_texts, source_text
 from s2s.data.rows import json_text
-from s2s.data.scored import files, hypothesis_text, read_references, read_texts
-from s2s.diagnosis.systems import SAMPLES, Difference, System, differences, show_comparison, signature
-from s2s.disk import write_atomically
 from s2s.errors import UserError, nearest
+from s2s.files.atomic import write_atomically
 from s2s.metrics import Scores, show
 from s2s.metrics.generated import WORDS, repetition_statistics
 from s2s.metrics.overlap import measured, published_statistics, score_statistics
 from s2s.metrics.references import References
 from s2s.metrics.significance import LEAST, too_few
-from s2s.outputs import check_output
+from s2s.metrics.systems import SAMPLES, Difference, System, differences, show_comparison, signature
 
 USAGE = f"""\
 usage: python scripts/evaluate.py hypotheses=FILE[,FILE ...] references=FILE[,FILE ...] [lang=CODE] [published=true]
@@ -144,7 +143,7 @@ def _system(name: str, texts: list[str], references: References, arguments: Argu
         sources = read_texts(arguments.sources, "source", joined_text, arguments.format, tell)
         statistics, signature = statistics | repetition_statistics(texts, references, sources), f"{signature} + {WORDS}"
     if arguments.embeddings is not None:
-        from s2s.embeddings import distance_statistics  # only now: other scores should not wait for torch
+        from s2s.runs.token_vectors import distance_statistics  # only now: other scores should not wait for torch
 
         distances, how = distance_statistics(texts, references, arguments.embeddings, arguments.vectors)
         statistics, signature = statistics | distances, f"{signature} + {how}"
@@ -174,7 +173,7 @@ def main(arguments: Sequence[str]) -> int:
     if "--help" in arguments:
         print(USAGE, end="")
         return 0
-    return commands.run(lambda: evaluate(parse_arguments(arguments)))
+    return exit_codes.run(lambda: evaluate(parse_arguments(arguments)))
 
 
 if __name__ == "__main__":

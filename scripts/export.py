@@ -14,12 +14,12 @@ from typing import Literal
 import _checkout  # noqa: F401
 
 import s2s
-from s2s import commands
 from s2s.config import merge, read_arguments
 from s2s.config.ranges import PathText, settle
+from s2s.console import exit_codes
+from s2s.console.outputs import check_output_folder
 from s2s.errors import UserError, nearest
-from s2s.export import Trained, export_transformers, save_pretrained
-from s2s.outputs import check_output_folder
+from s2s.runs.export import Trained, export_transformers, save_pretrained
 
 USAGE = (
     "usage: python scripts/export.py run=FOLDER output=FOLDER [form=transformers|s2s] [checkpoint=best|last|average]\n"
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0 if arguments else 2
-    return commands.run(lambda: export(merge(Settings, read_arguments(arguments), {})))
+    return exit_codes.run(lambda: export(merge(Settings, read_arguments(arguments), {})))
 
 
 if __name__ == "__main__":

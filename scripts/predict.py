@@ -20,23 +20,22 @@ from typing import Any, Literal
 import _checkout  # noqa: F401
 
 import s2s
-from s2s import commands
 from s2s.config import merge, read_arguments
-from s2s.config.describing import Schema, explain
+from s2s.config.help import Schema, explain
 from s2s.config.ranges import PathText, settle
-from s2s.console import plain_console, print_results, progress_bar
-from s2s.data.fields import Fields
+from s2s.console import exit_codes
+from s2s.console.outputs import check_output
+from s2s.console.terminal import plain_console, print_results, progress_bar
 from s2s.data.lines import Format, Wanted, misnamed, place, read_rows, source_text
-from s2s.data.rows import json_text
-from s2s.disk import open_output
+from s2s.data.rows import Fields, json_text
 from s2s.errors import UserError, nearest
-from s2s.labelling.heads import Head
-from s2s.labelling.prediction import Given, Prediction
-from s2s.labelling.scoring import Said
-from s2s.labelling.taggers import SoftmaxTagger
+from s2s.files.atomic import open_output
+from s2s.heads.prediction import Given, Prediction
+from s2s.heads.run_heads import Head
+from s2s.heads.scoring import HeadOutput
+from s2s.heads.taggers import SoftmaxTagger
 from s2s.metrics.tags import spans
-from s2s.outputs import check_output
-from s2s.run import Run
+from s2s.runs.run import Run
 
 USAGE = "usage: python scripts/predict.py run=FOLDER input=FILE output=FILE [field=NAME] [head=NAME]"
 
@@ -57,7 +56,7 @@ class Settings:
         settle(self)
 
 
-def structured(head: Head, said: Said, prediction: Prediction, joint: str) -> dict[str, Any]:
+def structured(head: Head, said: HeadOutput, prediction: Prediction, joint: str) -> dict[str, Any]:
     """The fields of a row that a head fills."""
     fields: dict[str, Any] = {head.name: said.labels}
     if not isinstance(head.settings, SoftmaxTagger):
@@ -71,7 +70,7 @@ def structured(head: Head, said: Said, prediction: Prediction, joint: str) -> di
     return fields
 
 
-def plain(head: Head, said: Said) -> str:
+def plain(head: Head, said: HeadOutput) -> str:
     """A line of a head's labels."""
     between = " " if isinstance(head.settings, SoftmaxTagger) else "\t"
     return between.join("_" if label is None else str(label) for label in said.labels)
@@ -146,8 +145,8 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 2
     if {"-h", "--help"} & set(arguments):
-        return commands.run(lambda: print(explain(USAGE, Schema(Settings, {}, {}), arguments)))
-    return commands.run(lambda: _command(arguments))
+        return exit_codes.run(lambda: print(explain(USAGE, Schema(Settings, {}, {}), arguments)))
+    return exit_codes.run(lambda: _command(arguments))
 
 
 if __name__ == "__main__":

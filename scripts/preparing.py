@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from s2s.disk import write_atomically
-from s2s.outputs import check_output_files
+from s2s.console.outputs import check_output_files
+from s2s.files.atomic import write_atomically
 
 Rows = Sequence[Mapping[str, object]]
 SPLITS = ("train", "dev", "test")

@@ -15,9 +15,9 @@ import _checkout  # noqa: F401
 from rich.table import Table
 
 import s2s
-from s2s.console import plain_console
+from s2s.console.terminal import plain_console
 from s2s.data import Dataset, Example, load
-from s2s.disk import write_atomically
+from s2s.files.atomic import write_atomically
 from s2s.metrics import paired_bootstrap, rouge_l_by_sentence
 from s2s.metrics.significance import too_few
 

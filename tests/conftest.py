@@ -3,7 +3,6 @@
 The fixtures are functions that make them, and last for the session, as hypothesis wants of what its tests share.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,11 +15,8 @@ from transformers import PreTrainedModel
 import s2s
 from s2s.batch import Batch, collate
 from s2s.model import Architecture, PrefixTransformer
-from s2s.recipe import Recipe
+from s2s.recipe.recipe import Recipe
 from s2s.vocabulary import Vocabulary
-
-# Scripts import what lies beside them, however a test loads them.
-sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
 
 TINY = {"vocabulary": 23, "layers": 2, "width": 12, "heads": 3, "feed_forward": 20, "positions": 40, "dropout": 0.0}
 TINY_CHECKPOINT = {

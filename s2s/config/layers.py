@@ -1,7 +1,7 @@
 """Values from one place, a YAML file or the command line, with the lines on which they stand.
 
 Single values stay text here. Their keys' types say later whether ``no`` is a word and ``1e3`` a number: see
-``s2s.config.reading``.
+``s2s.config.values``.
 """
 
 import re

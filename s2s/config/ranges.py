@@ -6,10 +6,10 @@ from functools import cache
 from math import inf
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from s2s.config.paths import Home, expanded
-from s2s.config.reading import MisreadError, read, shown
+from s2s.config.outside_names import form_of, names_in
+from s2s.config.values import MisreadError, read, shown
 from s2s.errors import UserError
-from s2s.outside import form_of, names_in
+from s2s.files.paths import Home, expanded
 
 MOST = 10**9
 """Of anything that is counted; what is computed from it then fits 64 bits."""

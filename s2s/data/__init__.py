@@ -1,7 +1,7 @@
 """Data sets: examples of a source text and the text to be generated from it."""
 
-from s2s.data.examples import Dataset, fingerprint, load
-from s2s.data.packed import Examples
+from s2s.data.dataset import Dataset, fingerprint, load
+from s2s.data.example_store import Examples
 from s2s.data.rows import Example
 from s2s.data.settings import DataSettings
 

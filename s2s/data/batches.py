@@ -6,20 +6,20 @@ from typing import NamedTuple
 import numpy
 
 from s2s.batch import Batch, without_weight
-from s2s.data.tokens import Indices, Lengths, Tokens, tokenise
+from s2s.data.tokenised import Indices, Lengths, TokenisedSplit, tokenise
 from s2s.errors import UserError
-from s2s.seeds import seed_of
+from s2s.randomness import seed_of
 from s2s.vocabulary import Vocabulary
 
 __all__ = [
     "Indices",
-    "Place",
-    "Tokens",
+    "TokenisedSplit",
+    "UpdateBatch",
     "by_length",
+    "data_order",
     "deal",
     "micro_batches",
     "real_share",
-    "schedule",
     "tokenise",
     "updates",
 ]
@@ -75,21 +75,21 @@ def real_share(lengths: Lengths, plan: Sequence[Indices]) -> float:
     return float(lengths.sum()) / padded
 
 
-class Place(NamedTuple):
+class UpdateBatch(NamedTuple):
     """Where in the data an update stands."""
 
     epoch: int
     examples: Indices
 
 
-def schedule(lengths: Lengths, budget: int, seed: int, start: int) -> Iterator[Place]:
+def data_order(lengths: Lengths, budget: int, seed: int, start: int) -> Iterator[UpdateBatch]:
     """The updates from step ``start`` on, epoch after epoch, without end."""
     if not len(lengths):
         raise UserError("the train split has no examples")
     epoch = 0
     while True:
         plan = updates(lengths, budget, seed, epoch)
-        yield from (Place(epoch, examples) for examples in plan[start:])
+        yield from (UpdateBatch(epoch, examples) for examples in plan[start:])
         start = max(0, start - len(plan))
         epoch += 1
 
@@ -105,7 +105,13 @@ def deal(examples: Indices, processes: int, accumulate: int, process: int) -> li
 
 
 def micro_batches(
-    place: Place, tokens: Tokens, vocabulary: Vocabulary, processes: int, accumulate: int, process: int, seed: int
+    place: UpdateBatch,
+    tokens: TokenisedSplit,
+    vocabulary: Vocabulary,
+    processes: int,
+    accumulate: int,
+    process: int,
+    seed: int,
 ) -> list[Batch]:
     """One process's batches of an update."""
     batches = []

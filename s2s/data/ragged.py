@@ -8,7 +8,7 @@ from typing import overload
 import numpy
 from numpy.typing import NDArray
 
-from s2s.data.shelf import Scratch
+from s2s.data.cache import ScratchFolder
 
 SPILL = 1 << 25
 """So many bytes of a column stay in memory while it is written; a longer one goes to a file and is mapped from it."""
@@ -63,7 +63,7 @@ def flat(rows: Sequence[Sequence[int]]) -> NDArray[numpy.generic]:
 class Column:
     """Numbers of one type that are appended, and then read as an array."""
 
-    def __init__(self, scratch: Scratch, name: str, kind: str) -> None:
+    def __init__(self, scratch: ScratchFolder, name: str, kind: str) -> None:
         self.scratch, self.name, self.kind = scratch, f"{name}.{kind}", kind
         self.buffer, self.file = bytearray(), None
 
@@ -101,7 +101,7 @@ def mapped(path: Path, kind: str) -> NDArray[numpy.generic]:
 class RaggedWriter:
     """Rows that are appended, and then read as ``Ragged``."""
 
-    def __init__(self, scratch: Scratch, name: str, kind: str) -> None:
+    def __init__(self, scratch: ScratchFolder, name: str, kind: str) -> None:
         self.values, self.offsets = Column(scratch, name, kind), Column(scratch, f"{name}.offsets", "int64")
         self.kind, self.end, self.size = kind, 0, numpy.dtype(kind).itemsize
         self.offsets.extend(bytes(8))

@@ -19,9 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from s2s.data.columnar import arrow_rows, parquet_rows
-from s2s.data.fields import Fields
-from s2s.data.rows import DECODER, Row, json_fault, json_row, segmented_row
+from s2s.data.parquet_files import arrow_rows, parquet_rows
+from s2s.data.rows import DECODER, Fields, Row, json_fault, json_row, segmented_row
 from s2s.errors import UserError
 
 Found = tuple[int, Row | ValueError]

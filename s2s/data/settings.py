@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from s2s.config.paths import at_home
+from s2s.config.outside_names import outside
 from s2s.config.ranges import PathText, at_least, settle
 from s2s.errors import UserError
-from s2s.outside import outside
+from s2s.files.paths import at_home
 
 # The standard library, and hard dependencies (direct or not) with at least a score of usable docstrings each.
 # fmt: off

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from s2s.data.rows import Example
 from s2s.vocabulary import Vocabulary
-from s2s.vocabulary.losses import Unknowns, unknowns
+from s2s.vocabulary.reports import Unknowns, unknowns
 
 
 class Source(NamedTuple):

@@ -1,17 +1,22 @@
-"""Heads that label instead of generating: losses for several labels at once, and taggers of label sequences."""
+"""Heads that label sources, beside generation or alone: each row of the table is one in a recipe's ``heads:``."""
 
-from s2s.heads.constraints import SCHEMES, Constraints, bio_constraints, bmes_constraints, scheme_constraints
-from s2s.heads.crf import CRF
-from s2s.heads.memm import MEMM, HalfLogitMEMM
+from s2s.heads.base import HeadSettings
+from s2s.heads.chains.crf import CRF
+from s2s.heads.chains.memm import MEMM, HalfLogitMEMM
+from s2s.heads.chains.tag_schemes import SCHEMES, Constraints, bio_constraints, bmes_constraints, scheme_constraints
+from s2s.heads.classifiers import BinaryClassifier, ZLPRClassifier
 from s2s.heads.multilabel import pairwise_loss, sparse_zlpr_loss, zlpr_loss, zlpr_probabilities
 from s2s.heads.subsets import log_symmetric_polynomials, subset_softmax_loss, thresholded_subset_softmax_loss
+from s2s.heads.taggers import BiMEMMTagger, CRFTagger, MEMMTagger, SoftmaxTagger
 
 __all__ = [
     "CRF",
+    "HEADS",
     "MEMM",
     "SCHEMES",
     "Constraints",
     "HalfLogitMEMM",
+    "HeadSettings",
     "bio_constraints",
     "bmes_constraints",
     "log_symmetric_polynomials",
@@ -23,3 +28,12 @@ __all__ = [
     "zlpr_loss",
     "zlpr_probabilities",
 ]
+
+HEADS: dict[str, type[HeadSettings]] = {
+    "softmax": SoftmaxTagger,
+    "crf": CRFTagger,
+    "memm": MEMMTagger,
+    "bimemm": BiMEMMTagger,
+    "zlpr": ZLPRClassifier,
+    "bce": BinaryClassifier,
+}

@@ -6,33 +6,33 @@ Scores of words count single characters in Chinese, Japanese, Thai and their lik
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from s2s.metrics.bags import movers_problem, rotators_problem
-from s2s.metrics.bounds import (
+from s2s.metrics.overlap import Scores, published_score, rouge_l_by_sentence, score, show
+from s2s.metrics.published import method1_bleu, published_bleu, published_rouge
+from s2s.metrics.repetition import copy_rate, distinct_n, length_ratio, longest_copy, seq_rep_n
+from s2s.metrics.rouge import rouge_l, rouge_n
+from s2s.metrics.significance import Comparison, paired_bootstrap
+from s2s.metrics.tokenisation import characters, words
+from s2s.metrics.transport.bags import movers_problem, rotators_problem
+from s2s.metrics.transport.bounds import (
     relaxed_word_movers_distance,
     relaxed_word_rotators_distance,
     word_centroid_distance,
     word_centroid_distance_article,
     word_rotators_bound,
 )
-from s2s.metrics.corpus import corpus_distances
-from s2s.metrics.overlap import Scores, published_score, rouge_l_by_sentence, score, show
-from s2s.metrics.published import method1_bleu, published_bleu, published_rouge
-from s2s.metrics.repetition import copy_rate, distinct_n, length_ratio, longest_copy, seq_rep_n
-from s2s.metrics.rouge import rouge_l, rouge_n
-from s2s.metrics.significance import Comparison, paired_bootstrap
-from s2s.metrics.texts import characters, words
-from s2s.metrics.transport import (
+from s2s.metrics.transport.corpus import corpus_distances
+from s2s.metrics.transport.exact import (
     transport_plan,
     word_movers_distance,
     word_movers_distance_article,
     word_rotators_distance,
 )
-from s2s.metrics.vectors import centring, changed, table_embedding, whitening
+from s2s.metrics.transport.vectors import centring, changed, table_embedding, whitening
 
 if TYPE_CHECKING:
-    from s2s.metrics.batched_bags import movers_problems, rotators_problems
-    from s2s.metrics.corpus_sinkhorn import corpus_sinkhorn_distances
-    from s2s.metrics.sinkhorn import sinkhorn_transport
+    from s2s.metrics.transport.batched import movers_problems, rotators_problems
+    from s2s.metrics.transport.corpus_sinkhorn import corpus_sinkhorn_distances
+    from s2s.metrics.transport.sinkhorn import sinkhorn_transport
 
 __all__ = [
     "Comparison",
@@ -78,10 +78,10 @@ __all__ = [
 
 # Looked up when first asked for: scoring a file should not wait for torch.
 _HOMES = {
-    "corpus_sinkhorn_distances": "s2s.metrics.corpus_sinkhorn",
-    "movers_problems": "s2s.metrics.batched_bags",
-    "rotators_problems": "s2s.metrics.batched_bags",
-    "sinkhorn_transport": "s2s.metrics.sinkhorn",
+    "corpus_sinkhorn_distances": "s2s.metrics.transport.corpus_sinkhorn",
+    "movers_problems": "s2s.metrics.transport.batched",
+    "rotators_problems": "s2s.metrics.transport.batched",
+    "sinkhorn_transport": "s2s.metrics.transport.sinkhorn",
 }
 
 

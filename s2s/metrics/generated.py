@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from s2s.errors import UserError
-from s2s.metrics.corpus import Distance, corpus_distances
 from s2s.metrics.overlap import Numbers, Statistics
 from s2s.metrics.references import References, listed
 from s2s.metrics.repetition import copy_rate, seq_rep_n
-from s2s.metrics.texts import composed, words
-from s2s.metrics.transport import word_movers_distance, word_movers_distance_article, word_rotators_distance
-from s2s.metrics.vectors import Embed
+from s2s.metrics.tokenisation import composed, words
+from s2s.metrics.transport.corpus import Distance, corpus_distances
+from s2s.metrics.transport.exact import word_movers_distance, word_movers_distance_article, word_rotators_distance
+from s2s.metrics.transport.vectors import Embed
 
 DISTANCES: dict[str, Distance] = {
     "wmd": word_movers_distance,

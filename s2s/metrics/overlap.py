@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from sacrebleu.metrics import BLEU, CHRF
 
-from s2s.errors import UserError
+from s2s.errors import UserError, own_version
 from s2s.metrics.published import published_bleu, published_rouge, spaced
 from s2s.metrics.references import References, listed, number, streams
 from s2s.metrics.rouge import rouge_l, rouge_n
-from s2s.metrics.texts import characters, composed, words
-from s2s.packages import own_version
+from s2s.metrics.tokenisation import characters, composed, words
 
 Numbers = NDArray[np.float64]
 Tokens = TypeVar("Tokens")

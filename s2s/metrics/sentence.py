@@ -7,7 +7,7 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from s2s.errors import UserError, nearest
 from s2s.metrics.rouge import rouge_l, rouge_n
-from s2s.metrics.texts import characters, composed, words
+from s2s.metrics.tokenisation import characters, composed, words
 
 Metric = Callable[[str, str], float]
 """(hypothesis, reference) to [0, 1], 1 being best."""

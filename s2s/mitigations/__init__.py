@@ -1,22 +1,20 @@
 """Mitigations of exposure bias: each row of the table is a line in a recipe."""
 
-from s2s.mitigations.article import ArticleFastGradient
-from s2s.mitigations.base import Composition, Feed, Materials, Mitigation, Shaper
+from s2s.mitigations.adversarial import FastGradient, FreeLargeBatch, ProjectedGradient, VirtualAdversarial
+from s2s.mitigations.base import Composition, LossMethod, Mitigation, PrefixMethod, TrainingContext
 from s2s.mitigations.composition import check
 from s2s.mitigations.consistency import ArticleRDrop, NoiseConsistency, RDrop
-from s2s.mitigations.noise import DuplicateNoise, ShiftNoise, SwapNoise, WordDropout
-from s2s.mitigations.off_policy import OffPolicy
-from s2s.mitigations.penalty import ArticlePenalty, GradientPenalty
-from s2s.mitigations.perturbation import FastGradient, FreeLargeBatch, ProjectedGradient, VirtualAdversarial
+from s2s.mitigations.gold import OffPolicy
+from s2s.mitigations.gradient_penalty import ArticleFastGradient, ArticlePenalty, GradientPenalty
+from s2s.mitigations.minimum_risk import MinimumRisk, SelfCritical, ShuffledRisk
+from s2s.mitigations.prefix_noise import DuplicateNoise, RandomReplacement, ShiftNoise, SwapNoise, WordDropout
 from s2s.mitigations.raml import RewardAugmented
 from s2s.mitigations.ranking import CandidateRanking, PreferenceOptimisation
-from s2s.mitigations.replacement import RandomReplacement
-from s2s.mitigations.risk import MinimumRisk, SelfCritical, ShuffledRisk
 from s2s.mitigations.scheduled_sampling import ScheduledSampling
 from s2s.mitigations.teaforn import TeacherForcingWithNGrams
-from s2s.mitigations.tokens import GraduatedLabelSmoothing, MixedCrossEntropy, Unlikelihood
+from s2s.mitigations.token_losses import GraduatedLabelSmoothing, MixedCrossEntropy, Unlikelihood
 
-__all__ = ["MITIGATIONS", "Composition", "Feed", "Materials", "Mitigation", "Shaper", "check"]
+__all__ = ["MITIGATIONS", "Composition", "LossMethod", "Mitigation", "PrefixMethod", "TrainingContext", "check"]
 
 MITIGATIONS: dict[str, type[Mitigation]] = {
     "random_replacement": RandomReplacement,

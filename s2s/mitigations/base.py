@@ -8,14 +8,14 @@ from torch import Tensor
 
 from s2s.batch import Batch, Counts
 from s2s.config.ranges import CountOrZero, Share, settle
-from s2s.data.batches import Tokens
-from s2s.draws import Draws
-from s2s.losses import Term
-from s2s.mitigations.passes import Passes
+from s2s.data.batches import TokenisedSplit
+from s2s.losses.passes import Passes
+from s2s.losses.terms import Term
+from s2s.randomness import Draws
 from s2s.vocabulary import Vocabulary
 
 
-class Turn(NamedTuple):
+class StepContext(NamedTuple):
     """One use of a method: the batch's passes, the method's draws, the units of the update and where it stands."""
 
     passes: Passes
@@ -25,18 +25,18 @@ class Turn(NamedTuple):
     strength: float  # 0 before the start, 1 after the ramp
 
 
-class Shaped(NamedTuple):
+class LossTerms(NamedTuple):
     """The terms that add up to a loss and, where it is known, the labels' negative log-likelihood, for the log."""
 
     terms: dict[str, Term]
     nll: Tensor | None
 
 
-class Materials(NamedTuple):
+class TrainingContext(NamedTuple):
     """What a method may need to know of its run before the first step; ``train`` gives the training ids."""
 
     vocabulary: Vocabulary
-    train: Callable[[], Tokens]
+    train: Callable[[], TokenisedSplit]
     max_source: int  # tokens, begin and end included
     max_length: int  # of a target in tokens, end included
 
@@ -72,7 +72,7 @@ class Mitigation:
         """Why the method has no meaning in a composition, or None."""
         return None
 
-    def prepare(self, materials: Materials) -> None:
+    def prepare(self, materials: TrainingContext) -> None:
         """Take from the run what the method needs; called once before the first step."""
 
     @property
@@ -82,50 +82,50 @@ class Mitigation:
 
 
 @dataclass
-class Feed(Mitigation):
+class PrefixMethod(Mitigation):
     """A method that edits what the decoder is fed; its ``strength`` scales its rate."""
 
-    def feed(self, batch: Batch, turn: Turn) -> Batch:  # noqa: ARG002
+    def feed(self, batch: Batch, turn: StepContext) -> Batch:  # noqa: ARG002
         """The batch with other decoder inputs."""
         return batch
 
 
 @dataclass
-class Shaper(Mitigation):
+class LossMethod(Mitigation):
     """A method that turns passes into a loss; its ``strength`` scales its weight. This base is teacher forcing."""
 
-    def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
+    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:  # noqa: ARG002
         """The loss of a batch, given as it is in the data and as the feeds have left it."""
         return teacher_forcing(turn.passes, fed)
 
-    def share(self, turn: Turn) -> float:
+    def share(self, turn: StepContext) -> float:
         """The method's share of the loss at this step."""
         return self.weight * turn.strength
 
 
 @dataclass
-class SequenceShaper(Shaper):
+class SequenceLossMethod(LossMethod):
     """A shaper whose method scores whole candidates, and so does not read what feeds have made of the prefix."""
 
     def refuse(self, beside: Composition) -> str | None:
-        if self.weight < 1 or not any(isinstance(method, Feed) for method in beside.mitigations):
+        if self.weight < 1 or not any(isinstance(method, PrefixMethod) for method in beside.mitigations):
             return None
         return "at weight 1 nothing reads the prefixes that the feeds edit; a smaller weight mixes them in"
 
-    def mixed(self, fed: Batch, turn: Turn, name: str, method: Tensor) -> Shaped:
+    def mixed(self, fed: Batch, turn: StepContext, name: str, method: Tensor) -> LossTerms:
         """(1 - share) teacher forcing + share method, the method's sum divided by examples."""
         share = self.share(turn)
         terms = {name: Term(share * method, "examples")}
         if share == 1:
-            return Shaped(terms, None)
+            return LossTerms(terms, None)
         loss, nll = turn.passes.losses(fed)
-        return Shaped({"cross_entropy": Term((1 - share) * loss), **terms}, nll)
+        return LossTerms({"cross_entropy": Term((1 - share) * loss), **terms}, nll)
 
 
-def teacher_forcing(passes: Passes, batch: Batch) -> Shaped:
+def teacher_forcing(passes: Passes, batch: Batch) -> LossTerms:
     """The cross-entropy of each label given the source and the decoder inputs before it."""
     loss, nll = passes.losses(batch)
-    return Shaped({"cross_entropy": Term(loss)}, nll)
+    return LossTerms({"cross_entropy": Term(loss)}, nll)
 
 
 def mixed(share: float, clean: Tensor, name: str, method: Tensor) -> dict[str, Term]:

@@ -10,13 +10,13 @@ from torch import Tensor
 from s2s.batch import IGNORED, Batch, pad
 from s2s.data.readers import Found, read_rows
 from s2s.data.rows import Row
-from s2s.draws import Draws
 from s2s.errors import UserError
+from s2s.losses.fsdp import gathered
+from s2s.losses.passes import Passes
 from s2s.metrics.sentence import Metric
-from s2s.mitigations.base import Materials, Turn
-from s2s.mitigations.passes import Passes
-from s2s.mitigations.sharding import gathered
+from s2s.mitigations.base import StepContext, TrainingContext
 from s2s.model import Memory, PrefixTransformer
+from s2s.randomness import Draws
 from s2s.vocabulary import Vocabulary
 
 Ids = list[int]
@@ -88,7 +88,7 @@ def rewards(
 
 
 def sample(
-    batch: Batch, turn: Turn, copies: int, max_length: int, end: int, greedy: bool = False
+    batch: Batch, turn: StepContext, copies: int, max_length: int, end: int, greedy: bool = False
 ) -> list[list[Candidate]]:
     """So many targets for each source, drawn token by token from the model, or its likeliest tokens.
 
@@ -159,7 +159,7 @@ CHANGING = ("length_penalty", "translation_alpha", "word_reward", "coverage_pena
 """Keys of a search with which its scores are no log-probabilities."""
 
 
-def read(path: str, materials: Materials) -> Stored:
+def read(path: str, materials: TrainingContext) -> Stored:
     """Read candidates as ``scripts/decode.py`` writes them (JSONL, search.n_best, and log-probabilities for scores).
 
     Any other format with the same fields will do.
@@ -185,7 +185,7 @@ def _rows(path: str) -> Iterator[Found]:
 
 
 def _parse(
-    row: Row | ValueError, place: str, materials: Materials
+    row: Row | ValueError, place: str, materials: TrainingContext
 ) -> tuple[tuple[int, ...], list[tuple[Candidate, float]]]:
     vocabulary = materials.vocabulary
     try:

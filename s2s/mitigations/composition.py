@@ -1,12 +1,12 @@
 """Which methods may stand together: any number of feeds and at most one shaper of the loss."""
 
 from s2s.errors import UserError
-from s2s.mitigations.base import Composition, Shaper
+from s2s.mitigations.base import Composition, LossMethod
 
 
 def check(composition: Composition, names: list[str]) -> None:
     """Refuse a composition without a meaning; the error names the method's place in the recipe and the reason."""
-    shapers = [index for index, method in enumerate(composition.mitigations) if isinstance(method, Shaper)]
+    shapers = [index for index, method in enumerate(composition.mitigations) if isinstance(method, LossMethod)]
     if len(shapers) > 1:
         first, second = (names[index] for index in shapers[:2])
         raise UserError(

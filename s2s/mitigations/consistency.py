@@ -8,14 +8,14 @@ from torch import Tensor
 
 from s2s.batch import IGNORED, Batch
 from s2s.config.ranges import Share, Strength
-from s2s.losses import Scores, Term, divergence, divergences
-from s2s.mitigations.base import Composition, Feed, Shaped, Shaper, Turn
-from s2s.mitigations.noise import Noise
-from s2s.mitigations.pools import from_target
+from s2s.losses.terms import Scores, Term, divergence, divergences
+from s2s.mitigations.base import Composition, LossMethod, LossTerms, PrefixMethod, StepContext
+from s2s.mitigations.prefix_noise import Noise
+from s2s.mitigations.replacement_pools import from_target
 
 
 @dataclass
-class Consistency(Shaper):
+class Consistency(LossMethod):
     """The keys of methods that draw two views together."""
 
     alpha: Strength = 1.0  # strength of the divergence
@@ -24,12 +24,12 @@ class Consistency(Shaper):
         """What the sum of both divergences is multiplied by."""
         return self.alpha / 2
 
-    def shaped(self, one: Scores, two: Scores, both: Tensor, turn: Turn) -> Shaped:
+    def shaped(self, one: Scores, two: Scores, both: Tensor, turn: StepContext) -> LossTerms:
         """The loss of two views and the sum of their divergences both ways."""
         share, passes = self.share(turn), turn.passes
         entropy = (1 - share / 2) * passes.cross_entropy(one) + share / 2 * passes.cross_entropy(two)
         terms = {"cross_entropy": Term(entropy), "divergence": Term(share * self.scale() * both)}
-        return Shaped(terms, one.nll())
+        return LossTerms(terms, one.nll())
 
 
 @dataclass
@@ -47,7 +47,7 @@ class RDrop(Consistency):
     alpha: Strength = 2.5  # of the mean's form: half of the alpha of the sum's form
     scope: Literal["target", "all"] = "all"  # two targets behind one source, or the whole sequence twice
 
-    def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
+    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:  # noqa: ARG002
         one, two = _halves(fed, turn) if self.scope == "all" else turn.passes.score_copies([fed, fed])
         return self.shaped(one, two, divergences(one.logits, two.logits), turn)
 
@@ -66,7 +66,7 @@ class ArticleRDrop(RDrop):
         return self.alpha / 4
 
 
-def _halves(fed: Batch, turn: Turn) -> list[Scores]:
+def _halves(fed: Batch, turn: StepContext) -> list[Scores]:
     """The scores of two whole passes, which differ in their dropout."""
     twice = fed.map(lambda part: torch.cat([part, part]))
     scores = turn.passes.score(twice)
@@ -88,11 +88,11 @@ class NoiseConsistency(Consistency):
     detach_clean: bool = False  # the clean view is a constant
 
     def refuse(self, beside: Composition) -> str | None:
-        if self.rate or any(isinstance(method, Feed) for method in beside.mitigations):
+        if self.rate or any(isinstance(method, PrefixMethod) for method in beside.mitigations):
             return None
         return "at rate 0 and without a feed both views are the same"
 
-    def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
+    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:
         hits = Noise(rate=self.rate).hits(fed, turn._replace(strength=1.0))
         target = torch.where(hits, from_target(fed, turn), fed.target)
         counted = fed.labels != IGNORED  # a feed may have taken back labels that its noise would show

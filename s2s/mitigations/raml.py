@@ -8,12 +8,12 @@ from torch.nn import functional
 
 from s2s.batch import IGNORED, Batch, real_inputs
 from s2s.config.ranges import Strength
-from s2s.mitigations.base import Composition, Feed, Materials, Turn
-from s2s.mitigations.pools import plain_ids
+from s2s.mitigations.base import Composition, PrefixMethod, StepContext, TrainingContext
+from s2s.mitigations.replacement_pools import plain_ids
 
 
 @dataclass
-class RewardAugmented(Feed):
+class RewardAugmented(PrefixMethod):
     """RAML: teacher forcing on targets y' drawn in proportion to exp(-d(y', y) / temperature), d the Hamming distance.
 
     Over all targets of gold's length the distance splits by token: each token becomes another one, every other of the
@@ -29,7 +29,7 @@ class RewardAugmented(Feed):
             return None
         return "it draws another target, so it has to stand before the feeds that edit prefixes"
 
-    def prepare(self, materials: Materials) -> None:
+    def prepare(self, materials: TrainingContext) -> None:
         self._plain = plain_ids(materials.vocabulary)
 
     def rate(self) -> float:
@@ -39,7 +39,7 @@ class RewardAugmented(Feed):
         others = len(self._plain) - 1
         return others / (others + math.exp(min(1 / self.temperature, 700.0)))
 
-    def feed(self, batch: Batch, turn: Turn) -> Batch:
+    def feed(self, batch: Batch, turn: StepContext) -> Batch:
         plain, columns = self._plain.to(batch.target.device), batch.target.shape[1]
         tokens = real_inputs(batch)
         tokens[:, 0] = False

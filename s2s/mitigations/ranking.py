@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from s2s.batch import Batch
+from s2s.config.outside_names import outside
 from s2s.config.ranges import Exponent, Few, PathText, Strength
 from s2s.errors import UserError, nearest
-from s2s.losses import Term
-from s2s.mitigations.base import Materials, Shaped, Turn, teacher_forcing
+from s2s.losses.terms import Term
+from s2s.mitigations.base import LossTerms, StepContext, TrainingContext, teacher_forcing
 from s2s.mitigations.candidates import Candidate, Packed, read
-from s2s.mitigations.risk import Sampled, has_labels
-from s2s.outside import outside
+from s2s.mitigations.minimum_risk import Sampled, has_labels
 
 
 class Ranked(NamedTuple):
@@ -37,7 +37,7 @@ class Ranking(Sampled):
         if not self.path:
             raise UserError("path: a file of decoded candidates is needed, such as scripts/decode.py writes")
 
-    def prepare(self, materials: Materials) -> None:
+    def prepare(self, materials: TrainingContext) -> None:
         super().prepare(materials)
         self._stored = read(self.path, materials)
 
@@ -78,7 +78,7 @@ class CandidateRanking(Ranking):
     def refuse(self, beside: object) -> str | None:  # noqa: ARG002
         return None  # its cross-entropy reads what feeds edit
 
-    def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
+    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:
         packed = self._pack([[one.candidate for one in row] for row in self.ranked(clean)], clean)
         log_probs = packed.log_probs(turn.passes, clean)
         # In the type of the log-probabilities: an integer tensor to the power of a float is float32.
@@ -86,7 +86,7 @@ class CandidateRanking(Ranking):
         ranking = (margins(scores, packed, self.margin, PAIRS[self.pairs]) * has_labels(clean)).sum()
         forced = teacher_forcing(turn.passes, fed)
         term = Term(self.share(turn) * self.gamma * ranking, "examples")
-        return Shaped({**forced.terms, "ranking": term}, forced.nll)
+        return LossTerms({**forced.terms, "ranking": term}, forced.nll)
 
 
 def _every(distances: Tensor, candidates: Tensor) -> Tensor:  # noqa: ARG001
@@ -126,7 +126,7 @@ class PreferenceOptimisation(Ranking):
 
     beta: Strength = 0.1  # how far a preference may pull from the reference
 
-    def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:
+    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:
         pairs = [[row[0], row[-1]] for row in self.ranked(clean)]
         packed = self._pack([[one.candidate for one in pair] for pair in pairs], clean)
         log_probs = packed.log_probs(turn.passes, clean)

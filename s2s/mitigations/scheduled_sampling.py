@@ -11,8 +11,8 @@ from torch import Tensor
 from s2s.batch import Batch, real_inputs
 from s2s.config.ranges import Few, Share, Strength, above
 from s2s.errors import UserError, nearest
-from s2s.mitigations.base import Feed, Turn
-from s2s.mitigations.pools import from_target
+from s2s.mitigations.base import PrefixMethod, StepContext
+from s2s.mitigations.replacement_pools import from_target
 
 
 class Predicted(NamedTuple):
@@ -31,7 +31,7 @@ class Mix(NamedTuple):
 
 
 @dataclass
-class ScheduledSampling(Feed):
+class ScheduledSampling(PrefixMethod):
     """Decoder inputs are the model's own predictions with a probability; labels stay.
 
     A pass without gradients predicts each token from the gold prefix: argmax of z + noise Gumbel. At ``noise`` 1 that
@@ -65,7 +65,7 @@ class ScheduledSampling(Feed):
         if self.policy not in POLICIES:
             raise UserError(f"policy: no '{self.policy}'{nearest(self.policy, POLICIES)}")
 
-    def feed(self, batch: Batch, turn: Turn) -> Batch:
+    def feed(self, batch: Batch, turn: StepContext) -> Batch:
         tokens = real_inputs(batch)
         tokens[:, 0] = False  # the begin symbol
         coin = turn.draws.uniform("coin", tokens.shape[1])[tokens]
@@ -79,14 +79,14 @@ class ScheduledSampling(Feed):
         return fed
 
     @torch.no_grad()
-    def _predict(self, fed: Batch, batch: Batch, tokens: Tensor, turn: Turn) -> Predicted:
+    def _predict(self, fed: Batch, batch: Batch, tokens: Tensor, turn: StepContext) -> Predicted:
         """Scores of the tokens, each from the column before its own."""
         before = tokens.roll(-1, dims=1)
         logits = turn.passes.model.logits(turn.passes.hidden(fed)[before]).float()
         numbers = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         return Predicted(logits, batch.target[tokens], numbers[tokens])
 
-    def _words(self, predicted: Predicted, tokens: Tensor, turn: Turn) -> Tensor:
+    def _words(self, predicted: Predicted, tokens: Tensor, turn: StepContext) -> Tensor:
         """The words [N] that the model would write."""
         logits = predicted.logits
         if self.noise:

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from s2s.batch import IGNORED, Batch
 from s2s.config.ranges import Few, Strength
-from s2s.losses import Term
-from s2s.mitigations.base import Shaped, Shaper, Turn
-from s2s.mitigations.passes import Words
+from s2s.losses.passes import InputEmbeddings
+from s2s.losses.terms import Term
+from s2s.mitigations.base import LossMethod, LossTerms, StepContext
 
 
 @dataclass
-class TeacherForcingWithNGrams(Shaper):
+class TeacherForcingWithNGrams(LossMethod):
     """(1 - weight) CE_1 + weight sum_n decay^(n-1) CE_n over ``passes``, pass n reading the hidden rows of pass n - 1.
 
     In pass n the row that predicts token t stands where the embedding of t would stand, behind the begin symbol; CE_n
@@ -26,17 +26,17 @@ class TeacherForcingWithNGrams(Shaper):
     passes: Few = 2  # 1 is teacher forcing
     decay: Strength = 0.5  # each pass counts so much of the one before
 
-    def loss(self, clean: Batch, fed: Batch, turn: Turn) -> Shaped:  # noqa: ARG002
+    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:  # noqa: ARG002
         passes, labels = turn.passes, fed.labels
         hidden = passes.hidden(fed)
         first = passes.scores(hidden, labels)
         terms = {"cross_entropy": Term(passes.cross_entropy(first))}
         begin = passes.model.words(fed.target[:, :1])
         for number in range(2, self.passes + 1):
-            hidden = passes.hidden(fed, Words(torch.cat([begin, hidden[:, :-1]], dim=1)))
+            hidden = passes.hidden(fed, InputEmbeddings(torch.cat([begin, hidden[:, :-1]], dim=1)))
             entropy = passes.cross_entropy(passes.scores(hidden, _from(number, labels)))
             terms[f"pass_{number}"] = Term(self.share(turn) * self.decay ** (number - 1) * entropy)
-        return Shaped(terms, first.nll())
+        return LossTerms(terms, first.nll())
 
 
 def _from(number: int, labels: Tensor) -> Tensor:

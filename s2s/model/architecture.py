@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from transformers.activations import ACT2FN
 
+from s2s.config.outside_names import outside
 from s2s.config.ranges import Few, PathText, ShareBelowOne, Size, settle
 from s2s.errors import UserError, nearest
-from s2s.model import variants
+from s2s.model import attention_variants
 from s2s.model.initialization.rules import INITIALIZATIONS
-from s2s.outside import outside
 
 # fmt: off
 MOST = {
@@ -34,7 +34,7 @@ class ModelSettings:
     norm: Literal["pre", "post"] | None = None  # null: pre, or post as BERT with a checkpoint
     positions: Size | None = None  # the longest source and target together, in tokens
     dropout: ShareBelowOne = 0.1  # of embeddings and of what each half of a block adds
-    attention: Any = "dot"  # rows of s2s.model.scores.SCORES; a+b mixes, a,b or a list names one a layer
+    attention: Any = "dot"  # rows of s2s.model.attention_scores.SCORES; a+b mixes, a,b or a list names one a layer
     source_slots: Size | None = None  # of attention without keys; null: data.max_source
     target_slots: Size | None = None  # likewise; null: data.max_target
     attention_rank: Size = 8  # of factorized_random
@@ -44,8 +44,8 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         settle(self, "model.")
-        self.attention = variants.canonical(self.attention)
-        if (self.source_slots or self.target_slots) and not variants.has_slots(self.attention):
+        self.attention = attention_variants.canonical(self.attention)
+        if (self.source_slots or self.target_slots) and not attention_variants.has_slots(self.attention):
             raise UserError(f"model.source_slots, model.target_slots: '{self.attention}' has no slots; leave them null")
         if self.initialization not in INITIALIZATIONS:
             close = nearest(self.initialization, INITIALIZATIONS)
@@ -86,7 +86,7 @@ class Architecture:
             raise UserError(f"model.activation: no '{self.activation}'{nearest(self.activation, ACT2FN)}")
         if self.width % self.heads:
             raise UserError(f"model.width: {self.width} is not a multiple of model.heads: {self.heads}")
-        variants.by_layer(self.attention, self.layers)
+        attention_variants.by_layer(self.attention, self.layers)
         if self.has_slots and min(self.source_slots, self.target_slots) < 1:
             raise UserError(
                 f"model.attention: '{self.attention}' needs model.source_slots and model.target_slots, "
@@ -96,7 +96,7 @@ class Architecture:
     @property
     def has_slots(self) -> bool:
         """Whether sources and targets are limited to slots."""
-        return variants.has_slots(self.attention)
+        return attention_variants.has_slots(self.attention)
 
     def room(self, source: int) -> int:
         """How many target tokens fit behind a source of so many."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from s2s.model.linear import Linear, linear
+from s2s.model.layers import Linear, linear
 from s2s.model.slots import Slots
 
 Cached = tuple[Tensor, ...]

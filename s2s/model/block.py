@@ -7,13 +7,12 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from s2s.model import variants
+from s2s.model import attention_variants
+from s2s.model.activation_checkpointing import CHECKPOINTING
 from s2s.model.architecture import Architecture
 from s2s.model.attention import Cached
-from s2s.model.dropout import Dropout
-from s2s.model.linear import Linear
-from s2s.model.recomputation import CHECKPOINTING
-from s2s.model.scores import Sizes
+from s2s.model.attention_scores import Sizes
+from s2s.model.layers import Dropout, Linear
 from s2s.model.slots import Slots
 
 
@@ -38,7 +37,7 @@ class Block(nn.Module):
         super().__init__()
         self.pre = shape.norm == "pre"
         slots = shape.source_slots + shape.target_slots
-        self.attention = variants.build(kinds, Sizes(shape.width, shape.heads, slots, shape.attention_rank))
+        self.attention = attention_variants.build(kinds, Sizes(shape.width, shape.heads, slots, shape.attention_rank))
         self.attention_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
         self.feed_forward = FeedForward(shape)
         self.feed_forward_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)

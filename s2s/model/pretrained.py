@@ -11,11 +11,11 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 from transformers.utils import logging as transformers_log
 
-from s2s.config.paths import at_home
 from s2s.errors import UserError, first_line
-from s2s.inside import FAILURES, check_checkpoint
+from s2s.files.foreign import FAILURES, check_checkpoint
+from s2s.files.paths import at_home
 from s2s.model.architecture import Architecture, ModelSettings
-from s2s.model.translation import EMBEDDINGS, State, report, transform_names, translate
+from s2s.model.bert_weights import EMBEDDINGS, State, report, transform_names, translate
 
 FAMILY = ("bert", "roberta", "xlm-roberta", "camembert")
 """Model types of ``transformers`` that compute what this model computes, under the names of ``translation``."""

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from s2s.model.attention import Cached, append, merge, split, weighted
-from s2s.model.linear import Linear
-from s2s.model.scores import SCORES, Sizes
+from s2s.model.attention_scores import SCORES, Sizes
+from s2s.model.layers import Linear
 from s2s.model.slots import Columns, Slots
 
 FARTHEST = 60.0

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
-from s2s.model import variants
+from s2s.model import attention_variants
+from s2s.model.activation_checkpointing import CHECKPOINTING
 from s2s.model.architecture import Architecture
 from s2s.model.attention import Cached
 from s2s.model.block import Block
-from s2s.model.dropout import Dropout
-from s2s.model.linear import Linear
-from s2s.model.recomputation import CHECKPOINTING
+from s2s.model.layers import Dropout, Linear
 from s2s.model.slots import Slots
 
 Stack = tuple[Cached, ...]
@@ -65,7 +64,9 @@ class PrefixTransformer(nn.Module):
         super().__init__()
         self.shape = shape
         self.embedding = Embedding(shape)
-        self.blocks = nn.ModuleList(Block(shape, kinds) for kinds in variants.by_layer(shape.attention, shape.layers))
+        self.blocks = nn.ModuleList(
+            Block(shape, kinds) for kinds in attention_variants.by_layer(shape.attention, shape.layers)
+        )
         self.final_norm = nn.LayerNorm(shape.width, eps=shape.epsilon) if shape.norm == "pre" else nn.Identity()
         self.transform = Transform(shape) if shape.transform else nn.Identity()
         self.output_bias = nn.Parameter(torch.zeros(shape.vocabulary))

@@ -1,7 +1,7 @@
 """Optimizers and learning-rate curves; a new one is a dataclass and a line in its table."""
 
-from s2s.optim.adafactor import Adafactor
-from s2s.optim.adafactor_settings import AdafactorSettings
+from s2s.optim.adafactor.optimizer import Adafactor
+from s2s.optim.adafactor.settings import AdafactorSettings
 from s2s.optim.adamw import AdamW
 from s2s.optim.schedules import SCHEDULES, Constant
 

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from s2s.search.hypotheses import Hypotheses, Hypothesis, begin, expand_best, one_by_one, survive
-from s2s.search.lengths import LengthScore, PowerPenalty
+from s2s.search.length_scores import LengthScore, PowerPenalty, SearchStatus, Stop, nothing_better_can_come
 from s2s.search.scorer import Scorer, State
-from s2s.search.stopping import Standing, Stop, nothing_better_can_come
 
 Choose = Callable[[Hypotheses, Tensor, "Rules"], tuple[Hypotheses, Tensor]]
 """What ``choose_best`` does, in another manner: which expansions go on, in any order, with their own sums."""
@@ -118,7 +117,7 @@ def open_rows(growing: Hypotheses, found: list[list[Hypothesis]], rules: Rules) 
         pool = found[source]
         worst = pool[rules.n_best - 1][1] if len(pool) == rules.n_best else -math.inf
         # Before the end is allowed nothing has finished, and this shortest length, then too small, decides nothing.
-        standing = Standing(total, next_length, rules.max_length[source], worst, rules.score)
+        standing = SearchStatus(total, next_length, rules.max_length[source], worst, rules.score)
         if total > -math.inf and not rules.stop(standing):
             opened.append(row)
     return opened

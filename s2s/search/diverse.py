@@ -11,9 +11,8 @@ from torch import Tensor
 
 from s2s.search.beam import Rules, search, too_early
 from s2s.search.hypotheses import Hypotheses, Hypothesis, expand, expansion_sums, one_by_one
-from s2s.search.lengths import LengthScore, PowerPenalty
+from s2s.search.length_scores import LengthScore, PowerPenalty, nothing_better_can_come
 from s2s.search.scorer import Scorer, State
-from s2s.search.stopping import nothing_better_can_come
 
 
 @torch.no_grad()

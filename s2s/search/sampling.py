@@ -7,11 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from s2s.draws import Draws
-from s2s.search.filters import Filter
+from s2s.randomness import Draws, seed_of
 from s2s.search.hypotheses import NotANumberError, one_by_one
 from s2s.search.scorer import Scorer, State
-from s2s.seeds import seed_of
+from s2s.search.truncation import Filter
 
 COLD, COLDEST = 1e-3, 1e-30
 """Temperatures below which quotients could leave the range of float32, and below which all are alike."""

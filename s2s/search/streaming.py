@@ -6,16 +6,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from s2s.search.filters import Filter
 from s2s.search.hypotheses import NotANumberError, one_by_one
 from s2s.search.sampling import check, draw, proposal, uniform_numbers
 from s2s.search.scorer import Scorer, State
+from s2s.search.truncation import Filter
 
 Pick = Callable[[Tensor, list[int], int], Tensor]
 """Log-probabilities [N, V] of the live sources, their numbers, and the step, to a token each [N]."""
 
 
-class Told(NamedTuple):
+class StreamedToken(NamedTuple):
     """A token of a source, and its log-probability under the scorer."""
 
     source: int
@@ -39,7 +39,7 @@ def sample_stream(
     seeds: Sequence[int],
     temperature: float = 1.0,
     filters: Sequence[Filter] = (),
-) -> Iterator[Told]:
+) -> Iterator[StreamedToken]:
     """The tokens of each source's first sample, the one that ``sample_search`` draws with the same settings."""
     check(1, temperature, seeds, scorer.sources)
     longest = one_by_one("max_length", max_length, scorer.sources)
@@ -54,7 +54,7 @@ def sample_stream(
 
 
 @torch.no_grad()
-def stream(scorer: Scorer[State], max_length: int | Sequence[int], pick: Pick) -> Iterator[Told]:
+def stream(scorer: Scorer[State], max_length: int | Sequence[int], pick: Pick) -> Iterator[StreamedToken]:
     """The token that is picked for each source that goes on, step by step and sources in order, without ends."""
     longest = one_by_one("max_length", max_length, scorer.sources)
     if not any(longest):
@@ -69,7 +69,7 @@ def stream(scorer: Scorer[State], max_length: int | Sequence[int], pick: Pick) -
         scores = log_probs.gather(1, tokens[:, None])[:, 0]
         possible = (scores > -torch.inf) & (tokens != scorer.end)
         going = [row for row, goes in enumerate(possible.tolist()) if goes and step < longest[live[row]]]
-        yield from (Told(live[row], int(tokens[row]), float(scores[row])) for row in going)
+        yield from (StreamedToken(live[row], int(tokens[row]), float(scores[row])) for row in going)
         kept = [row for row in going if step + 1 < longest[live[row]]]
         if not kept:
             return

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from s2s import commands
 from s2s.config import merge, read_arguments
-from s2s.config.describing import Schema, explain
+from s2s.config.help import Schema, explain
 from s2s.config.ranges import Count, PathText, Positive, Range, settle
-from s2s.errors import UserError
-from s2s.packages import install_command
+from s2s.console import exit_codes
+from s2s.errors import UserError, install_command
 
 USAGE = "usage: python -m s2s.serve run=FOLDER[,FOLDER ...] [port=8000] [host=127.0.0.1]\n"
 
@@ -69,7 +68,7 @@ def serve(settings: Settings) -> None:
     except ImportError as error:
         missing = f"{error.name} is not installed" if error.name else str(error)
         raise UserError(f"{missing}: {install_command('serve')}") from error
-    from s2s.run import load
+    from s2s.runs.run import load
 
     places = settings.places()
     runs = {name: load(place, settings.checkpoint) for name, place in zip(names(places), places, strict=True)}
@@ -95,8 +94,8 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE, end="", file=sys.stderr)
         return 2
     if {"-h", "--help"} & set(arguments):
-        return commands.run(lambda: print(explain(USAGE, Schema(Settings, {}, {}), arguments)))
-    return commands.run(lambda: serve(merge(Settings, read_arguments(arguments), {})))
+        return exit_codes.run(lambda: print(explain(USAGE, Schema(Settings, {}, {}), arguments)))
+    return exit_codes.run(lambda: serve(merge(Settings, read_arguments(arguments), {})))
 
 
 if __name__ == "__main__":

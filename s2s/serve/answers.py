@@ -1,20 +1,35 @@
-"""What is answered: hypotheses with the probability of each token."""
+"""A run as the server holds it: its weights laid out for decoding once, and searches that the worker can end."""
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from s2s.found import Hypothesis, hypotheses
-from s2s.matmul import kernel
-from s2s.run import Run
-from s2s.search.generation import answer as search
-from s2s.search.method import SearchMethod
-from s2s.search.rules import reader
-from s2s.search_keys import plain
+from s2s.inference.generate import ModelEnsemble
+from s2s.inference.generate import answer as search
+from s2s.inference.results import Hypothesis, hypotheses
+from s2s.machine.matmul import kernel
+from s2s.runs.run import Run
+from s2s.search.methods.base import SearchMethod
+from s2s.search.methods.constraints import reader
+from s2s.search.methods.keys import plain
 from s2s.serve.costs import PART, scored_bytes
-from s2s.serve.served import Served
 from s2s.vocabulary.base import Reader
-from s2s.vocabulary.losses import unknowns
+from s2s.vocabulary.reports import unknowns
+
+
+class Served:
+    """A run and its models; each search calls ``check`` at its steps, and ends with what that raises."""
+
+    def __init__(self, run: Run, check: Callable[[], object]) -> None:
+        self.run, self.check = run, check
+        self._models = replace(run.models(run.recipe.search), check=check)
+        _ = self._models.prepared  # now: no request waits for it, and none is charged with its memory
+
+    def models(self, settings: SearchMethod) -> ModelEnsemble:
+        """Return the models in the settings' precision; another than the run's own is laid out for this search."""
+        wanted = self.run.models(settings).precision
+        return self._models if wanted == self._models.precision else replace(self._models, precision=wanted)
 
 
 def answer(served: Served, source: str, settings: SearchMethod) -> dict[str, Any]:

@@ -11,24 +11,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, StreamingResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from s2s.config.describing import Key, keys
-from s2s.config.named import name_of
+from s2s.config.help import Key, keys
+from s2s.config.named_rows import name_of
 from s2s.data.rows import json_text
 from s2s.errors import UserError, nearest
-from s2s.run import Run
-from s2s.search.method import SearchMethod
+from s2s.runs.run import Run
 from s2s.search.methods import SEARCHES
-from s2s.serve.answers import answer
-from s2s.serve.bodies import MOST_BYTES, JsonRoute, Question
-from s2s.serve.clients import unless_left
+from s2s.search.methods.base import SearchMethod
+from s2s.serve.answers import Served, answer
+from s2s.serve.bodies import MOST_BYTES, BodyLimit, JsonRoute, Question
 from s2s.serve.costs import check_cost
 from s2s.serve.hosts import HostGuard, Hosts
 from s2s.serve.keys import settings_of
-from s2s.serve.limits import BodyLimit
 from s2s.serve.refusals import content
-from s2s.serve.served import Served
 from s2s.serve.streams import as_they_come, greedy_lines, greedy_settings
-from s2s.serve.worker import BusyError, LeftError, TimeLimitError, Worker
+from s2s.serve.worker import BusyError, LeftError, TimeLimitError, Worker, unless_left
 
 logger = logging.getLogger("s2s")
 # The page is whole in itself: nothing of it comes from elsewhere, and it talks to its own server alone.

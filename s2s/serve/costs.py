@@ -5,8 +5,8 @@ Time is limited while the work runs, by ``s2s.serve.worker``.
 
 from s2s.errors import UserError
 from s2s.model.architecture import Architecture
-from s2s.run import Run
-from s2s.search.method import SearchMethod
+from s2s.runs.run import Run
+from s2s.search.methods.base import SearchMethod
 
 MOST = 64
 """The most hypotheses that a request may have searched at once, those of all groups of beams together."""

@@ -11,11 +11,11 @@ from dataclasses import fields, replace
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from s2s.config.named import name_of
-from s2s.config.reading import MisreadError, read, shown
+from s2s.config.named_rows import name_of
+from s2s.config.values import MisreadError, read, shown
 from s2s.errors import UserError, nearest
-from s2s.search.method import SearchMethod
 from s2s.search.methods import SEARCHES
+from s2s.search.methods.base import SearchMethod
 
 TEXTS = {"prefix", "required", "forbidden"}
 """The keys that hold a writer's words. Text of any other key is a name, so that a plain word is all it can be."""

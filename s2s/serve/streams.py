@@ -8,13 +8,12 @@ from typing import Any
 from fastapi import Request
 
 from s2s.errors import UserError
-from s2s.found import streamed
-from s2s.search.method import SearchMethod
-from s2s.serve.clients import unless_left
+from s2s.inference.results import streamed
+from s2s.search.methods.base import SearchMethod
+from s2s.serve.answers import Served
 from s2s.serve.keys import settings_of
 from s2s.serve.refusals import line as one_line
-from s2s.serve.served import Served
-from s2s.serve.worker import EndedError, LeftError, Worker
+from s2s.serve.worker import EndedError, LeftError, Worker, unless_left
 
 Line = dict[str, Any]
 

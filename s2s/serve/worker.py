@@ -3,9 +3,11 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from threading import Condition, Thread
 from typing import Any, Generic, TypeVar
+
+from fastapi import Request
 
 Result = TypeVar("Result")
 
@@ -152,3 +154,27 @@ class Worker:
             while not self._line and not self._closed:
                 self._changed.wait()
             return None if not self._line else self._line.popleft()
+
+
+async def unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Return the work's result; where the client leaves before, cancel the work and raise ``LeftError``.
+
+    The request's body has been read.
+    """
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_leaving(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise LeftError("the client has left")
+        return task.result()
+    finally:
+        for each in (task, gone):
+            each.cancel()
+        # What they end with is theirs; an error that nobody asked for would be told by the loop.
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _leaving(request: Request) -> None:
+    """Wait until the client has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from s2s.config.named import name_of
+from s2s.config.named_rows import name_of
+from s2s.config.outside_names import outside
 from s2s.config.ranges import Count, PathText, at_least, settle
 from s2s.errors import UserError, first_line, nearest
-from s2s.folders import AGAIN
-from s2s.outside import outside
-from s2s.vocabulary import pieces, pretrained
+from s2s.files.folders import AGAIN
+from s2s.vocabulary import pretrained, sentence_pieces
 from s2s.vocabulary.base import Vocabulary
-from s2s.vocabulary.pieces import SentencePieceVocabulary
 from s2s.vocabulary.pretrained import PretrainedVocabulary
+from s2s.vocabulary.sentence_pieces import SentencePieceVocabulary
 
 __all__ = ["Vocabulary", "VocabularySettings", "load", "make", "save"]
 
@@ -44,7 +44,7 @@ class VocabularySettings:
 def make(settings: VocabularySettings, place: str | None, texts: Callable[[], Iterable[str]]) -> Vocabulary:
     """Make a vocabulary for the train split's texts; ``place`` is where a pretrained tokenizer lies."""
     if settings.kind == "sentencepiece":
-        return pieces.train(texts(), settings.size)
+        return sentence_pieces.train(texts(), settings.size)
     if place is None:
         raise UserError("vocabulary.name: kind 'pretrained' needs a name here or in model.pretrained")
     whole = pretrained.read(place)

@@ -10,12 +10,12 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from s2s.errors import UserError, first_line
-from s2s.folders import AGAIN
-from s2s.inside import FAILURES, check_checkpoint, check_tokenizer, read_json
+from s2s.files.folders import AGAIN
+from s2s.files.foreign import FAILURES, check_checkpoint, check_tokenizer, read_json
 from s2s.vocabulary.base import Vocabulary, fold
 from s2s.vocabulary.joining import blanks_before, settled, without_blank
 from s2s.vocabulary.spelling import by_bytes, by_metaspace, by_words
-from s2s.vocabulary.trim import trim
+from s2s.vocabulary.trimming import trim
 
 KEPT = "kept_rows.json"
 

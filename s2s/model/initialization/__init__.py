@@ -3,8 +3,8 @@
 from torch import nn
 
 from s2s.model.attention import FusedLinear
+from s2s.model.attention_scores import Scores
 from s2s.model.initialization.rules import INITIALIZATIONS, truncated_normal_
-from s2s.model.scores import Scores
 
 __all__ = ["INITIALIZATIONS", "initialise"]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from s2s import commands
-from s2s.console import plain_console
+from s2s.console import exit_codes
+from s2s.console.outputs import check_output
+from s2s.console.terminal import plain_console
 from s2s.errors import UserError
 from s2s.model.initialization.picture import draw
 from s2s.model.initialization.report import Depth, Matrix, depths, matrices
-from s2s.outputs import check_output
-from s2s.recipe import Recipe
+from s2s.recipe.recipe import Recipe
 
 USAGE = "usage: python -m s2s.model.initialization recipe=NAME_OR_PATH [picture=FILE] [key=value ...]"
 OWN = ("recipe", "picture")
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     if not any(argument.startswith("recipe=") for argument in arguments):
         print(USAGE)
         return 2
-    return commands.run(lambda: _command(arguments))
+    return exit_codes.run(lambda: _command(arguments))
 
 
 def _command(arguments: Sequence[str]) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from s2s.disk import open_output
+from s2s.errors import matplotlib_module
+from s2s.files.atomic import open_output
 from s2s.model.initialization.report import Depth, Matrix
-from s2s.packages import matplotlib_module
 
 
 def draw(path: Path, matrices: Sequence[Matrix], depths: Sequence[Depth]) -> None:

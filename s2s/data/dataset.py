@@ -1,0 +1,132 @@
+"""A data set, whatever it comes from: three splits, a fingerprint and a report."""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy
+
+from s2s.config.outside_names import OWN_WORDS, refuse_foreign
+from s2s.data import docstrings, user_files
+from s2s.data.docstrings import Lists
+from s2s.data.example_store import Examples, pack
+from s2s.data.rows import Example
+from s2s.data.settings import DataSettings, check_origin
+from s2s.data.splits import SPLITS
+from s2s.data.synthetic import Transduction
+from s2s.data.user_files import Splits
+from s2s.errors import UserError, nearest
+
+TRAINED = ("train", "dev")
+"""The splits that training reads."""
+COPY_ALPHABET, COPY_LENGTHS, COPY_HELD_OUT = "abcdefghij", (3, 10), 100
+
+
+class Dataset(NamedTuple):
+    """Examples in three splits; ``fingerprint`` is 12 hexadecimal digits that change with train and dev.
+
+    The test split is not part of it: training does not read it.
+    ``report`` has human-readable lines: the size of each split, lines skipped, packages missing.
+    """
+
+    train: Examples
+    dev: Examples
+    test: Examples
+    fingerprint: str
+    report: list[str]
+
+
+def load(data: DataSettings, labels: Sequence[str] = (), splits: Sequence[str] = SPLITS) -> Dataset:
+    """The data set that ``data`` describes, the same at every call; raises `UserError` if there is none.
+
+    Of the user's files only the ``splits`` are read: a fault in another one does not matter.
+    ``labels`` are fields of the user's files that examples are to have besides source and target.
+    """
+    refuse_foreign(data, "data", OWN_WORDS)
+    refuse_foreign(data.dataset, "data.dataset", OWN_WORDS)
+    check_origin(data)
+    if data.source is not None and data.source not in BUILT_IN:
+        raise UserError(f"data.source: '{data.source}' is unknown{nearest(data.source, BUILT_IN)}")
+    if data.source is not None and (labels or data.target_field is None):
+        raise UserError(f"data.source: '{data.source}' has sources and targets, no other fields; labels need data.path")
+    found, report = user_files.load(data, labels, splits) if data.source is None else _built_in(data.source, data)
+    read = found if data.source is not None else {split: found[split] for split in splits}
+    counts = ", ".join(f"{split} {len(examples)}" for split, examples in read.items())
+    report = [f"examples: {counts}", *report, *_overlap(read)]
+    digits = fingerprint({split: found[split] for split in TRAINED})
+    return Dataset(found["train"], found["dev"], found["test"], digits, report)
+
+
+def is_same(recorded: str, dataset: Dataset, data: DataSettings, labels: Sequence[str] = ()) -> bool:
+    """Return whether a run was trained on the data set, by the fingerprint that it recorded.
+
+    Runs of earlier versions have one of all three splits, so that the test split is read here if there is need.
+    """
+    if recorded == dataset.fingerprint:
+        return True
+    try:
+        whole = load(data, labels)
+    except UserError:  # the test split cannot be read, which matters to nothing else
+        return False
+    return recorded == fingerprint({"train": whole.train, "dev": whole.dev, "test": whole.test})
+
+
+def _built_in(name: str, data: DataSettings) -> tuple[Splits, list[str]]:
+    lists, report = BUILT_IN[name](data)
+    return {split: Examples.of(examples) for split, examples in lists.items()}, report
+
+
+def fingerprint(splits: Mapping[str, Sequence[Example]]) -> str:
+    """First 12 hexadecimal digits of the SHA-256 of all examples, in order, with the names of their splits."""
+    digest = hashlib.sha256()
+    for split, examples in splits.items():
+        for packed in examples.packed() if isinstance(examples, Examples) else map(pack, examples):
+            digest.update(b'["%b", %b\n' % (split.encode(), packed[1:]))
+    return digest.hexdigest()[:12]
+
+
+def _overlap(splits: Splits) -> list[str]:
+    """One line for each held-out split that shares sources with train: its scores would flatter the model."""
+    seen = splits["train"].hashes()
+    shared = {split: int(numpy.isin(splits[split].hashes(), seen).sum()) for split in splits if split != "train"}
+    return [f"{split}: {count} sources also occur in train" for split, count in shared.items() if count]
+
+
+def _copy_task(data: DataSettings) -> tuple[Lists, list[str]]:
+    """``data.size`` distinct examples of 3 to 10 letters whose target is the source; 100 each for dev and test."""
+    generator = random.Random(0)
+    texts: dict[str, None] = {}
+    while len(texts) < data.size:
+        texts[" ".join(generator.choices(COPY_ALPHABET, k=generator.randint(*COPY_LENGTHS)))] = None
+    examples = [Example(text, text) for text in texts]
+    dev, test = examples[:COPY_HELD_OUT], examples[COPY_HELD_OUT : 2 * COPY_HELD_OUT]
+    return {"train": examples[2 * COPY_HELD_OUT :], "dev": dev, "test": test}, []
+
+
+def _synthetic_task(data: DataSettings) -> tuple[Lists, list[str]]:
+    """``data.size`` examples of the chain of ``Transduction`` with its defaults; a tenth each for dev and test."""
+    examples = [Example(*pair) for pair in Transduction().pairs(data.size)]
+    part = data.size // 10
+    return {"train": examples[2 * part :], "dev": examples[:part], "test": examples[part : 2 * part]}, []
+
+
+BUILT_IN: dict[str, Callable[[DataSettings], tuple[Lists, list[str]]]] = {
+    "docstrings": docstrings.load,
+    "copy": _copy_task,
+    "synthetic": _synthetic_task,
+}
+
+
+def texts(dataset: Dataset, most: int | None) -> Iterator[str]:
+    """Sources and targets of the train split, of at most so many examples, evenly spaced."""
+    for example in spaced(dataset.train, most):
+        yield example.source
+        if example.target:
+            yield example.target
+
+
+def spaced(examples: Sequence[Example], most: int | None) -> Iterator[Example]:
+    """Give at most so many of the examples, evenly spaced."""
+    count = min(len(examples), most or len(examples))
+    return (examples[index * len(examples) // count] for index in range(count))

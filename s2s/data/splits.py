@@ -1,0 +1,108 @@
+"""Which files hold which split."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from s2s.data.readers import FORMATS, kind_of
+from s2s.data.settings import DataSettings, root_folder
+from s2s.errors import UserError, nearest
+from s2s.files.paths import at_home
+
+SPLITS = ("train", "dev", "test")
+STEMS = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
+PIECE = r"[-_.]?\d+(?:-of-\d+)?(?:-[0-9a-f]{16})?"
+FILE_NAME = re.compile(rf"({'|'.join(STEMS)})({PIECE})?\.({'|'.join(FORMATS)})(\.gz)?")
+"""``train.jsonl``, or a piece: ``train-00000.parquet``, ``train-00000-of-00012.parquet``, ``train_3.csv.gz``."""
+PATTERN = re.compile(r"[*?\[]")
+
+Files = dict[str, list[Path]]
+
+
+def locate(data: DataSettings) -> Path:
+    """The file or folder at ``data.path``, which may not exist if it is a pattern."""
+    path = root_folder(data) / at_home(data.path or "")
+    if path.exists() or PATTERN.search(path.name):
+        return path
+    root = root_folder(data)
+    if not path.parent.is_dir():
+        raise UserError(f"data.path: {path} is missing, and so is its folder (root: {root})")
+    raise UserError(f"data.path: {path} is missing (root: {root}){_alike(path)}")
+
+
+def _alike(path: Path) -> str:
+    siblings = [entry.name for entry in path.parent.iterdir()]
+    closest = get_close_matches(path.name, siblings, n=10, cutoff=0)
+    return nearest(path.name, closest) if closest else "; its folder is empty"
+
+
+def split_files(data: DataSettings, splits: Sequence[str] = SPLITS) -> Files:
+    """The files of each of the ``splits``, in the order in which they are read; those of the others may be wrong."""
+    path = locate(data)
+    listed = {"train": data.train_files, "dev": data.dev_files, "test": data.test_files}
+    if any(listed.values()):
+        if not data.train_files:
+            raise UserError("data.train_files: there are none, but dev_files or test_files; train needs some")
+        return {split: _matching(path, listed[split], f"data.{split}_files") for split in splits if listed[split]}
+    if not path.exists():
+        return {"train": _matching(path.parent, [path.name], "data.path")}
+    return {"train": [_known(path)]} if path.is_file() else _by_name(path, splits)
+
+
+def _matching(folder: Path, names: Iterable[str], key: str) -> list[Path]:
+    """The files that the names or patterns stand for, each pattern's in natural order."""
+    found: list[Path] = []
+    for name in names:
+        place = folder / at_home(name)
+        fits = [place] if place.exists() else sorted(_glob(place), key=_natural)
+        if not fits:
+            raise UserError(f"{key}: no file fits {place}")
+        found += fits
+    if twice := [path for path, count in Counter(found).items() if count > 1]:
+        raise UserError(f"{key}: {twice[0]} is listed twice")
+    return [_known(path) for path in found]
+
+
+def _glob(place: Path) -> list[Path]:
+    parts = place.parts
+    first = next((index for index, part in enumerate(parts) if PATTERN.search(part)), None)
+    if first is None:
+        return []
+    return [path for path in Path(*parts[:first]).glob("/".join(parts[first:])) if path.is_file()]
+
+
+def _known(path: Path) -> Path:
+    if kind_of(path) not in FORMATS:
+        kinds = ", ".join(f".{kind}" for kind in FORMATS)
+        raise UserError(f"{path}: unknown kind of file; valid: {kinds}, each with or without .gz")
+    return path
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """A key that sorts part-2 before part-10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def _by_name(folder: Path, splits: Sequence[str]) -> Files:
+    """The files of a folder whose names say their split: one, or its numbered pieces."""
+    found: Files = {}
+    for entry in sorted(folder.iterdir(), key=_natural):
+        match = FILE_NAME.fullmatch(entry.name)
+        if match and STEMS[match[1]] in splits:
+            others = found.setdefault(STEMS[match[1]], [])
+            if others and not (match[2] and _sort(others[0]) == _sort(entry)):
+                raise UserError(f"{folder}: two files for one split: {others[0].name} and {entry.name}")
+            others.append(entry)
+    if "train" not in found:
+        kinds = ", ".join(f"train.{kind}" for kind in FORMATS)
+        raise UserError(f"{folder}: no train file; one of {kinds} (each also with .gz) is needed, or numbered pieces")
+    return {split: found[split] for split in splits if split in found}
+
+
+def _sort(path: Path) -> tuple[str | None, ...]:
+    """What the pieces of one split have in common: stem, kind, and that they are pieces."""
+    match = FILE_NAME.fullmatch(path.name)
+    assert match is not None
+    return match[1], "piece" if match[2] else None, match[3]

@@ -1,0 +1,1 @@
+"""Decoding of whole files, resumable and in several processes."""

@@ -1,0 +1,92 @@
+"""Measure exposure bias: ``python -m s2s.diagnose run=FOLDER[,FOLDER ...] data=FILE [output=FOLDER] ...``.
+
+Writes ``report.html``, ``report.json`` and ``tokens.parquet``; the keys are those of ``DiagnosisSettings``.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from s2s.config import merge, read_arguments
+from s2s.config.help import Schema, explain
+from s2s.console import exit_codes
+from s2s.console.outputs import check_output_files
+from s2s.console.terminal import plain_console, progress_bar
+from s2s.data.rows import json_text
+from s2s.diagnose.measures import Bar, measure
+from s2s.diagnose.record import record
+from s2s.diagnose.report import page
+from s2s.diagnose.settings import DiagnosisSettings
+from s2s.diagnose.subjects import choose, prepare
+from s2s.diagnose.token_table import write_tokens
+from s2s.diagnose.traces import Advance, silent
+from s2s.files.atomic import write_atomically
+from s2s.metrics.significance import too_few
+
+USAGE = "usage: python -m s2s.diagnose run=FOLDER[,FOLDER ...] data=FILE|recipe [output=FOLDER] [key=value ...]"
+PAGE, RECORD, TOKENS = "report.html", "report.json", "tokens.parquet"
+
+
+@contextmanager
+def no_bar(title: str, size: int) -> Iterator[Advance]:  # noqa: ARG001
+    """Show nothing."""
+    yield silent
+
+
+def diagnose(settings: DiagnosisSettings, bar: Bar = no_bar) -> dict[str, Any]:
+    """Measure the runs, write the report's files into ``settings.report`` and return what the JSON file holds.
+
+    Measures that were made before of the same weights on the same examples are read from the runs' folders. Raises
+    ``UserError`` for runs, data and packages that are not there.
+    """
+    folder, read = settings.report, [settings.data, *settings.folders, *settings.oracles]
+    check_output_files("output", folder, (PAGE, RECORD, TOKENS), read)
+    examples = choose(settings)
+    subjects = [prepare(folder, examples, settings.oracles) for folder in settings.folders]
+    measured = [measure(subject, settings, bar) for subject in subjects]
+    found = record(settings, examples, subjects, measured)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tokens(folder / TOKENS, measured)
+    write_atomically(folder / RECORD, json_text(found, indent=1) + "\n")
+    write_atomically(folder / PAGE, page(found))
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command: 0 when all is written, 2 after an error of the user's."""
+    if not arguments:
+        print(USAGE)
+        return 2
+    if {"-h", "--help"} & set(arguments):
+        return exit_codes.run(lambda: print(explain(USAGE, Schema(DiagnosisSettings, {}, {}), arguments)))
+    return exit_codes.run(lambda: _command(arguments))
+
+
+def _command(arguments: Sequence[str]) -> None:
+    console = plain_console(stderr=True)
+    settings = merge(DiagnosisSettings, read_arguments(arguments), {})
+    with progress_bar(console) as progress:
+
+        @contextmanager
+        def bar(title: str, size: int) -> Iterator[Advance]:
+            task = progress.add_task(title, total=size)
+            yield lambda done: progress.advance(task, done)
+            progress.remove_task(task)
+
+        found = diagnose(settings, bar)
+    tell(found, settings)
+
+
+def tell(found: dict[str, Any], settings: DiagnosisSettings) -> None:
+    """Print what was found, the signature and where the report is."""
+    for title, lines in (("found", found["findings"]["found"]), ("not found", found["findings"]["not_found"])):
+        print(f"{title}:", *lines, sep="\n  ")
+    if few := too_few(found["data"]["pairs"]):
+        print(few)
+    print(found["signature"])
+    print(settings.report / PAGE)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

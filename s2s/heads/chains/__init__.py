@@ -1,0 +1,1 @@
+"""Linear chains of labels: CRF, MEMM, their likelihoods and best paths."""

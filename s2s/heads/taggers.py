@@ -1,0 +1,113 @@
+"""Rows of a recipe's ``heads:`` that tag tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from s2s.config.ranges import Count, Positive
+from s2s.data.rows import Example
+from s2s.errors import UserError, nearest
+from s2s.heads import copies
+from s2s.heads.base import HeadSettings, Tokens
+from s2s.heads.chains.crf import CRF
+from s2s.heads.chains.memm import MEMM
+from s2s.heads.chains.tag_schemes import SCHEMES, scheme_constraints
+from s2s.heads.labels import CopyTags, FieldTags, LabelSource, tags_of, value_of
+from s2s.heads.modules import Softmax, Tagger
+from s2s.heads.scoring import SPAN_MEASURES, TAG_MEASURES, Measure
+from s2s.heads.tag_checks import Tagged, check_rows
+
+
+@dataclass
+class SoftmaxTagger(HeadSettings):
+    """A tag for each token of the source, each on its own."""
+
+    scheme: str | None = None  # bio, iob1, bmes, bioes or bilou: tags mark spans, which are scored too
+    rate_multiplier: Positive = 1.0  # of the learning rate of transitions, where there are any
+
+    derived: ClassVar[str] = "copy_tags"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scheme is not None and self.scheme not in SCHEMES:
+            raise UserError(f"scheme: no '{self.scheme}'{nearest(self.scheme, SCHEMES)}")
+
+    @property
+    def tags_tokens(self) -> bool:
+        return self.field is not None
+
+    @property
+    def constraining(self) -> bool:
+        """Whether what the scheme forbids has no probability."""
+        return False
+
+    def names(self, name: str, examples: Sequence[Example]) -> list[str]:
+        if self.field is None:
+            return copies.NAMES
+        field = self.field
+        if self.scheme is not None:
+            rows = (Tagged(example.source, tags_of(value_of(example, field))) for example in examples)
+            check_rows(name, self.scheme, rows, self.constraining)
+        return self._inventory(name, examples, tags_of)
+
+    def source(self, name: str, names: Sequence[str], tokens: Tokens) -> LabelSource:
+        return CopyTags() if self.field is None else FieldTags(name, self.field, names, tokens, self.scheme)
+
+    def build(self, width: int, size: int, names: Sequence[str]) -> nn.Module:  # noqa: ARG002
+        return Tagger(width, len(names), self.chain(names))
+
+    def chain(self, names: Sequence[str]) -> nn.Module:  # noqa: ARG002
+        """What makes tags of emissions."""
+        return Softmax()
+
+    def metrics(self) -> dict[str, Measure]:
+        return (SPAN_MEASURES if self.spans else {}) | TAG_MEASURES
+
+    @property
+    def spans(self) -> str | None:
+        """The scheme of the tags, if they mark spans."""
+        return self.scheme if self.field else "bio"
+
+
+@dataclass
+class CRFTagger(SoftmaxTagger):
+    """Tags by a conditional random field."""
+
+    boundaries: bool = False  # learned scores of first and last tags
+    constrained: bool = False  # tags that the scheme forbids get no probability
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.constrained and self.spans is None:
+            raise UserError(f"constrained: a scheme ({', '.join(SCHEMES)}) is needed, which says what is forbidden")
+
+    @property
+    def constraining(self) -> bool:
+        return self.constrained
+
+    def chain(self, names: Sequence[str]) -> nn.Module:
+        constraints = scheme_constraints(names, str(self.spans)) if self.constrained else None
+        return CRF(len(names), self.boundaries, constraints, self.rate_multiplier)
+
+
+@dataclass
+class MEMMTagger(SoftmaxTagger):
+    """Tags by a maximum-entropy Markov model."""
+
+    rank: Count | None = None  # of the transitions; null: a full matrix
+
+    bidirectional: ClassVar[bool] = False
+
+    def chain(self, names: Sequence[str]) -> nn.Module:
+        if self.rank is not None and self.rank > len(names):
+            raise UserError(f"heads: rank: {self.rank} is above {len(names)}, the number of labels")
+        return MEMM(len(names), self.bidirectional, self.rank, self.rate_multiplier)
+
+
+@dataclass
+class BiMEMMTagger(MEMMTagger):
+    """Tags by the mean of a MEMM's two directions."""
+
+    bidirectional: ClassVar[bool] = True

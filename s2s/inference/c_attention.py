@@ -1,0 +1,119 @@
+"""Attention of a step's new rows over shared columns: in C (``attention.c``), or by torch.
+
+torch's attention is made for many queries; with the few of a step it takes twice as long as C does. The C file is
+compiled at first use where there is a compiler. Both are timed once then, and torch's is taken where C is slower: code
+that is tuned on one processor can be slow on another.
+"""
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from s2s.machine import c_library
+from s2s.machine.c_library import LENGTH, POINTER, Built, spread
+from s2s.model.attention import merge, split
+
+LANES = 16
+"""The size of a head must be a multiple of it: the most floats that any processor's registers hold."""
+PART = 64
+"""How many heads of sources a thread takes at a time, at most: one source's few heads are not worth a second thread."""
+FUNCTIONS = {"attend": [POINTER] * 5 + [LENGTH] * 7}
+SLOWER = 1.2
+"""C is given up where torch is this much faster. The two round differently, so noise must not decide between them."""
+ROUNDS = 5
+"""How often both are timed, in turn; the best time of each counts."""
+
+
+def usable(device: torch.device, dtype: torch.dtype, size: int) -> bool:
+    """Say whether heads of this size are attended to in C: on the processor, in float32 or from and to bfloat16."""
+    plain = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and size % LANES == 0
+    return plain and chosen().library is not None
+
+
+def attention(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor], Tensor]:
+    """Return a layer's attention in C for new rows, whose keys and values it writes after the ``used`` columns.
+
+    The function takes the layer and queries, keys and values [sources * rows, 3 H d], and gives [sources * rows, H d].
+    The cache [layers, sources, H, 2, C, d] is float32, each layer contiguous; where the mask [sources, rows, used +
+    rows] is not 0 a row does not see.
+    """
+    return _attention(build(), cache, mask, used)
+
+
+def attention_by_torch(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor], Tensor]:
+    """Return the same by torch alone, for a cache and rows of one type on any device."""
+
+    def attend(layer: int, projected: Tensor) -> Tensor:
+        rows, hypotheses, columns = mask.shape
+        new = projected.unflatten(0, (rows, hypotheses)).chunk(3, dim=-1)
+        keys, values = cache[layer][..., :columns, :].unbind(2)
+        query, keys[..., used:, :], values[..., used:, :] = (split(part, cache.shape[2]) for part in new)
+        return merge(scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None])).flatten(0, 1)
+
+    return attend
+
+
+@lru_cache(maxsize=1)
+def chosen() -> Built:
+    """Return the library if it is there and not slower than torch on this processor; the reason says which."""
+    built = build()
+    if built.library is None:
+        return built
+    seconds = _timed(built)
+    faster = seconds["torch"] / seconds["C"]
+    if faster * SLOWER < 1:
+        return Built(None, f"on this processor torch is {1 / faster:.1f} times as fast as {built.reason}")
+    return built
+
+
+@lru_cache(maxsize=1)
+def build() -> Built:
+    """Return the library, compiled at the first call on this machine."""
+    return c_library.build(Path(__file__).with_name("attention.c"), FUNCTIONS)
+
+
+def _attention(built: Built, cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor], Tensor]:
+    sources, rows, columns = mask.shape
+    _, _, heads, _, room, size = cache.shape
+    seen, step = mask.float().contiguous(), cache.stride(0) * cache.element_size()
+    starts = enumerate(range(0, sources * heads, PART))
+    parts = [(number, at, min(at + PART, sources * heads)) for number, at in starts]
+    scores = torch.empty(len(parts), rows, columns)
+    library = built.loaded
+
+    def attend(layer: int, projected: Tensor) -> Tensor:
+        given, result = projected.float().contiguous(), torch.empty(len(projected), heads * size)
+        tensors = given.data_ptr(), cache.data_ptr() + layer * step, seen.data_ptr(), result.data_ptr()
+
+        def work(number: int, first: int, last: int) -> None:
+            library.attend(*tensors, scores[number].data_ptr(), first, last, rows, heads, size, used, room)
+
+        spread(work, parts)
+        return result.to(projected.dtype)
+
+    return attend
+
+
+def _timed(built: Built) -> dict[str, float]:
+    """Return the CPU seconds of both for a step of four beams over eight sources: about 50 ms in all.
+
+    The layers' keys and values together are larger than most caches, as in a real search: of what lies in a cache,
+    torch reads as fast as C.
+    """
+    layers, sources, rows, heads, size, used = 6, 8, 4, 4, 64, 192
+    cache = torch.zeros(layers, sources, heads, 2, used + rows, size)
+    mask, projected = torch.zeros(sources, rows, used + rows), torch.zeros(sources * rows, 3 * heads * size)
+    ways = {"C": _attention(built, cache, mask, used), "torch": attention_by_torch(cache, mask, used)}
+    seconds = dict.fromkeys(ways, float("inf"))
+    for _ in range(ROUNDS):
+        for name, attend in ways.items():
+            start = time.process_time()
+            for layer in range(layers):
+                attend(layer, projected)
+            seconds[name] = min(seconds[name], time.process_time() - start)
+    return seconds

@@ -1,0 +1,1 @@
+"""The processor and its memory: allocator, C kernels, matrix products, worker processes."""

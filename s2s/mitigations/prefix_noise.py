@@ -1,0 +1,158 @@
+"""Noise in the decoder's input that needs no pool: word dropout, duplicates, shifts and swaps.
+
+None of them shows a place the token that it has to predict: noise that moves tokens moves them to the right only, and
+where a swap cannot but show one, the label there does not count.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from s2s.batch import IGNORED, Batch, real_inputs
+from s2s.config.ranges import Count, Positive, Share
+from s2s.errors import UserError, nearest
+from s2s.mitigations.base import PrefixMethod, StepContext, TrainingContext
+from s2s.mitigations.replacement_pools import POOLS, Choice, frequencies, plain_ids, special_ids
+
+
+@dataclass
+class Noise(PrefixMethod):
+    """The keys of methods that touch each token of the decoder's input with a probability.
+
+    The begin symbol and padding are never touched.
+    """
+
+    rate: Share = 0.1  # probability that a token is touched
+    gate: Share = 1.0  # probability that an example is touched at all
+    position_decay: Share = 0.0  # the rate of token t = 1, 2 ... is rate (1 - position_decay^t): it grows with t
+
+    def hits(self, batch: Batch, turn: StepContext) -> Tensor:
+        """The decoder inputs [B, T] to be touched."""
+        columns = torch.arange(batch.target.shape[1], device=batch.target.device)
+        rates = turn.strength * self.rate * (1 - self.position_decay**columns)
+        drawn = turn.draws.uniform("hit", len(columns)) < rates
+        gate = turn.draws.uniform("gate", 1) < self.gate
+        return drawn & gate & real_inputs(batch) & (columns > 0)
+
+
+@dataclass
+class WordDropout(Noise):
+    """Each token of the decoder's input, and of the source with ``scope: all``, loses its embedding at the rate.
+
+    A vector of zeros takes its place; position and segment stay. Source: Gal and Ghahramani 2016; Takase and Kiyono
+    2021, who drop both sides at 0.1. Begin and end symbols stay. Cost: none. Teacher forcing at rate 0 or weight 0. It
+    drops occurrences, not all places of a type at once; ``position_decay`` is for the target alone.
+    """
+
+    scope: Literal["target", "all"] = "target"  # the decoder's input, or the source as well
+
+    def feed(self, batch: Batch, turn: StepContext) -> Batch:
+        batch = batch._replace(target=batch.target.masked_fill(self.hits(batch, turn), -1))
+        if self.scope == "target":
+            return batch
+        columns = torch.arange(batch.source.shape[1], device=batch.source.device)
+        inside = (columns > 0) & (columns < batch.source_lengths[:, None] - 1)
+        drawn = turn.draws.uniform("source", len(columns)) < turn.strength * self.rate
+        gate = turn.draws.uniform("gate", 1) < self.gate
+        return batch._replace(source=batch.source.masked_fill(drawn & gate & inside, -1))
+
+
+@dataclass
+class DuplicateNoise(Noise):
+    """Each token is read twice at the rate; what follows it comes a place late, and the last tokens are lost.
+
+    A stand-in for stuttering. Labels stay. Cost: none. Teacher forcing at rate 0 or weight 0. The prefix stays as long
+    as it was.
+    """
+
+    def feed(self, batch: Batch, turn: StepContext) -> Batch:
+        hits = self.hits(batch, turn)
+        columns = torch.arange(hits.shape[1], device=hits.device).repeat(len(hits), 1)
+        first = columns + hits.cumsum(dim=1) - hits.long()  # where each token is read first
+        order = torch.searchsorted(first, columns, right=True) - 1
+        target = torch.where(real_inputs(batch), batch.target.gather(1, order), batch.target)
+        return batch._replace(target=target)
+
+
+@dataclass
+class ShiftNoise(Noise):
+    """Each token is left out at the rate; what stood before it comes a place late, behind repeated begin symbols.
+
+    A stand-in for skipping. Labels stay; were the rest moved to the left instead, each place would be shown its
+    label. Cost: none. Teacher forcing at rate 0 or weight 0. The prefix stays as long as it was.
+    """
+
+    def feed(self, batch: Batch, turn: StepContext) -> Batch:
+        target = batch.target
+        kept = ~self.hits(batch, turn)
+        # Stable sort: the begin symbol and the tokens left out go first, then all others in their order.
+        columns = torch.arange(target.shape[1], device=target.device)
+        order = torch.where(kept & (columns > 0), columns, 0).sort(dim=1, stable=True).values
+        return batch._replace(target=target.gather(1, order))
+
+
+@dataclass
+class SwapNoise(Noise):
+    """Each token changes places with the one behind it at the rate; a token takes part in one swap at most.
+
+    Where the swap brings a token forward to the place that has to predict it, the label does not count. Cost: none.
+    Teacher forcing at rate 0 or weight 0. The update is divided by all its labels, those too.
+    """
+
+    def feed(self, batch: Batch, turn: StepContext) -> Batch:
+        followed = functional.pad(real_inputs(batch)[:, 1:], (0, 1))
+        first = _not_after_another(self.hits(batch, turn) & followed)
+        target = torch.where(first, batch.target.roll(-1, dims=1), batch.target)
+        target = torch.where(first.roll(1, dims=1), batch.target.roll(1, dims=1), target)
+        return batch._replace(target=target, labels=batch.labels.masked_fill(first, IGNORED))
+
+
+def _not_after_another(marks: Tensor) -> Tensor:
+    """Drop each mark that directly follows a mark that stays, from left to right."""
+    kept = torch.zeros_like(marks)
+    for column in range(marks.shape[1]):
+        before = kept[:, column - 1] if column else torch.zeros_like(marks[:, 0])
+        kept[:, column] = marks[:, column] & ~before
+    return kept
+
+
+@dataclass
+class RandomReplacement(Noise):
+    """With probability ``gate`` an example has each token of its decoder input replaced with probability ``rate``.
+
+    The new token is drawn from ``pool``; labels, source and the begin symbol stay. Source: Su 2020 (7259): gate 0.5,
+    rate 0.3, pool "target". His script random_replacement.py has pool "sequence". Cost: none, but for "model_top_k" (a
+    target pass without gradients). Teacher forcing at rate 0, gate 0 or weight 0. A draw may be the token itself, and
+    the prefix stays as long as it was. Pools:
+
+    - target: the tokens of the example's own target, each occurrence alike
+    - sequence: begin, source, end, target, end of the example, each occurrence alike
+    - vocabulary: all tokens but special ones, alike
+    - unigram: all tokens as often as the training targets have them
+    - similar: other tokens v in proportion to exp(cos(e_v, e_t) / temperature), but special ones (Takase and Kiyono
+      2021's similarity-based replacement, with the cosine)
+    - model_top_k: the model's ``top_k`` likeliest tokens for the place given the gold prefix, alike
+    """
+
+    rate: Share = 0.3
+    gate: Share = 0.5
+    pool: str = "target"  # a row of s2s.mitigations.replacement_pools.POOLS: where the new tokens come from
+    top_k: Count = 10  # for pool model_top_k
+    temperature: Positive = 0.1  # for pool similar
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pool not in POOLS:
+            raise UserError(f"pool: no '{self.pool}'{nearest(self.pool, POOLS)}")
+
+    def prepare(self, materials: TrainingContext) -> None:
+        counted = frequencies(materials) if self.pool == "unigram" else None
+        plain, special = plain_ids(materials.vocabulary), special_ids(materials.vocabulary)
+        self._choice = Choice(plain, special, counted, self.top_k, self.temperature)
+
+    def feed(self, batch: Batch, turn: StepContext) -> Batch:
+        drawn = POOLS[self.pool](batch, turn, self._choice)
+        return batch._replace(target=torch.where(self.hits(batch, turn), drawn, batch.target))

@@ -1,0 +1,97 @@
+"""Dropout whose random bits are cheap on a processor."""
+
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn import functional
+
+STEPS = 1 << 16
+"""How finely a rate is resolved where 16 bits are drawn for an element."""
+
+
+class Dropout(nn.Dropout):
+    """``nn.Dropout``, on a processor with 16 bits an element from one stream (SFC64) seeded by torch's generator.
+
+    torch's own draws cost more there than the arithmetic of a norm. The rate is rounded to 1 / 65536, and what is kept
+    is scaled by the rounded rate, so that the mean stays exact. As with torch's, the state of its generator before a
+    call fixes what is dropped.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rows with some elements 0 and the others scaled, while training."""
+        dropped = round(self.p * STEPS)
+        if x.device.type != "cpu" or torch.compiler.is_compiling() or dropped == STEPS:
+            return super().forward(x)
+        return x * _noise(x, dropped) if self.training and dropped else x
+
+
+def _noise(x: Tensor, dropped: int) -> Tensor:
+    """0 for as many elements of 65536 as are dropped, otherwise what makes the mean 1."""
+    seed, elements = int(torch.randint(2**63 - 1, ())), x.numel()
+    bits = numpy.random.SFC64(seed).random_raw(-(-elements // 4)).view(numpy.uint16)[:elements]
+    number = numpy.float64 if x.dtype == torch.float64 else numpy.float32
+    noise = numpy.multiply(bits >= dropped, number(STEPS / (STEPS - dropped)))
+    return torch.from_numpy(noise).view(x.shape).to(x.dtype)
+
+
+LARGE = 1 << 27
+"""From how many multiplications on: a size that oneDNN has not seen before costs it half a millisecond."""
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` with the product of ``linear``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] to [..., outputs]."""
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """X W^T + b for x [..., inputs] and W [outputs, inputs], as ``torch.nn.functional.linear``."""
+    if not _suits(x, weight):
+        return functional.linear(x, weight, bias)
+    rows: Tensor = _Product.apply(x.flatten(0, -2), weight, bias)
+    return rows.unflatten(0, x.shape[:-1])
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
+    """X W^T + b by oneDNN, and an activation by its name there, without gradients; x is [N, inputs]."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
+    return product
+
+
+def _suits(x: Tensor, weight: Tensor) -> bool:
+    plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    large = x.numel() * len(weight) >= LARGE
+    return large and plain and torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling()
+
+
+class _Product(Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        context.save_for_backward(x, weight)
+        return multiply(x, weight, bias)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Made of differentiable products, so that a second backward can follow."""
+        x, weight = context.saved_tensors
+        to_x, to_weight, *to_bias = (_wanted(node) for node, _ in context.next_functions)  # of the tensors among inputs
+        return (
+            linear(gradient, weight.T) if to_x else None,
+            gradient.T @ x if to_weight else None,
+            gradient.sum(dim=0) if any(to_bias) else None,
+        )
+
+
+def _wanted(node: Any) -> bool:
+    """Whether the backward that runs now goes on to a node; torch asks this for its own operations only."""
+    if node is None:
+        return False
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:  # of a leaf whose gradient was asked for by name
+        return True

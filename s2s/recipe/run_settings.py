@@ -1,0 +1,49 @@
+"""A recipe's ``run:``: how long, on what and where it trains."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from s2s.config.ranges import Count, Few, Limit, PathText, Seed, ShareBelowOne, at_least, settle
+from s2s.errors import UserError, nearest
+from s2s.model.activation_checkpointing import CHECKPOINTING
+
+
+@dataclass
+class RunSettings:
+    """A recipe's ``run:``; a step is one update of the weights."""
+
+    folder: PathText = "runs/unnamed"  # what the run leaves behind; the same folder again goes on with it
+    seed: Seed = 0  # of weights, order, dropout and draws
+    steps: Count = 1000  # updates of the whole run
+    tokens: Count = 4096  # of one update: source and target columns, padding included
+    accumulate: Few = 1  # micro-batches that an update is dealt to, in each process
+    processes: Few | None = None  # that share an update; null: those that came up, else compared with them
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: CUDA's GPU, or else the processor
+    # auto: on a GPU bf16 if it has that, else fp16, or fp32 on old ones; on CPU fp32; or what the launcher asks for
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    tf32: bool = True  # on GPUs float32 products may round their numbers to TF32
+    checkpointing: str = (
+        "none"  # what blocks keep for the backward: a row of s2s.model.activation_checkpointing.CHECKPOINTING
+    )
+    checkpointing_every: Count = 1  # in every so many-th block
+    compile: bool | None = None  # torch.compile makes the blocks faster, with other bits; null: if the launcher asks
+    fused_loss: bool = False  # Liger's kernel on a GPU computes teacher forcing's loss; its bits are not ours
+    clip: Limit = 1.0  # largest norm of the gradient
+    ema: ShareBelowOne | None = None  # decay of a moving average of weights, evaluated and loaded in their place; 0.999
+    average: Count | None = None  # at the end, the mean of this many checkpoints becomes the checkpoint "average"
+    save_every: Count = 200  # steps
+    keep: Annotated[int, at_least(2)] = 2  # newest checkpoints that stay, besides the best; one may be damaged
+    evaluate_every: Count = 500  # steps
+    patience: Count | None = None  # the run ends after so many evaluations without a better one
+    trackers: list[str] = field(default_factory=list)  # also told of each step: tensorboard, wandb, ...
+    evaluate_examples: Count = 200  # of the dev split, decoded at each evaluation; the loss is over all of it
+    # what best means: loss, rouge_1, rouge_2, rouge_l, bleu, chrf, or a head's, such as tags.accuracy; of equal scores
+    # the later one, which patience counts as no better
+    select: str = "rouge_l"
+
+    def __post_init__(self) -> None:
+        settle(self, "run.")
+        if self.checkpointing not in CHECKPOINTING:
+            raise UserError(f"run.checkpointing: no '{self.checkpointing}'{nearest(self.checkpointing, CHECKPOINTING)}")
+        if self.compile and self.checkpointing not in ("none", "block"):
+            raise UserError(f"run.compile: with run.checkpointing none or block, not '{self.checkpointing}'")

@@ -1,0 +1,127 @@
+"""Facts that a run was started with, and the list of its lasting files: ``run.json`` in its folder."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any, get_type_hints
+
+from s2s.errors import UserError, first_line
+from s2s.files.atomic import write_atomically
+from s2s.files.folders import AGAIN, changed, entries
+from s2s.files.foreign import read_json
+from s2s.machine.matmul import GPU_KERNELS, KERNELS
+from s2s.model import Architecture
+from s2s.runs.weight_files import read_header
+
+FILE, RECIPE, VOCABULARY, WEIGHTS = "run.json", "recipe.yaml", "vocabulary", "weights.safetensors"
+LISTED = (RECIPE, WEIGHTS, f"{VOCABULARY}/**/*")
+"""The files of a run that ``run.json`` vouches for; checkpoints, which come and go, have a list each."""
+
+
+@dataclass(frozen=True)
+class RunMetadata:
+    """What a run was started with and must go on with."""
+
+    architecture: Architecture
+    data: str  # the data set's fingerprint
+    kernel: str  # which computes float32 products: a row of s2s.machine.matmul's tables
+    threads: int
+    precision: str
+    versions: dict[str, str]
+    report: list[str]
+    labels: dict[str, list[str]] = field(default_factory=dict)  # of each head, by their numbers
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # size and SHA-256 of each; none in runs of old
+    device: str = ""  # the GPU's name, or cpu; "" in a run of an earlier version
+    processes: int | None = None  # that came up
+
+    @property
+    def identity(self) -> str:
+        """Digits that differ where weights of another run would mean something else: shape, labels or vocabulary."""
+        pieces = {name: line for name, line in self.files.items() if name.startswith(VOCABULARY)}
+        parts = [asdict(self.architecture), self.labels, pieces]
+        return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_metadata(folder: Path) -> RunMetadata:
+    """Return the facts of a run.
+
+    Errors: a UserError for a file that is cut, empty or of something else; an OSError where there is none.
+    """
+    path = folder / FILE
+    try:
+        values = read_json(path)
+        facts = RunMetadata(**(values | {"architecture": _typed(Architecture, values["architecture"])}))
+        _typed(RunMetadata, vars(facts))
+        _check_lists(facts)
+        _check_names(facts.files)
+        if facts.kernel not in {*KERNELS, *GPU_KERNELS}:
+            raise ValueError(f"no kernel {facts.kernel!r}")
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, UserError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else first_line(error)
+        raise UserError(f"{path}: cut, empty or not the file of a run ({reason}); {AGAIN}") from error
+    return facts
+
+
+def _typed(kind: Any, values: Mapping[str, Any]) -> Any:
+    """Return the dataclass with these values; raise a TypeError where one has not its field's type."""
+    hints = get_type_hints(kind)
+    for each in fields(kind):
+        hint = getattr(hints[each.name], "__origin__", hints[each.name])
+        allowed = (int, float) if hint is float else hint
+        if each.name in values and (
+            not isinstance(values[each.name], allowed) or (hint is int and isinstance(values[each.name], bool))
+        ):
+            raise TypeError(f"{each.name} is {values[each.name]!r}")
+    return kind(**values)
+
+
+def _check_names(files: Mapping[str, Any]) -> None:
+    """Raise a ValueError for a name that leads out of the folder: nobody says who wrote the file."""
+    for name, line in files.items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or {*line} != {"bytes", "sha256"}:
+            raise ValueError(f"files lists {name!r}")
+        if "\0" in name or any("\ud800" <= mark <= "\udfff" for mark in name):
+            raise ValueError(f"files lists {name!r}, which no file can be called")
+        if type(line["bytes"]) is not int or line["bytes"] < 0 or not isinstance(line["sha256"], str):
+            raise ValueError(f"files has no size and hash of {name!r}")
+
+
+def _check_lists(facts: RunMetadata) -> None:
+    """Raise a TypeError for a list of facts that holds anything but texts."""
+    lists = {"report": facts.report, "versions": list(facts.versions.values())}
+    lists |= {f"labels.{name}": found for name, found in facts.labels.items()}
+    for name, found in lists.items():
+        if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+            raise TypeError(f"{name} is {str(found)[:40]}, and no list of texts")
+
+
+def write_facts(folder: Path, facts: RunMetadata) -> None:
+    """Write the facts of a run, and the list of its files as they are now."""
+    whole = asdict(facts) | {"files": entries(folder, LISTED)}
+    write_atomically(folder / FILE, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+
+
+def identity(folder: Path) -> str | None:
+    """Return the identity of a folder's run, or None where it has no ``run.json``."""
+    return read_metadata(folder).identity if (folder / FILE).is_file() else None
+
+
+def check_files(folder: Path, facts: RunMetadata, below: str) -> None:
+    """Refuse a folder whose files with this beginning of their names are not those that ``run.json`` lists."""
+    for name, line in facts.files.items():
+        if name.startswith(below) and (found := changed(folder / name, line)) is not None:
+            raise UserError(
+                f"{folder / name}: {found}, by the list in {FILE}; {AGAIN}, or, if it is meant, take its line out there"
+            )
+
+
+def check_weights(folder: Path, facts: RunMetadata, weights: Path) -> None:
+    """Refuse a file of weights that says that it is of another run than the folder's ``run.json``."""
+    check_files(folder, facts, WEIGHTS)
+    if (run := read_header(weights).run) is not None and run != facts.identity:
+        raise UserError(
+            f"{folder / FILE}: of another run than {weights}: its shape, labels or vocabulary are not theirs; {AGAIN}"
+        )

@@ -1,0 +1,145 @@
+"""A run folder: what is written there, atomically, and read back.
+
+recipe.yaml       the merged recipe
+vocabulary/       the vocabulary
+run.json          architecture, data, kernel, threads and versions; size and SHA-256 of the files above; written last,
+                  so a folder with it is complete
+log.jsonl         a line a step
+curves.svg        a picture of it
+trackers/         what run.trackers write
+checkpoints/      see s2s.runs.checkpoints
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from s2s import vocabulary as vocabularies
+from s2s.errors import UserError
+from s2s.files.atomic import naming, sync_files, write_atomically
+from s2s.files.folders import AGAIN, changed
+from s2s.files.foreign import parse_json
+from s2s.files.locks import Lock
+from s2s.recipe.recipe import Recipe
+from s2s.runs.metadata import FILE, RECIPE, VOCABULARY, RunMetadata, check_files, read_metadata, write_facts
+from s2s.vocabulary import Vocabulary
+
+logger = logging.getLogger("s2s")
+
+
+@contextmanager
+def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the folder alone; waits for another process that trains there. The lock ends with its process."""
+    path = folder / ".lock"
+    with naming(path):
+        lock = Lock(path)
+        if not lock.take(wait=False):
+            say(f"{folder}: another process is training here; waiting until it ends")
+            lock.take(wait=True)
+    try:
+        yield
+    finally:
+        lock.free()
+
+
+def exists(folder: Path) -> bool:
+    """Whether the folder holds a run."""
+    return (folder / FILE).is_file()
+
+
+def check_new(folder: Path, recipe: Recipe) -> None:
+    """Refuse a folder without a run where a new one would take the place of somebody's files.
+
+    The recipe that the caller wrote may lie there, as recipe.yaml; what a creation that was killed has left may stay.
+    """
+    ours = recipe.to_yaml().encode()
+    marks = {
+        folder / RECIPE: lambda path: path.read_bytes() == ours,
+        folder / VOCABULARY: lambda path: (path / vocabularies.KIND_FILE).is_file(),
+        folder / "log.jsonl": lambda path: not path.stat().st_size,
+    }
+    for path, is_ours in marks.items():
+        if path.exists() and not is_ours(path):
+            raise UserError(f"run.folder: {path} is not of a run and would be lost; name a folder of the run's own")
+
+
+def check_links(folder: Path) -> None:
+    """Refuse links that lead out of a run's folder where training writes: whoever made the folder chose their targets.
+
+    A link of the folder's own ``checkpoints``, to a larger disk, is the user's and stays.
+    """
+    for name in (RECIPE, FILE, "log.jsonl", "curves.svg"):
+        path = folder / name
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{path}: a link that leads out, to {path.resolve()}, where training would write")
+
+
+def create(folder: Path, recipe: Recipe, vocabulary: Vocabulary, facts: RunMetadata) -> None:
+    """Write a new run's folder."""
+    partial = folder / f"{VOCABULARY}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(folder / VOCABULARY, ignore_errors=True)
+    with naming(folder / VOCABULARY):
+        partial.mkdir()
+        vocabularies.save(vocabulary, partial)
+        sync_files(partial)
+        partial.replace(folder / VOCABULARY)
+    write_atomically(folder / RECIPE, recipe.to_yaml())
+    write_facts(folder, facts)
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """Return the recipe of a run, as data: see ``Recipe.read``."""
+    if not exists(folder):
+        raise UserError(f"run '{folder}': no run there (no run.json)")
+    return Recipe.read(folder / RECIPE)
+
+
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """The vocabulary of a run, which has to be the one that the run was trained with."""
+    facts = read_metadata(folder)
+    check_files(folder, facts, f"{VOCABULARY}/")
+    vocabulary = vocabularies.load(folder / VOCABULARY)
+    if vocabulary.size > facts.architecture.vocabulary:
+        raise UserError(
+            f"{folder / VOCABULARY}: {vocabulary.size} pieces, but {FILE} has a model of "
+            f"{facts.architecture.vocabulary}; one of both is another run's: {AGAIN}"
+        )
+    return vocabulary
+
+
+def read(folder: Path) -> tuple[Recipe, RunMetadata]:
+    """Return the recipe and the facts of a run; warn of a recipe that is not as training wrote it.
+
+    People may edit it, so that it is read all the same, unless it is cut.
+    """
+    if not exists(folder):
+        raise UserError(f"run '{folder}': no run there (no run.json)")
+    facts, path = read_metadata(folder), folder / RECIPE
+    if RECIPE in facts.files and (found := changed(path, facts.files[RECIPE])) is not None:
+        if not path.is_file() or not path.read_bytes().endswith(b"\n"):
+            raise UserError(f"{path}: {found}; {AGAIN}")
+        logger.warning("%s: edited or of another run, not as training wrote it; it is read as it is", path)
+    return read_recipe(folder), facts
+
+
+def cut_log(folder: Path, step: int) -> None:
+    """Drop what the log says of steps after ``step``, a half-written last line too."""
+    path = folder / "log.jsonl"
+    if not path.exists():
+        return
+    # A damaged line, of whatever bytes, is dropped as one of a later step is: the log is a side output.
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if _step(line) <= step]
+    write_atomically(path, "".join(line + "\n" for line in kept))
+
+
+def _step(line: str) -> float:
+    try:
+        record: dict[str, Any] = parse_json(line)
+        return float(record["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

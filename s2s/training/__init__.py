@@ -1,0 +1,1 @@
+"""The training loop: set-up, one update, state, evaluation, reports."""

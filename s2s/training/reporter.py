@@ -1,0 +1,87 @@
+"""What a run tells: a bar with the time left for people, a line of JSON a step for programs."""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from s2s.console.terminal import plain_console
+from s2s.files.atomic import naming
+
+SECONDS_BETWEEN_LINES = 15
+"""How often a line is printed where there is no terminal to draw a bar on."""
+
+
+class Reporter:
+    """Prints and logs in the main process; in the others it is silent."""
+
+    def __init__(
+        self, log: Path | None, start: int, steps: int, listener: Callable[[dict[str, Any]], None] = lambda _: None
+    ) -> None:
+        """``listener`` hears every record too; steps ``start`` of ``steps`` are done."""
+        self.console = plain_console(quiet=log is None)
+        self.log: TextIO | None = None
+        if log is not None:
+            with naming(log):
+                self.log = log.open("a", encoding="utf-8")
+        self.bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=steps, completed=start)
+        self.start, self.steps = start, steps
+        self.begun = self.printed = time.monotonic()
+        self.speed: float | None = None
+        self.listener = listener
+        self.failure: str | None = None  # why the log could not be written
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.bar.stop()
+        if self.log is not None:
+            with suppress(OSError):  # what it would say is in ``failure``
+                self.log.close()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text)
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Append a line to the log; it must hold its step. That it cannot be written is kept as ``failure``."""
+        self.listener(record)
+        if self.log is None or self.failure:
+            return
+        try:
+            self.log.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self.log.flush()
+        except OSError as error:
+            self.failure = f"{self.log.name}: cannot be written ({error.strerror}); the last checkpoint is whole"
+
+    def step(self, record: dict[str, Any]) -> None:
+        """Log a step and move the bar, or print a line from time to time."""
+        self.record(record)
+        tokens, seconds = record["source_tokens"] + record["target_tokens"], record["seconds"]
+        self.speed = (tokens / seconds) if self.speed is None else 0.9 * self.speed + 0.1 * tokens / seconds
+        loss = "overflow" if record["loss"] is None else f"loss {record['loss']:.3f}"
+        step, summary = record["step"], f"{loss}  {self.speed:,.0f} tokens/s"
+        self.bar.update(self.task, completed=step, description=summary)
+        now = time.monotonic()
+        if not self.console.is_terminal and (now - self.printed > SECONDS_BETWEEN_LINES or step == self.steps):
+            self.printed = now
+            left = (now - self.begun) / max(1, step - self.start) * (self.steps - step)
+            self.say(f"step {step}/{self.steps}  {summary}  {left / 60:.1f} min left")

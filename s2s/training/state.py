@@ -1,0 +1,117 @@
+"""All that changes while a run trains; every bit of it goes into each checkpoint."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import isnan
+
+from torch.optim import Optimizer
+
+from s2s.errors import UserError, first_line
+from s2s.files.folders import AGAIN
+from s2s.machine.precision import Precision
+from s2s.objective import Objective
+from s2s.optim.saved_state import check_saved
+from s2s.recipe.run_settings import RunSettings
+from s2s.runs.averaging import MovingAverage
+from s2s.runs.checkpoints import TRAINER, Best, Checkpoint
+
+
+class State:
+    """Where a run stands: its step, weights and their average, optimizer, loss scale and evaluations so far."""
+
+    def __init__(
+        self,
+        run: RunSettings,
+        objective: Objective,
+        optimizer: Optimizer,
+        precision: Precision,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        saved = checkpoint or Checkpoint(0, {}, {}, None)
+        self.run, self.objective, self.optimizer, self.precision = run, objective, optimizer, precision
+        self.step, self.best, self.waited = saved.step, saved.best, saved.waited
+        self.average = None if run.ema is None else MovingAverage(objective, run.ema, saved.ema)
+        if saved.optimizer:
+            _go_on(optimizer, saved)
+        if saved.scaler:
+            try:
+                precision.scaler.load_state_dict(saved.scaler)
+            except (KeyError, RuntimeError, TypeError) as error:
+                raise _damaged(saved, f"no state of a loss scale: {first_line(error)}") from error
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether as many evaluations as the run's patience were no better than the best."""
+        return self.run.patience is not None and self.waited >= self.run.patience
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.step >= self.run.steps or self.stopped_early
+
+    def advance(self) -> None:
+        """Count a step; its weights go into the average."""
+        self.step += 1
+        if self.average is not None:
+            self.average.update(self.step)
+
+    def judge(self, value: float) -> None:
+        """Take note of an evaluation's score.
+
+        Of equal scores the later step is the best one: it is trained further. For the patience it is no better.
+        Errors: a UserError where the first score is no number, as none will be.
+        """
+        if self.best is None and isnan(value):
+            raise UserError(
+                f"run.select: the dev split gives no {self.run.select} (step {self.step}): there is nothing to take it "
+                f"of; select another score, or give the dev split what it needs"
+            )
+        sign = -1 if self.run.select.rpartition(".")[2] == "loss" else 1
+        is_better = self.best is None or sign * value > sign * self.best.value
+        self.waited = 0 if is_better else self.waited + 1
+        if self.best is None or is_better or value == self.best.value:
+            self.best = Best(self.step, value)
+
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """Let the objective have the weights that are evaluated: the averaged ones, where there are any."""
+        if self.average is None:
+            yield
+            return
+        with self.average.in_place():
+            yield
+
+    def check(self) -> None:
+        """Refuse to evaluate or save weights that are not finite."""
+        for name, parameter in self.objective.named_parameters():
+            if not parameter.isfinite().all():
+                raise UserError(f"step {self.step}: '{name}' is not finite any more; the last checkpoint is whole")
+
+    def checkpoint(self) -> Checkpoint:
+        """What is saved."""
+        return Checkpoint(
+            self.step,
+            self.objective.state_dict(),
+            self.optimizer.state_dict(),
+            self.best,
+            ema=None if self.average is None else self.average.state(),
+            scaler=self.precision.scaler.state_dict() or None,
+            waited=self.waited,
+        )
+
+
+def _go_on(optimizer: Optimizer, saved: Checkpoint) -> None:
+    """Give an optimizer its saved state.
+
+    Errors: a UserError for a state of other parameters, which torch's fused kernels would read past its end.
+    """
+    try:
+        check_saved(optimizer, saved.optimizer)
+        optimizer.load_state_dict(saved.optimizer)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise _damaged(saved, first_line(error)) from error
+
+
+def _damaged(saved: Checkpoint, reason: str) -> UserError:
+    place = TRAINER if saved.file is None else saved.file.with_name(TRAINER)
+    return UserError(f"{place}: damaged, or of another recipe ({reason}); {AGAIN}")

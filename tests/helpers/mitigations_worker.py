@@ -1,0 +1,113 @@
+"""The gradient of one update under every method: python mitigations_worker.py FOLDER, by one process or several.
+
+With several, the update is dealt to them unevenly, to two micro-batches each; its gradients are taken under DDP and,
+with raw ``fully_shard`` and blocks that recompute, under FSDP2.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from s2s.batch import Batch, count
+from s2s.data import load
+from s2s.errors import UserError
+from s2s.mitigations import MITIGATIONS
+from s2s.objective import Objective
+from s2s.recipe.recipe import Recipe
+from s2s.vocabulary import Vocabulary
+
+TINY = ["model.width=16", "model.layers=2", "model.dropout=0.0", "data.size=220", "run.precision=fp32"]
+EXTRA = {
+    "gradient_penalty_first_order": "{name: gradient_penalty, first_order: true}",
+    "fgm_all": "{name: fgm, scope: all}",
+    "r_drop_target": "{name: r_drop, scope: target}",
+    "gold_sum": "{name: gold, reward: sum, reference: FOLDER/reference}",
+    "feeds_and_fgm": "{name: random_replacement}, {name: word_dropout, scope: all}, {name: fgm}",
+    "anchored_sampling": "{name: scheduled_sampling, weight: 0.5, passes: 2, noise: 0.5}",
+}
+STORED = ("brio", "dpo")
+REFUSED = {"ddp": ["fgm_article"], "fsdp": ["fgm_article", "gradient_penalty", "gradient_penalty_article"]}
+DEALT = {0: [[0, 1, 2], [3]], 1: [[4, 5, 6, 7], [8, 9, 10]]}
+
+
+def rows(folder: Path) -> dict[str, str]:
+    """The mitigations of a recipe for every method and a few compositions."""
+    plain = {name: f"{{name: {name}}}" for name in MITIGATIONS}
+    stored = {name: f"{{name: {name}, path: {folder / 'candidates.jsonl'}}}" for name in STORED}
+    return plain | stored | {name: row.replace("FOLDER", str(folder)) for name, row in EXTRA.items()}
+
+
+def objective(row: str, vocabulary: Vocabulary) -> Objective:
+    """A fresh objective; the weights are the recipe's."""
+    return Recipe.load("toy_copy", [*TINY, f"mitigations=[{row}]"]).build_objective(vocabulary)[0]
+
+
+def update(folder: Path) -> tuple[Vocabulary, Batch]:
+    """Eleven examples, and a file of candidates for them and all others."""
+    recipe = Recipe.load("toy_copy", TINY)
+    examples = load(recipe.data).train
+    vocabulary = recipe.build_vocabulary(load(recipe.data))
+    lines = []
+    for example in examples:
+        texts = [example.target[::-1], example.target, example.target[:5]]
+        hypotheses = [
+            {"text": text, "score": -0.5 * place, "tokens": vocabulary.encode(text)} for place, text in enumerate(texts)
+        ]
+        settings = {"max_length": 16, "length_penalty": 0.0}
+        lines.append(json.dumps({"source": example.source, "hypotheses": hypotheses, "settings": settings}))
+    if not distributed.is_initialized() or distributed.get_rank() == 0:
+        (folder / "candidates.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return vocabulary, vocabulary.batch([(example.source, example.target) for example in examples[:11]])
+
+
+def gradient(module: Objective) -> Tensor:
+    """All gradients as one vector."""
+    grads = [parameter.grad for parameter in module.parameters()]
+    return torch.cat([(grad.full_tensor() if isinstance(grad, DTensor) else grad).flatten() for grad in grads])
+
+
+def under_ddp(module: Objective, parts: list[Batch], whole: Batch) -> Tensor:
+    wrapped = DistributedDataParallel(module)
+    with wrapped.no_sync():
+        (wrapped(parts[0], 1, count(whole)).total * 2).backward()
+    (wrapped(parts[1], 1, count(whole)).total * 2).backward()
+    return gradient(module)
+
+
+def under_fsdp(module: Objective, parts: list[Batch], whole: Batch) -> Tensor:
+    module.model.keep("block", 1)
+    mesh = init_device_mesh("cpu", (2,))
+    for block in module.model.blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+    for number, part in enumerate(parts):
+        module.set_requires_gradient_sync(number == 1)
+        (module(part, 1, count(whole)).total * 2).backward()
+    return gradient(module)
+
+
+def main(folder: Path) -> None:
+    distributed.init_process_group("gloo")
+    vocabulary, whole = update(folder)
+    distributed.barrier()
+    parts = [whole.map(lambda tensor, index=index: tensor[index]) for index in DEALT[distributed.get_rank()]]
+    found: dict[tuple[str, str], Tensor | str] = {}
+    for name, row in rows(folder).items():
+        for kind, run in {"ddp": under_ddp, "fsdp": under_fsdp}.items():
+            try:
+                found[kind, name] = run(objective(row, vocabulary), parts, whole)
+            except UserError as error:
+                found[kind, name] = str(error)
+    torch.save(found, folder / f"{distributed.get_rank()}.pt")
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

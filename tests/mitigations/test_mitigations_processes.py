@@ -1,0 +1,73 @@
+"""Every method: two processes with two micro-batches each compute what one computes at once, under DDP and FSDP2."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mitigations_worker import EXTRA, REFUSED, TINY, gradient, objective, rows, update
+from torch import Tensor
+
+import s2s
+from s2s.errors import UserError
+from s2s.mitigations import MITIGATIONS
+from s2s.recipe.recipe import Recipe
+
+NAMES = [*MITIGATIONS, *EXTRA]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("methods")
+    s2s.fit(Recipe.load("toy_copy", [*TINY, "run.steps=2", f"run.folder={folder / 'reference'}"]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_by_two(folder: Path) -> list[dict[tuple[str, str], Tensor | str]]:
+    worker = str(Path(__file__).parents[1] / "helpers" / "mitigations_worker.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", worker]
+    done = subprocess.run(
+        [*command, str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"{process}.pt") for process in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone(two_by_two: object, folder: Path) -> dict[str, Tensor]:  # noqa: ARG001
+    vocabulary, whole = update(folder)
+    found = {}
+    for name, row in rows(folder).items():
+        module = objective(row, vocabulary)
+        module(whole, 1).total.backward()
+        found[name] = gradient(module)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_processes_change_nothing(
+    name: str, kind: str, two_by_two: list[dict[tuple[str, str], Tensor | str]], alone: dict[str, Tensor]
+) -> None:
+    if name in REFUSED[kind]:
+        if kind == "fsdp":
+            assert all(
+                f"'{name}' does not run where parameters are sharded" in found[kind, name] for found in two_by_two
+            )
+        return
+    for found in two_by_two:
+        assert (found[kind, name] - alone[name]).norm() < 1e-6 * alone[name].norm()
+
+
+@pytest.mark.parametrize("setting", ["run.processes=2", "run.accumulate=2"])
+def test_what_needs_whole_updates_is_refused_by_name(setting: str) -> None:
+    with pytest.raises(UserError, match=r"mitigations\[0\]: 'fgm_article': its gradient is that of a whole update"):
+        Recipe.load("toy_copy", ["mitigations=[{name: fgm_article}]", setting])

@@ -1,0 +1,122 @@
+"""Where replacements come from: the frequencies of each pool against its definition, written as loops."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from s2s.batch import collate, count
+from s2s.data.batches import TokenisedSplit
+from s2s.losses.passes import Passes
+from s2s.mitigations.base import StepContext, TrainingContext
+from s2s.mitigations.prefix_noise import RandomReplacement
+from s2s.randomness import Draws
+from s2s.vocabulary import Vocabulary
+
+PADDING, UNKNOWN, BEGIN, END, SIZE = 0, 1, 2, 3, 23
+SPECIAL = {PADDING, BEGIN, END}
+SOURCE, TARGET, LONG = [BEGIN, 7, 7, 9, END], [5, 6, 5, 8], [11, 12, 13, 14, 15, 16, 17]
+TRAIN = [[5, 6, 5], [], [9, 5, 22]]
+ROWS = 6000
+
+
+class Letters(Vocabulary):
+    size, padding, begin, end = SIZE, PADDING, BEGIN, END
+
+    def encode_all(self, texts):
+        return [[ord(letter) - ord("a") + 4 for letter in text] for text in texts]
+
+    def decode(self, ids):
+        return "".join(chr(token - 4 + ord("a")) for token in ids if token > END)
+
+    def save(self, folder):
+        """It has nothing to save."""
+
+
+def prepared(pool, **keys):
+    method = RandomReplacement(**({"rate": 1.0, "gate": 1.0, "pool": pool} | keys))
+    train = TokenisedSplit([SOURCE] * len(TRAIN), TRAIN, [])
+    method.prepare(TrainingContext(Letters(), lambda: train, max_source=20, max_length=20))
+    return method
+
+
+def drawn(method, model=None, rows=ROWS):
+    """What stands at each place of ``TARGET``, [rows, 4]; every row lies beside a longer one, so all are padded."""
+    batch = collate([(SOURCE, TARGET)] * rows + [([BEGIN, *LONG, END], LONG)], PADDING, END)
+    passes = None if model is None else Passes(model, 0.0, model)
+    fed = method.feed(batch, StepContext(passes, Draws(batch.seeds, "random_replacement"), count(batch), 0, 1.0))
+    return fed.target[:rows, 1 : len(TARGET) + 1]
+
+
+def check(found, chances):
+    """Counts of the tokens within five deviations and one of the chances, and no token without a chance."""
+    counts, total = Counter(found.flatten().tolist()), found.numel()
+    assert set(counts) <= {token for token, chance in chances.items() if chance > 0}
+    assert sum(chances.values()) == pytest.approx(1)
+    for token, chance in chances.items():
+        assert abs(counts[token] - total * chance) <= 5 * math.sqrt(total * chance * (1 - chance)) + 1, token
+
+
+def alike(tokens):
+    return {token: count / len(tokens) for token, count in Counter(tokens).items()}
+
+
+def test_target_has_each_occurrence_alike():
+    found = drawn(prepared("target"))
+    for place in range(len(TARGET)):
+        check(found[:, place], alike(TARGET))
+
+
+def test_sequence_has_begin_source_end_target_and_end_with_repeats():
+    found = drawn(prepared("sequence"))
+    for place in range(len(TARGET)):
+        check(found[:, place], alike([BEGIN, 7, 7, 9, END, 5, 6, 5, 8, END]))
+
+
+def test_vocabulary_has_all_tokens_but_special_ones_alike():
+    plain = [token for token in range(SIZE) if token not in SPECIAL]
+    assert UNKNOWN in plain
+    check(drawn(prepared("vocabulary")), alike(plain))
+
+
+def test_unigram_has_tokens_as_often_as_the_training_targets():
+    check(drawn(prepared("unigram")), alike([token for target in TRAIN for token in target]))
+
+
+def cosine(first, second):
+    return float(first @ second) / math.sqrt(float(first @ first) * float(second @ second))
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_similar_has_other_tokens_by_the_softmax_of_the_cosine(random_model, temperature):
+    model = random_model()
+    table = model.embedding.tokens.weight.detach()
+    found = drawn(prepared("similar", temperature=temperature), model)
+    for place, token in enumerate(TARGET):
+        others = [other for other in range(SIZE) if other not in SPECIAL and other != token]
+        weights = {other: math.exp(cosine(table[token], table[other]) / temperature) for other in others}
+        check(found[:, place], {other: weight / sum(weights.values()) for other, weight in weights.items()})
+
+
+@pytest.mark.parametrize("top_k", [1, 3, SIZE, 100])
+@torch.no_grad()
+def test_model_top_k_has_the_likeliest_tokens_of_the_column_before(random_model, top_k):
+    model = random_model()
+    found = drawn(prepared("model_top_k", top_k=top_k), model, 1000)
+    memory = model.encode(torch.tensor([SOURCE]), torch.tensor([len(SOURCE)]))
+    for place in range(len(TARGET)):
+        scores = model.logits(model.decode(torch.tensor([[END, *TARGET[:place]]]), memory))[0, -1].tolist()
+        best = sorted(range(SIZE), key=lambda token: -scores[token])[:top_k]
+        check(found[:, place], alike(best))
+
+
+@pytest.mark.parametrize("pool", ["target", "sequence", "vocabulary", "unigram"])
+def test_the_draws_of_a_row_s_places_are_independent(pool):
+    found = drawn(prepared(pool))
+    pairs = Counter(zip(found[:, 0].tolist(), found[:, 1].tolist(), strict=True))
+    first, second = alike(found[:, 0].tolist()), alike(found[:, 1].tolist())
+    for one, chance in first.items():
+        for other, share in second.items():
+            expected = ROWS * chance * share
+            assert abs(pairs[one, other] - expected) <= 5 * math.sqrt(expected) + 1
