@@ -1,6 +1,6 @@
 """Train each attention variant for the same steps on built-in data and put what it learns and costs side by side.
 
-python scripts/compare_attention.py [--recipe title_gen] [--steps 200] [--variants dot random ...] [--json FILE]
+python scripts/compare_attention.py [--recipe title_gen_scratch] [--steps 200] [--variants dot random ...] [--json FILE]
     [--folder runs/compare_attention] [--sources 100] [model.width=128 ...]
 
 A folder that holds a variant's run from before is gone on with, so a stopped comparison goes on where it stopped.
@@ -94,7 +94,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Compare and tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="title_gen")
+    parser.add_argument("--recipe", default="title_gen_scratch")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--sources", type=int, default=100)
     parser.add_argument("--variants", nargs="+", default=VARIANTS)

