@@ -9,6 +9,8 @@ from s2s.errors import UserError
 
 Name = Literal["fp32", "bf16", "fp16"]
 HALVES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DECODING = ("auto", "fp32", "bf16", "fp16", "int8")
+"""The names that ``search.precision`` accepts; ``s2s.inference.precisions.PRECISIONS`` has a function for each."""
 
 
 class Choice(NamedTuple):

@@ -10,10 +10,15 @@ from test_scorer import END, sources_of
 from s2s.errors import UserError
 from s2s.inference.generate import ModelEnsemble, generate
 from s2s.inference.precisions import PRECISIONS, quantised
+from s2s.machine.precision import DECODING
 from s2s.search.methods.beam import SearchSettings
 from s2s.vocabulary import sentence_pieces
 
 needs_int8 = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
+
+
+def test_each_name_that_a_recipe_may_give_has_a_function():
+    assert tuple(PRECISIONS) == DECODING
 
 
 @needs_int8

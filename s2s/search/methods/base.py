@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from s2s.config.outside_names import names_outside, outside
 from s2s.config.ranges import CountOrZero, Factor, Offset, PathText, Ratio, Size, settle
 from s2s.errors import UserError, nearest
-from s2s.inference.precisions import PRECISIONS
+from s2s.machine.precision import DECODING
 from s2s.search.constraints import ConstrainedScorer, MinimumLength
 from s2s.search.hypotheses import Hypothesis
 from s2s.search.length_scores import relative_lengths
@@ -94,8 +94,8 @@ class SearchMethod:
 
     def __post_init__(self) -> None:
         settle(self, "search.")
-        if self.precision not in PRECISIONS:
-            raise UserError(f"search.precision: no '{self.precision}'{nearest(self.precision, PRECISIONS)}")
+        if self.precision not in DECODING:
+            raise UserError(f"search.precision: no '{self.precision}'{nearest(self.precision, DECODING)}")
         if self.max_length is not None and self.max_length < self.min_length:
             raise UserError(f"search.min_length: {self.min_length} must lie in 0 .. max_length ({self.max_length})")
         if self.allowed is not None and self.max_length_ratio is not None:
