@@ -77,7 +77,7 @@ class Objective(nn.Module):
         counts = count(batch) if counts is None else counts
         passes = Passes(self.model, self.label_smoothing, self, self.heads is not None, self.loss)
         if scale != 1:
-            passes.factor = scale / counts.target_tokens.clamp(min=1)  # losses are sums here, means outside
+            passes.grad_scale = scale / counts.target_tokens.clamp(min=1)  # losses are sums here, means outside
         shaped = self._shaped(passes, batch, step, counts) if self.generates else LossTerms({}, None)
         labelled = {} if self.heads is None else self.heads.terms(self._rows(passes, batch), batch)
         shares = {name: share(term, counts) for name, term in labelled.items()}
@@ -97,17 +97,17 @@ class Objective(nn.Module):
     def _shaped(self, passes: Passes, batch: Batch, step: int, counts: Counts) -> LossTerms:
         """The loss as sums: the shaper's of what the feeds have made of the batch, anchored on gold where asked."""
         fed, kept = batch, 1.0
-        shaper, turn = LossMethod(), StepContext(passes, Draws(batch.seeds, ""), counts, 0, 1.0)
+        shaper, context = LossMethod(), StepContext(passes, Draws(batch.seeds, ""), counts, 0, 1.0)
         for name, method in self.mitigations:
             if not (strength := method.strength(step)):
                 continue
             self._check_sharding(name, method)
-            own = turn._replace(draws=Draws(batch.seeds, name), step=step - method.start_step, strength=strength)
+            own = context._replace(draws=Draws(batch.seeds, name), step=step - method.start_step, strength=strength)
             if isinstance(method, PrefixMethod):
                 fed, kept = method.feed(fed, own), kept * method.weight
             elif isinstance(method, LossMethod):
-                shaper, turn = method, own
-        return _anchored(shaper.loss(batch, fed, turn), kept, passes, batch)
+                shaper, context = method, own
+        return _anchored(shaper.loss(batch, fed, context), kept, passes, batch)
 
     def _check_sharding(self, name: str, method: Mitigation) -> None:
         if not method.shardable and is_sharded(self):

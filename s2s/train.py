@@ -80,7 +80,7 @@ def fit(recipe: Recipe) -> Run:
     with forked_generators(accelerator.device), _alone(accelerator, folder):
         changes = check_same(recipe, accelerator, folder) if run_folder.exists(folder) else []
         prepared = prepare(recipe, accelerator, folder)
-        with kernel(prepared.facts.kernel):
+        with kernel(prepared.metadata.kernel):
             _train(prepared, folder, [*notes, *changes])
     wait_for_all()
     return opened(folder, recipe, read_metadata(folder), device=str(accelerator.device))
@@ -178,10 +178,10 @@ def _save(accelerator: Accelerator, folder: Path, state: State) -> None:
 
 def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, report: list[str]) -> None:
     """Say what is trained on what."""
-    parameters, facts = sum(parameter.numel() for parameter in objective.parameters()), prepared.facts
+    parameters, metadata = sum(parameter.numel() for parameter in objective.parameters()), prepared.metadata
     reporter.say(
-        f"{prepared.recipe.run.folder}: {parameters / 1e6:.1f}M parameters, {facts.precision}, "
-        f"{facts.threads} threads, data {facts.data}"
+        f"{prepared.recipe.run.folder}: {parameters / 1e6:.1f}M parameters, {metadata.precision}, "
+        f"{metadata.threads} threads, data {metadata.data}"
     )
     if not plots.available():
         report = [*report, f"no picture of the curves: matplotlib is not installed ({install_command('plots')})"]
@@ -190,7 +190,7 @@ def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, rep
         *idle_run(prepared.recipe),
         *started,
         *prepared.dataset.report,
-        *facts.report,
+        *metadata.report,
         *report,
         *machine_report(prepared, objective),
     ):

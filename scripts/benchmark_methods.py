@@ -27,42 +27,42 @@ class WholeFastGradient(FastGradient):
     The first leaves its share of the gradient in the parameters, so its term is a constant. Not for weight 1.
     """
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:  # noqa: ARG002
-        passes, share = turn.passes, self.share(turn)
-        loss, nll, gradient = self._first(fed, turn)
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
+        passes, share = context.passes, self.share(context)
+        loss, nll, gradient = self._first(fed, context)
         (step,) = scaled([gradient], self.epsilon)
-        moved = passes.cross_entropy(_scores(fed, passes.model.words(fed.target) + step, turn))
+        moved = passes.cross_entropy(_scores(fed, passes.model.words(fed.target) + step, context))
         return LossTerms({"clean": Term((1 - share) * loss), "adversarial": Term(share * moved)}, nll)
 
-    def _first(self, fed: Batch, turn: StepContext) -> tuple[Tensor, Tensor, Tensor]:
+    def _first(self, fed: Batch, context: StepContext) -> tuple[Tensor, Tensor, Tensor]:
         """The clean step: its loss, the labels' negative log-likelihood and the embeddings' gradient, as constants."""
-        words = turn.passes.model.words(fed.target)
+        words = context.passes.model.words(fed.target)
         words.retain_grad()
-        scores = _scores(fed, words, turn)
-        loss = turn.passes.cross_entropy(scores)
-        factor = (1 - self.share(turn)) / turn.counts.target_tokens.clamp(min=1)
+        scores = _scores(fed, words, context)
+        loss = context.passes.cross_entropy(scores)
+        factor = (1 - self.share(context)) / context.counts.target_tokens.clamp(min=1)
         (factor * loss).backward()
         assert words.grad is not None
         return loss.detach(), scores.nll().detach(), words.grad / factor
 
 
-def _scores(batch: Batch, words: Tensor, turn: StepContext) -> Scores:
+def _scores(batch: Batch, words: Tensor, context: StepContext) -> Scores:
     """The scores of a pass that shares nothing."""
-    memory = turn.passes.model.encode(batch.source, batch.source_lengths)
-    return turn.passes.scores(turn.passes.model.decode(batch.target, memory, words), batch.labels)
+    memory = context.passes.model.encode(batch.source, batch.source_lengths)
+    return context.passes.scores(context.passes.model.decode(batch.target, memory, words), batch.labels)
 
 
 @dataclass
 class WholePenalty(GradientPenalty):
     """``GradientPenalty`` on one masked sequence: everything, source rows too, is differentiated twice."""
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:  # noqa: ARG002
-        passes, words = turn.passes, turn.passes.words(fed, "target")
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
+        passes, words = context.passes, context.passes.words(fed, "target")
         with sdpa_kernel(SDPBackend.MATH):
             scores = passes.scores(one_sequence(passes.model, fed, words.target), fed.labels)
             loss = passes.cross_entropy(scores)
             (gradient,) = passes.gradients(loss, words, differentiable=True)
-        penalty = self.share(turn) * self.epsilon / 2 * gradient.square().sum()
+        penalty = self.share(context) * self.epsilon / 2 * gradient.square().sum()
         return LossTerms({"cross_entropy": Term(loss), "penalty": Term(penalty)}, scores.nll())
 
 
@@ -87,16 +87,16 @@ class GivenRisk(SequenceLossMethod):
     candidates: int = 8
     alpha: float = 0.005
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:
-        packed, cost = self._packed(clean, turn), turn.draws.uniform("cost", self.candidates)
-        return self.mixed(fed, turn, "risk", expected_risk(packed, cost, self.alpha, clean, turn))
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:
+        packed, cost = self._packed(clean, context), context.draws.uniform("cost", self.candidates)
+        return self.mixed(fed, context, "risk", expected_risk(packed, cost, self.alpha, clean, context))
 
-    def _packed(self, batch: Batch, turn: StepContext) -> Packed:
+    def _packed(self, batch: Batch, context: StepContext) -> Packed:
         """Candidates up to two tokens shorter or longer than the target, and never empty."""
-        added = (5 * turn.draws.uniform("length", self.candidates)).long() - 2
+        added = (5 * context.draws.uniform("length", self.candidates)).long() - 2
         ends = (real_inputs(batch).sum(dim=1, keepdim=True) - 1 + added).clamp(min=1)[..., None]
         columns, end = torch.arange(int(ends.max()) + 1, device=ends.device), batch.target[:, :1, None]
-        uniform = turn.draws.uniform("token", self.candidates, len(columns))
-        ids = (uniform * turn.passes.model.shape.vocabulary).long()
+        uniform = context.draws.uniform("token", self.candidates, len(columns))
+        ids = (uniform * context.passes.model.shape.vocabulary).long()
         target = torch.cat([end.expand_as(ids[..., :1]), ids[..., :-1]], dim=-1)
         return Packed(target, torch.where(columns == ends, end, ids).masked_fill(columns > ends, IGNORED))

@@ -83,11 +83,11 @@ def methods() -> dict[str, tuple[str, Mitigation] | None]:
 
 def objectives(model: PrefixTransformer) -> dict[str, Objective]:
     """The objective of each row, all of the same model."""
-    materials = TrainingContext(cast(Vocabulary, _ids(model)), lambda: TokenisedSplit([], [], []), 512, 512)
+    context = TrainingContext(cast(Vocabulary, _ids(model)), lambda: TokenisedSplit([], [], []), 512, 512)
     found = {}
     for name, method in methods().items():
         if method is not None:
-            method[1].prepare(materials)
+            method[1].prepare(context)
         found[name] = Objective(model, ObjectiveSettings(), [] if method is None else [method])
     return found
 

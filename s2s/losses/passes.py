@@ -47,7 +47,7 @@ class Passes:
         self.model = model
         self.label_smoothing = label_smoothing
         self.root = root
-        self.factor: Tensor | None = None  # of losses that are differentiated within the step: fp16 needs it
+        self.grad_scale: Tensor | None = None  # of losses that are differentiated within the step: fp16 needs it
         self._differentiable = torch.is_grad_enabled()
         self._reads_rows, self._loss = source_rows, loss
         self._encoded: list[tuple[Tensor, Memory, Tensor | None]] = []
@@ -125,8 +125,8 @@ class Passes:
 
     def differentiate(self, loss: Tensor, tensors: Sequence[Tensor], differentiable: bool = False) -> list[Tensor]:
         """The gradients of a loss with respect to any tensors, likewise."""
-        if self.factor is not None:
-            loss = loss * self.factor
+        if self.grad_scale is not None:
+            loss = loss * self.grad_scale
         with kept_gathered(self.root):
             found = list(torch.autograd.grad(loss, tensors, retain_graph=True, create_graph=differentiable))
-        return found if self.factor is None else [gradient / self.factor for gradient in found]
+        return found if self.grad_scale is None else [gradient / self.grad_scale for gradient in found]

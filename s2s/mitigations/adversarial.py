@@ -30,15 +30,15 @@ class Perturbed(LossMethod):
     epsilon: Strength = 1.0  # length of a sequence's perturbation
 
     def ascended(
-        self, fed: Batch, turn: StepContext, name: str, step_of: Callable[[Sequence[Tensor]], Perturbation]
+        self, fed: Batch, context: StepContext, name: str, step_of: Callable[[Sequence[Tensor]], Perturbation]
     ) -> LossTerms:
         """(1 - share) L(e) + share L(e + d), where d is made of the gradients of L(e) and held constant."""
-        passes, words = turn.passes, turn.passes.words(fed, self.scope)
+        passes, words = context.passes, context.passes.words(fed, self.scope)
         scores = passes.score(fed, words)
         loss = passes.cross_entropy(scores)
         step = step_of(passes.gradients(loss, words))
         moved = passes.cross_entropy(passes.score(fed, words.moved(step)))
-        return LossTerms(mixed(self.share(turn), loss, name, moved), scores.nll())
+        return LossTerms(mixed(self.share(context), loss, name, moved), scores.nll())
 
 
 @dataclass
@@ -53,8 +53,8 @@ class FastGradient(Perturbed):
 
     weight: Share = 0.5
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:  # noqa: ARG002
-        return self.ascended(fed, turn, "adversarial", lambda gradients: scaled(gradients, self.epsilon))
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
+        return self.ascended(fed, context, "adversarial", lambda gradients: scaled(gradients, self.epsilon))
 
 
 @dataclass
@@ -70,8 +70,8 @@ class ProjectedGradient(Perturbed):
     steps: Few = 3  # of the ascent
     stride: Strength = 0.3  # length of each
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:  # noqa: ARG002
-        passes, words = turn.passes, turn.passes.words(fed, self.scope)
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
+        passes, words = context.passes, context.passes.words(fed, self.scope)
         scores = passes.score(fed, words)
         loss = moved = passes.cross_entropy(scores)
         step: Perturbation = [torch.zeros_like(part) for part in words.tensors()]
@@ -80,7 +80,7 @@ class ProjectedGradient(Perturbed):
             step = self.next(step, passes.gradients(moved, at))
             at = words.moved(step)
             moved = passes.cross_entropy(passes.score(fed, at))
-        return LossTerms(mixed(self.share(turn), loss, "adversarial", moved), scores.nll())
+        return LossTerms(mixed(self.share(context), loss, "adversarial", moved), scores.nll())
 
     def next(self, step: Perturbation, gradients: Sequence[Tensor]) -> Perturbation:
         """The perturbation after one ascent."""
@@ -99,9 +99,9 @@ class FreeLargeBatch(ProjectedGradient):
 
     weight: Share = 1.0
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:  # noqa: ARG002
-        passes, words, losses = turn.passes, turn.passes.words(fed, self.scope), []
-        step = self._start(words, fed, turn)
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
+        passes, words, losses = context.passes, context.passes.words(fed, self.scope), []
+        step = self._start(words, fed, context)
         for number in range(self.steps):
             at = words.moved(step)
             scores = passes.score(fed, at)
@@ -109,14 +109,14 @@ class FreeLargeBatch(ProjectedGradient):
             if number < self.steps - 1:
                 step = self.next(step, passes.gradients(losses[-1], at))
         method = torch.stack(losses).mean()
-        if self.share(turn) == 1:
+        if self.share(context) == 1:
             return LossTerms({"adversarial": Term(method)}, scores.nll())
         loss, nll = passes.losses(fed)
-        return LossTerms(mixed(self.share(turn), loss, "adversarial", method), nll)
+        return LossTerms(mixed(self.share(context), loss, "adversarial", method), nll)
 
-    def _start(self, words: InputEmbeddings, fed: Batch, turn: StepContext) -> Perturbation:
+    def _start(self, words: InputEmbeddings, fed: Batch, context: StepContext) -> Perturbation:
         """Uniform numbers at the real positions, no longer than epsilon."""
-        steps = noise(words, fed, turn, gaussian=False)
+        steps = noise(words, fed, context, gaussian=False)
         numbers = torch.stack([part.ne(0).flatten(1).sum(1) for part in steps]).sum(0).clamp(min=1)
         return [part * self.epsilon / numbers.to(part.dtype).sqrt()[:, None, None] for part in steps]
 
@@ -134,16 +134,18 @@ class VirtualAdversarial(Perturbed):
     xi: Strength = 10.0  # length at which the divergence is differentiated
     iterations: Annotated[int, at_least(0, 10_000)] = 1  # of the search for the direction
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:  # noqa: ARG002
-        passes, words = turn.passes, turn.passes.words(fed, self.scope)
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
+        passes, words = context.passes, context.passes.words(fed, self.scope)
         scores = passes.score(fed, words)
-        direction: Perturbation = noise(words, fed, turn, gaussian=True)
+        direction: Perturbation = noise(words, fed, context, gaussian=True)
         for _ in range(self.iterations):
             at = words.moved(scaled(direction, self.xi))
             direction = passes.gradients(self._divergence(scores, passes.score(fed, at)), at)
         moved = passes.score(fed, words.moved(scaled(direction, self.epsilon)))
         terms = {"cross_entropy": Term(passes.cross_entropy(scores))}
-        return LossTerms(terms | {"divergence": Term(self.share(turn) * self._divergence(scores, moved))}, scores.nll())
+        return LossTerms(
+            terms | {"divergence": Term(self.share(context) * self._divergence(scores, moved))}, scores.nll()
+        )
 
     def _divergence(self, clean: Scores, moved: Scores) -> Tensor:
         return divergence(clean.logits.detach(), moved.logits)
@@ -161,14 +163,14 @@ def projected(step: Perturbation, length: float) -> Perturbation:
     return [part * factor for part in step]
 
 
-def noise(words: InputEmbeddings, batch: Batch, turn: StepContext, gaussian: bool) -> Perturbation:
+def noise(words: InputEmbeddings, batch: Batch, context: StepContext, gaussian: bool) -> Perturbation:
     """Random numbers at the positions that are no padding: normal, or uniform in [-1, 1]."""
     columns = torch.arange(batch.source.shape[1], device=batch.source.device)
     real = [real_inputs(batch), columns < batch.source_lengths[:, None]]
     found = []
     for name, part, mask in zip(("target", "source"), words.tensors(), real, strict=False):
         shape = part.shape[1:]
-        drawn = turn.draws.normal(name, *shape) if gaussian else 2 * turn.draws.uniform(name, *shape) - 1
+        drawn = context.draws.normal(name, *shape) if gaussian else 2 * context.draws.uniform(name, *shape) - 1
         found.append((drawn * mask[..., None]).to(part.dtype))
     return found
 

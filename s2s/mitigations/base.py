@@ -72,7 +72,7 @@ class Mitigation:
         """Why the method has no meaning in a composition, or None."""
         return None
 
-    def prepare(self, materials: TrainingContext) -> None:
+    def prepare(self, context: TrainingContext) -> None:
         """Take from the run what the method needs; called once before the first step."""
 
     @property
@@ -85,7 +85,7 @@ class Mitigation:
 class PrefixMethod(Mitigation):
     """A method that edits what the decoder is fed; its ``strength`` scales its rate."""
 
-    def feed(self, batch: Batch, turn: StepContext) -> Batch:  # noqa: ARG002
+    def feed(self, batch: Batch, context: StepContext) -> Batch:  # noqa: ARG002
         """The batch with other decoder inputs."""
         return batch
 
@@ -94,13 +94,13 @@ class PrefixMethod(Mitigation):
 class LossMethod(Mitigation):
     """A method that turns passes into a loss; its ``strength`` scales its weight. This base is teacher forcing."""
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:  # noqa: ARG002
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
         """The loss of a batch, given as it is in the data and as the feeds have left it."""
-        return teacher_forcing(turn.passes, fed)
+        return teacher_forcing(context.passes, fed)
 
-    def share(self, turn: StepContext) -> float:
+    def share(self, context: StepContext) -> float:
         """The method's share of the loss at this step."""
-        return self.weight * turn.strength
+        return self.weight * context.strength
 
 
 @dataclass
@@ -112,13 +112,13 @@ class SequenceLossMethod(LossMethod):
             return None
         return "at weight 1 nothing reads the prefixes that the feeds edit; a smaller weight mixes them in"
 
-    def mixed(self, fed: Batch, turn: StepContext, name: str, method: Tensor) -> LossTerms:
+    def mixed(self, fed: Batch, context: StepContext, name: str, method: Tensor) -> LossTerms:
         """(1 - share) teacher forcing + share method, the method's sum divided by examples."""
-        share = self.share(turn)
+        share = self.share(context)
         terms = {name: Term(share * method, "examples")}
         if share == 1:
             return LossTerms(terms, None)
-        loss, nll = turn.passes.losses(fed)
+        loss, nll = context.passes.losses(fed)
         return LossTerms({"cross_entropy": Term((1 - share) * loss), **terms}, nll)
 
 

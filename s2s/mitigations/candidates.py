@@ -88,7 +88,7 @@ def rewards(
 
 
 def sample(
-    batch: Batch, turn: StepContext, copies: int, max_length: int, end: int, greedy: bool = False
+    batch: Batch, context: StepContext, copies: int, max_length: int, end: int, greedy: bool = False
 ) -> list[list[Candidate]]:
     """So many targets for each source, drawn token by token from the model, or its likeliest tokens.
 
@@ -96,11 +96,11 @@ def sample(
     encoded source is the step's. Where parameters are sharded they are gathered once, so that processes may end at
     different lengths.
     """
-    model, training = turn.passes.model, turn.passes.model.training
-    memory = turn.passes.memory(batch)  # here, as the loss reads the same one and needs its gradients
-    uniform = None if greedy else _uniform(turn.draws, copies, max_length)
+    model, training = context.passes.model, context.passes.model.training
+    memory = context.passes.memory(batch)  # here, as the loss reads the same one and needs its gradients
+    uniform = None if greedy else _uniform(context.draws, copies, max_length)
     model.eval()
-    with torch.no_grad(), gathered(turn.passes.root):
+    with torch.no_grad(), gathered(context.passes.root):
         ids = _search(model, memory, len(batch.source) * copies, max_length, end, uniform)
     model.train(training)
     return [[_until(end, candidate) for candidate in row] for row in ids.unflatten(0, (-1, copies)).tolist()]
@@ -159,7 +159,7 @@ CHANGING = ("length_penalty", "translation_alpha", "word_reward", "coverage_pena
 """Keys of a search with which its scores are no log-probabilities."""
 
 
-def read(path: str, materials: TrainingContext) -> Stored:
+def read(path: str, context: TrainingContext) -> Stored:
     """Read candidates as ``scripts/decode.py`` writes them (JSONL, search.n_best, and log-probabilities for scores).
 
     Any other format with the same fields will do.
@@ -168,9 +168,9 @@ def read(path: str, materials: TrainingContext) -> Stored:
     """
     rows = {}
     for number, row in _rows(path):
-        source, found = _parse(row, f"{path}:{number}", materials)
+        source, found = _parse(row, f"{path}:{number}", context)
         rows[source] = found
-    sources = materials.train().sources
+    sources = context.train().sources
     missing = sum(tuple(source) not in rows for source in sources)
     if missing:
         raise UserError(f"path: {path} has no candidates for {missing} of {len(sources)} training sources")
@@ -185,14 +185,14 @@ def _rows(path: str) -> Iterator[Found]:
 
 
 def _parse(
-    row: Row | ValueError, place: str, materials: TrainingContext
+    row: Row | ValueError, place: str, context: TrainingContext
 ) -> tuple[tuple[int, ...], list[tuple[Candidate, float]]]:
-    vocabulary = materials.vocabulary
+    vocabulary = context.vocabulary
     try:
         if isinstance(row, ValueError):
             raise row
-        source = vocabulary.source_ids(vocabulary.encode(row["source"]), materials.max_source)
-        limit = row["settings"]["max_length"] or materials.max_length
+        source = vocabulary.source_ids(vocabulary.encode(row["source"]), context.max_source)
+        limit = row["settings"]["max_length"] or context.max_length
         changed = [(key, value) for key in CHANGING if (value := row["settings"].get(key))]
         found = [
             (Candidate([int(token) for token in one["tokens"]], len(one["tokens"]) != limit), float(one["score"]))

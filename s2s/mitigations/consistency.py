@@ -24,9 +24,9 @@ class Consistency(LossMethod):
         """What the sum of both divergences is multiplied by."""
         return self.alpha / 2
 
-    def shaped(self, one: Scores, two: Scores, both: Tensor, turn: StepContext) -> LossTerms:
+    def shaped(self, one: Scores, two: Scores, both: Tensor, context: StepContext) -> LossTerms:
         """The loss of two views and the sum of their divergences both ways."""
-        share, passes = self.share(turn), turn.passes
+        share, passes = self.share(context), context.passes
         entropy = (1 - share / 2) * passes.cross_entropy(one) + share / 2 * passes.cross_entropy(two)
         terms = {"cross_entropy": Term(entropy), "divergence": Term(share * self.scale() * both)}
         return LossTerms(terms, one.nll())
@@ -47,9 +47,9 @@ class RDrop(Consistency):
     alpha: Strength = 2.5  # of the mean's form: half of the alpha of the sum's form
     scope: Literal["target", "all"] = "all"  # two targets behind one source, or the whole sequence twice
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:  # noqa: ARG002
-        one, two = _halves(fed, turn) if self.scope == "all" else turn.passes.score_copies([fed, fed])
-        return self.shaped(one, two, divergences(one.logits, two.logits), turn)
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
+        one, two = _halves(fed, context) if self.scope == "all" else context.passes.score_copies([fed, fed])
+        return self.shaped(one, two, divergences(one.logits, two.logits), context)
 
 
 @dataclass
@@ -66,10 +66,10 @@ class ArticleRDrop(RDrop):
         return self.alpha / 4
 
 
-def _halves(fed: Batch, turn: StepContext) -> list[Scores]:
+def _halves(fed: Batch, context: StepContext) -> list[Scores]:
     """The scores of two whole passes, which differ in their dropout."""
     twice = fed.map(lambda part: torch.cat([part, part]))
-    scores = turn.passes.score(twice)
+    scores = context.passes.score(twice)
     return [Scores(*rows) for rows in zip(scores.logits.chunk(2), scores.labels.chunk(2), strict=True)]
 
 
@@ -92,16 +92,16 @@ class NoiseConsistency(Consistency):
             return None
         return "at rate 0 and without a feed both views are the same"
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:
-        hits = Noise(rate=self.rate).hits(fed, turn._replace(strength=1.0))
-        target = torch.where(hits, from_target(fed, turn), fed.target)
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:
+        hits = Noise(rate=self.rate).hits(fed, context._replace(strength=1.0))
+        target = torch.where(hits, from_target(fed, context), fed.target)
         counted = fed.labels != IGNORED  # a feed may have taken back labels that its noise would show
         corrupted = fed._replace(target=target, labels=clean.labels.masked_fill(~counted, IGNORED))
         if corrupted.source is clean.source:
-            one, two = turn.passes.score_copies([clean, corrupted])
+            one, two = context.passes.score_copies([clean, corrupted])
         else:
-            one, two = turn.passes.score(clean), turn.passes.score(corrupted)
+            one, two = context.passes.score(clean), context.passes.score(corrupted)
         there = one.logits[counted[clean.labels != IGNORED]]
         if self.detach_clean:
-            return self.shaped(one, two, 2 * divergence(there.detach(), two.logits), turn)
-        return self.shaped(one, two, divergences(there, two.logits), turn)
+            return self.shaped(one, two, 2 * divergence(there.detach(), two.logits), context)
+        return self.shaped(one, two, divergences(there, two.logits), context)

@@ -63,17 +63,19 @@ class OffPolicy(LossMethod):
         if self.reward != "constant" and self.reference is None:
             raise UserError(f"reference: reward '{self.reward}' needs the folder of a run trained by teacher forcing")
 
-    def prepare(self, materials: TrainingContext) -> None:
+    def prepare(self, context: TrainingContext) -> None:
         self._reference = None
         if self.reward != "constant" and self.reference is not None:
-            self._reference = read_model(self.reference, materials.vocabulary.size)
+            self._reference = read_model(self.reference, context.vocabulary.size)
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:
-        scores = turn.passes.score(fed)
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:
+        scores = context.passes.score(fed)
         log_probs = scores.log_probs()
         importance = log_probs.detach().exp().clamp(min=self.floor)
         method = -(importance * self._returns(clean, fed, log_probs) * log_probs).sum()
-        return LossTerms(mixed(self.share(turn), turn.passes.cross_entropy(scores), "off_policy", method), scores.nll())
+        return LossTerms(
+            mixed(self.share(context), context.passes.cross_entropy(scores), "off_policy", method), scores.nll()
+        )
 
     @torch.no_grad()
     def _returns(self, clean: Batch, fed: Batch, log_probs: Tensor) -> Tensor:
@@ -94,14 +96,14 @@ def read_model(folder: str, vocabulary: int) -> PrefixTransformer:
     """The best weights of a run, frozen; it has to have the same vocabulary."""
     check_inside(Path(folder))
     try:
-        facts = read_metadata(Path(folder))
+        metadata = read_metadata(Path(folder))
     except OSError as error:
         raise UserError(f"reference: '{folder}' is no run ({error.strerror})") from error
-    if facts.architecture.vocabulary != vocabulary:
-        raise UserError(f"reference: '{folder}' has {facts.architecture.vocabulary} pieces, this run {vocabulary}")
-    model = PrefixTransformer(facts.architecture)
+    if metadata.architecture.vocabulary != vocabulary:
+        raise UserError(f"reference: '{folder}' has {metadata.architecture.vocabulary} pieces, this run {vocabulary}")
+    model = PrefixTransformer(metadata.architecture)
     stored = checkpoints.stored(Path(folder))
-    check_weights(Path(folder), facts, stored.file)
+    check_weights(Path(folder), metadata, stored.file)
     tensors = {name.removeprefix("model."): each for name, each in stored.tensors.items() if name.startswith("model.")}
     check_tensors(model, tensors, stored.file)
     model.load_state_dict(tensors)

@@ -30,15 +30,15 @@ class GradientPenalty(Perturbed):
     epsilon: Strength = 0.003  # 1 / 320: the article's 1 at the 320 labels of its update
     first_order: bool = False  # the loss at a perturbation instead: no double backward
 
-    def divisor(self, turn: StepContext) -> Tensor | float:  # noqa: ARG002
+    def divisor(self, context: StepContext) -> Tensor | float:  # noqa: ARG002
         """Return what a squared gradient is divided by: a factor of 1 / int64 would have the digits of float32."""
         return 1.0
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:  # noqa: ARG002
-        return self._first_order(fed, turn) if self.first_order else self._exact(fed, turn)
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
+        return self._first_order(fed, context) if self.first_order else self._exact(fed, context)
 
-    def _exact(self, fed: Batch, turn: StepContext) -> LossTerms:
-        passes = turn.passes
+    def _exact(self, fed: Batch, context: StepContext) -> LossTerms:
+        passes = context.passes
         if self.scope == "target":
             passes.memory(fed)  # outside of the plain kernel: only what is differentiated twice needs it
         with sdpa_kernel(SDPBackend.MATH):
@@ -47,12 +47,12 @@ class GradientPenalty(Perturbed):
             loss = passes.cross_entropy(scores)
             gradients = passes.gradients(loss, words, differentiable=True)
         square = torch.stack([part.square().sum() for part in gradients]).sum()
-        penalty = self.share(turn) * self.epsilon / 2 * square / self.divisor(turn)
+        penalty = self.share(context) * self.epsilon / 2 * square / self.divisor(context)
         return LossTerms({"cross_entropy": Term(loss), "penalty": Term(penalty)}, scores.nll())
 
-    def _first_order(self, fed: Batch, turn: StepContext) -> LossTerms:
-        divisor = self.divisor(turn)
-        return self.ascended(fed, turn, "penalty", lambda slopes: [self.epsilon * part / divisor for part in slopes])
+    def _first_order(self, fed: Batch, context: StepContext) -> LossTerms:
+        divisor = self.divisor(context)
+        return self.ascended(fed, context, "penalty", lambda slopes: [self.epsilon * part / divisor for part in slopes])
 
     def refuse(self, beside: Composition) -> str | None:
         if beside.compiled and not self.first_order:
@@ -76,8 +76,8 @@ class ArticlePenalty(GradientPenalty):
     scope: Literal["target", "all"] = "all"
     epsilon: Strength = 1.0  # of updates of about 320 labels
 
-    def divisor(self, turn: StepContext) -> Tensor | float:
-        return turn.counts.target_tokens.clamp(min=1)
+    def divisor(self, context: StepContext) -> Tensor | float:
+        return context.counts.target_tokens.clamp(min=1)
 
 
 @dataclass
@@ -101,14 +101,14 @@ class ArticleFastGradient(LossMethod):
     def shardable(self) -> bool:
         return False
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:  # noqa: ARG002
-        passes, table = turn.passes, turn.passes.model.embedding.tokens.weight
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
+        passes, table = context.passes, context.passes.model.embedding.tokens.weight
         scores = passes.score(fed)
         loss = passes.cross_entropy(scores)
         (gradient,) = passes.differentiate(loss, [table])
-        gradient = gradient / turn.counts.target_tokens.clamp(min=1)
+        gradient = gradient / context.counts.target_tokens.clamp(min=1)
         moved = table + self.epsilon * gradient / (gradient.norm() + 1e-8)
         memory = passes.model.encode(fed.source, fed.source_lengths, passes.model.words(fed.source, moved))
         hidden = passes.model.decode(fed.target, memory, passes.model.words(fed.target, moved))
         adversarial = passes.cross_entropy(passes.scores(hidden, fed.labels, moved))
-        return LossTerms(mixed(self.share(turn), loss, "adversarial", adversarial), scores.nll())
+        return LossTerms(mixed(self.share(context), loss, "adversarial", adversarial), scores.nll())

@@ -25,19 +25,19 @@ class Sampled(SequenceLossMethod):
         super().__post_init__()
         check_metric(self.metric)
 
-    def prepare(self, materials: TrainingContext) -> None:
-        self._materials, self._metric = materials, sentence_metric(self.metric)
+    def prepare(self, context: TrainingContext) -> None:
+        self._context, self._metric = context, sentence_metric(self.metric)
 
     def _rewards(self, candidates: list[list[Candidate]], batch: Batch) -> Tensor:
-        vocabulary = self._materials.vocabulary
+        vocabulary = self._context.vocabulary
         found = rewards(candidates, gold(batch, vocabulary.end), self._metric, vocabulary)
         return found.to(batch.source.device)
 
-    def _sample(self, batch: Batch, turn: StepContext, count: int, greedy: bool = False) -> list[list[Candidate]]:
-        return sample(batch, turn, count, self._materials.max_length, self._materials.vocabulary.end, greedy)
+    def _sample(self, batch: Batch, context: StepContext, count: int, greedy: bool = False) -> list[list[Candidate]]:
+        return sample(batch, context, count, self._context.max_length, self._context.vocabulary.end, greedy)
 
     def _pack(self, candidates: list[list[Candidate]], batch: Batch) -> Packed:
-        return pack(candidates, self._materials.vocabulary.end, batch.source.device)
+        return pack(candidates, self._context.vocabulary.end, batch.source.device)
 
 
 @dataclass
@@ -56,27 +56,27 @@ class MinimumRisk(Sampled):
     # a file of decoded candidates; null: samples of the model
     path: PathText | None = field(default=None, metadata=outside("FILE"))
 
-    def prepare(self, materials: TrainingContext) -> None:
-        super().prepare(materials)
-        self._stored = None if self.path is None else read(self.path, materials)
+    def prepare(self, context: TrainingContext) -> None:
+        super().prepare(context)
+        self._stored = None if self.path is None else read(self.path, context)
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:
-        found = self._candidates(clean, turn)
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:
+        found = self._candidates(clean, context)
         packed = self._pack(found, clean)
-        cost = 1 - self.order(self._rewards(found, clean), packed.real(), turn)
-        risk = expected_risk(packed, cost, self.alpha, clean, turn)
-        return self.mixed(fed, turn, "risk", risk)
+        cost = 1 - self.order(self._rewards(found, clean), packed.real(), context)
+        risk = expected_risk(packed, cost, self.alpha, clean, context)
+        return self.mixed(fed, context, "risk", risk)
 
-    def order(self, rewards: Tensor, real: Tensor, turn: StepContext) -> Tensor:  # noqa: ARG002
+    def order(self, rewards: Tensor, real: Tensor, context: StepContext) -> Tensor:  # noqa: ARG002
         """The rewards [B, K] that the candidates get, of which those that are ``real`` [B, K] count."""
         return rewards
 
-    def _candidates(self, batch: Batch, turn: StepContext) -> list[list[Candidate]]:
+    def _candidates(self, batch: Batch, context: StepContext) -> list[list[Candidate]]:
         if self._stored is None:
-            found = self._sample(batch, turn, self.candidates)
+            found = self._sample(batch, context, self.candidates)
         else:
             found = [[one for one, _ in row] for row in self._stored.find(batch, self.candidates)]
-        golds = gold(batch, self._materials.vocabulary.end)
+        golds = gold(batch, self._context.vocabulary.end)
         return [[*row, target] for row, target in zip(found, golds, strict=True)] if self.with_gold else found
 
 
@@ -87,16 +87,16 @@ class ShuffledRisk(MinimumRisk):
     What it reaches is not due to the metric. Keys, cost and zero are those of ``mrt``.
     """
 
-    def order(self, rewards: Tensor, real: Tensor, turn: StepContext) -> Tensor:
+    def order(self, rewards: Tensor, real: Tensor, context: StepContext) -> Tensor:
         # What is not real stands behind in both orders: duplicates and the filling of short rows give no rewards away.
-        drawn = turn.draws.uniform("shuffle", rewards.shape[1]).masked_fill(~real, 1.0).argsort(dim=1)
+        drawn = context.draws.uniform("shuffle", rewards.shape[1]).masked_fill(~real, 1.0).argsort(dim=1)
         places = (~real).int().argsort(dim=1, stable=True)
         return rewards.scatter(1, places, rewards.gather(1, drawn))
 
 
-def expected_risk(packed: Packed, cost: Tensor, alpha: float, batch: Batch, turn: StepContext) -> Tensor:
+def expected_risk(packed: Packed, cost: Tensor, alpha: float, batch: Batch, context: StepContext) -> Tensor:
     """The sum over rows of sum_c Q(c) cost(c), cost [B, K]; rows without labels add nothing."""
-    scores = (alpha * packed.log_probs(turn.passes, batch)).masked_fill(~packed.real(), -torch.inf)
+    scores = (alpha * packed.log_probs(context.passes, batch)).masked_fill(~packed.real(), -torch.inf)
     return ((scores.softmax(dim=1) * cost).sum(dim=1) * has_labels(batch)).sum()
 
 
@@ -116,9 +116,9 @@ class SelfCritical(Sampled):
 
     candidates: Few = 1
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:
-        found, greedy = self._sample(clean, turn, self.candidates), self._sample(clean, turn, 1, greedy=True)
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:
+        found, greedy = self._sample(clean, context, self.candidates), self._sample(clean, context, 1, greedy=True)
         advantage = self._rewards(found, clean) - self._rewards(greedy, clean)
-        log_probs = self._pack(found, clean).log_probs(turn.passes, clean)
+        log_probs = self._pack(found, clean).log_probs(context.passes, clean)
         critical = -((advantage * log_probs).mean(dim=1) * has_labels(clean)).sum()
-        return self.mixed(fed, turn, "self_critical", critical)
+        return self.mixed(fed, context, "self_critical", critical)

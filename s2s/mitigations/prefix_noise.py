@@ -29,12 +29,12 @@ class Noise(PrefixMethod):
     gate: Share = 1.0  # probability that an example is touched at all
     position_decay: Share = 0.0  # the rate of token t = 1, 2 ... is rate (1 - position_decay^t): it grows with t
 
-    def hits(self, batch: Batch, turn: StepContext) -> Tensor:
+    def hits(self, batch: Batch, context: StepContext) -> Tensor:
         """The decoder inputs [B, T] to be touched."""
         columns = torch.arange(batch.target.shape[1], device=batch.target.device)
-        rates = turn.strength * self.rate * (1 - self.position_decay**columns)
-        drawn = turn.draws.uniform("hit", len(columns)) < rates
-        gate = turn.draws.uniform("gate", 1) < self.gate
+        rates = context.strength * self.rate * (1 - self.position_decay**columns)
+        drawn = context.draws.uniform("hit", len(columns)) < rates
+        gate = context.draws.uniform("gate", 1) < self.gate
         return drawn & gate & real_inputs(batch) & (columns > 0)
 
 
@@ -49,14 +49,14 @@ class WordDropout(Noise):
 
     scope: Literal["target", "all"] = "target"  # the decoder's input, or the source as well
 
-    def feed(self, batch: Batch, turn: StepContext) -> Batch:
-        batch = batch._replace(target=batch.target.masked_fill(self.hits(batch, turn), -1))
+    def feed(self, batch: Batch, context: StepContext) -> Batch:
+        batch = batch._replace(target=batch.target.masked_fill(self.hits(batch, context), -1))
         if self.scope == "target":
             return batch
         columns = torch.arange(batch.source.shape[1], device=batch.source.device)
         inside = (columns > 0) & (columns < batch.source_lengths[:, None] - 1)
-        drawn = turn.draws.uniform("source", len(columns)) < turn.strength * self.rate
-        gate = turn.draws.uniform("gate", 1) < self.gate
+        drawn = context.draws.uniform("source", len(columns)) < context.strength * self.rate
+        gate = context.draws.uniform("gate", 1) < self.gate
         return batch._replace(source=batch.source.masked_fill(drawn & gate & inside, -1))
 
 
@@ -68,8 +68,8 @@ class DuplicateNoise(Noise):
     as it was.
     """
 
-    def feed(self, batch: Batch, turn: StepContext) -> Batch:
-        hits = self.hits(batch, turn)
+    def feed(self, batch: Batch, context: StepContext) -> Batch:
+        hits = self.hits(batch, context)
         columns = torch.arange(hits.shape[1], device=hits.device).repeat(len(hits), 1)
         first = columns + hits.cumsum(dim=1) - hits.long()  # where each token is read first
         order = torch.searchsorted(first, columns, right=True) - 1
@@ -85,9 +85,9 @@ class ShiftNoise(Noise):
     label. Cost: none. Teacher forcing at rate 0 or weight 0. The prefix stays as long as it was.
     """
 
-    def feed(self, batch: Batch, turn: StepContext) -> Batch:
+    def feed(self, batch: Batch, context: StepContext) -> Batch:
         target = batch.target
-        kept = ~self.hits(batch, turn)
+        kept = ~self.hits(batch, context)
         # Stable sort: the begin symbol and the tokens left out go first, then all others in their order.
         columns = torch.arange(target.shape[1], device=target.device)
         order = torch.where(kept & (columns > 0), columns, 0).sort(dim=1, stable=True).values
@@ -102,9 +102,9 @@ class SwapNoise(Noise):
     Teacher forcing at rate 0 or weight 0. The update is divided by all its labels, those too.
     """
 
-    def feed(self, batch: Batch, turn: StepContext) -> Batch:
+    def feed(self, batch: Batch, context: StepContext) -> Batch:
         followed = functional.pad(real_inputs(batch)[:, 1:], (0, 1))
-        first = _not_after_another(self.hits(batch, turn) & followed)
+        first = _not_after_another(self.hits(batch, context) & followed)
         target = torch.where(first, batch.target.roll(-1, dims=1), batch.target)
         target = torch.where(first.roll(1, dims=1), batch.target.roll(1, dims=1), target)
         return batch._replace(target=target, labels=batch.labels.masked_fill(first, IGNORED))
@@ -148,11 +148,11 @@ class RandomReplacement(Noise):
         if self.pool not in POOLS:
             raise UserError(f"pool: no '{self.pool}'{nearest(self.pool, POOLS)}")
 
-    def prepare(self, materials: TrainingContext) -> None:
-        counted = frequencies(materials) if self.pool == "unigram" else None
-        plain, special = plain_ids(materials.vocabulary), special_ids(materials.vocabulary)
+    def prepare(self, context: TrainingContext) -> None:
+        counted = frequencies(context) if self.pool == "unigram" else None
+        plain, special = plain_ids(context.vocabulary), special_ids(context.vocabulary)
         self._choice = Choice(plain, special, counted, self.top_k, self.temperature)
 
-    def feed(self, batch: Batch, turn: StepContext) -> Batch:
-        drawn = POOLS[self.pool](batch, turn, self._choice)
-        return batch._replace(target=torch.where(self.hits(batch, turn), drawn, batch.target))
+    def feed(self, batch: Batch, context: StepContext) -> Batch:
+        drawn = POOLS[self.pool](batch, context, self._choice)
+        return batch._replace(target=torch.where(self.hits(batch, context), drawn, batch.target))

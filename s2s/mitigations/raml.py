@@ -29,8 +29,8 @@ class RewardAugmented(PrefixMethod):
             return None
         return "it draws another target, so it has to stand before the feeds that edit prefixes"
 
-    def prepare(self, materials: TrainingContext) -> None:
-        self._plain = plain_ids(materials.vocabulary)
+    def prepare(self, context: TrainingContext) -> None:
+        self._plain = plain_ids(context.vocabulary)
 
     def rate(self) -> float:
         """The probability that a token becomes another one."""
@@ -39,13 +39,13 @@ class RewardAugmented(PrefixMethod):
         others = len(self._plain) - 1
         return others / (others + math.exp(min(1 / self.temperature, 700.0)))
 
-    def feed(self, batch: Batch, turn: StepContext) -> Batch:
+    def feed(self, batch: Batch, context: StepContext) -> Batch:
         plain, columns = self._plain.to(batch.target.device), batch.target.shape[1]
         tokens = real_inputs(batch)
         tokens[:, 0] = False
-        hit = (turn.draws.uniform("hit", columns) < turn.strength * self.rate()) & tokens
+        hit = (context.draws.uniform("hit", columns) < context.strength * self.rate()) & tokens
         place = torch.searchsorted(plain, batch.target.clamp(min=0))
-        step = 1 + (turn.draws.uniform("token", columns) * (len(plain) - 1)).long()
+        step = 1 + (context.draws.uniform("token", columns) * (len(plain) - 1)).long()
         target = torch.where(hit, plain[(place + step) % len(plain)], batch.target)
         # A label is the next column's input, but for the end.
         follows = functional.pad(tokens[:, 1:], (0, 1)) & (batch.labels != IGNORED)

@@ -37,9 +37,9 @@ class Ranking(Sampled):
         if not self.path:
             raise UserError("path: a file of decoded candidates is needed, such as scripts/decode.py writes")
 
-    def prepare(self, materials: TrainingContext) -> None:
-        super().prepare(materials)
-        self._stored = read(self.path, materials)
+    def prepare(self, context: TrainingContext) -> None:
+        super().prepare(context)
+        self._stored = read(self.path, context)
 
     def ranked(self, batch: Batch) -> list[list[Ranked]]:
         """The candidates of each source, best first; those of equal metric as the search had them."""
@@ -78,14 +78,14 @@ class CandidateRanking(Ranking):
     def refuse(self, beside: object) -> str | None:  # noqa: ARG002
         return None  # its cross-entropy reads what feeds edit
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:
         packed = self._pack([[one.candidate for one in row] for row in self.ranked(clean)], clean)
-        log_probs = packed.log_probs(turn.passes, clean)
+        log_probs = packed.log_probs(context.passes, clean)
         # In the type of the log-probabilities: an integer tensor to the power of a float is float32.
         scores = log_probs / packed.lengths().clamp(min=1).to(log_probs.dtype) ** self.length_penalty
         ranking = (margins(scores, packed, self.margin, PAIRS[self.pairs]) * has_labels(clean)).sum()
-        forced = teacher_forcing(turn.passes, fed)
-        term = Term(self.share(turn) * self.gamma * ranking, "examples")
+        forced = teacher_forcing(context.passes, fed)
+        term = Term(self.share(context) * self.gamma * ranking, "examples")
         return LossTerms({**forced.terms, "ranking": term}, forced.nll)
 
 
@@ -126,11 +126,11 @@ class PreferenceOptimisation(Ranking):
 
     beta: Strength = 0.1  # how far a preference may pull from the reference
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:
         pairs = [[row[0], row[-1]] for row in self.ranked(clean)]
         packed = self._pack([[one.candidate for one in pair] for pair in pairs], clean)
-        log_probs = packed.log_probs(turn.passes, clean)
+        log_probs = packed.log_probs(context.passes, clean)
         gain = log_probs - log_probs.new_tensor([[one.log_prob for one in pair] for pair in pairs])
         differ = log_probs.new_tensor([best.reward > worst.reward for best, worst in pairs])
         preference = -functional.logsigmoid(self.beta * (gain[:, 0] - gain[:, 1]))
-        return self.mixed(fed, turn, "preference", (preference * differ * has_labels(clean)).sum())
+        return self.mixed(fed, context, "preference", (preference * differ * has_labels(clean)).sum())

@@ -35,9 +35,9 @@ def plain_ids(vocabulary: Vocabulary) -> Tensor:
     return ids[~torch.isin(ids, special_ids(vocabulary))]
 
 
-def frequencies(materials: TrainingContext) -> Tensor:
+def frequencies(context: TrainingContext) -> Tensor:
     """How often the training targets have each id, [V]."""
-    counts = numpy.bincount(flat(materials.train().targets), minlength=materials.vocabulary.size)
+    counts = numpy.bincount(flat(context.train().targets), minlength=context.vocabulary.size)
     return torch.from_numpy(counts).double()
 
 
@@ -45,19 +45,19 @@ Pool = Callable[[Batch, StepContext, Choice], Tensor]
 """Proposals [B, T] for the decoder inputs of a batch; those for the begin symbol and padding mean nothing."""
 
 
-def from_rows(rows: Tensor, sizes: Tensor, batch: Batch, turn: StepContext) -> Tensor:
+def from_rows(rows: Tensor, sizes: Tensor, batch: Batch, context: StepContext) -> Tensor:
     """Uniform draws from the first ``sizes`` [B] entries of each row [B, R]."""
-    uniform = turn.draws.uniform("token", batch.target.shape[1])
+    uniform = context.draws.uniform("token", batch.target.shape[1])
     return rows.gather(1, (uniform * sizes[:, None]).long().clamp(max=rows.shape[1] - 1))
 
 
-def from_target(batch: Batch, turn: StepContext, choice: Choice | None = None) -> Tensor:  # noqa: ARG001
+def from_target(batch: Batch, context: StepContext, choice: Choice | None = None) -> Tensor:  # noqa: ARG001
     """The example's own target, without its end."""
     tokens = real_inputs(batch).sum(dim=1) - 1
-    return from_rows(batch.target.roll(-1, dims=1), tokens.clamp(min=1), batch, turn)
+    return from_rows(batch.target.roll(-1, dims=1), tokens.clamp(min=1), batch, context)
 
 
-def from_sequence(batch: Batch, turn: StepContext, choice: Choice) -> Tensor:  # noqa: ARG001
+def from_sequence(batch: Batch, context: StepContext, choice: Choice) -> Tensor:  # noqa: ARG001
     """Begin, source, end, target and end, as they stand in one row."""
     tokens, source = real_inputs(batch).sum(dim=1, keepdim=True).clamp(min=1), batch.source_lengths[:, None]
     # What opens the decoder's input is what ends a target.
@@ -65,40 +65,42 @@ def from_sequence(batch: Batch, turn: StepContext, choice: Choice) -> Tensor:  #
     columns = torch.arange(batch.source.shape[1] + target.shape[1], device=source.device).expand(len(source), -1)
     behind = target.gather(1, (columns - source).clamp(0, target.shape[1] - 1))
     before = batch.source.gather(1, columns.clamp(max=batch.source.shape[1] - 1))
-    return from_rows(torch.where(columns < source, before, behind), (source + tokens)[:, 0], batch, turn)
+    return from_rows(torch.where(columns < source, before, behind), (source + tokens)[:, 0], batch, context)
 
 
-def from_vocabulary(batch: Batch, turn: StepContext, choice: Choice) -> Tensor:
+def from_vocabulary(batch: Batch, context: StepContext, choice: Choice) -> Tensor:
     """All tokens but special ones."""
     plain = choice.plain.to(batch.target.device)
-    return from_rows(plain.expand(len(batch.target), -1), plain.new_full((len(batch.target),), len(plain)), batch, turn)
+    return from_rows(
+        plain.expand(len(batch.target), -1), plain.new_full((len(batch.target),), len(plain)), batch, context
+    )
 
 
-def from_unigram(batch: Batch, turn: StepContext, choice: Choice) -> Tensor:
+def from_unigram(batch: Batch, context: StepContext, choice: Choice) -> Tensor:
     """Tokens as often as the training targets have them."""
     assert choice.frequencies is not None
     cumulated = choice.frequencies.to(batch.target.device).cumsum(0)
-    uniform = turn.draws.uniform("token", batch.target.shape[1]).double()
+    uniform = context.draws.uniform("token", batch.target.shape[1]).double()
     return torch.searchsorted(cumulated, uniform * cumulated[-1], right=True)
 
 
-def from_similar(batch: Batch, turn: StepContext, choice: Choice) -> Tensor:
+def from_similar(batch: Batch, context: StepContext, choice: Choice) -> Tensor:
     """Other tokens by the cosine of their embeddings with the token's."""
-    table = functional.normalize(turn.passes.model.embedding.tokens.weight.detach().float(), dim=1)
+    table = functional.normalize(context.passes.model.embedding.tokens.weight.detach().float(), dim=1)
     ids = batch.target.clamp(min=0)
     scores = table[ids] @ table.T / choice.temperature
     scores[..., choice.special.to(ids.device)] = -torch.inf
     scores.scatter_(2, ids[..., None], -torch.inf)
-    return _by_weight(scores.softmax(dim=-1), turn.draws.uniform("token", ids.shape[1]))
+    return _by_weight(scores.softmax(dim=-1), context.draws.uniform("token", ids.shape[1]))
 
 
-def from_model(batch: Batch, turn: StepContext, choice: Choice) -> Tensor:
+def from_model(batch: Batch, context: StepContext, choice: Choice) -> Tensor:
     """The model's likeliest tokens for the place, given the decoder inputs before it."""
     with torch.no_grad():
-        hidden = turn.passes.hidden(batch)
-        scores = turn.passes.model.logits(hidden)
+        hidden = context.passes.hidden(batch)
+        scores = context.passes.model.logits(hidden)
         best = scores.topk(min(choice.top_k, scores.shape[-1]), dim=-1).indices
-    place = (turn.draws.uniform("token", batch.target.shape[1]) * best.shape[-1]).long()
+    place = (context.draws.uniform("token", batch.target.shape[1]) * best.shape[-1]).long()
     # What is predicted at a column is the input of the next one.
     return best.roll(1, dims=1).gather(2, place[..., None])[..., 0]
 

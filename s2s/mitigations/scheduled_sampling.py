@@ -65,32 +65,32 @@ class ScheduledSampling(PrefixMethod):
         if self.policy not in POLICIES:
             raise UserError(f"policy: no '{self.policy}'{nearest(self.policy, POLICIES)}")
 
-    def feed(self, batch: Batch, turn: StepContext) -> Batch:
+    def feed(self, batch: Batch, context: StepContext) -> Batch:
         tokens = real_inputs(batch)
         tokens[:, 0] = False  # the begin symbol
-        coin = turn.draws.uniform("coin", tokens.shape[1])[tokens]
-        random, fed = from_target(batch, turn)[tokens], batch
+        coin = context.draws.uniform("coin", tokens.shape[1])[tokens]
+        random, fed = from_target(batch, context)[tokens], batch
         for _ in range(self.passes):
-            predicted = self._predict(fed, batch, tokens, turn)
-            rate, mix = self.rate * turn.strength, POLICIES[self.policy](self, predicted, turn.step)
+            predicted = self._predict(fed, batch, tokens, context)
+            rate, mix = self.rate * context.strength, POLICIES[self.policy](self, predicted, context.step)
             chosen = torch.where(coin < rate * mix.random, random, predicted.gold)
-            chosen = torch.where(coin < rate * mix.predicted, self._words(predicted, tokens, turn), chosen)
+            chosen = torch.where(coin < rate * mix.predicted, self._words(predicted, tokens, context), chosen)
             fed = batch._replace(target=batch.target.masked_scatter(tokens, chosen))
         return fed
 
     @torch.no_grad()
-    def _predict(self, fed: Batch, batch: Batch, tokens: Tensor, turn: StepContext) -> Predicted:
+    def _predict(self, fed: Batch, batch: Batch, tokens: Tensor, context: StepContext) -> Predicted:
         """Scores of the tokens, each from the column before its own."""
         before = tokens.roll(-1, dims=1)
-        logits = turn.passes.model.logits(turn.passes.hidden(fed)[before]).float()
+        logits = context.passes.model.logits(context.passes.hidden(fed)[before]).float()
         numbers = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         return Predicted(logits, batch.target[tokens], numbers[tokens])
 
-    def _words(self, predicted: Predicted, tokens: Tensor, turn: StepContext) -> Tensor:
+    def _words(self, predicted: Predicted, tokens: Tensor, context: StepContext) -> Tensor:
         """The words [N] that the model would write."""
         logits = predicted.logits
         if self.noise:
-            logits = logits + self.noise * turn.draws.gumbel("word", tokens.shape[1], logits.shape[1])[tokens]
+            logits = logits + self.noise * context.draws.gumbel("word", tokens.shape[1], logits.shape[1])[tokens]
         return logits.argmax(dim=-1)
 
 

@@ -26,8 +26,8 @@ class TeacherForcingWithNGrams(LossMethod):
     passes: Few = 2  # 1 is teacher forcing
     decay: Strength = 0.5  # each pass counts so much of the one before
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:  # noqa: ARG002
-        passes, labels = turn.passes, fed.labels
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
+        passes, labels = context.passes, fed.labels
         hidden = passes.hidden(fed)
         first = passes.scores(hidden, labels)
         terms = {"cross_entropy": Term(passes.cross_entropy(first))}
@@ -35,7 +35,7 @@ class TeacherForcingWithNGrams(LossMethod):
         for number in range(2, self.passes + 1):
             hidden = passes.hidden(fed, InputEmbeddings(torch.cat([begin, hidden[:, :-1]], dim=1)))
             entropy = passes.cross_entropy(passes.scores(hidden, _from(number, labels)))
-            terms[f"pass_{number}"] = Term(self.share(turn) * self.decay ** (number - 1) * entropy)
+            terms[f"pass_{number}"] = Term(self.share(context) * self.decay ** (number - 1) * entropy)
         return LossTerms(terms, first.nll())
 
 

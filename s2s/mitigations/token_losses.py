@@ -38,8 +38,8 @@ class GraduatedLabelSmoothing(LossMethod):
             return "it takes the place of objective.label_smoothing; set that to 0"
         return None
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:  # noqa: ARG002
-        scores = turn.passes.score(fed)
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
+        scores = context.passes.score(fed)
         log_probs = scores.logits.log_softmax(dim=-1)
         sure = log_probs.detach().amax(dim=-1).exp()
         smoothing = torch.full_like(sure, self.smooth)
@@ -48,7 +48,7 @@ class GraduatedLabelSmoothing(LossMethod):
         )
         nll = -log_probs.gather(1, scores.labels[:, None])[:, 0]
         graduated = ((1 - smoothing) * nll - smoothing * log_probs.mean(dim=-1)).sum()
-        return LossTerms(mixed(self.share(turn), nll.sum(), "graduated", graduated), nll.sum())
+        return LossTerms(mixed(self.share(context), nll.sum(), "graduated", graduated), nll.sum())
 
 
 @dataclass
@@ -62,15 +62,15 @@ class Unlikelihood(LossMethod):
 
     alpha: Strength = 1.0  # strength of the penalty
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:
-        scores = turn.passes.score(fed)
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:
+        scores = context.passes.score(fed)
         candidates, counted = _repeats(clean)
         real = fed.labels != IGNORED
         chances = scores.logits.softmax(dim=-1).gather(1, candidates[real])
         # Where p rounds to 1 the logarithm stays finite.
         unlikely = -torch.log1p(-chances.clamp(max=1 - 1e-6)).masked_fill(~counted[real], 0.0).sum()
-        terms = {"cross_entropy": Term(turn.passes.cross_entropy(scores))}
-        return LossTerms(terms | {"unlikelihood": Term(self.share(turn) * self.alpha * unlikely)}, scores.nll())
+        terms = {"cross_entropy": Term(context.passes.cross_entropy(scores))}
+        return LossTerms(terms | {"unlikelihood": Term(self.share(context) * self.alpha * unlikely)}, scores.nll())
 
 
 def _repeats(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -97,9 +97,9 @@ class MixedCrossEntropy(LossMethod):
 
     weight: Share = 0.5
 
-    def loss(self, clean: Batch, fed: Batch, turn: StepContext) -> LossTerms:  # noqa: ARG002
-        scores = turn.passes.score(fed)
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
+        scores = context.passes.score(fed)
         log_probs = scores.log_probs()
         reverse = -(log_probs.detach().exp() * log_probs).sum()
-        loss = turn.passes.cross_entropy(scores)
-        return LossTerms(mixed(self.share(turn), loss, "reverse", reverse), scores.nll())
+        loss = context.passes.cross_entropy(scores)
+        return LossTerms(mixed(self.share(context), loss, "reverse", reverse), scores.nll())

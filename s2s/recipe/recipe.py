@@ -173,7 +173,7 @@ class Recipe:
     def build_mitigations(self, vocabulary: Vocabulary) -> list[tuple[str, Mitigation]]:
         """The methods, ready for use, with their names."""
         limits = self.data.max_source, self.data.max_target
-        materials = TrainingContext(
+        context = TrainingContext(
             vocabulary,
             lambda: self.tokenise(load(self.data), vocabulary, "train", PLAIN),
             *limits,
@@ -182,7 +182,7 @@ class Recipe:
         for index, (_, method) in enumerate(methods):
             refuse_foreign(method, f"mitigations[{index}]", OWN_WORDS)
         for _, method in methods:
-            method.prepare(materials)
+            method.prepare(context)
         return methods
 
     def tokenise(self, dataset: Dataset, vocabulary: Vocabulary, split: str, labelling: Labelling) -> TokenisedSplit:

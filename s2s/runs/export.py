@@ -19,7 +19,7 @@ from s2s.files.folders import entries
 from s2s.model.bert_export import bert_config, bert_state, refuse_what_bert_cannot_hold
 from s2s.objective import Objective
 from s2s.recipe.recipe import Recipe
-from s2s.runs.metadata import LISTED, RECIPE, VOCABULARY, WEIGHTS, read_metadata, write_facts
+from s2s.runs.metadata import LISTED, RECIPE, VOCABULARY, WEIGHTS, read_metadata, write_metadata
 from s2s.runs.weight_files import save_tensors
 from s2s.vocabulary import Vocabulary
 from s2s.vocabulary.pretrained import PretrainedVocabulary
@@ -65,9 +65,9 @@ def save_pretrained(run: Trained, folder: Path, name: str | None = None) -> None
         (partial / RECIPE).write_text(run.recipe.to_yaml(), encoding="utf-8", newline="\n")
         (partial / VOCABULARY).mkdir()
         vocabularies.save(run.vocabulary, partial / VOCABULARY)
-        facts = replace(read_metadata(run.folder), files=entries(partial, LISTED))
-        save_tensors(partial / WEIGHTS, tensors, run.step, facts.identity)
-        write_facts(partial, facts)
+        metadata = replace(read_metadata(run.folder), files=entries(partial, LISTED))
+        save_tensors(partial / WEIGHTS, tensors, run.step, metadata.identity)
+        write_metadata(partial, metadata)
         millions = sum(tensor.numel() for tensor in tensors.values()) / 1e6
         card = CARD.format(name=name or folder.name, step=run.step, parameters=millions)
         (partial / "README.md").write_text(card, encoding="utf-8", newline="\n")

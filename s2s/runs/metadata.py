@@ -45,23 +45,23 @@ class RunMetadata:
 
 
 def read_metadata(folder: Path) -> RunMetadata:
-    """Return the facts of a run.
+    """Return the metadata of a run.
 
     Errors: a UserError for a file that is cut, empty or of something else; an OSError where there is none.
     """
     path = folder / FILE
     try:
         values = read_json(path)
-        facts = RunMetadata(**(values | {"architecture": _typed(Architecture, values["architecture"])}))
-        _typed(RunMetadata, vars(facts))
-        _check_lists(facts)
-        _check_names(facts.files)
-        if facts.kernel not in {*KERNELS, *GPU_KERNELS}:
-            raise ValueError(f"no kernel {facts.kernel!r}")
+        metadata = RunMetadata(**(values | {"architecture": _typed(Architecture, values["architecture"])}))
+        _typed(RunMetadata, vars(metadata))
+        _check_lists(metadata)
+        _check_names(metadata.files)
+        if metadata.kernel not in {*KERNELS, *GPU_KERNELS}:
+            raise ValueError(f"no kernel {metadata.kernel!r}")
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, UserError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else first_line(error)
         raise UserError(f"{path}: cut, empty or not the file of a run ({reason}); {AGAIN}") from error
-    return facts
+    return metadata
 
 
 def _typed(kind: Any, values: Mapping[str, Any]) -> Any:
@@ -89,18 +89,18 @@ def _check_names(files: Mapping[str, Any]) -> None:
             raise ValueError(f"files has no size and hash of {name!r}")
 
 
-def _check_lists(facts: RunMetadata) -> None:
-    """Raise a TypeError for a list of facts that holds anything but texts."""
-    lists = {"report": facts.report, "versions": list(facts.versions.values())}
-    lists |= {f"labels.{name}": found for name, found in facts.labels.items()}
+def _check_lists(metadata: RunMetadata) -> None:
+    """Raise a TypeError for a list in the metadata that holds anything but texts."""
+    lists = {"report": metadata.report, "versions": list(metadata.versions.values())}
+    lists |= {f"labels.{name}": found for name, found in metadata.labels.items()}
     for name, found in lists.items():
         if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
             raise TypeError(f"{name} is {str(found)[:40]}, and no list of texts")
 
 
-def write_facts(folder: Path, facts: RunMetadata) -> None:
-    """Write the facts of a run, and the list of its files as they are now."""
-    whole = asdict(facts) | {"files": entries(folder, LISTED)}
+def write_metadata(folder: Path, metadata: RunMetadata) -> None:
+    """Write the metadata of a run, and the list of its files as they are now."""
+    whole = asdict(metadata) | {"files": entries(folder, LISTED)}
     write_atomically(folder / FILE, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -109,19 +109,19 @@ def identity(folder: Path) -> str | None:
     return read_metadata(folder).identity if (folder / FILE).is_file() else None
 
 
-def check_files(folder: Path, facts: RunMetadata, below: str) -> None:
+def check_files(folder: Path, metadata: RunMetadata, below: str) -> None:
     """Refuse a folder whose files with this beginning of their names are not those that ``run.json`` lists."""
-    for name, line in facts.files.items():
+    for name, line in metadata.files.items():
         if name.startswith(below) and (found := changed(folder / name, line)) is not None:
             raise UserError(
                 f"{folder / name}: {found}, by the list in {FILE}; {AGAIN}, or, if it is meant, take its line out there"
             )
 
 
-def check_weights(folder: Path, facts: RunMetadata, weights: Path) -> None:
+def check_weights(folder: Path, metadata: RunMetadata, weights: Path) -> None:
     """Refuse a file of weights that says that it is of another run than the folder's ``run.json``."""
-    check_files(folder, facts, WEIGHTS)
-    if (run := read_header(weights).run) is not None and run != facts.identity:
+    check_files(folder, metadata, WEIGHTS)
+    if (run := read_header(weights).run) is not None and run != metadata.identity:
         raise UserError(
             f"{folder / FILE}: of another run than {weights}: its shape, labels or vocabulary are not theirs; {AGAIN}"
         )

@@ -287,20 +287,20 @@ def _device(name: str) -> torch.device:
 
 
 def opened(
-    folder: Path, recipe: Recipe, facts: RunMetadata, checkpoint: str | None = None, device: str | None = None
+    folder: Path, recipe: Recipe, metadata: RunMetadata, checkpoint: str | None = None, device: str | None = None
 ) -> Run:
     """Return the run of a folder that is known to hold a run of this recipe."""
     stored = checkpoints.stored(folder, checkpoint)
-    check_weights(folder, facts, stored.file)
-    shape = facts.architecture
-    heads = recipe.build_heads(shape.width, shape.vocabulary, facts.labels)
+    check_weights(folder, metadata, stored.file)
+    shape = metadata.architecture
+    heads = recipe.build_heads(shape.width, shape.vocabulary, metadata.labels)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
         objective = Objective(PrefixTransformer(shape), recipe.objective, (), heads, recipe.generates)
     check_tensors(objective, stored.tensors, stored.file)
     objective.load_state_dict(stored.tensors, assign=True)
     place = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    name = facts.kernel
+    name = metadata.kernel
     if place.type == "cuda":
         name, _ = kernel_on(place, recipe.run.tf32)
     vocabulary = run_folder.read_vocabulary(folder)
-    return Run(folder, recipe, vocabulary, objective.to(place).eval(), name, stored.step, precision=facts.precision)
+    return Run(folder, recipe, vocabulary, objective.to(place).eval(), name, stored.step, precision=metadata.precision)

@@ -24,7 +24,7 @@ from s2s.files.folders import AGAIN, changed
 from s2s.files.foreign import parse_json
 from s2s.files.locks import Lock
 from s2s.recipe.recipe import Recipe
-from s2s.runs.metadata import FILE, RECIPE, VOCABULARY, RunMetadata, check_files, read_metadata, write_facts
+from s2s.runs.metadata import FILE, RECIPE, VOCABULARY, RunMetadata, check_files, read_metadata, write_metadata
 from s2s.vocabulary import Vocabulary
 
 logger = logging.getLogger("s2s")
@@ -77,7 +77,7 @@ def check_links(folder: Path) -> None:
             raise UserError(f"{path}: a link that leads out, to {path.resolve()}, where training would write")
 
 
-def create(folder: Path, recipe: Recipe, vocabulary: Vocabulary, facts: RunMetadata) -> None:
+def create(folder: Path, recipe: Recipe, vocabulary: Vocabulary, metadata: RunMetadata) -> None:
     """Write a new run's folder."""
     partial = folder / f"{VOCABULARY}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -88,7 +88,7 @@ def create(folder: Path, recipe: Recipe, vocabulary: Vocabulary, facts: RunMetad
         sync_files(partial)
         partial.replace(folder / VOCABULARY)
     write_atomically(folder / RECIPE, recipe.to_yaml())
-    write_facts(folder, facts)
+    write_metadata(folder, metadata)
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -100,30 +100,30 @@ def read_recipe(folder: Path) -> Recipe:
 
 def read_vocabulary(folder: Path) -> Vocabulary:
     """The vocabulary of a run, which has to be the one that the run was trained with."""
-    facts = read_metadata(folder)
-    check_files(folder, facts, f"{VOCABULARY}/")
+    metadata = read_metadata(folder)
+    check_files(folder, metadata, f"{VOCABULARY}/")
     vocabulary = vocabularies.load(folder / VOCABULARY)
-    if vocabulary.size > facts.architecture.vocabulary:
+    if vocabulary.size > metadata.architecture.vocabulary:
         raise UserError(
             f"{folder / VOCABULARY}: {vocabulary.size} pieces, but {FILE} has a model of "
-            f"{facts.architecture.vocabulary}; one of both is another run's: {AGAIN}"
+            f"{metadata.architecture.vocabulary}; one of both is another run's: {AGAIN}"
         )
     return vocabulary
 
 
 def read(folder: Path) -> tuple[Recipe, RunMetadata]:
-    """Return the recipe and the facts of a run; warn of a recipe that is not as training wrote it.
+    """Return the recipe and the metadata of a run; warn of a recipe that is not as training wrote it.
 
     People may edit it, so that it is read all the same, unless it is cut.
     """
     if not exists(folder):
         raise UserError(f"run '{folder}': no run there (no run.json)")
-    facts, path = read_metadata(folder), folder / RECIPE
-    if RECIPE in facts.files and (found := changed(path, facts.files[RECIPE])) is not None:
+    metadata, path = read_metadata(folder), folder / RECIPE
+    if RECIPE in metadata.files and (found := changed(path, metadata.files[RECIPE])) is not None:
         if not path.is_file() or not path.read_bytes().endswith(b"\n"):
             raise UserError(f"{path}: {found}; {AGAIN}")
         logger.warning("%s: edited or of another run, not as training wrote it; it is read as it is", path)
-    return read_recipe(folder), facts
+    return read_recipe(folder), metadata
 
 
 def cut_log(folder: Path, step: int) -> None:

@@ -17,7 +17,7 @@ def dealing(prepared: Prepared) -> str:
     accelerator, run = prepared.accelerator, prepared.recipe.run
     parts = "" if run.accumulate == 1 else f", in {run.accumulate} micro-batches"
     number, kind = accelerator.num_processes, accelerator.device.type
-    place = kind if prepared.facts.device == kind else f"{kind} ({prepared.facts.device})"
+    place = kind if prepared.metadata.device == kind else f"{kind} ({prepared.metadata.device})"
     return (
         f"{number} process{'es' * (number > 1)} on {place}; of an update's "
         f"{run.tokens:,} tokens (run.tokens) each gets {run.tokens // number:,}{parts}"
@@ -50,7 +50,7 @@ def _optimizer(prepared: Prepared, objective: Objective) -> list[str]:
 
 def _precision(prepared: Prepared) -> list[str]:
     on_processor = prepared.accelerator.device.type == "cpu"
-    return bfloat16_warning("run.precision") if on_processor and prepared.facts.precision == "bf16" else []
+    return bfloat16_warning("run.precision") if on_processor and prepared.metadata.precision == "bf16" else []
 
 
 def _padding(prepared: Prepared) -> list[str]:
@@ -64,7 +64,7 @@ def _padding(prepared: Prepared) -> list[str]:
 def _idle_cores(prepared: Prepared) -> list[str]:
     """Launchers set one thread a process unless told otherwise."""
     accelerator, there = prepared.accelerator, cores()
-    used = accelerator.num_processes * prepared.facts.threads
+    used = accelerator.num_processes * prepared.metadata.threads
     if accelerator.device.type != "cpu" or used >= there:
         return []
     return [f"{used} of {there} cores are used; for a new run set OMP_NUM_THREADS={there // accelerator.num_processes}"]

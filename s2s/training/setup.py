@@ -26,7 +26,7 @@ from s2s.objective import Objective
 from s2s.recipe.recipe import Recipe, differences
 from s2s.runs import checkpoints, run_folder
 from s2s.runs.checkpoints import Checkpoint
-from s2s.runs.metadata import VOCABULARY, RunMetadata, check_files, check_weights, read_metadata, write_facts
+from s2s.runs.metadata import VOCABULARY, RunMetadata, check_files, check_weights, read_metadata, write_metadata
 from s2s.runs.weight_files import check_tensors
 from s2s.training import trackers
 from s2s.training.evaluation import check_select
@@ -58,7 +58,7 @@ class Prepared(NamedTuple):
     dataset: Dataset
     train: TokenisedSplit
     dev: TokenisedSplit
-    facts: RunMetadata
+    metadata: RunMetadata
     precision: Precision = Precision()
 
 
@@ -96,23 +96,23 @@ def check_same(recipe: Recipe, accelerator: Accelerator, folder: Path) -> list[s
 
     More steps or patience, what is kept and told, and how updates are dealt out and computed can change.
     """
-    before, facts = run_folder.read_recipe(folder), read_metadata(folder)
-    check_files(folder, facts, VOCABULARY)  # before run.json lists them again
+    before, metadata = run_folder.read_recipe(folder), read_metadata(folder)
+    check_files(folder, metadata, VOCABULARY)  # before run.json lists them again
     free = {*MEANS, *(f"run.{key}" for key in FREE), *_raised(recipe, before)}
     changed = [line for line in differences(recipe, before) if line.partition(":")[0].partition("[")[0] not in free]
     if changed:
         raise UserError(f"{folder}: the run there has another recipe ({'; '.join(changed)}); choose another run.folder")
-    means, now = _means(recipe, accelerator), _with_kernel(facts, recipe, accelerator)
-    then = asdict(facts) | {
-        "device": facts.device or means["device"],  # earlier versions did not say
-        "processes": facts.processes or before.run.processes or 1,
+    means, now = _means(recipe, accelerator), _with_kernel(metadata, recipe, accelerator)
+    then = asdict(metadata) | {
+        "device": metadata.device or means["device"],  # earlier versions did not say
+        "processes": metadata.processes or before.run.processes or 1,
     }
     pairs = {key: (then[key], value) for key, value in means.items()} | {
-        "kernel": (facts.kernel, now.kernel),
+        "kernel": (metadata.kernel, now.kernel),
         "accumulate": (before.run.accumulate, recipe.run.accumulate),
         "compile": (bool(before.run.compile), bool(recipe.run.compile)),
         "search.precision": (
-            decoding_precision(before.search.precision, facts.precision, torch.device(_kind(then["device"]))),
+            decoding_precision(before.search.precision, metadata.precision, torch.device(_kind(then["device"]))),
             decoding_precision(recipe.search.precision, means["precision"], accelerator.device),
         ),
     }
@@ -146,13 +146,15 @@ def _kind(name: str) -> str:
     return "cpu" if name in ("", "cpu") else "cuda"
 
 
-def _with_kernel(facts: RunMetadata, recipe: Recipe, accelerator: Accelerator) -> RunMetadata:
-    """Return facts with the kernel for this device: on a processor that of the start, whose bits it keeps."""
-    was_cpu = facts.kernel in KERNELS and not any("on the GPU" in line for line in facts.report)
+def _with_kernel(metadata: RunMetadata, recipe: Recipe, accelerator: Accelerator) -> RunMetadata:
+    """Return metadata with the kernel for this device: on a processor that of the start, whose bits it keeps."""
+    was_cpu = metadata.kernel in KERNELS and not any("on the GPU" in line for line in metadata.report)
     if was_cpu and accelerator.device.type == "cpu":
-        return facts
+        return metadata
     name, reason = kernel_on(accelerator.device, recipe.run.tf32)
-    return replace(facts, kernel=name, report=[*(line for line in facts.report if not is_about_kernels(line)), reason])
+    return replace(
+        metadata, kernel=name, report=[*(line for line in metadata.report if not is_about_kernels(line)), reason]
+    )
 
 
 def _raised(recipe: Recipe, before: Recipe) -> Iterator[str]:
@@ -164,7 +166,7 @@ def _raised(recipe: Recipe, before: Recipe) -> Iterator[str]:
 
 
 def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
-    """Data, vocabulary and facts; the main process writes the folder of a new run, all read it."""
+    """Data, vocabulary and metadata; the main process writes the folder of a new run, all read it."""
     dataset = recipe.load_data()
     if not dataset.dev:
         raise UserError("data: there are no dev examples; evaluation needs at least one")
@@ -172,18 +174,20 @@ def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
     if accelerator.is_main_process:
         if run_folder.exists(folder):
             write_atomically(folder / "recipe.yaml", recipe.to_yaml())
-            facts = _with_kernel(read_metadata(folder), recipe, accelerator)
-            write_facts(folder, replace(facts, **_means(recipe, accelerator)))
+            metadata = _with_kernel(read_metadata(folder), recipe, accelerator)
+            write_metadata(folder, replace(metadata, **_means(recipe, accelerator)))
         else:
             _create(recipe, dataset, accelerator, folder)
     wait_for_all()
-    facts, vocabulary = read_metadata(folder), run_folder.read_vocabulary(folder)
-    if not recipe.is_trained_on(facts.data, dataset):
-        raise UserError(f"{folder}: trained on the data {facts.data}; the same settings now read {dataset.fingerprint}")
-    labelling = labelling_of(recipe.make_heads(facts.labels), recipe.data)
+    metadata, vocabulary = read_metadata(folder), run_folder.read_vocabulary(folder)
+    if not recipe.is_trained_on(metadata.data, dataset):
+        raise UserError(
+            f"{folder}: trained on the data {metadata.data}; the same settings now read {dataset.fingerprint}"
+        )
+    labelling = labelling_of(recipe.make_heads(metadata.labels), recipe.data)
     train, dev = (recipe.tokenise(dataset, vocabulary, split, labelling) for split in ("train", "dev"))
     precision = Precision(precision_of(recipe, accelerator).name, accelerator.device.type)
-    return Prepared(recipe, accelerator, vocabulary, dataset, train, dev, facts, precision)
+    return Prepared(recipe, accelerator, vocabulary, dataset, train, dev, metadata, precision)
 
 
 def _create(recipe: Recipe, dataset: Dataset, accelerator: Accelerator, folder: Path) -> None:
@@ -192,7 +196,7 @@ def _create(recipe: Recipe, dataset: Dataset, accelerator: Accelerator, folder: 
     labels = recipe.labels(dataset)
     objective, report = recipe.build_objective(vocabulary, labels)
     name, reason = kernel_on(accelerator.device, recipe.run.tf32)
-    facts = RunMetadata(
+    metadata = RunMetadata(
         architecture=objective.model.shape,
         data=dataset.fingerprint,
         kernel=name,
@@ -207,7 +211,7 @@ def _create(recipe: Recipe, dataset: Dataset, accelerator: Accelerator, folder: 
         ],
         labels=labels,
     )
-    run_folder.create(folder, recipe, vocabulary, facts)
+    run_folder.create(folder, recipe, vocabulary, metadata)
 
 
 def changed_targets(dataset: Dataset, vocabulary: Vocabulary) -> list[str]:
@@ -227,12 +231,12 @@ def start_objective(prepared: Prepared, folder: Path) -> tuple[Objective, Checkp
     """The objective of the newest whole checkpoint, or the untrained one."""
     checkpoint, report = checkpoints.newest(folder)
     if checkpoint is None:
-        objective, _ = prepared.recipe.build_objective(prepared.vocabulary, prepared.facts.labels)
+        objective, _ = prepared.recipe.build_objective(prepared.vocabulary, prepared.metadata.labels)
     else:
-        model = PrefixTransformer(prepared.facts.architecture)
-        objective = prepared.recipe.objective_of(model, prepared.vocabulary, prepared.facts.labels)
+        model = PrefixTransformer(prepared.metadata.architecture)
+        objective = prepared.recipe.objective_of(model, prepared.vocabulary, prepared.metadata.labels)
         if checkpoint.file is not None:
-            check_weights(folder, prepared.facts, checkpoint.file)
+            check_weights(folder, prepared.metadata, checkpoint.file)
             check_tensors(objective, checkpoint.weights, checkpoint.file)
         objective.load_state_dict(checkpoint.weights)
         report = [*report, f"going on from step {checkpoint.step}"]

@@ -304,7 +304,7 @@ def test_a_mistake_is_told_in_one_line(runs, capsys, arguments, message):
 
 def test_runs_of_other_data_need_a_file(runs, tmp_path):
     shutil.copytree(runs / "plain_0", tmp_path / "other", symlinks=True)
-    facts = json.loads((tmp_path / "other" / "run.json").read_text(encoding="utf-8"))
-    (tmp_path / "other" / "run.json").write_text(json.dumps(facts | {"data": "0123456789ab"}), encoding="utf-8")
+    metadata = json.loads((tmp_path / "other" / "run.json").read_text(encoding="utf-8"))
+    (tmp_path / "other" / "run.json").write_text(json.dumps(metadata | {"data": "0123456789ab"}), encoding="utf-8")
     with pytest.raises(UserError, match=r"was trained on the data 0123456789ab, .*; give data=FILE"):
         diagnose(DiagnosisSettings(run=f"{runs / 'plain_0'},{tmp_path / 'other'}", **SMALL))

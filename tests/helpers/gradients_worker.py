@@ -31,8 +31,10 @@ def gradients(accumulation: int) -> Gradients:
     vocabulary = recipe.build_vocabulary(dataset)
     objective, _ = recipe.build_objective(vocabulary)
     train = tokenise(dataset.train, vocabulary, recipe.data.max_source, recipe.data.max_target, "train")
-    facts = RunMetadata(objective.model.shape, dataset.fingerprint, "default", torch.get_num_threads(), "fp32", {}, [])
-    prepared = Prepared(recipe, accelerator, vocabulary, dataset, train, train, facts)
+    metadata = RunMetadata(
+        objective.model.shape, dataset.fingerprint, "default", torch.get_num_threads(), "fp32", {}, []
+    )
+    prepared = Prepared(recipe, accelerator, vocabulary, dataset, train, train, metadata)
     wrapped = accelerator.prepare(objective)
     found = {}
     for step, (name, examples) in enumerate(UPDATES.items(), start=1):

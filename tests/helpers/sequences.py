@@ -58,7 +58,9 @@ def spelling(hypothesis: str, reference: str) -> float:  # noqa: ARG001
 METRIC = "sequences:shared"
 
 
-def materials(sources: Sequence[Sequence[int]] = (), max_length: int = MAX_LENGTH, size: int = SIZE) -> TrainingContext:
+def training_context(
+    sources: Sequence[Sequence[int]] = (), max_length: int = MAX_LENGTH, size: int = SIZE
+) -> TrainingContext:
     train = TokenisedSplit([list(source) for source in sources], [[] for _ in sources], [])
     return TrainingContext(Letters(size), lambda: train, max_source=20, max_length=max_length)
 
@@ -67,11 +69,11 @@ def objective_of(
     model: nn.Module, name: str, given: TrainingContext | None = None, smoothing: float = 0.0, **keys: object
 ) -> Objective:
     method = MITIGATIONS[name](**keys)
-    method.prepare(given or materials(size=model.shape.vocabulary))
+    method.prepare(given or training_context(size=model.shape.vocabulary))
     return Objective(model, ObjectiveSettings(smoothing), [(name, method)])
 
 
-def turn_of(batch: Batch, model: nn.Module | None = None, name: str = "mrt", strength: float = 1.0) -> StepContext:
+def context_of(batch: Batch, model: nn.Module | None = None, name: str = "mrt", strength: float = 1.0) -> StepContext:
     passes = None if model is None else Passes(model, 0.0, model)
     return StepContext(passes, Draws(batch.seeds, name), count(batch), 0, strength)
 

@@ -40,12 +40,12 @@ def prepare(folder: Path) -> Path:
 
 
 def ready(base: Path, folder: Path, *overrides: str) -> Recipe:
-    """The recipe of a new run in a folder that has a prepared one's vocabulary and facts."""
+    """The recipe of a new run in a folder that has a prepared one's vocabulary and metadata."""
     shutil.copytree(base, folder)
     made = recipe(folder, *overrides)
-    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    facts["architecture"]["dropout"] = made.model.dropout
-    (folder / "run.json").write_text(json.dumps(facts | {"precision": made.run.precision}), encoding="utf-8")
+    metadata = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    metadata["architecture"]["dropout"] = made.model.dropout
+    (folder / "run.json").write_text(json.dumps(metadata | {"precision": made.run.precision}), encoding="utf-8")
     (folder / "recipe.yaml").write_text(made.to_yaml(), encoding="utf-8")
     return made
 

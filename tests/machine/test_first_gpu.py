@@ -85,8 +85,8 @@ def test_the_cards_own_line_trains_goes_on_after_a_kill_and_decodes(
     assert "going on from step " in done.stdout or "finished at step 20" in (tmp_path / "first.txt").read_text(
         encoding="utf-8"
     )
-    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    assert (facts["processes"], facts["device"]) == (number, "fake cuda" if devices else "cpu")
+    metadata = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert (metadata["processes"], metadata["device"]) == (number, "fake cuda" if devices else "cpu")
     assert "processes: null" in (folder / "recipe.yaml").read_text(encoding="utf-8")
     (tmp_path / "in.txt").write_text("a b c\nd e\n", encoding="utf-8")
     command = ["scripts/decode.py", f"run={folder}", f"input={tmp_path / 'in.txt'}", f"output={tmp_path / 'out.txt'}"]
@@ -111,15 +111,15 @@ def test_another_number_of_processes_goes_on_and_one_that_was_asked_for_is_neede
 ) -> None:
     folder = tmp_path / "run"
     s2s.fit(ready(base, folder, "run.steps=2"))
-    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    kernel = "default" if facts["kernel"] == "tf32" else "tf32"
+    metadata = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    kernel = "default" if metadata["kernel"] == "tf32" else "tf32"
     (folder / "run.json").write_text(
-        json.dumps(facts | {"processes": 3, "device": "Tesla T4", "kernel": kernel}), encoding="utf-8"
+        json.dumps(metadata | {"processes": 3, "device": "Tesla T4", "kernel": kernel}), encoding="utf-8"
     )
     capsys.readouterr()
     s2s.fit(tiny_runs.recipe(folder, "run.steps=4"))
     told = capsys.readouterr().out
-    assert f"device Tesla T4 -> {facts['device']}, processes 3 -> 1, kernel {kernel} -> " in told
+    assert f"device Tesla T4 -> {metadata['device']}, processes 3 -> 1, kernel {kernel} -> " in told
     with pytest.raises(UserError, match=r"run.processes: 2, but 1 came up; leave the key out"):
         s2s.fit(tiny_runs.recipe(folder, "run.steps=6", "run.processes=2"))
 
@@ -244,9 +244,9 @@ def test_a_run_goes_on_on_another_kind_of_device_and_says_so(base: Path, tmp_pat
     kernel = json.loads((base / "run.json").read_text(encoding="utf-8"))["kernel"]
     means = f"(precision fp32 -> fp16, device cpu -> fake cuda, kernel {kernel} -> ieee, search.precision fp32 -> fp16)"
     assert f"going on with other means {means}" in done.stdout
-    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    assert (facts["device"], facts["precision"], facts["kernel"]) == ("fake cuda", "fp16", "ieee")
-    assert [line for line in facts["report"] if "products" in line] == [
+    metadata = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert (metadata["device"], metadata["precision"], metadata["kernel"]) == ("fake cuda", "fp16", "ieee")
+    assert [line for line in metadata["report"] if "products" in line] == [
         "products: float32 ones in whole float32 on the GPU (run.tf32: false)"
     ]
     assert made.run.processes is None

@@ -69,7 +69,7 @@ def test_gradients_inside_a_step_do_not_vanish(material: tuple[Vocabulary, Batch
     words = passes.words(batch, "target")
     found = []
     for factor in (None, torch.tensor(2.0**14)):
-        passes.factor = factor
+        passes.grad_scale = factor
         with torch.autocast("cpu", torch.float16):
             hidden = passes.hidden(batch, words)
             rows = torch.nn.functional.linear(hidden, 1e-6 * torch.ones(1, hidden.shape[-1]))

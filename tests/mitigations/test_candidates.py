@@ -11,12 +11,12 @@ from sequences import (
     MAX_LENGTH,
     Letters,
     candidates_strategy,
+    context_of,
     log_prob,
     sampled,
     searched,
     shared,
     target_of,
-    turn_of,
     with_idle,
 )
 
@@ -42,7 +42,7 @@ def copies_of(source, rows):
 def test_packed_log_probabilities_are_those_of_each_one_alone(random_model, random_batch, shape, sizes, seed, data):
     model, batch, rows = random_model(seed, **shape), random_batch(sizes, seed), dealt(data, sizes)
     packed = pack(rows, END, CPU)
-    found = packed.log_probs(turn_of(batch, model).passes, batch)
+    found = packed.log_probs(context_of(batch, model).passes, batch)
     assert found.shape == packed.lengths().shape == (len(sizes), max(map(len, rows)))
     scale = torch.randn(found.shape, generator=torch.Generator().manual_seed(seed), dtype=found.dtype)
     naive = 0.0
@@ -84,9 +84,9 @@ def test_gold_is_what_the_batch_was_made_of_and_rewards_are_a_loop(random_batch)
 def test_samples_and_the_greedy_one_are_those_of_whole_passes(random_model, random_batch, shape, sizes, seed):
     model, batch = random_model(seed, **shape), random_batch(sizes, seed)
     model.output_bias.data[END] += 2.0  # so that some end
-    turn = turn_of(batch, model)
-    assert sample(batch, turn, 3, MAX_LENGTH, END) == sampled(model, batch, "mrt", 3)
-    greedy = sample(batch, turn, 1, MAX_LENGTH, END, greedy=True)
+    context = context_of(batch, model)
+    assert sample(batch, context, 3, MAX_LENGTH, END) == sampled(model, batch, "mrt", 3)
+    greedy = sample(batch, context, 1, MAX_LENGTH, END, greedy=True)
     assert greedy == [[searched(model, batch, row, None)] for row in range(len(sizes))]
 
 
@@ -96,7 +96,7 @@ def test_samples_are_as_frequent_as_the_model_says(random_model, length):
     batch = copies_of([2, 4, END], rows)
     outcomes = all_sequences(5, length)
     chances = [float(log_prob(model, batch, 0, one).detach().exp()) for one in outcomes]
-    found = sample(batch, turn_of(batch, model), copies, length, END)
+    found = sample(batch, context_of(batch, model), copies, length, END)
     flat = [one for row in found for one in row]
     assert_frequencies([flat.count(one) for one in outcomes], chances)
     # Two candidates of a source are independent.
@@ -109,14 +109,14 @@ def test_samples_are_as_frequent_as_the_model_says(random_model, length):
 def test_what_a_row_samples_depends_on_its_seed_alone(random_model, random_batch):
     model, sizes = random_model(), [(4, 5), (7, 3), (3, 1), (5, 0)]
     batch = random_batch(sizes)
-    whole = sample(batch, turn_of(batch, model), 3, MAX_LENGTH, END)
+    whole = sample(batch, context_of(batch, model), 3, MAX_LENGTH, END)
     for rows in ([0], [2, 0], [3, 1, 2]):
         part = rows_of(batch, rows)
-        assert sample(part, turn_of(part, model), 3, MAX_LENGTH, END) == [whole[row] for row in rows]
-    assert sample(batch, turn_of(batch, model), 2, MAX_LENGTH, END) == [row[:2] for row in whole]
+        assert sample(part, context_of(part, model), 3, MAX_LENGTH, END) == [whole[row] for row in rows]
+    assert sample(batch, context_of(batch, model), 2, MAX_LENGTH, END) == [row[:2] for row in whole]
     other = batch._replace(seeds=torch.tensor([seed_of("other epoch", row) for row in range(len(sizes))]))
-    assert sample(other, turn_of(other, model), 3, MAX_LENGTH, END) != whole
-    assert sample(batch, turn_of(batch, model, "self_critical"), 3, MAX_LENGTH, END) != whole
+    assert sample(other, context_of(other, model), 3, MAX_LENGTH, END) != whole
+    assert sample(batch, context_of(batch, model, "self_critical"), 3, MAX_LENGTH, END) != whole
 
 
 @pytest.mark.parametrize("greedy", [False, True])
@@ -125,12 +125,12 @@ def test_a_sample_stops_at_the_limit_without_an_end_and_where_all_have_ended(ran
     step = model.step
     model.step = lambda *given: steps.append(given[1]) or step(*given)
     model.output_bias.data[END] = -1e4
-    found = sample(batch, turn_of(batch, model), 2, 3, END, greedy)
+    found = sample(batch, context_of(batch, model), 2, 3, END, greedy)
     assert [len(one.ids) for row in found for one in row] == [3] * 4
     assert not any(one.ended for row in found for one in row)
     assert steps == [0, 1, 2]
     model.output_bias.data[END] = 1e4
-    assert sample(batch, turn_of(batch, model), 2, 3, END, greedy) == [[Candidate([], True)] * 2] * 2
+    assert sample(batch, context_of(batch, model), 2, 3, END, greedy) == [[Candidate([], True)] * 2] * 2
     assert steps == [0, 1, 2, 0]
 
 
@@ -139,12 +139,12 @@ def test_sampling_leaves_the_mode_and_the_source_s_gradient_and_drops_nothing_of
     random_model, random_batch, training
 ):
     model, batch = random_model(dropout=0.5).train(training), random_batch([(5, 2), (4, 3)])
-    turn = turn_of(batch, model)
-    found = sample(batch, turn, 3, MAX_LENGTH, END, greedy=True)
+    context = context_of(batch, model)
+    found = sample(batch, context, 3, MAX_LENGTH, END, greedy=True)
     assert [part.training for part in model.modules()] == [training] * len(list(model.modules()))
-    memory = turn.passes.memory(batch)
+    memory = context.passes.memory(batch)
     assert all(part.requires_grad for layer in memory.layers for part in layer)
-    again = sample(batch, turn, 3, MAX_LENGTH, END, greedy=True)
+    again = sample(batch, context, 3, MAX_LENGTH, END, greedy=True)
     assert found == again
     model.eval()
     for row, own in enumerate(found):

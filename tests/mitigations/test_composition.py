@@ -34,8 +34,8 @@ def composed(model, *methods, smoothing=0.0):
 def fed_by(model, batch, *methods):
     """The batch behind some feeds."""
     for name, keys in methods:
-        turn = StepContext(Passes(model, 0.0, model), Draws(batch.seeds, name), count(batch), 0, 1.0)
-        batch = MITIGATIONS[name](**keys).feed(batch, turn)
+        context = StepContext(Passes(model, 0.0, model), Draws(batch.seeds, name), count(batch), 0, 1.0)
+        batch = MITIGATIONS[name](**keys).feed(batch, context)
     return batch
 
 

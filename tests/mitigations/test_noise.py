@@ -23,7 +23,7 @@ KINDS = [WordDropout, DuplicateNoise, ShiftNoise, SwapNoise]
 END = 3
 
 
-def turn_of(batch, model=None, strength=1.0, name="noise"):
+def context_of(batch, model=None, strength=1.0, name="noise"):
     passes = None if model is None else Passes(model, 0.0, model)
     return StepContext(passes, Draws(batch.seeds, name), count(batch), 0, strength)
 
@@ -66,7 +66,7 @@ def edited(kind, tokens, hits):
 @few
 def test_moved_tokens_are_a_list_edited_token_by_token(sizes, rate, seed, kind):
     batch, noise = numbered(sizes, seed), kind(rate=rate)
-    hits, fed = noise.hits(batch, turn_of(batch)), noise.feed(batch, turn_of(batch))
+    hits, fed = noise.hits(batch, context_of(batch)), noise.feed(batch, context_of(batch))
     for row, (_, target) in enumerate(sizes):
         length = target + 1
         tokens, ignored = edited(kind, batch.target[row, :length].tolist(), hits[row, :length].tolist())
@@ -80,7 +80,7 @@ def test_moved_tokens_are_a_list_edited_token_by_token(sizes, rate, seed, kind):
 @few
 def test_begin_symbol_padding_source_and_seeds_are_never_touched(sizes, rate, seed, kind):
     batch, noise = numbered(sizes, seed), kind(rate=rate)
-    fed = noise.feed(batch, turn_of(batch))
+    fed = noise.feed(batch, context_of(batch))
     assert fed.target[:, 0].tolist() == [END] * len(sizes)
     assert torch.equal(fed.target[~real_inputs(batch)], batch.target[~real_inputs(batch)])
     assert torch.equal(real_inputs(fed), real_inputs(batch))
@@ -93,7 +93,7 @@ def test_begin_symbol_padding_source_and_seeds_are_never_touched(sizes, rate, se
 @few
 def test_no_column_reads_a_later_one(sizes, rate, seed, kind):
     batch = numbered(sizes, seed)
-    fed = kind(rate=rate).feed(batch, turn_of(batch))
+    fed = kind(rate=rate).feed(batch, context_of(batch))
     for row, column in columns_of(sizes):
         token = int(fed.target[row, column])
         assert token == END or token - 9 <= column
@@ -104,7 +104,7 @@ def test_no_column_reads_a_later_one(sizes, rate, seed, kind):
 @few
 def test_a_swap_takes_the_label_where_the_column_or_one_before_it_reads_it(sizes, rate, seed):
     batch = numbered(sizes, seed)
-    fed = SwapNoise(rate=rate).feed(batch, turn_of(batch))
+    fed = SwapNoise(rate=rate).feed(batch, context_of(batch))
     for row, (_, target) in enumerate(sizes):
         assert sorted(fed.target[row, 1 : target + 1]) == sorted(batch.target[row, 1 : target + 1])
         for column in range(target + 1):
@@ -117,7 +117,7 @@ def test_a_swap_takes_the_label_where_the_column_or_one_before_it_reads_it(sizes
 @few
 def test_rate_and_gate_of_one_touch_each_token_and_none_else(sizes, seed):
     batch = numbered(sizes, seed)
-    hits = WordDropout(rate=1.0).hits(batch, turn_of(batch))
+    hits = WordDropout(rate=1.0).hits(batch, context_of(batch))
     assert [tuple(place) for place in hits.nonzero().tolist()] == columns_of(sizes)
 
 
@@ -127,17 +127,17 @@ def test_rate_and_gate_of_one_touch_each_token_and_none_else(sizes, seed):
 )
 def test_without_rate_gate_or_strength_the_batch_stays(kind, keys, strength):
     batch = copies_of(6, 50)
-    fed = kind(**({"rate": 1.0} | keys)).feed(batch, turn_of(batch, strength=strength))
+    fed = kind(**({"rate": 1.0} | keys)).feed(batch, context_of(batch, strength=strength))
     torch.testing.assert_close(fed, batch, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("rate", "gate", "strength"), [(0.3, 0.5, 1.0), (0.3, 1.0, 0.5), (0.9, 0.2, 0.7), (1, 0.5, 1)])
 def test_the_gate_opens_examples_and_the_rate_counts_inside_them(rate, gate, strength):
     batch = copies_of(8, 4000)
-    hits = WordDropout(rate=rate, gate=gate).hits(batch, turn_of(batch, strength=strength))[:, 1:]
+    hits = WordDropout(rate=rate, gate=gate).hits(batch, context_of(batch, strength=strength))[:, 1:]
     chance = rate * strength
     assert near(int(hits.any(dim=1).sum()), 4000, gate * (1 - (1 - chance) ** 8))
-    opened = turn_of(batch).draws.uniform("gate", 1)[:, 0] < gate
+    opened = context_of(batch).draws.uniform("gate", 1)[:, 0] < gate
     assert near(int(opened.sum()), 4000, gate)
     assert not hits[~opened].any()
     for column in range(8):
@@ -146,7 +146,7 @@ def test_the_gate_opens_examples_and_the_rate_counts_inside_them(rate, gate, str
 
 def test_with_decay_the_rate_grows_with_the_token_s_number():
     batch = copies_of(8, 4000)
-    hits = WordDropout(rate=0.8, position_decay=0.7).hits(batch, turn_of(batch))
+    hits = WordDropout(rate=0.8, position_decay=0.7).hits(batch, context_of(batch))
     for number in range(1, 9):
         assert near(int(hits[:, number].sum()), 4000, 0.8 * (1 - 0.7**number))
 
@@ -155,15 +155,15 @@ def test_with_decay_the_rate_grows_with_the_token_s_number():
 def test_neighbours_order_and_padding_change_nothing(kind):
     sizes = [(4, 5), (7, 9), (3, 1), (5, 0), (6, 7)]
     batch, noise = numbered(sizes), kind(rate=0.5, gate=0.8, position_decay=0.3)
-    whole = noise.feed(batch, turn_of(batch))
+    whole = noise.feed(batch, context_of(batch))
     for rows in ([0], [2, 0], [4, 3, 1], [3]):
         part = numbered([sizes[row] for row in rows])._replace(seeds=batch.seeds[rows])
-        fed = noise.feed(part, turn_of(part))
+        fed = noise.feed(part, context_of(part))
         for index, row in enumerate(rows):
             length = sizes[row][1] + 1
             assert torch.equal(fed.target[index, :length], whole.target[row, :length])
             assert torch.equal(fed.labels[index, :length], whole.labels[row, :length])
-    assert not torch.equal(noise.feed(numbered(sizes, 1), turn_of(numbered(sizes, 1))).target, whole.target)
+    assert not torch.equal(noise.feed(numbered(sizes, 1), context_of(numbered(sizes, 1))).target, whole.target)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -172,7 +172,7 @@ def test_the_loss_is_that_of_the_noisy_batch_over_all_its_labels(random_model, k
     noise = kind(rate=0.5)
     found = Objective(model, ObjectiveSettings(), [("noise", noise)])(batch)
     plain = Objective(model, ObjectiveSettings())
-    fed = noise.feed(batch, turn_of(batch))
+    fed = noise.feed(batch, context_of(batch))
     torch.testing.assert_close(found.total, plain.nll(fed) / count(batch).target_tokens)
     assert abs(found.total - plain(batch).total) > 1e-3
 

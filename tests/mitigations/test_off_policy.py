@@ -23,7 +23,7 @@ from naive import (
     predict,
     rows_of,
 )
-from sequences import assert_idle_rows_add_nothing, materials, objective_of, turn_of, with_idle
+from sequences import assert_idle_rows_add_nothing, context_of, objective_of, training_context, with_idle
 
 import s2s
 from s2s.errors import UserError
@@ -52,7 +52,7 @@ def sized(reference):
 
 def objective(reference, model, smoothing=0.0, **keys):
     folder = None if reference is None else str(reference.folder)
-    ours = objective_of(model, NAME, materials(size=model.shape.vocabulary), smoothing, reference=folder, **keys)
+    ours = objective_of(model, NAME, training_context(size=model.shape.vocabulary), smoothing, reference=folder, **keys)
     if ours.mitigations[0].method._reference is not None:
         ours.mitigations[0].method._reference.double()  # so that rounding hides nothing
     return ours
@@ -159,8 +159,8 @@ def test_a_feed_edits_what_the_model_reads_and_not_what_the_reference_reads(rand
     model, batch = random_model(vocabulary=sized(reference)), random_batch(FIXED, 0, sized(reference))
     method = objective(reference, model, reward="sum").mitigations[0].method
     feed = MITIGATIONS["random_replacement"](pool="vocabulary", gate=1.0, rate=0.9)
-    feed.prepare(materials(size=sized(reference)))
-    fed = feed.feed(batch, turn_of(batch, model, "random_replacement"))
+    feed.prepare(training_context(size=sized(reference)))
+    fed = feed.feed(batch, context_of(batch, model, "random_replacement"))
     assert not torch.equal(fed.target, batch.target)
     rewards = [token_rewards(reference, one, "sum") for one in examples(batch)]
     expected = mean_over(fed, lambda one: gold_loss(model, rewards[one.row], one, 0.1, 1.0))

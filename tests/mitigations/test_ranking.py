@@ -22,10 +22,10 @@ from sequences import (
     candidates_strategy,
     forced,
     log_prob,
-    materials,
     objective_of,
     reward,
     source_of,
+    training_context,
     with_idle,
     write_decoded,
 )
@@ -50,8 +50,8 @@ def stored(tmp_path_factory):
     def make(model, batch, rows, name, scores=None, smoothing=0.0, **keys):
         scores = scores or [[-place / 4 for place, _ in enumerate(row)] for row in rows]
         path = write_decoded(tmp_path_factory.mktemp(name) / "decoded.jsonl", batch, rows, scores)
-        given_materials = materials([source_of(batch, row) for row in range(len(rows))])
-        return objective_of(model, name, given_materials, smoothing, metric=METRIC, path=path, **keys)
+        training = training_context([source_of(batch, row) for row in range(len(rows))])
+        return objective_of(model, name, training, smoothing, metric=METRIC, path=path, **keys)
 
     return make
 
@@ -223,4 +223,4 @@ def test_a_method_that_ranks_needs_a_file_and_at_least_one_candidate(name):
     with pytest.raises(UserError, match=r"^metric: no 'bleau'.*'bleu'"):
         MITIGATIONS[name](path="x", metric="bleau")
     with pytest.raises(UserError, match=r"^path: nowhere: "):
-        MITIGATIONS[name](path="nowhere").prepare(materials())
+        MITIGATIONS[name](path="nowhere").prepare(training_context())

@@ -39,9 +39,9 @@ class Letters(Vocabulary):
 class Recorder(LossMethod):
     """Teacher forcing that keeps what it was fed."""
 
-    def loss(self, clean, fed, turn):  # noqa: ARG002
+    def loss(self, clean, fed, context):  # noqa: ARG002
         self.fed = fed
-        return teacher_forcing(turn.passes, fed)
+        return teacher_forcing(context.passes, fed)
 
 
 def prepared(**keys):
@@ -51,7 +51,7 @@ def prepared(**keys):
     return method
 
 
-def turn_of(batch, model=None, strength=1.0, name=NAME):
+def context_of(batch, model=None, strength=1.0, name=NAME):
     passes = None if model is None else Passes(model, 0.0, model)
     return StepContext(passes, Draws(batch.seeds, name), count(batch), 0, strength)
 
@@ -70,8 +70,8 @@ def test_only_gated_rows_and_drawn_places_change_and_only_the_decoder_s_input(
     random_model, random_batch, sizes, seed, pool, rate
 ):
     batch, model = random_batch(sizes, seed), random_model()
-    method, turn = prepared(pool=pool, rate=rate, gate=0.6), turn_of(batch, model)
-    fed, uniform, gate = method.feed(batch, turn), turn.draws.uniform, turn.draws.uniform("gate", 1)
+    method, context = prepared(pool=pool, rate=rate, gate=0.6), context_of(batch, model)
+    fed, uniform, gate = method.feed(batch, context), context.draws.uniform, context.draws.uniform("gate", 1)
     for row, (_, target) in enumerate(sizes):
         for column in range(batch.target.shape[1]):
             inside = 1 <= column <= target and gate[row, 0] < 0.6
@@ -87,11 +87,11 @@ def test_only_gated_rows_and_drawn_places_change_and_only_the_decoder_s_input(
 
 def test_the_part_of_tokens_that_change_is_gate_times_rate_times_the_chance_of_another():
     batch = copies_of([5, 6, 5, 8], 8000)
-    fed = prepared().feed(batch, turn_of(batch))
+    fed = prepared().feed(batch, context_of(batch))
     changed = fed.target != batch.target
     for column, same in enumerate([1 / 2, 1 / 4, 1 / 2, 1 / 4], start=1):
         assert near(int(changed[:, column].sum()), 8000, 0.5 * 0.3 * (1 - same))
-    hits = RandomReplacement().hits(batch, turn_of(batch))
+    hits = RandomReplacement().hits(batch, context_of(batch))
     assert near(int((hits & ~changed)[:, 1:].sum()), int(hits.sum()), 3 / 8)  # a draw may be the token itself
 
 
@@ -105,7 +105,7 @@ def test_under_a_seed_the_counts_are_those_of_a_loop_over_the_draws():
             if gate[row, 0] < 0.5 and hit[row, column] < 0.3:
                 tokens[column] = target[int(place[row, column] * 4)]
         expected.append(tokens)
-    fed = prepared().feed(batch, turn_of(batch))  # gate 0.5, rate 0.3 and the target are the default
+    fed = prepared().feed(batch, context_of(batch))  # gate 0.5, rate 0.3 and the target are the default
     assert fed.target.tolist() == expected
     assert int((fed.target != batch.target).sum()) > 50
 
@@ -114,7 +114,7 @@ def test_under_a_seed_the_counts_are_those_of_a_loop_over_the_draws():
 @pytest.mark.parametrize(("keys", "strength"), [({"rate": 0.0}, 1.0), ({"gate": 0.0}, 1.0), ({"gate": 1.0}, 0.0)])
 def test_without_rate_gate_or_strength_the_batch_stays(random_model, random_batch, pool, keys, strength):
     batch = random_batch([(5, 4), (3, 6), (4, 0)])
-    fed = prepared(pool=pool, **keys).feed(batch, turn_of(batch, random_model(), strength))
+    fed = prepared(pool=pool, **keys).feed(batch, context_of(batch, random_model(), strength))
     torch.testing.assert_close(fed, batch, rtol=0, atol=0)
 
 
@@ -122,24 +122,24 @@ def test_without_rate_gate_or_strength_the_batch_stays(random_model, random_batc
 def test_neighbours_order_and_padding_change_nothing_and_other_seeds_do(random_model, random_batch, pool):
     sizes, model, method = [(4, 5), (7, 6), (3, 1), (5, 0), (6, 6)], random_model(), prepared(pool=pool, gate=0.9)
     batch = random_batch(sizes)
-    whole = method.feed(batch, turn_of(batch, model))
+    whole = method.feed(batch, context_of(batch, model))
     for rows in ([0], [2, 0], [4, 3, 1], [3]):
         pairs = [(batch.source[row, : sizes[row][0]].tolist(), batch.labels[row, : sizes[row][1]].tolist())
                  for row in rows]  # fmt: skip
         part = collate(pairs, 0, END, batch.seeds[rows].tolist())
-        fed = method.feed(part, turn_of(part, model))
+        fed = method.feed(part, context_of(part, model))
         for index, row in enumerate(rows):
             assert torch.equal(fed.target[index, : sizes[row][1] + 1], whole.target[row, : sizes[row][1] + 1])
     other = batch._replace(seeds=torch.tensor([seed_of("other epoch", row) for row in range(len(sizes))]))
-    assert not torch.equal(method.feed(other, turn_of(other, model)).target, whole.target)
+    assert not torch.equal(method.feed(other, context_of(other, model)).target, whole.target)
 
 
 def test_a_method_that_stands_twice_draws_twice(random_model, random_batch):
     model, batch, recorder = random_model(), random_batch([(5, 8)] * 40), Recorder()
     method = prepared(pool="vocabulary", gate=1.0)
     Objective(model, ObjectiveSettings(), [(NAME, method), (NAME, method), ("recorder", recorder)])(batch)
-    once = method.feed(batch, turn_of(batch))
-    twice = method.feed(once, turn_of(batch, name=f"{NAME} 2"))
+    once = method.feed(batch, context_of(batch))
+    twice = method.feed(once, context_of(batch, name=f"{NAME} 2"))
     assert torch.equal(recorder.fed.target, twice.target)
     assert near(int((recorder.fed.target != batch.target).sum()), 40 * 8, (1 - 0.7**2) * 19 / 20)
 
@@ -148,7 +148,7 @@ def test_a_method_that_stands_twice_draws_twice(random_model, random_batch):
 def test_loss_and_gradients_are_those_of_teacher_forcing_on_the_replaced_inputs(random_model, random_batch, pool):
     model, batch = random_model(), random_batch([(5, 4), (7, 6), (3, 2)])
     method, found = prepared(pool=pool, gate=1.0), []
-    fed = method.feed(batch, turn_of(batch, model))
+    fed = method.feed(batch, context_of(batch, model))
     for objective, given_batch in (
         (Objective(model, ObjectiveSettings(0.1), [(NAME, method)]), batch),
         (Objective(model, ObjectiveSettings(0.1)), fed),
@@ -172,7 +172,7 @@ def test_a_feed_starts_at_its_step_grows_over_its_ramp_and_is_anchored_by_its_we
     method = prepared(gate=1.0, rate=1.0, start_step=start, ramp_steps=ramp, weight=weight)
     found = Objective(model, ObjectiveSettings(), [(NAME, method)])(batch, step).total
     strength = 0.0 if step < start else 1.0 if ramp == 0 else min(1.0, (step - start + 1) / ramp)
-    plain, fed = Objective(model, ObjectiveSettings()), prepared(gate=1.0, rate=strength).feed(batch, turn_of(batch))
+    plain, fed = Objective(model, ObjectiveSettings()), prepared(gate=1.0, rate=strength).feed(batch, context_of(batch))
     expected = weight * plain(fed).total + (1 - weight) * plain(batch).total
     torch.testing.assert_close(found, expected)
     if weight == 0 or step < start:
@@ -184,7 +184,7 @@ def test_an_idle_row_stays_as_it_is(random_model, random_batch):
     idle = batch._replace(labels=torch.full_like(batch.labels, IGNORED))
     for pool in POOLS:
         method = prepared(pool=pool, rate=1.0, gate=1.0)
-        assert torch.equal(method.feed(idle, turn_of(idle, random_model())).target, batch.target)
+        assert torch.equal(method.feed(idle, context_of(idle, random_model())).target, batch.target)
 
 
 @pytest.mark.parametrize(

@@ -22,16 +22,16 @@ from sequences import (
     METRIC,
     assert_idle_rows_add_nothing,
     candidates_strategy,
+    context_of,
     forced,
     log_prob,
-    materials,
     objective_of,
     reward,
     sampled,
     shared,
     source_of,
     target_of,
-    turn_of,
+    training_context,
     unique,
     with_idle,
     write_decoded,
@@ -96,10 +96,10 @@ def test_with_enough_samples_the_risk_is_that_of_all_sequences(random_model):
     batch = collate([([2, 4, 4, END], [4, 4]), ([2, 4, END], [4])], 0, END)
     whole = [sum(log_prob(model, batch, row, one).exp() * (1 - reward(one, batch, row)) for one in sequences)
              for row in range(2)]  # fmt: skip
-    found = sample(batch, turn_of(batch, model), 400, 2, END)
+    found = sample(batch, context_of(batch, model), 400, 2, END)
     assert [len(unique(row)) for row in found] == [len(sequences)] * 2
     keys = {"alpha": 1.0, "candidates": 400, "metric": METRIC}
-    objective = objective_of(model, "mrt", materials(max_length=2, size=5), **keys)
+    objective = objective_of(model, "mrt", training_context(max_length=2, size=5), **keys)
     assert_same(objective, batch, torch.stack(whole).mean())
 
 
@@ -123,11 +123,11 @@ def test_a_file_stands_in_for_samples(
     batch = random_batch([(source + row * 8, target) for row, (source, target) in enumerate(sizes)], seed)
     model, rows = random_model(seed), [data.draw(candidates_strategy()) for _ in sizes]
     path = write_decoded(tmp_path_factory.mktemp("mrt") / "x", batch, rows, [[0.0] * len(row) for row in rows])
-    given_materials = materials([source_of(batch, row) for row in range(len(sizes))])._replace(max_source=40)
+    training = training_context([source_of(batch, row) for row in range(len(sizes))])._replace(max_source=40)
     keys = {"alpha": alpha, "with_gold": with_gold, "candidates": most, "metric": METRIC, "path": path, "weight": 0.5}
     chosen = [row[:most] + [target_of(batch, place)] * with_gold for place, row in enumerate(rows)]
     expected = (forced(model, batch) + mean_risk(model, batch, chosen, alpha)) / 2
-    assert_same(objective_of(model, "mrt", given_materials, **keys), batch, expected)
+    assert_same(objective_of(model, "mrt", training, **keys), batch, expected)
 
 
 @names
@@ -168,4 +168,4 @@ def test_rows_without_labels_add_nothing_and_parts_of_an_update_add_up(random_mo
 )  # fmt: skip
 def test_a_wrong_key_is_refused_by_name(keys, message):
     with pytest.raises(UserError, match=message):
-        MinimumRisk(**keys).prepare(materials())
+        MinimumRisk(**keys).prepare(training_context())

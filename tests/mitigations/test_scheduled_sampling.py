@@ -35,7 +35,7 @@ def lively_model(random_model):
     return make
 
 
-def turn_of(batch, model, step=0, strength=1.0):
+def context_of(batch, model, step=0, strength=1.0):
     return StepContext(Passes(model, 0.0, model), Draws(batch.seeds, NAME), count(batch), step, strength)
 
 
@@ -53,11 +53,11 @@ def chances(method, number, step, gold):
 
 
 @torch.no_grad()
-def written(method, model, batch, turn, own):
+def written(method, model, batch, context, own):
     """The decoder inputs of each row, token by token; predictions go by the row's ``own`` mixed prefix or by gold."""
     width, rows = batch.target.shape[1], []
-    coin, place = turn.draws.uniform("coin", width), turn.draws.uniform("token", width)
-    gumbel = turn.draws.gumbel("word", width, SIZE)
+    coin, place = context.draws.uniform("coin", width), context.draws.uniform("token", width)
+    gumbel = context.draws.gumbel("word", width, SIZE)
     for row, source in enumerate(batch.source_lengths.tolist()):
         length = int((batch.labels[row] != IGNORED).sum())
         gold, mixed = batch.target[row, :length].tolist(), [END]
@@ -65,8 +65,8 @@ def written(method, model, batch, turn, own):
         for number in range(1, length):
             prefix = mixed if own else gold[:number]
             scores = model.logits(model.decode(torch.tensor([prefix]), memory))[0, -1].float()
-            predicted, random = chances(method, number, turn.step, float(scores.softmax(dim=0)[gold[number]]))
-            rate, token = method.rate * turn.strength, gold[number]
+            predicted, random = chances(method, number, context.step, float(scores.softmax(dim=0)[gold[number]]))
+            rate, token = method.rate * context.strength, gold[number]
             if coin[row, number] < rate * random:
                 token = gold[1 + int(place[row, number] * (length - 1))]
             if coin[row, number] < rate * predicted:
@@ -95,11 +95,11 @@ def test_one_pass_puts_the_prediction_for_a_token_in_the_token_s_own_place(
     lively_model, random_batch, sizes, seed, policy, noise, rate, step, strength
 ):
     model, batch = lively_model(seed), random_batch(sizes, seed)
-    method, turn = (
+    method, context = (
         ScheduledSampling(rate=rate, policy=policy, noise=noise, **KEYS),
-        turn_of(batch, model, step, strength),
+        context_of(batch, model, step, strength),
     )
-    assert rows_of(method.feed(batch, turn)) == written(method, model, batch, turn, own=False)
+    assert rows_of(method.feed(batch, context)) == written(method, model, batch, context, own=False)
 
 
 @given(
@@ -116,8 +116,8 @@ def test_as_many_passes_as_tokens_are_sampling_token_by_token(
     model, batch = lively_model(seed), random_batch(sizes, seed)
     passes = max(1, max(target for _, target in sizes) + more)
     method = ScheduledSampling(rate=0.7, policy=policy, passes=passes, noise=noise, **KEYS)
-    turn = turn_of(batch, model, step=4)
-    assert rows_of(method.feed(batch, turn)) == written(method, model, batch, turn, own=True)
+    context = context_of(batch, model, step=4)
+    assert rows_of(method.feed(batch, context)) == written(method, model, batch, context, own=True)
 
 
 @torch.no_grad()
@@ -130,7 +130,7 @@ def test_passes_under_sure_coins_are_greedy_decoding_and_fewer_are_not(lively_mo
             tokens.append(int(model.logits(model.decode(torch.tensor([tokens]), memory))[0, -1].argmax()))
         expected.append(tokens)
     found = [
-        rows_of(ScheduledSampling(policy="always", passes=passes).feed(batch, turn_of(batch, model)))
+        rows_of(ScheduledSampling(policy="always", passes=passes).feed(batch, context_of(batch, model)))
         for passes in (1, 6, 9)
     ]
     assert found[1] == found[2] == expected
@@ -141,7 +141,7 @@ def test_noise_of_one_samples_the_softmax(lively_model):
     model, rows = lively_model(4), 5000
     model.output_bias.data.mul_(3.0)
     batch = collate([([2, 7, 8, END], [9])] * rows, 0, END)
-    fed = ScheduledSampling(policy="always", noise=1.0).feed(batch, turn_of(batch, model))
+    fed = ScheduledSampling(policy="always", noise=1.0).feed(batch, context_of(batch, model))
     memory = model.encode(batch.source[:1], batch.source_lengths[:1])
     shares = model.logits(model.decode(batch.target[:1, :1], memory))[0, 0].softmax(dim=0).tolist()
     counts = torch.bincount(fed.target[:, 1], minlength=SIZE).tolist()
@@ -152,10 +152,10 @@ def test_noise_of_one_samples_the_softmax(lively_model):
 
 def test_confidence_does_all_three_things(lively_model, random_batch):
     model, batch = lively_model(), random_batch([(5, 6)] * 60)
-    method, turn = ScheduledSampling(policy="confidence", **KEYS), turn_of(batch, model)
+    method, context = ScheduledSampling(policy="confidence", **KEYS), context_of(batch, model)
     logits = model.logits(Passes(model, 0.0, model).hidden(batch)).float().log_softmax(dim=-1)
     gold = logits.gather(2, batch.labels[..., None])[:, :-1, 0].exp()
-    fed, kept = method.feed(batch, turn).target[:, 1:], batch.target[:, 1:]
+    fed, kept = method.feed(batch, context).target[:, 1:], batch.target[:, 1:]
     low, high = gold <= 0.01, gold > 0.05
     for part in (low, high, ~low & ~high):
         assert part.sum() > 20

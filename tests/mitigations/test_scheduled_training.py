@@ -23,7 +23,7 @@ NAME, END = "scheduled_sampling", 3
 KEYS = {"base": 0.7, "decay": 3.0, "confident": 0.01, "sure": 0.05}
 
 
-def turn_of(batch, model, step=0, strength=1.0):
+def context_of(batch, model, step=0, strength=1.0):
     return StepContext(Passes(model, 0.0, model), Draws(batch.seeds, NAME), count(batch), step, strength)
 
 
@@ -39,7 +39,7 @@ def test_no_gradient_flows_through_predictions_and_none_of_the_loss_s_is_lost(
 ):
     model, batch = random_model(), random_batch([(5, 6), (7, 3), (3, 5), (6, 6)])
     method, found = ScheduledSampling(policy=policy, passes=passes, noise=1.0, **KEYS), []
-    fed = method.feed(batch, turn_of(batch, model, step=5))
+    fed = method.feed(batch, context_of(batch, model, step=5))
     assert not torch.equal(fed.target, batch.target)
     assert not fed.target.requires_grad
     for objective, given_batch in (
@@ -59,7 +59,7 @@ def test_no_gradient_flows_through_predictions_and_none_of_the_loss_s_is_lost(
 def test_without_rate_or_strength_it_is_teacher_forcing(random_model, random_batch, sizes, seed, passes, keys):
     model, batch = random_model(seed), random_batch(sizes, seed)
     method = ScheduledSampling(rate=0.0 if keys == "rate" else 1.0, policy="always", passes=passes)
-    fed = method.feed(batch, turn_of(batch, model, strength=0.0 if keys == "strength" else 1.0))
+    fed = method.feed(batch, context_of(batch, model, strength=0.0 if keys == "strength" else 1.0))
     torch.testing.assert_close(fed, batch, rtol=0, atol=0)
     method.start_step = 3 if keys == "strength" else 0
     found = Objective(model, ObjectiveSettings(), [(NAME, method)])(batch, 2)
@@ -70,23 +70,23 @@ def test_steps_count_from_the_start(random_model, random_batch):
     model, batch = random_model(), random_batch([(5, 6)] * 20)
     method = ScheduledSampling(policy="inverse_sigmoid", decay=3.0, start_step=4, ramp_steps=8)
     found = Objective(model, ObjectiveSettings(), [(NAME, method)])(batch, 9).total
-    fed = method.feed(batch, turn_of(batch, model, step=5, strength=6 / 8))
+    fed = method.feed(batch, context_of(batch, model, step=5, strength=6 / 8))
     assert found == Objective(model, ObjectiveSettings())(fed).total
-    late = method.feed(batch, turn_of(batch, model, step=10**7))  # where the exponential would overflow
-    assert torch.equal(late.target, ScheduledSampling(policy="always").feed(batch, turn_of(batch, model)).target)
+    late = method.feed(batch, context_of(batch, model, step=10**7))  # where the exponential would overflow
+    assert torch.equal(late.target, ScheduledSampling(policy="always").feed(batch, context_of(batch, model)).target)
 
 
 def test_neighbours_order_and_padding_change_nothing_and_labels_stay(random_model, random_batch):
     model, sizes = random_model(), [(5, 6), (3, 4), (6, 0), (2, 1)]
     batch, method = random_batch(sizes), ScheduledSampling(rate=0.8, passes=2, noise=1.0, policy="always")
-    whole = method.feed(batch, turn_of(batch, model))
+    whole = method.feed(batch, context_of(batch, model))
     assert torch.equal(whole.target[batch.labels == IGNORED], batch.target[batch.labels == IGNORED])
     assert whole.labels is batch.labels
     assert whole.source is batch.source
     for rows in ([1], [3, 1], [2], [3, 2, 0]):
         pairs = [(batch.source[row, : sizes[row][0]].tolist(), rows_of(batch)[row][1:]) for row in rows]
         part = collate(pairs, 0, END, batch.seeds[rows].tolist())
-        assert rows_of(method.feed(part, turn_of(part, model))) == [rows_of(whole)[row] for row in rows]
+        assert rows_of(method.feed(part, context_of(part, model))) == [rows_of(whole)[row] for row in rows]
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
@@ -95,8 +95,8 @@ def test_it_may_stand_behind_noise(random_model, random_batch, policy, before):
     model, batch = random_model(), random_batch([(5, 6), (7, 3), (3, 0)])
     method = ScheduledSampling(policy=policy, **KEYS)
     found = Objective(model, ObjectiveSettings(), [("noise", before), (NAME, method)])(batch, 1)
-    noisy = before.feed(batch, turn_of(batch, model)._replace(draws=Draws(batch.seeds, "noise")))
-    fed = method.feed(noisy, turn_of(noisy, model, step=1))
+    noisy = before.feed(batch, context_of(batch, model)._replace(draws=Draws(batch.seeds, "noise")))
+    fed = method.feed(noisy, context_of(noisy, model, step=1))
     torch.testing.assert_close(found.total, Objective(model, ObjectiveSettings())(fed, counts=count(batch)).total)
 
 

@@ -20,14 +20,14 @@ from sequences import (
     END,
     METRIC,
     assert_idle_rows_add_nothing,
+    context_of,
     forced,
     log_prob,
-    materials,
     objective_of,
     reward,
     sampled,
     searched,
-    turn_of,
+    training_context,
     with_idle,
 )
 
@@ -144,9 +144,9 @@ def test_a_recipe_says_which_method_cannot_stand_beside_a_feed():
 def test_beside_a_feed_only_the_teacher_forcing_share_reads_the_edited_prefix(random_model, random_batch):
     model, batch = random_model(), random_batch(FIXED)
     feed = MITIGATIONS["random_replacement"](pool="vocabulary", gate=1.0, rate=0.9)
-    feed.prepare(materials())
+    feed.prepare(training_context())
     method = objective(model, weight=0.4, candidates=3).mitigations[0].method
-    fed = feed.feed(batch, turn_of(batch, model, "random_replacement"))
+    fed = feed.feed(batch, context_of(batch, model, "random_replacement"))
     assert not torch.equal(fed.target, batch.target)
     expected = 0.6 * forced(model, fed) + 0.4 * critical(model, batch, 3)
     assert_same(Objective(model, ObjectiveSettings(), [("random_replacement", feed), (NAME, method)]), batch, expected)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from naive import SEEDS, SIZES, few, rows_of
-from sequences import END, MAX_LENGTH, candidates_strategy, materials, source_of, write_decoded
+from sequences import END, MAX_LENGTH, candidates_strategy, source_of, training_context, write_decoded
 
 import s2s
 from s2s.batch import collate
@@ -34,7 +34,7 @@ def test_a_file_gives_back_what_was_written(random_batch, tmp_path_factory, size
     sources = [source_of(batch, row) for row in range(len(sizes))]
     for limit in (MAX_LENGTH, None):  # null: the longest target of training
         path = write_decoded(tmp_path_factory.mktemp("stored") / "x", batch, rows, scores, max_length=limit)
-        stored = read(path, materials(sources))
+        stored = read(path, training_context(sources))
         for most in (1, 5):
             expected = [list(zip(row, own, strict=True))[:most] for row, own in zip(rows, scores, strict=True)]
             assert stored.find(batch, most) == expected
@@ -44,7 +44,7 @@ def test_sources_are_known_by_their_ids_cut_as_in_training(random_batch, tmp_pat
     batch = random_batch([(9, 2)])
     path = write_decoded(tmp_path / "x", batch, [[Candidate([4], True)]], [[-1.0]])
     cut = [*source_of(batch, 0)[:5], END]
-    given = materials([cut])._replace(max_source=6)
+    given = training_context([cut])._replace(max_source=6)
     short = collate([(cut, [])], 0, END)
     assert read(path, given).find(short, 3) == [[(Candidate([4], True), -1.0)]]
     with pytest.raises(UserError, match=rf"{path}: no candidates for the source with the ids"):
@@ -89,7 +89,7 @@ def test_a_bad_line_is_named(tmp_path, change, message):
     path = tmp_path / "decoded.jsonl"
     path.write_text(json.dumps(LINE) + "\n" + second + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=rf"^{path}:2: .*{message}"):
-        read(str(path), materials())
+        read(str(path), training_context())
 
 
 def test_missing_sources_and_files_are_said(random_batch, tmp_path):
@@ -97,15 +97,15 @@ def test_missing_sources_and_files_are_said(random_batch, tmp_path):
     sources = [source_of(batch, row) for row in range(3)]
     path = write_decoded(tmp_path / "x", rows_of(batch, [1]), [[Candidate([4], True)]], [[-1.0]])
     with pytest.raises(UserError, match="no candidates for 2 of 3 training sources"):
-        read(path, materials(sources))
+        read(path, training_context(sources))
     (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(Path(path).read_bytes()))
     with pytest.raises(UserError, match="no candidates for 2 of 3 training sources"):
-        read(str(tmp_path / "packed.jsonl.gz"), materials(sources))
+        read(str(tmp_path / "packed.jsonl.gz"), training_context(sources))
     with pytest.raises(UserError, match=r"^path: .*nowhere: cannot be read: No such file"):
-        read(str(tmp_path / "nowhere"), materials())
+        read(str(tmp_path / "nowhere"), training_context())
     (tmp_path / "packed").write_bytes(b"\x1f\x8b\xff\xfe")
     with pytest.raises(UserError, match=r"^path: .*packed:1: broken gzip"):
-        read(str(tmp_path / "packed"), materials())
+        read(str(tmp_path / "packed"), training_context())
 
 
 def script():

@@ -16,7 +16,7 @@ from s2s.randomness import Draws
 END = 3
 
 
-def turn_of(batch, model=None, strength=1.0):
+def context_of(batch, model=None, strength=1.0):
     passes = None if model is None else Passes(model, 0.0, model)
     return StepContext(passes, Draws(batch.seeds, "word_dropout"), count(batch), 0, strength)
 
@@ -33,8 +33,8 @@ def near(found, trials, chance):
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_a_dropped_word_leaves_its_position_and_segment(random_model, norm):
     model, batch = random_model(vocabulary=40, norm=norm), numbered([(5, 6), (7, 3), (3, 0)])
-    noise, turn = WordDropout(rate=0.5), turn_of(batch)
-    hits, fed = noise.hits(batch, turn), noise.feed(batch, turn)
+    noise, context = WordDropout(rate=0.5), context_of(batch)
+    hits, fed = noise.hits(batch, context), noise.feed(batch, context)
     assert hits.any()
     assert not hits.all()
     words = model.words(batch.target).clone()
@@ -47,14 +47,14 @@ def test_a_dropped_word_leaves_its_position_and_segment(random_model, norm):
     assert torch.equal(fed.labels, batch.labels)
     memory = model.encode(batch.source, batch.source_lengths)
     expected = model.decode(batch.target, memory, words)
-    torch.testing.assert_close(turn_of(batch, model).passes.hidden(fed), expected)
+    torch.testing.assert_close(context_of(batch, model).passes.hidden(fed), expected)
 
 
 @given(sizes=st.lists(st.tuples(st.integers(2, 7), st.integers(0, 9)), min_size=1, max_size=6))
 @settings(deadline=None, max_examples=25)
 def test_word_dropout_of_all_drops_the_source_but_its_special_symbols(sizes):
     batch = numbered(sizes)
-    fed = WordDropout(rate=1.0, scope="all").feed(batch, turn_of(batch))
+    fed = WordDropout(rate=1.0, scope="all").feed(batch, context_of(batch))
     for row, (source, target) in enumerate(sizes):
         padding = batch.source[row, source:].tolist()
         assert fed.source[row].tolist() == [2, *[-1] * (source - 2), END, *padding]
@@ -63,9 +63,9 @@ def test_word_dropout_of_all_drops_the_source_but_its_special_symbols(sizes):
 
 def test_source_and_target_share_the_gate_and_are_dropped_apart_at_the_rate():
     batch = numbered([(10, 8)] * 4000)
-    noise, turn = WordDropout(rate=0.4, gate=0.5, scope="all"), turn_of(batch, strength=0.5)
-    fed = noise.feed(batch, turn)
-    opened = turn.draws.uniform("gate", 1)[:, 0] < 0.5
+    noise, context = WordDropout(rate=0.4, gate=0.5, scope="all"), context_of(batch, strength=0.5)
+    fed = noise.feed(batch, context)
+    opened = context.draws.uniform("gate", 1)[:, 0] < 0.5
     source, target = (fed.source[:, 1:-1] < 0), (fed.target[:, 1:] < 0)
     assert not source[~opened].any()
     assert not target[~opened].any()

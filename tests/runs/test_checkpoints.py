@@ -25,7 +25,7 @@ from s2s.files.folders import MANIFEST, recorded_hash
 from s2s.model import Architecture
 from s2s.recipe.recipe import Recipe
 from s2s.runs.checkpoints import TRAINER, WEIGHTS, Best, Checkpoint, newest, save, weights
-from s2s.runs.metadata import RunMetadata, read_metadata, write_facts
+from s2s.runs.metadata import RunMetadata, read_metadata, write_metadata
 from s2s.runs.run_folder import create, cut_log, exists, locked, read, read_vocabulary
 from s2s.vocabulary.sentence_pieces import train
 
@@ -268,13 +268,13 @@ def test_a_lock_keeps_others_out_until_its_holder_is_killed(other: tuple[Path, "
 def write_run(run: Path, steps: int) -> None:
     """Write a new run's folder, or what resuming writes again."""
     recipe = Recipe.load("toy_copy", [f"run.steps={steps}", f"run.folder={run}"])
-    facts = RunMetadata(Architecture(VOCABULARY.size, 1, 8, 2), "data", "default", 1, "fp32", {}, [])
+    metadata = RunMetadata(Architecture(VOCABULARY.size, 1, 8, 2), "data", "default", 1, "fp32", {}, [])
     if exists(run):
         write_atomically(run / "recipe.yaml", recipe.to_yaml())
-        write_facts(run, read_metadata(run))
+        write_metadata(run, read_metadata(run))
     else:
         run.mkdir(parents=True, exist_ok=True)
-        create(run, recipe, VOCABULARY, facts)
+        create(run, recipe, VOCABULARY, metadata)
 
 
 def saved(run: Path) -> Callable[[], None]:

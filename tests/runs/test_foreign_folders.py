@@ -274,9 +274,9 @@ def test_run_json_names_nothing_else(elsewhere: Elsewhere, tmp_path: Path, value
     weights = tmp_path / "small" / "weights.safetensors"
     save_file(load_file(weights), weights, metadata={"step": "2"})
     path = tmp_path / "small" / "run.json"
-    facts = json.loads(path.read_text(encoding="utf-8")) | {"files": {}}
-    shape = facts["architecture"] | values.get("architecture", {})
-    path.write_text(json.dumps(facts | values | {"architecture": shape}), encoding="utf-8")
+    metadata = json.loads(path.read_text(encoding="utf-8")) | {"files": {}}
+    shape = metadata["architecture"] | values.get("architecture", {})
+    path.write_text(json.dumps(metadata | values | {"architecture": shape}), encoding="utf-8")
     with pytest.raises(UserError, match=r"run\.json") as found:
         s2s.load(tmp_path / "small")
     assert "\n" not in str(found.value)
@@ -284,8 +284,8 @@ def test_run_json_names_nothing_else(elsewhere: Elsewhere, tmp_path: Path, value
 
 def test_a_tokenizer_names_files_of_its_folder(elsewhere: Elsewhere, tmp_path: Path) -> None:
     folder = copied(elsewhere, tmp_path)
-    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    (folder / "run.json").write_text(json.dumps(facts | {"files": {}}), encoding="utf-8")
+    metadata = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    (folder / "run.json").write_text(json.dumps(metadata | {"files": {}}), encoding="utf-8")
     path = folder / "vocabulary" / "tokenizer_config.json"
     values = json.loads(path.read_text(encoding="utf-8")) | {
         "fast_tokenizer_files": ["../../secret/tokenizer.1.0.json"]

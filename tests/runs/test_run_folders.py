@@ -197,20 +197,28 @@ def test_an_edited_recipe_is_told_and_a_cut_one_refused(copy: Path, caplog: pyte
 
 def test_run_json_of_another_run_is_not_taken(copy: Path, tmp_path: Path) -> None:
     path = copy / "run.json"
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    metadata = json.loads(path.read_text(encoding="utf-8"))
     others = {"heads": 4, "norm": "post", "activation": "relu"}  # no shape of a tensor tells them
     for key, value in others.items():
-        path.write_text(json.dumps(facts | {"architecture": facts["architecture"] | {key: value}}), encoding="utf-8")
+        path.write_text(
+            json.dumps(metadata | {"architecture": metadata["architecture"] | {key: value}}), encoding="utf-8"
+        )
         assert "run.json: of another run than" in refused(copy)
         with pytest.raises(UserError, match=r"run\.json: of another run than"):
             s2s.fit(made(copy, 9))
-    for values in ({}, [], facts | {"architecture": {"width": "8"}}, facts | {"threads": None}, facts | {"new": 1}):
+    for values in (
+        {},
+        [],
+        metadata | {"architecture": {"width": "8"}},
+        metadata | {"threads": None},
+        metadata | {"new": 1},
+    ):
         path.write_text(json.dumps(values), encoding="utf-8")
         assert "run.json: cut, empty or not the file of a run" in refused(copy)
     secret = tmp_path / "secret"
     secret.write_text("x", encoding="utf-8")
     for name in ("../secret", str(secret), "vocabulary/../../secret", "vocabulary\\..\\secret"):
-        path.write_text(json.dumps(facts | {"files": {name: entry(secret)}}), encoding="utf-8")
+        path.write_text(json.dumps(metadata | {"files": {name: entry(secret)}}), encoding="utf-8")
         assert "files lists" in refused(copy)
 
 
@@ -237,9 +245,9 @@ def test_tensors_that_are_not_the_models_own_are_refused(copy: Path, change: str
     folder = copy
     if is_exported:
         s2s.load(copy).save_pretrained(folder := copy.with_name("exported"))
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        del facts["files"][WEIGHTS]
-        (folder / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+        metadata = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        del metadata["files"][WEIGHTS]
+        (folder / "run.json").write_text(json.dumps(metadata), encoding="utf-8")
     file = folder / WEIGHTS if is_exported else at(folder) / WEIGHTS
     found = load_file(file)
     edit, message = TENSORS[change]
@@ -389,12 +397,12 @@ def test_adafactors_own_state_is_taken_and_another_is_not(options: dict[str, Any
         None,
     ],
 )
-def test_facts_of_other_types_are_one_line(copy: Path, change: dict[str, Any] | None) -> None:
+def test_metadata_of_other_types_are_one_line(copy: Path, change: dict[str, Any] | None) -> None:
     path = copy / "run.json"
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    metadata = json.loads(path.read_text(encoding="utf-8"))
     if change is not None and "epsilon" in change:
-        facts["architecture"] |= change
-    path.write_text("[" * 100_000 if change is None else json.dumps(facts | change), encoding="utf-8")
+        metadata["architecture"] |= change
+    path.write_text("[" * 100_000 if change is None else json.dumps(metadata | change), encoding="utf-8")
     assert "run.json: cut, empty or not the file of a run" in refused(copy)
 
 
@@ -440,9 +448,9 @@ def test_pointing_takes_the_place_of_files_links_and_folders(tmp_path: Path) -> 
 
 
 def test_a_vocabulary_with_more_pieces_than_the_model_is_refused(old: Path) -> None:
-    facts = json.loads((old / "run.json").read_text(encoding="utf-8"))
-    facts["architecture"]["vocabulary"] = 100
-    (old / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+    metadata = json.loads((old / "run.json").read_text(encoding="utf-8"))
+    metadata["architecture"]["vocabulary"] = 100
+    (old / "run.json").write_text(json.dumps(metadata), encoding="utf-8")
     with pytest.raises(UserError, match=r"vocabulary: 267 pieces, but run\.json has a model of 100"):
         read_vocabulary(old)
 

@@ -234,14 +234,14 @@ def test_a_launchers_precision_is_trained_in_and_kept(
     folder = tmp_path / "run"
     s2s.fit(ready(base, folder, "run.steps=2", "run.precision=auto"))
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    before = s2s.runs.metadata.read_facts(folder).precision
+    before = s2s.runs.metadata.read_metadata(folder).precision
     capsys.readouterr()
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     s2s.fit(tiny_runs.recipe(folder, "run.steps=4", "run.precision=auto"))
     told = capsys.readouterr().out
     assert "precision: bf16, as the launcher asks" in told
     assert f"going on with other means (precision {before} -> bf16" in told or before == "bf16"
-    assert s2s.runs.metadata.read_facts(folder).precision == "bf16"
+    assert s2s.runs.metadata.read_metadata(folder).precision == "bf16"
     s2s.fit(tiny_runs.recipe(folder, "run.steps=6", "run.precision=fp32"))
     told = capsys.readouterr().out
     assert "ACCELERATE_MIXED_PRECISION=bf16 is not used" in told
