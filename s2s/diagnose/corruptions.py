@@ -1,7 +1,7 @@
-"""What may have gone wrong in a prefix: corruptions of the first tokens of a target, the same for an example each time.
+"""Ways in which a prefix can be wrong: each corruption changes the first tokens of a gold target.
 
-A corruption gives other tokens in the prefix's place, or None where it has no way to change it. Which places and
-tokens it takes is drawn from (seed, example, corruption, length) alone.
+A corruption returns the tokens that replace the prefix, or None where it has no way to change it. Positions and new
+tokens are drawn from (seed, example, corruption, length) alone, so all runs are measured on the same wrong prefixes.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,26 +9,21 @@ from random import Random
 from typing import NamedTuple
 
 from s2s.mitigations.base import Mitigation
-from s2s.mitigations.consistency import NoiseConsistency
-from s2s.mitigations.minimum_risk import Sampled
-from s2s.mitigations.prefix_noise import DuplicateNoise, Noise, RandomReplacement, ShiftNoise, SwapNoise
-from s2s.mitigations.raml import RewardAugmented
-from s2s.mitigations.scheduled_sampling import ScheduledSampling
 from s2s.randomness import seed_of
 
 Ids = list[int]
 RATE = 0.3
-"""The probability that a token is replaced; one is replaced in any case."""
+"""The probability with which each token is replaced. One more token is drawn that is replaced in any case."""
 
 
 class Prefix(NamedTuple):
-    """The first ``length`` tokens of a target, and what corruptions may put in their place."""
+    """The first ``length`` tokens of a target, and the tokens that corruptions may replace them with."""
 
     target: Sequence[int]  # the whole target, without its end
     length: int
-    other: Sequence[int]  # another sentence's target, without its end; empty where there is none
-    greedy: Sequence[int]  # the model's likeliest plain token for each place, given the gold tokens before it
-    plain: Sequence[int]  # the ids that texts are made of
+    other: Sequence[int]  # another sentence's target, without its end; empty where no other one fits
+    greedy: Sequence[int]  # at each position the model's likeliest plain token, given the gold tokens before it
+    plain: Sequence[int]  # all ids that can occur in texts
 
     @property
     def tokens(self) -> Ids:
@@ -40,47 +35,47 @@ Corruption = Callable[[Prefix, Random], Ids | None]
 
 
 def replace_from_target(prefix: Prefix, random: Random) -> Ids | None:
-    """Each token becomes another of the same target at ``RATE``: right words in the wrong place."""
+    """Replace tokens at ``RATE`` by others of the same target: right words in the wrong position."""
     return _replaced(prefix.tokens, sorted(set(prefix.target)), random)
 
 
 def replace_from_vocabulary(prefix: Prefix, random: Random) -> Ids | None:
-    """Each token becomes another of the vocabulary at ``RATE``."""
+    """Replace tokens at ``RATE`` by others of the vocabulary."""
     return _replaced(prefix.tokens, prefix.plain, random)
 
 
 def swap(prefix: Prefix, random: Random) -> Ids | None:
-    """Two different neighbours change places."""
+    """Exchange two neighbouring tokens that differ."""
     tokens = prefix.tokens
-    places = [place for place in range(len(tokens) - 1) if tokens[place] != tokens[place + 1]]
-    if not places:
+    positions = [index for index in range(len(tokens) - 1) if tokens[index] != tokens[index + 1]]
+    if not positions:
         return None
-    place = random.choice(places)
-    return [*tokens[:place], tokens[place + 1], tokens[place], *tokens[place + 2 :]]
+    first = random.choice(positions)
+    return [*tokens[:first], tokens[first + 1], tokens[first], *tokens[first + 2 :]]
 
 
 def drop(prefix: Prefix, random: Random) -> Ids | None:
-    """One token is left out; all behind it come a place early."""
-    place = random.randrange(prefix.length)
-    return [*prefix.tokens[:place], *prefix.tokens[place + 1 :]]
+    """Leave out one token; all tokens after it move one position to the left."""
+    dropped = random.randrange(prefix.length)
+    return [*prefix.tokens[:dropped], *prefix.tokens[dropped + 1 :]]
 
 
 def duplicate(prefix: Prefix, random: Random) -> Ids | None:
-    """One token stands there twice; all behind it come a place late."""
-    place = random.randrange(prefix.length)
-    return [*prefix.tokens[: place + 1], *prefix.tokens[place:]]
+    """Repeat one token; all tokens after it move one position to the right."""
+    doubled = random.randrange(prefix.length)
+    return [*prefix.tokens[: doubled + 1], *prefix.tokens[doubled:]]
 
 
 def distract(prefix: Prefix, random: Random) -> Ids | None:  # noqa: ARG001
-    """The first tokens of another sentence's target, as many."""
-    found = list(prefix.other[: prefix.length])
-    return found if len(found) == prefix.length and found != prefix.tokens else None
+    """Take the first tokens of another sentence's target, equally long."""
+    tokens = list(prefix.other[: prefix.length])
+    return tokens if len(tokens) == prefix.length and tokens != prefix.tokens else None
 
 
 def own_errors(prefix: Prefix, random: Random) -> Ids | None:  # noqa: ARG001
-    """The model's likeliest token at every place where it is not gold."""
-    found = list(prefix.greedy[: prefix.length])
-    return found if found != prefix.tokens else None
+    """Take the model's likeliest token at every position, right or wrong."""
+    tokens = list(prefix.greedy[: prefix.length])
+    return tokens if tokens != prefix.tokens else None
 
 
 CORRUPTIONS: dict[str, Corruption] = {
@@ -95,69 +90,38 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 
 def corrupt(name: str, prefix: Prefix, seed: int, example: int) -> Ids | None:
-    """What a row of ``CORRUPTIONS`` makes of a prefix of the example of this number."""
+    """Apply a row of ``CORRUPTIONS`` to a prefix of the example with this number."""
     return CORRUPTIONS[name](prefix, Random(seed_of(seed, "corruption", example, name, prefix.length)))
 
 
 def other_target(targets: Sequence[Sequence[int]], example: int, length: int, seed: int) -> Sequence[int]:
-    """Another example's target of at least ``length`` tokens with another beginning; empty where there is none."""
+    """Return another target of at least ``length`` tokens that begins differently; empty where there is none."""
     start = Random(seed_of(seed, "distractor", example, length)).randrange(len(targets))
-    own = list(targets[example][:length])
+    gold = list(targets[example][:length])
     for step in range(len(targets)):
         other = targets[(start + step) % len(targets)]
-        if len(other) >= length and list(other[:length]) != own:
+        if len(other) >= length and list(other[:length]) != gold:
             return other
     return ()
 
 
-def seen(mitigations: Sequence[Mitigation]) -> set[str]:
-    """The corruptions that are like what a run with these methods has trained on; all others are held out.
-
-    A corruption counts as seen too where the run's noise has another rate or form; methods that read the model's own
-    words, or train on its own texts, have seen its own errors.
-    """
-    return {name for method in mitigations for name in _taught(method)}
-
-
-def _taught(method: Mitigation) -> set[str]:
-    if not method.weight or (isinstance(method, Noise) and not (method.rate and method.gate)):
-        return set()
-    if isinstance(method, RandomReplacement):
-        return _POOLS[method.pool]
-    return {name for kind, name in _TAUGHT if isinstance(method, kind)}
-
-
-_TAUGHT: list[tuple[type[Mitigation], str]] = [
-    (DuplicateNoise, "duplicate"),
-    (ShiftNoise, "drop"),
-    (SwapNoise, "swap"),
-    (RewardAugmented, "replace_from_vocabulary"),
-    (NoiseConsistency, "replace_from_target"),
-    (ScheduledSampling, "own_errors"),
-    (Sampled, "own_errors"),
-]
-_POOLS = {
-    "target": {"replace_from_target"},
-    "sequence": {"replace_from_target"},
-    "vocabulary": {"replace_from_vocabulary"},
-    "unigram": {"replace_from_vocabulary"},
-    "similar": {"replace_from_vocabulary"},
-    "model_top_k": {"replace_from_vocabulary", "own_errors"},
-}
+def seen(mitigations: Sequence[Mitigation]) -> frozenset[str]:
+    """Return the corruptions that resemble what a run with these methods was trained on; all others are held out."""
+    return frozenset(name for method in mitigations if method.weight for name in method.teaches())
 
 
 def _replaced(tokens: Ids, pool: Sequence[int], random: Random) -> Ids | None:
-    """Each token another one of the pool at ``RATE``, and one of those that can be replaced in any case."""
-    places = [place for place, token in enumerate(tokens) if any(other != token for other in pool)]
-    if not places:
+    positions = [index for index, token in enumerate(tokens) if any(other != token for other in pool)]
+    if not positions:
         return None
-    sure = random.choice(places)
-    hit = [place for place in places if random.random() < RATE or place == sure]
-    return [_another(token, pool, random) if place in hit else token for place, token in enumerate(tokens)]
+    # At RATE alone a short prefix would often stay gold, and its damage of 0 would dilute the mean.
+    sure = random.choice(positions)
+    hit = [index for index in positions if random.random() < RATE or index == sure]
+    return [_another(token, pool, random) if index in hit else token for index, token in enumerate(tokens)]
 
 
 def _another(token: int, pool: Sequence[int], random: Random) -> int:
-    """Any of the pool but the token, which the pool is known to have."""
-    while (found := random.choice(pool)) == token:
+    """Draw from the pool until the draw differs from the token; the pool is known to have another one."""
+    while (drawn := random.choice(pool)) == token:
         pass
-    return found
+    return drawn

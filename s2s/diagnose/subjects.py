@@ -88,7 +88,7 @@ def prepare(folder: Path, examples: Examples, oracles: Sequence[Path] = ()) -> S
     tokens = tokenise(examples.pairs, run.vocabulary, data.max_source, data.max_target, str(folder))
     pairs: list[Pair] = list(zip(tokens.sources, tokens.targets, strict=True))
     assert len(pairs) == count
-    return Subject(run, pairs, frozenset(seen(run.recipe.mitigations)), truth_of(run, oracles), tokens.report)
+    return Subject(run, pairs, seen(run.recipe.mitigations), truth_of(run, oracles), tokens.report)
 
 
 def _split(dataset: Dataset, split: str, folder: Path) -> Sequence[Example]:

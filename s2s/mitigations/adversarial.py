@@ -29,6 +29,9 @@ class Perturbed(LossMethod):
     scope: Literal["target", "all"] = "target"  # embeddings of the decoder's input, or of the source as well
     epsilon: Strength = 1.0  # length of a sequence's perturbation
 
+    def teaches(self) -> set[str]:
+        return set()  # it moves embeddings, and every token stays gold
+
     def ascended(
         self, fed: Batch, context: StepContext, name: str, step_of: Callable[[Sequence[Tensor]], Perturbation]
     ) -> LossTerms:

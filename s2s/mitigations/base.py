@@ -75,6 +75,14 @@ class Mitigation:
     def prepare(self, context: TrainingContext) -> None:
         """Take from the run what the method needs; called once before the first step."""
 
+    def teaches(self) -> set[str]:
+        """Name the corruptions of ``s2s.diagnose.corruptions`` that are like the prefixes which the method trains on.
+
+        Another rate or form of the same noise counts. The diagnosis claims something of corruptions that no run was
+        trained on, so a method that does not answer must fail there rather than pass for one that teaches none.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.teaches")
+
     @property
     def shardable(self) -> bool:
         """Whether the method runs where parameters are sharded (FSDP2)."""

@@ -47,6 +47,9 @@ class RDrop(Consistency):
     alpha: Strength = 2.5  # of the mean's form: half of the alpha of the sum's form
     scope: Literal["target", "all"] = "all"  # two targets behind one source, or the whole sequence twice
 
+    def teaches(self) -> set[str]:
+        return set()
+
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
         one, two = _halves(fed, context) if self.scope == "all" else context.passes.score_copies([fed, fed])
         return self.shaped(one, two, divergences(one.logits, two.logits), context)
@@ -86,6 +89,9 @@ class NoiseConsistency(Consistency):
 
     rate: Share = 0.3  # of replaced tokens in the second view
     detach_clean: bool = False  # the clean view is a constant
+
+    def teaches(self) -> set[str]:
+        return {"replace_from_target"} if self.rate else set()
 
     def refuse(self, beside: Composition) -> str | None:
         if self.rate or any(isinstance(method, PrefixMethod) for method in beside.mitigations):

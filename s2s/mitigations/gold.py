@@ -56,6 +56,9 @@ class OffPolicy(LossMethod):
     baseline: Number = -10.0  # for product: taken from log-probabilities
     reward_floor: Strength = 0.0  # least reward of a token, for sum and product; 0.1 in the official code of GOLD-s
 
+    def teaches(self) -> set[str]:
+        return set()
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.reward not in REWARDS:

@@ -92,6 +92,9 @@ class ArticleFastGradient(LossMethod):
 
     epsilon: Strength = 1.0  # length of the table's perturbation
 
+    def teaches(self) -> set[str]:
+        return set()
+
     def refuse(self, beside: Composition) -> str | None:
         if beside.updates_in_parts:
             return "its gradient is that of a whole update; it needs run.processes 1 and run.accumulate 1 (or use fgm)"

@@ -28,6 +28,9 @@ class Sampled(SequenceLossMethod):
     def prepare(self, context: TrainingContext) -> None:
         self._context, self._metric = context, sentence_metric(self.metric)
 
+    def teaches(self) -> set[str]:
+        return {"own_errors"}
+
     def _rewards(self, candidates: list[list[Candidate]], batch: Batch) -> Tensor:
         vocabulary = self._context.vocabulary
         found = rewards(candidates, gold(batch, vocabulary.end), self._metric, vocabulary)

@@ -15,7 +15,7 @@ from s2s.batch import IGNORED, Batch, real_inputs
 from s2s.config.ranges import Count, Positive, Share
 from s2s.errors import UserError, nearest
 from s2s.mitigations.base import PrefixMethod, StepContext, TrainingContext
-from s2s.mitigations.replacement_pools import POOLS, Choice, frequencies, plain_ids, special_ids
+from s2s.mitigations.replacement_pools import POOLS, TAUGHT, Choice, frequencies, plain_ids, special_ids
 
 
 @dataclass
@@ -28,6 +28,11 @@ class Noise(PrefixMethod):
     rate: Share = 0.1  # probability that a token is touched
     gate: Share = 1.0  # probability that an example is touched at all
     position_decay: Share = 0.0  # the rate of token t = 1, 2 ... is rate (1 - position_decay^t): it grows with t
+
+    @property
+    def touches_any(self) -> bool:
+        """Whether any token of any example can be touched."""
+        return bool(self.rate and self.gate)
 
     def hits(self, batch: Batch, context: StepContext) -> Tensor:
         """The decoder inputs [B, T] to be touched."""
@@ -49,6 +54,9 @@ class WordDropout(Noise):
 
     scope: Literal["target", "all"] = "target"  # the decoder's input, or the source as well
 
+    def teaches(self) -> set[str]:
+        return set()
+
     def feed(self, batch: Batch, context: StepContext) -> Batch:
         batch = batch._replace(target=batch.target.masked_fill(self.hits(batch, context), -1))
         if self.scope == "target":
@@ -68,6 +76,9 @@ class DuplicateNoise(Noise):
     as it was.
     """
 
+    def teaches(self) -> set[str]:
+        return {"duplicate"} if self.touches_any else set()
+
     def feed(self, batch: Batch, context: StepContext) -> Batch:
         hits = self.hits(batch, context)
         columns = torch.arange(hits.shape[1], device=hits.device).repeat(len(hits), 1)
@@ -85,6 +96,9 @@ class ShiftNoise(Noise):
     label. Cost: none. Teacher forcing at rate 0 or weight 0. The prefix stays as long as it was.
     """
 
+    def teaches(self) -> set[str]:
+        return {"drop"} if self.touches_any else set()
+
     def feed(self, batch: Batch, context: StepContext) -> Batch:
         target = batch.target
         kept = ~self.hits(batch, context)
@@ -101,6 +115,9 @@ class SwapNoise(Noise):
     Where the swap brings a token forward to the place that has to predict it, the label does not count. Cost: none.
     Teacher forcing at rate 0 or weight 0. The update is divided by all its labels, those too.
     """
+
+    def teaches(self) -> set[str]:
+        return {"swap"} if self.touches_any else set()
 
     def feed(self, batch: Batch, context: StepContext) -> Batch:
         followed = functional.pad(real_inputs(batch)[:, 1:], (0, 1))
@@ -152,6 +169,9 @@ class RandomReplacement(Noise):
         counted = frequencies(context) if self.pool == "unigram" else None
         plain, special = plain_ids(context.vocabulary), special_ids(context.vocabulary)
         self._choice = Choice(plain, special, counted, self.top_k, self.temperature)
+
+    def teaches(self) -> set[str]:
+        return TAUGHT[self.pool] if self.touches_any else set()
 
     def feed(self, batch: Batch, context: StepContext) -> Batch:
         drawn = POOLS[self.pool](batch, context, self._choice)

@@ -29,6 +29,9 @@ class RewardAugmented(PrefixMethod):
             return None
         return "it draws another target, so it has to stand before the feeds that edit prefixes"
 
+    def teaches(self) -> set[str]:
+        return {"replace_from_vocabulary"} if self.temperature else set()
+
     def prepare(self, context: TrainingContext) -> None:
         self._plain = plain_ids(context.vocabulary)
 

@@ -119,3 +119,13 @@ POOLS: dict[str, Pool] = {
     "similar": from_similar,
     "model_top_k": from_model,
 }
+
+TAUGHT = {
+    "target": {"replace_from_target"},
+    "sequence": {"replace_from_target"},
+    "vocabulary": {"replace_from_vocabulary"},
+    "unigram": {"replace_from_vocabulary"},
+    "similar": {"replace_from_vocabulary"},
+    "model_top_k": {"replace_from_vocabulary", "own_errors"},
+}
+"""The corruptions of a diagnosis that replacing from each pool is like; see ``Mitigation.teaches``."""

@@ -60,6 +60,9 @@ class ScheduledSampling(PrefixMethod):
     confident: Share = 0.9  # for policy confidence: gold at or below it
     sure: Share = 0.95  # likewise: a random token above it
 
+    def teaches(self) -> set[str]:
+        return {"own_errors"} if self.rate else set()
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.policy not in POLICIES:

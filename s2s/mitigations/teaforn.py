@@ -26,6 +26,9 @@ class TeacherForcingWithNGrams(LossMethod):
     passes: Few = 2  # 1 is teacher forcing
     decay: Strength = 0.5  # each pass counts so much of the one before
 
+    def teaches(self) -> set[str]:
+        return set()
+
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
         passes, labels = context.passes, fed.labels
         hidden = passes.hidden(fed)

@@ -28,6 +28,9 @@ class GraduatedLabelSmoothing(LossMethod):
     smooth: Share = 0.1  # likewise, between low and high
     smooth_low: Share = 0.0  # likewise
 
+    def teaches(self) -> set[str]:
+        return set()
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.low > self.high:
@@ -61,6 +64,9 @@ class Unlikelihood(LossMethod):
     """
 
     alpha: Strength = 1.0  # strength of the penalty
+
+    def teaches(self) -> set[str]:
+        return set()
 
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:
         scores = context.passes.score(fed)
@@ -96,6 +102,9 @@ class MixedCrossEntropy(LossMethod):
     """
 
     weight: Share = 0.5
+
+    def teaches(self) -> set[str]:
+        return set()
 
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
         scores = context.passes.score(fed)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2s.diagnose.corruptions import CORRUPTIONS, RATE, Prefix, corrupt, other_target, seen
-from s2s.mitigations import MITIGATIONS
+from s2s.mitigations import MITIGATIONS, LossMethod, Mitigation
 
 PLAIN = tuple(range(4, 60))
 targets = st.lists(st.integers(4, 9), min_size=2, max_size=12)
@@ -128,20 +128,29 @@ def test_the_distractor_is_another_target_that_is_long_enough_and_begins_otherwi
         ("random_replacement", {"pool": "unigram"}, {"replace_from_vocabulary"}),
         ("random_replacement", {"pool": "model_top_k"}, {"replace_from_vocabulary", "own_errors"}),
         ("random_replacement", {"rate": 0.0}, set()),
+        ("random_replacement", {"gate": 0.0, "pool": "unigram"}, set()),
         ("swap_noise", {}, {"swap"}),
         ("swap_noise", {"weight": 0.0}, set()),
         ("shift_noise", {}, {"drop"}),
         ("duplicate_noise", {}, {"duplicate"}),
         ("noise_consistency", {}, {"replace_from_target"}),
         ("scheduled_sampling", {}, {"own_errors"}),
+        ("scheduled_sampling", {"rate": 0.0}, set()),
         ("raml", {}, {"replace_from_vocabulary"}),
+        ("raml", {"temperature": 0.0}, set()),
         ("mrt", {}, {"own_errors"}),
         ("word_dropout", {}, set()),
         ("fgm", {}, set()),
     ],
 )
-def test_what_a_method_has_seen(name, keys, wanted):
+def test_a_method_says_which_corruptions_it_teaches(name, keys, wanted):
     method = MITIGATIONS[name](**keys)
     assert seen([method]) == wanted
     assert seen([method, MITIGATIONS["swap_noise"]()]) == wanted | {"swap"}
     assert wanted <= CORRUPTIONS.keys()
+
+
+def test_every_method_answers_what_it_teaches_and_a_new_one_that_does_not_fails():
+    assert [name for name, kind in MITIGATIONS.items() if kind.teaches is Mitigation.teaches] == []
+    with pytest.raises(NotImplementedError, match="LossMethod"):
+        seen([LossMethod()])
