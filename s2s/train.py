@@ -21,7 +21,7 @@ from torch import distributed
 
 from s2s.config.help import Schema, explain
 from s2s.console import exit_codes
-from s2s.console.terminal import say
+from s2s.console.terminal import log, no_log
 from s2s.data.batches import data_order
 from s2s.errors import UserError, first_line, install_command
 from s2s.files.atomic import naming
@@ -91,7 +91,7 @@ def _alone(accelerator: Accelerator, folder: Path) -> Iterator[None]:
     """Hold the run's folder while training; the other processes wait for the main one to have it."""
     lock: AbstractContextManager[None] = nullcontext()
     if accelerator.is_main_process:
-        lock = run_folder.locked(folder, say)
+        lock = run_folder.locked(folder, log)
     with lock:
         wait_for_all()
         yield
@@ -108,8 +108,11 @@ def _train(prepared: Prepared, folder: Path, changes: list[str]) -> None:
     if main:
         run_folder.cut_log(folder, state.step)
     places = data_order(prepared.train.lengths(), run.tokens, run.seed, state.step)
-    tell = trackers.start(accelerator, recipe, state.step, say if main else lambda _: None)
-    with Reporter(folder / "log.jsonl" if main else None, state.step, run.steps, tell) as reporter, noted() as signals:
+    on_record = trackers.start(accelerator, recipe, state.step, log if main else no_log)
+    with (
+        Reporter(folder / "log.jsonl" if main else None, state.step, run.steps, on_record) as reporter,
+        noted() as signals,
+    ):
         _introduce(prepared, objective, reporter, [*changes, *report, *prepared.train.report, *prepared.dev.report])
         while not state.finished:
             reporter.step(update(prepared, wrapped, state, next(places)))
@@ -120,7 +123,7 @@ def _train(prepared: Prepared, folder: Path, changes: list[str]) -> None:
             if due or stop or state.finished or state.best != best:
                 _save(accelerator, folder, state)
             if stop:
-                reporter.say(f"stopped behind step {state.step}; the same command goes on from there")
+                reporter.log(f"stopped behind step {state.step}; the same command goes on from there")
                 leave(stop)
         finish(prepared, state, reporter)
     trackers.finish(accelerator)
@@ -133,7 +136,7 @@ def _evaluate(prepared: Prepared, state: State, reporter: Reporter) -> None:
     with state.evaluated(), enough_memory(lambda: f"evaluation at step {state.step}", remedy):
         scores = dev_scores(prepared, state.objective)
     reporter.record({"step": state.step, "dev": scores})
-    reporter.say(f"step {state.step}: dev {shown(scores)}")
+    reporter.log(f"step {state.step}: dev {shown(scores)}")
     state.judge(scores.get(state.run.select, math.nan))
     if prepared.accelerator.is_main_process and plots.available():
         _draw_curves(Path(state.run.folder), reporter)
@@ -144,7 +147,7 @@ def _draw_curves(folder: Path, reporter: Reporter) -> None:
     try:
         plots.draw(folder)
     except Exception as error:
-        reporter.say(f"no picture of the curves: {type(error).__name__}: {first_line(error)}")
+        reporter.log(f"no picture of the curves: {type(error).__name__}: {first_line(error)}")
 
 
 def _agreed(accelerator: Accelerator, signals: Signals, reporter: Reporter) -> int:
@@ -179,7 +182,7 @@ def _save(accelerator: Accelerator, folder: Path, state: State) -> None:
 def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, report: list[str]) -> None:
     """Say what is trained on what."""
     parameters, metadata = sum(parameter.numel() for parameter in objective.parameters()), prepared.metadata
-    reporter.say(
+    reporter.log(
         f"{prepared.recipe.run.folder}: {parameters / 1e6:.1f}M parameters, {metadata.precision}, "
         f"{metadata.threads} threads, data {metadata.data}"
     )
@@ -194,7 +197,7 @@ def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, rep
         *report,
         *machine_report(prepared, objective),
     ):
-        reporter.say(f"  {line}")
+        reporter.log(f"  {line}")
 
 
 def main(arguments: Sequence[str]) -> int:

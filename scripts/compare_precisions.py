@@ -30,7 +30,7 @@ from s2s.runs.run import Run
 def texts(run: Run, path: str, count: int) -> list[str]:
     """The first sources of a file of lines, or of JSONL with the field of the recipe's sources."""
     field = run.recipe.data.source_field
-    lines, rows = read_rows(path, Wanted(Fields(one_of=(field,)), note=print))
+    lines, rows = read_rows(path, Wanted(Fields(one_of=(field,)), log=print))
     if rows is None:
         return lines[:count]
     return [field_text(row, field, place(path, number)) for number, row in enumerate(rows[:count])]

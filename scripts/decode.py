@@ -11,7 +11,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -27,8 +27,8 @@ from s2s.config.outside_names import refuse_foreign
 from s2s.config.ranges import Count, Few, PathText, Positive, Share, settle
 from s2s.console import exit_codes
 from s2s.console.outputs import check_output
-from s2s.console.terminal import plain_console, progress_bar
-from s2s.data.lines import Format, Line, misnamed, quiet
+from s2s.console.terminal import Log, no_log, plain_console, progress_bar
+from s2s.data.lines import Format, Line, misnamed
 from s2s.decoding.decode import Chunk, ChunkDecoder, Decoded, DecodingRuns, Reader, add
 from s2s.decoding.resumable_output import ENDINGS, Journal, Output, Written, output_of
 from s2s.errors import UserError
@@ -126,22 +126,22 @@ def decode(run: Run, settings: Settings) -> None:
     """Read, search and write, in the order of the input."""
     console = plain_console(stderr=True)
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         console.print(text)
 
     settings.check_output()
     for line in check_asked(run, settings):
-        say(line)
+        log(line)
     fields = (settings.field,) if settings.field else (run.recipe.data.source_field, "source")
-    reader = Reader(settings.input, fields, settings.prefix_field, settings.format, say)
+    reader = Reader(settings.input, fields, settings.prefix_field, settings.format, log)
     total = reader.count()
     if total is not None:
-        reader = replace(reader, note=quiet)  # told once
+        reader = replace(reader, log=no_log)  # told once
     # As it is, for who reads the output.
     settings = replace(settings, search=replace(settings.search, max_length=run.max_length(settings.search)))
     tally, bar = Tally(), progress_bar(console)
     with closing(output_of(settings.output)) as output, bar as progress:
-        decoder, chunks, before = begin(reader, settings, output, say)
+        decoder, chunks, before = begin(reader, settings, output, log)
         task = progress.add_task("decoding", total=total, completed=before)
         for done in in_order(decoder, chunks, settings.processes):
             output.append(done.lines, done.digest)
@@ -149,26 +149,24 @@ def decode(run: Run, settings: Settings) -> None:
             progress.advance(task, len(done.lines))
         output.finish()
     for text in tally.report(run):
-        say(text)
+        log(text)
 
 
-def begin(
-    reader: Reader, settings: Settings, output: Output, say: Callable[[str], None]
-) -> tuple[ChunkDecoder, Iterator[Chunk], int]:
+def begin(reader: Reader, settings: Settings, output: Output, log: Log) -> tuple[ChunkDecoder, Iterator[Chunk], int]:
     """Who makes the lines, of what, and how many are there already."""
     lines, structured = reader.lines()
     for text in misnamed(settings.output, structured):
-        say(text)
+        log(text)
     decoder = ChunkDecoder(settings.speaker(), settings.search, structured)
     first, digest = 0, sha256()
     if isinstance(output, Journal):
         maker = decoder.fingerprint_inputs() | {"fields": [*reader.fields, reader.prefix]}
-        lines, first, digest = resume(output, maker, lines, reader, say)
+        lines, first, digest = resume(output, maker, lines, reader, log)
     return decoder, reader.chunks(lines, settings.chunk, first, digest), first
 
 
 def resume(
-    journal: Journal, maker: dict[str, Any], lines: Iterator[Line], reader: Reader, say: Callable[[str], None]
+    journal: Journal, maker: dict[str, Any], lines: Iterator[Line], reader: Reader, log: Log
 ) -> tuple[Iterator[Line], int, Any]:
     """The lines that are left, how many are written already, and the hash of these."""
     found, digest = journal.found(), sha256()
@@ -177,14 +175,14 @@ def resume(
         for index, line in enumerate(islice(lines, found.lines)):
             add(digest, reader.source(index, line))
         if digest.hexdigest() == found.input:
-            say(f"{journal.partial}: going on behind its {found.lines} lines")
+            log(f"{journal.partial}: going on behind its {found.lines} lines")
             journal.start(found)
             return lines, found.lines, digest
         if not Path(reader.path).is_file():
             raise UserError(f"{journal.partial}: made from other input, which cannot be read again; remove that file")
         lines, reason = reader.lines()[0], "input"
     if reason:
-        say(f"{journal.partial}: made with other {reason}; begun anew")
+        log(f"{journal.partial}: made with other {reason}; begun anew")
     journal.start(Written(maker))
     return lines, 0, sha256()
 

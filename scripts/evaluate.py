@@ -106,8 +106,8 @@ def evaluate(arguments: Arguments) -> None:
         check_output("json", arguments.json, [*names, *reference_files, arguments.sources, arguments.embeddings])
     if arguments.format is not None and arguments.format not in get_args(Format):
         raise UserError(f"format: no '{arguments.format}'{nearest(arguments.format, get_args(Format))}")
-    texts = [read_texts(name, arguments.field, hypothesis_text, arguments.format, tell) for name in names]
-    references = read_references(reference_files, arguments.field, arguments.format, tell)
+    texts = [read_texts(name, arguments.field, hypothesis_text, arguments.format, log) for name in names]
+    references = read_references(reference_files, arguments.field, arguments.format, log)
     systems = [_system(name, each, references, arguments) for name, each in zip(names, texts, strict=True)]
     first, others = systems[0], systems[1:]
     found = [differences(first.statistics, other.statistics, arguments.samples, arguments.seed) for other in others]
@@ -122,8 +122,8 @@ def evaluate(arguments: Arguments) -> None:
         show_comparison(first, other, compared, how, console)
 
 
-def tell(text: str) -> None:
-    """Tell how a file was read, apart from the scores."""
+def log(text: str) -> None:
+    """Print how a file was read on standard error, apart from the scores."""
     print(text, file=sys.stderr)
 
 
@@ -140,7 +140,7 @@ def _system(name: str, texts: list[str], references: References, arguments: Argu
         published, how = published_statistics(texts, references)
         statistics, signature = statistics | published, f"{signature} + {how}"
     if arguments.sources is not None:
-        sources = read_texts(arguments.sources, "source", joined_text, arguments.format, tell)
+        sources = read_texts(arguments.sources, "source", joined_text, arguments.format, log)
         statistics, signature = statistics | repetition_statistics(texts, references, sources), f"{signature} + {WORDS}"
     if arguments.embeddings is not None:
         from s2s.runs.token_vectors import distance_statistics  # only now: other scores should not wait for torch

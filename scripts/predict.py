@@ -101,14 +101,14 @@ def predict(run: Run, settings: Settings) -> None:
     heads = run.heads
     console, began = plain_console(stderr=True), time.perf_counter()
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         console.print(text)
 
     wanted = (settings.field,) if settings.field else (run.recipe.data.source_field, "source")
-    asked = Wanted(Fields(one_of=wanted, more=("id",)), settings.format, say)
+    asked = Wanted(Fields(one_of=wanted, more=("id",)), settings.format, log)
     lines, rows = read_rows(settings.input, asked)
     for text in misnamed(settings.output, rows is not None):
-        say(text)
+        log(text)
     sources: list[Given] = [*lines]
     if rows is not None:
         sources = [source_text(row, wanted, place(settings.input, index)) for index, row in enumerate(rows)]

@@ -7,7 +7,7 @@ What such a stream cannot take is dropped or escaped; results belong in files, n
 import io
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Literal, TextIO, cast
 
@@ -74,9 +74,17 @@ def plain_console(stderr: bool = False, width: int | None = None, quiet: bool = 
     )  # fmt: skip
 
 
-def say(text: str) -> None:
-    """Print a line on standard output."""
+Log = Callable[[str], object]
+"""Takes one line for the user: on a terminal, in a list, or nowhere."""
+
+
+def log(text: str) -> None:
+    """Print a line for the user on standard output."""
     plain_console().print(text)
+
+
+def no_log(text: str) -> None:
+    """Drop a line: the ``Log`` of callers whose user has read the same lines before, or has no use for them."""
 
 
 def print_results(lines: Iterable[str]) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
 
-from s2s.console.terminal import is_closed
-from s2s.data.readers import FORMATS, LINES, NAMES, Note, kind_of_stream, numbered_lines, told_kind
+from s2s.console.terminal import Log, is_closed, no_log
+from s2s.data.readers import FORMATS, LINES, NAMES, kind_of_stream, numbered_lines, told_kind
 from s2s.data.rows import Fields, encodable, holds, value_of
 from s2s.errors import UserError, nearest
 from s2s.metrics.references import References
@@ -28,20 +28,16 @@ class Line(NamedTuple):
     row: Row | None
 
 
-def quiet(text: str) -> None:
-    """Take a note and tell nobody."""
-
-
 NOTHING = Fields()
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked of a file: its fields, its format where the user names one, and who is told how it was read."""
+    """The fields wanted of a file, its format where the user names one, and where remarks on the reading go."""
 
     fields: Fields = NOTHING
     format: str | None = None  # null: the name tells, or the content
-    note: Note = quiet
+    log: Log = no_log
 
 
 ANY = Wanted()
@@ -78,9 +74,9 @@ def _stream(path: str, wanted: Wanted) -> Iterator[Line]:
         with _open(path) as raw:
             kind, why, stream = kind_of_stream(path, raw, wanted.fields, wanted.format)
             yield Line("", None if kind == LINES else {})
-            yield from _plain(name, stream, wanted.note) if kind == LINES else _rows(name, kind, stream, wanted)
+            yield from _plain(name, stream, wanted.log) if kind == LINES else _rows(name, kind, stream, wanted)
             if why:
-                wanted.note(f"{name}: read as {NAMES[kind]}, because {why}; format=lines reads plain lines")
+                wanted.log(f"{name}: read as {NAMES[kind]}, because {why}; format=lines reads plain lines")
     except UserError as error:
         hint = f" (read as {NAMES[kind]}, because {why}; format=lines reads plain lines)" if why else ""
         raise UserError(f"{error}{hint}") from error
@@ -90,7 +86,7 @@ def _stream(path: str, wanted: Wanted) -> Iterator[Line]:
         raise UserError(f"{name}: damaged gzip file ({error})") from error
 
 
-def _plain(name: str, stream: BinaryIO, note: Note) -> Iterator[Line]:
+def _plain(name: str, stream: BinaryIO, log: Log) -> Iterator[Line]:
     inner, first = 0, 0
     for number, line in numbered_lines(stream):
         if isinstance(line, ValueError):
@@ -101,11 +97,11 @@ def _plain(name: str, stream: BinaryIO, note: Note) -> Iterator[Line]:
         yield Line(text, None)
     if inner:
         count = f"{inner} line{'s hold' if inner > 1 else ' holds'}"
-        note(f"{name}: {count} a carriage return, which ends no line here (first: line {first})")
+        log(f"{name}: {count} a carriage return, which ends no line here (first: line {first})")
 
 
 def _rows(name: str, kind: str, stream: BinaryIO, wanted: Wanted) -> Iterator[Line]:
-    for number, row in FORMATS[kind](name, stream, wanted.fields, wanted.note):
+    for number, row in FORMATS[kind](name, stream, wanted.fields, wanted.log):
         if isinstance(row, ValueError):
             raise UserError(f"{name}, line {number}: {row}")
         yield Line("", row)
@@ -174,19 +170,19 @@ def read_texts(
     field: str,
     text_of: Callable[[Row, str, str], Text],
     format: str | None = None,
-    note: Note = quiet,
+    log: Log = no_log,
 ) -> list[str] | list[Text]:
     """The texts of a file: lines, or what ``text_of(row, field, place)`` takes out of rows.
 
     ``format`` is that of a file whose name tells none; ``note`` takes lines for the user.
     """
-    wanted = Wanted(Fields(one_of=(field, "hypotheses")), asked_format(path, format), note)
+    wanted = Wanted(Fields(one_of=(field, "hypotheses")), asked_format(path, format), log)
     lines, rows = read_rows(path, wanted)
     if rows is None:
         return lines
     texts = [text_of(row, field, place(path, index)) for index, row in enumerate(rows)]
     if empty := sum(row.get("hypotheses") == [] for row in rows):
-        note(f"{path}: {empty} of {len(rows)} rows have no hypothesis; each is taken as an empty text")
+        log(f"{path}: {empty} of {len(rows)} rows have no hypothesis; each is taken as an empty text")
     return texts
 
 
@@ -217,9 +213,9 @@ def files(value: str) -> list[str]:
     return [value] if Path(value).exists() else value.split(",")
 
 
-def read_references(paths: Sequence[str], field: str, format: str | None = None, note: Note = quiet) -> References:
+def read_references(paths: Sequence[str], field: str, format: str | None = None, log: Log = no_log) -> References:
     """The references of each text, those of several files together."""
-    columns = [read_texts(path, field, reference_text, format, note) for path in paths]
+    columns = [read_texts(path, field, reference_text, format, log) for path in paths]
     for path, column in zip(paths, columns, strict=True):
         if len(column) != len(columns[0]):
             raise UserError(f"{path} has {len(column)} references and {paths[0]} {len(columns[0])}")

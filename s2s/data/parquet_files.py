@@ -23,7 +23,7 @@ USUAL = {"dev": ("dev", "validation", "val", "valid"), "test": ("test",)}
 Numbered = Iterator[tuple[int, Row | ValueError]]
 
 
-def parquet_rows(place: str, stream: BinaryIO, fields: Fields, note: object) -> Numbered:  # noqa: ARG001
+def parquet_rows(place: str, stream: BinaryIO, fields: Fields, log: object) -> Numbered:  # noqa: ARG001
     """The rows of a Parquet file."""
     parquet = optional_module("pyarrow.parquet", "data", place)
 
@@ -35,7 +35,7 @@ def parquet_rows(place: str, stream: BinaryIO, fields: Fields, note: object) -> 
     return _batched(place, "Parquet", stream, batches)
 
 
-def arrow_rows(place: str, stream: BinaryIO, fields: Fields, note: object) -> Numbered:  # noqa: ARG001
+def arrow_rows(place: str, stream: BinaryIO, fields: Fields, log: object) -> Numbered:  # noqa: ARG001
     """The rows of an Arrow file, of either form: with an index at its end, or a stream of batches."""
     ipc = optional_module("pyarrow.ipc", "data", place)
 

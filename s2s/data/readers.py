@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from s2s.console.terminal import Log, no_log
 from s2s.data.parquet_files import arrow_rows, parquet_rows
 from s2s.data.rows import DECODER, Fields, Row, json_fault, json_row, segmented_row
 from s2s.errors import UserError
 
 Found = tuple[int, Row | ValueError]
 """Where a row stands in its file, counted from 1, and the row or what is wrong with it."""
-Note = Callable[[str], object]
 """Takes a line for the user about a file that was read."""
 LONGEST_LINE = 1 << 24
 """In bytes: far more than a text that a model reads, far less than memory."""
@@ -44,9 +44,7 @@ NAMES = {
 }
 
 
-def read_rows(
-    path: Path, fields: Sequence[str], at: Callable[[int], object], note: Note = lambda _: None
-) -> Iterator[Found]:
+def read_rows(path: Path, fields: Sequence[str], at: Callable[[int], object], log: Log = no_log) -> Iterator[Found]:
     """The rows of a file; ``at`` hears now and then how many bytes of it are done.
 
     Raises `UserError` for a file that is broken, or whose header lacks one of the fields.
@@ -59,8 +57,8 @@ def read_rows(
             if kind == LINES:
                 kind = _segmented_kind(path)
             elif why:
-                note(f"{path}: read as {NAMES[kind]}, because {why}")
-            for number, row in FORMATS[kind](str(path), stream, wanted, note):
+                log(f"{path}: read as {NAMES[kind]}, because {why}")
+            for number, row in FORMATS[kind](str(path), stream, wanted, log):
                 if number % 1000 == 0:
                     at(raw.tell())
                 yield number, row
@@ -229,19 +227,19 @@ def _parsed(line: str | ValueError, parse: Callable[[str], Row | ValueError]) ->
         return error
 
 
-def _json(place: str, stream: BinaryIO, fields: Fields, note: Note) -> Iterator[Found]:  # noqa: ARG001
+def _json(place: str, stream: BinaryIO, fields: Fields, log: Log) -> Iterator[Found]:  # noqa: ARG001
     return _by_line(stream, json_row)
 
 
-def _segmented(place: str, stream: BinaryIO, fields: Fields, note: Note) -> Iterator[Found]:  # noqa: ARG001
+def _segmented(place: str, stream: BinaryIO, fields: Fields, log: Log) -> Iterator[Found]:  # noqa: ARG001
     return _by_line(stream, segmented_row)
 
 
-def _json_document(place: str, stream: BinaryIO, fields: Fields, note: Note) -> Iterator[Found]:
+def _json_document(place: str, stream: BinaryIO, fields: Fields, log: Log) -> Iterator[Found]:
     """An array of objects, or objects one after the other, each over several lines or not; or JSON lines after all."""
     kind, _, stream = decide(stream, fields)
     if kind == "jsonl":
-        yield from _json(place, stream, fields, note)
+        yield from _json(place, stream, fields, log)
         return
     text = _text(stream.read().removeprefix(MARK))
     if isinstance(text, ValueError):
@@ -278,7 +276,7 @@ def _items(place: str, text: str) -> Iterator[tuple[int, object]]:
         raise UserError(f"{place}:{text.count(chr(10), 0, at) + 1}: malformed JSON: {wrong}")
 
 
-def _tab_separated(place: str, stream: BinaryIO, fields: Fields, note: Note) -> Iterator[Found]:
+def _tab_separated(place: str, stream: BinaryIO, fields: Fields, log: Log) -> Iterator[Found]:
     lines = numbered_lines(stream)
     _, first = next(lines, (1, None))
     if isinstance(first, ValueError):
@@ -294,10 +292,10 @@ def _tab_separated(place: str, stream: BinaryIO, fields: Fields, note: Note) -> 
         yield number, row
     if quoted:
         rows = "1 row has" if quoted == 1 else f"{quoted} rows have"
-        note(f"{place}: {rows} values in quotes, which stay; only .csv has quotes")
+        log(f"{place}: {rows} values in quotes, which stay; only .csv has quotes")
 
 
-def _comma_separated(place: str, stream: BinaryIO, fields: Fields, note: Note) -> Iterator[Found]:
+def _comma_separated(place: str, stream: BinaryIO, fields: Fields, log: Log) -> Iterator[Found]:
     """Values as RFC 4180 has them: quoted ones may hold commas, line ends and doubled quotes.
 
     A record that cannot be read costs its first physical line: the lines after it are read again, as an unclosed quote
@@ -327,7 +325,7 @@ def _comma_separated(place: str, stream: BinaryIO, fields: Fields, note: Note) -
     for told, thing in ((long, f"more than {LONG_CELL} lines"), (joined, "what looks like rows")):
         if told:
             cells = f"{len(told)} cell{'s hold' if len(told) > 1 else ' holds'}"
-            note(f"{place}: {cells} {thing} (first: {told[0]}); a stray quote joins rows so")
+            log(f"{place}: {cells} {thing} (first: {told[0]}); a stray quote joins rows so")
 
 
 def _holds_rows(values: Sequence[str]) -> bool:
@@ -441,7 +439,7 @@ def _named(names: Sequence[str], values: Sequence[object]) -> Row | ValueError:
     return dict(zip(names, values, strict=True))
 
 
-FORMATS: dict[str, Callable[[str, BinaryIO, Fields, Note], Iterator[Found]]] = {
+FORMATS: dict[str, Callable[[str, BinaryIO, Fields, Log], Iterator[Found]]] = {
     "jsonl": _json,
     "tsv": _tab_separated,
     "csv": _comma_separated,

@@ -9,11 +9,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy
 
+from s2s.console.terminal import Log
 from s2s.data import parquet_files
 from s2s.data.cache import CacheEntry, ScratchFolder, key_of
 from s2s.data.example_store import Examples, ExamplesWriter, read_columns
 from s2s.data.progress import Progress
-from s2s.data.readers import Found, Note, read_rows
+from s2s.data.readers import Found, read_rows
 from s2s.data.rows import Example, to_example
 from s2s.data.settings import DataSettings
 from s2s.data.splits import SPLITS, STEMS, locate, split_files
@@ -34,7 +35,7 @@ class Part(NamedTuple):
 
     name: str
     size: int  # what the rows' reading counts up to: bytes, or rows
-    rows: Callable[[Sequence[str], Callable[[int], object], Note], Iterator[Found]]
+    rows: Callable[[Sequence[str], Callable[[int], object], Log], Iterator[Found]]
 
 
 def load(data: DataSettings, labels: Sequence[str] = (), splits: Sequence[str] = SPLITS) -> tuple[Splits, list[str]]:
@@ -109,7 +110,7 @@ def _file_part(path: Path) -> Part:
         size = path.stat().st_size
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    return Part(str(path), size, lambda fields, at, note: read_rows(path, fields, at, note))
+    return Part(str(path), size, lambda fields, at, log: read_rows(path, fields, at, log))
 
 
 def _set_parts(name: str, splits: dict[str, Any], wanted: dict[str, Any]) -> tuple[dict[str, list[Part]], list[Any]]:

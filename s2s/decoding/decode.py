@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from s2s.data.lines import Line, Wanted, field_text, place, quiet, source_text, stream_rows
-from s2s.data.readers import Note
+from s2s.console.terminal import Log, no_log
+from s2s.data.lines import Line, Wanted, field_text, place, source_text, stream_rows
 from s2s.data.rows import Fields, json_text
 from s2s.decoding.ensemble import ensemble, rerank
 from s2s.errors import UserError
@@ -60,12 +60,12 @@ class Reader:
     fields: tuple[str, ...]  # of a row, the first that it has
     prefix: str | None = None  # the field with what the hypotheses begin with
     format: str | None = None  # null: the file's name tells, or its content
-    note: Note = quiet  # takes lines for the user on how the file was read
+    log: Log = no_log  # takes lines for the user on how the file was read
 
     def lines(self) -> tuple[Iterator[Line], bool]:
         """Return the file's lines or rows, and whether they are rows."""
         more = ("id",) if self.prefix is None else ("id", self.prefix)
-        return stream_rows(self.path, Wanted(Fields(one_of=self.fields, more=more), self.format, self.note))
+        return stream_rows(self.path, Wanted(Fields(one_of=self.fields, more=more), self.format, self.log))
 
     def source(self, index: int, line: Line) -> Source:
         """A line's source; raises a ``UserError`` with its place."""

@@ -20,7 +20,7 @@ from s2s.diagnose.report import page
 from s2s.diagnose.settings import DiagnosisSettings
 from s2s.diagnose.subjects import choose, prepare
 from s2s.diagnose.token_table import write_tokens
-from s2s.diagnose.traces import Advance, silent
+from s2s.diagnose.traces import OnProgress, no_progress
 from s2s.files.atomic import write_atomically
 from s2s.metrics.significance import too_few
 
@@ -29,9 +29,9 @@ PAGE, RECORD, TOKENS = "report.html", "report.json", "tokens.parquet"
 
 
 @contextmanager
-def no_bar(title: str, size: int) -> Iterator[Advance]:  # noqa: ARG001
+def no_bar(title: str, size: int) -> Iterator[OnProgress]:  # noqa: ARG001
     """Show nothing."""
-    yield silent
+    yield no_progress
 
 
 def diagnose(settings: DiagnosisSettings, bar: Bar = no_bar) -> dict[str, Any]:
@@ -69,16 +69,16 @@ def _command(arguments: Sequence[str]) -> None:
     with progress_bar(console) as progress:
 
         @contextmanager
-        def bar(title: str, size: int) -> Iterator[Advance]:
+        def bar(title: str, size: int) -> Iterator[OnProgress]:
             task = progress.add_task(title, total=size)
             yield lambda done: progress.advance(task, done)
             progress.remove_task(task)
 
         found = diagnose(settings, bar)
-    tell(found, settings)
+    show(found, settings)
 
 
-def tell(found: dict[str, Any], settings: DiagnosisSettings) -> None:
+def show(found: dict[str, Any], settings: DiagnosisSettings) -> None:
     """Print what was found, the signature and where the report is."""
     for title, lines in (("found", found["findings"]["found"]), ("not found", found["findings"]["not_found"])):
         print(f"{title}:", *lines, sep="\n  ")

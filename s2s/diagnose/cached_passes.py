@@ -14,7 +14,7 @@ from s2s.diagnose.ragged_arrays import Arrays, flat, flat_traces
 from s2s.diagnose.recovery import recovery
 from s2s.diagnose.settings import DiagnosisSettings
 from s2s.diagnose.subjects import Subject
-from s2s.diagnose.traces import Advance, run_free, trace, trace_free
+from s2s.diagnose.traces import OnProgress, run_free, trace, trace_free
 from s2s.inference.generate import generate
 from s2s.search.methods.beam import SearchSettings
 
@@ -28,7 +28,7 @@ class Part(NamedTuple):
     title: str
     keys: tuple[str, ...]  # of the settings
     size: Callable[[Subject, DiagnosisSettings], int]
-    measure: Callable[[Subject, DiagnosisSettings, Advance], Arrays]
+    measure: Callable[[Subject, DiagnosisSettings, OnProgress], Arrays]
     there: Callable[[Subject], bool] = lambda _: True
 
     def asked(self, settings: DiagnosisSettings, subject: Subject) -> dict[str, Any]:
@@ -42,34 +42,36 @@ def max_length(subject: Subject) -> int:
     return subject.run.max_length(subject.run.recipe.search)
 
 
-def measure_traces(subject: Subject, settings: DiagnosisSettings, advance: Advance) -> Arrays:
+def measure_traces(subject: Subject, settings: DiagnosisSettings, on_progress: OnProgress) -> Arrays:
     """Gold targets behind gold prefixes, and the run's own texts behind themselves."""
     run, size = subject.run, settings.batch
     sources = [source for source, _ in subject.pairs]
-    forced = trace(run.model, run.vocabulary, subject.pairs, size, advance)
-    free = run_free(run.model, run.vocabulary, sources, max_length(subject), size, advance)
-    own = trace_free(run.model, run.vocabulary, sources, free, size, advance)
+    forced = trace(run.model, run.vocabulary, subject.pairs, size, on_progress)
+    free = run_free(run.model, run.vocabulary, sources, max_length(subject), size, on_progress)
+    own = trace_free(run.model, run.vocabulary, sources, free, size, on_progress)
     ended = np.array([text.ended for text in free])
     return {**flat_traces("forced", forced), **flat_traces("free", own), "ended": ended}
 
 
-def measure_recovery(subject: Subject, settings: DiagnosisSettings, advance: Advance) -> Arrays:
+def measure_recovery(subject: Subject, settings: DiagnosisSettings, on_progress: OnProgress) -> Arrays:
     """Gold targets behind damaged prefixes."""
     run = subject.run
     prefixes, distances = settings.prefixes, settings.distances
     names, size = tuple(CORRUPTIONS), settings.batch
-    found = recovery(run.model, run.vocabulary, subject.pairs, prefixes, distances, names, settings.seed, size, advance)
+    found = recovery(
+        run.model, run.vocabulary, subject.pairs, prefixes, distances, names, settings.seed, size, on_progress
+    )
     fields = zip(found._fields, found, strict=True)
     return {name: np.asarray(value) for name, value in fields}
 
 
-def measure_margins(subject: Subject, settings: DiagnosisSettings, advance: Advance) -> Arrays:
+def measure_margins(subject: Subject, settings: DiagnosisSettings, on_progress: OnProgress) -> Arrays:
     """Gold targets against others of equal length."""
     run = subject.run
-    return {"margins": margins(run.model, run.vocabulary, subject.pairs, settings.seed, settings.batch, advance)}
+    return {"margins": margins(run.model, run.vocabulary, subject.pairs, settings.seed, settings.batch, on_progress)}
 
 
-def measure_search(subject: Subject, settings: DiagnosisSettings, advance: Advance) -> Arrays:
+def measure_search(subject: Subject, settings: DiagnosisSettings, on_progress: OnProgress) -> Arrays:
     """The best text of each number of beams, without a length penalty."""
     run, sources = subject.run, searched(subject, settings)
     found: Arrays = {}
@@ -78,7 +80,7 @@ def measure_search(subject: Subject, settings: DiagnosisSettings, advance: Advan
         best = generate(run.model, run.vocabulary, sources, search, max_length(subject), lambda _: None)
         found |= flat(f"beams_{beams}", [hypotheses[0][0] for hypotheses in best])
         found[f"scores_{beams}"] = np.array([hypotheses[0][1] for hypotheses in best])
-        advance(beams * len(sources))
+        on_progress(beams * len(sources))
     return found
 
 
@@ -87,21 +89,21 @@ def searched(subject: Subject, settings: DiagnosisSettings) -> list[Sequence[int
     return [source for source, _ in subject.pairs[: settings.search_examples]]
 
 
-def measure_perturbed(subject: Subject, settings: DiagnosisSettings, advance: Advance) -> Arrays:
+def measure_perturbed(subject: Subject, settings: DiagnosisSettings, on_progress: OnProgress) -> Arrays:
     """The run's own texts for sources that begin with one more word."""
     run = subject.run
     sources = perturbed([source for source, _ in subject.pairs], run.recipe.data.max_source, settings.seed)
-    free = run_free(run.model, run.vocabulary, sources, max_length(subject), settings.batch, advance)
+    free = run_free(run.model, run.vocabulary, sources, max_length(subject), settings.batch, on_progress)
     return {**flat("texts", [text.ids for text in free]), **flat("sources", sources)}
 
 
-def measure_accumulation(subject: Subject, settings: DiagnosisSettings, advance: Advance) -> Arrays:
+def measure_accumulation(subject: Subject, settings: DiagnosisSettings, on_progress: OnProgress) -> Arrays:
     """The divergence from the oracle along the run's own texts and along gold."""
     run, truth = subject.run, subject.truth
     assert truth is not None
     found = oracle_divergences(
         run.model, run.vocabulary, truth.oracle, subject.pairs, max_length(subject), settings.samples, settings.seed,
-        settings.batch, advance,
+        settings.batch, on_progress,
     )  # fmt: skip
     return dict(found._asdict())
 

@@ -10,7 +10,7 @@ from random import Random
 
 import numpy as np
 
-from s2s.diagnose.traces import Advance, Pair, silent, trace
+from s2s.diagnose.traces import OnProgress, Pair, no_progress, trace
 from s2s.metrics.bootstrap import Interval, Numbers, bootstrap, enough, mean, weighted
 from s2s.model import PrefixTransformer
 from s2s.randomness import seed_of
@@ -23,7 +23,7 @@ def margins(
     pairs: Sequence[Pair],
     seed: int = 0,
     size: int = 32,
-    advance: Advance = silent,
+    on_progress: OnProgress = no_progress,
 ) -> Numbers:
     """The margin [N, tokens] in nats of each token of each target, its end included; NaN behind the end.
 
@@ -34,7 +34,7 @@ def margins(
     wrong = [
         (source, target if other is None else other) for (source, target), other in zip(pairs, chosen, strict=True)
     ]
-    others = trace(model, vocabulary, wrong, size, advance)
+    others = trace(model, vocabulary, wrong, size, on_progress)
     found = np.full((len(pairs), max(len(one.tokens) for one in gold)), np.nan)
     for row, one, other, text in zip(found, gold, others, chosen, strict=True):
         if text is not None:

@@ -15,7 +15,7 @@ from s2s.diagnose.ragged_arrays import Arrays, rows, traces
 from s2s.diagnose.recovery import Recovery
 from s2s.diagnose.settings import DiagnosisSettings
 from s2s.diagnose.subjects import Subject
-from s2s.diagnose.traces import Advance, Free, Trace
+from s2s.diagnose.traces import Free, OnProgress, Trace
 from s2s.machine.matmul import kernel
 from s2s.machine.memory import enough_memory
 from s2s.metrics.bootstrap import Numbers
@@ -25,7 +25,7 @@ from s2s.search.beam import Hypothesis
 class Bar(Protocol):
     """Shows how far a pass is."""
 
-    def __call__(self, title: str, size: int) -> AbstractContextManager[Advance]:
+    def __call__(self, title: str, size: int) -> AbstractContextManager[OnProgress]:
         """A line for a pass over so many pairs, and what hears of those that are done."""
 
 
@@ -68,8 +68,8 @@ def measure(subject: Subject, settings: DiagnosisSettings, bar: Bar) -> Measures
 def _pass(part: Part, subject: Subject, settings: DiagnosisSettings, bar: Bar) -> Arrays:
     title = f"{subject.run.folder.name}: {part.title}"
     memory = enough_memory(lambda: title, "lower batch, the examples that are measured together")
-    with kernel(subject.run.kernel), memory, bar(title, part.size(subject, settings)) as advance:
-        return part.measure(subject, settings, advance)
+    with kernel(subject.run.kernel), memory, bar(title, part.size(subject, settings)) as on_progress:
+        return part.measure(subject, settings, on_progress)
 
 
 def view(subject: Subject, settings: DiagnosisSettings, found: dict[str, Arrays]) -> Measures:

@@ -14,7 +14,7 @@ import torch
 from s2s.batch import IGNORED
 from s2s.data.synthetic import Transduction
 from s2s.diagnose.rollouts import rollouts
-from s2s.diagnose.traces import Advance, Integers, Pair, batches, silent
+from s2s.diagnose.traces import Integers, OnProgress, Pair, batches, no_progress
 from s2s.errors import UserError
 from s2s.losses.passes import Passes
 from s2s.metrics.bootstrap import Numbers
@@ -108,13 +108,13 @@ def oracle_divergences(
     samples: int = 4,
     seed: int = 0,
     size: int = 32,
-    advance: Advance = silent,
+    on_progress: OnProgress = no_progress,
 ) -> Divergences:
     """Measure along ``samples`` texts of each source, drawn from a model in evaluation mode, and along its gold target.
 
     A text that reaches ``max_length`` tokens is judged without an end.
     """
-    texts = rollouts(model, vocabulary, pairs, max_length, samples, seed, size, advance)
+    texts = rollouts(model, vocabulary, pairs, max_length, samples, seed, size, on_progress)
     own = [(source, text.ids) for (source, _), row in zip(pairs, texts, strict=True) for text in row]
     ended = [text.ended for row in texts for text in row]
     along = _divergences(model, vocabulary, oracle, own, size)

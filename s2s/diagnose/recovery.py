@@ -14,7 +14,7 @@ import torch
 
 from s2s.batch import IGNORED, Batch, pad
 from s2s.diagnose.corruptions import CORRUPTIONS, Prefix, corrupt, other_target
-from s2s.diagnose.traces import Advance, Integers, Pair, batches, silent
+from s2s.diagnose.traces import Integers, OnProgress, Pair, batches, no_progress
 from s2s.losses.passes import Passes
 from s2s.metrics.bootstrap import Measure, Numbers, mean
 from s2s.mitigations.replacement_pools import plain_ids, special_ids
@@ -89,7 +89,7 @@ def recovery(
     corruptions: Sequence[str] = tuple(CORRUPTIONS),
     seed: int = 0,
     size: int = 32,
-    advance: Advance = silent,
+    on_progress: OnProgress = no_progress,
 ) -> Recovery:
     """Measure a model in evaluation mode on gold pairs; a target shorter than k + 1 tokens has no prefix of k.
 
@@ -100,7 +100,7 @@ def recovery(
     deltas = np.full((len(corruptions), len(prefixes), len(pairs), distances), np.nan)
     clean = np.zeros((len(pairs), 2))
     damaged = np.full((*deltas.shape[:3], max(prefixes) + 1), NO_TOKEN)  # doubling makes it longer by one
-    for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device, advance):
+    for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device, on_progress):
         passes = Passes(model, 0.0, model)
         costs, greedy = _gold(passes, batch, vocabulary)
         clean[indices] = np.stack([np.nansum(costs, axis=1), (~np.isnan(costs)).sum(axis=1)], axis=1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from s2s.batch import count
-from s2s.diagnose.traces import Advance, Pair, batches, silent
+from s2s.diagnose.traces import OnProgress, Pair, batches, no_progress
 from s2s.losses.passes import Passes
 from s2s.mitigations.base import StepContext
 from s2s.mitigations.candidates import Candidate, sample
@@ -22,11 +22,11 @@ def rollouts(
     samples: int,
     seed: int = 0,
     size: int = 32,
-    advance: Advance = silent,
+    on_progress: OnProgress = no_progress,
 ) -> list[list[Candidate]]:
     """Texts drawn token by token from the model for each pair's source, a function of (seed, number of the pair)."""
     found: dict[int, list[Candidate]] = {}
-    for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device, advance):
+    for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device, on_progress):
         seeds = torch.tensor(
             [seed_of(seed, "rollout", index) for index in indices.tolist()], device=batch.source.device
         )

@@ -19,12 +19,12 @@ from s2s.vocabulary import Vocabulary
 Pair = tuple[Sequence[int], Sequence[int]]
 """Ids of a source with begin and end, and of a target with neither."""
 Integers = NDArray[np.int64]
-Advance = Callable[[int], object]
-"""Hears how many more pairs are done."""
+OnProgress = Callable[[int], object]
+"""A function that is called with the number of further pairs that are done."""
 
 
-def silent(done: int) -> None:
-    """Tell nobody."""
+def no_progress(done: int) -> None:
+    """Do nothing: nobody follows the progress."""
 
 
 class Trace(NamedTuple):
@@ -54,7 +54,11 @@ class Free(NamedTuple):
 
 
 def batches(
-    vocabulary: Vocabulary, pairs: Sequence[Pair], size: int, device: torch.device, advance: Advance = silent
+    vocabulary: Vocabulary,
+    pairs: Sequence[Pair],
+    size: int,
+    device: torch.device,
+    on_progress: OnProgress = no_progress,
 ) -> Iterator[tuple[Integers, Batch]]:
     """Pairs of like length together, as batches with the pairs' numbers."""
     order = np.lexsort(([len(target) for _, target in pairs], [len(source) for source, _ in pairs]))
@@ -62,7 +66,7 @@ def batches(
         chosen = order[start : start + size]
         rows = [pairs[index] for index in chosen]
         yield chosen, collate(rows, vocabulary.padding, vocabulary.end).to(device)
-        advance(len(chosen))
+        on_progress(len(chosen))
 
 
 @torch.no_grad()
@@ -71,11 +75,11 @@ def trace(
     vocabulary: Vocabulary,
     pairs: Sequence[Pair],
     size: int = 32,
-    advance: Advance = silent,
+    on_progress: OnProgress = no_progress,
 ) -> list[Trace]:
     """The trace of each pair's target; ``size`` pairs are read together by a model in evaluation mode."""
     found: dict[int, Trace] = {}
-    for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device, advance):
+    for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device, on_progress):
         scores = Passes(model, 0.0, model).score(batch)
         log_probs = scores.logits.log_softmax(dim=-1)
         best = log_probs.max(dim=-1)
@@ -93,11 +97,11 @@ def run_free(
     sources: Sequence[Sequence[int]],
     max_length: int,
     size: int = 32,
-    advance: Advance = silent,
+    on_progress: OnProgress = no_progress,
 ) -> list[Free]:
     """The greedy text of each source, of at most ``max_length`` tokens."""
     settings = replace(SearchSettings(), beams=1, batch=size)
-    found = generate(model, vocabulary, sources, settings, max_length, advance)
+    found = generate(model, vocabulary, sources, settings, max_length, on_progress)
     return [Free(best[0][0], len(best[0][0]) < max_length) for best in found]
 
 
@@ -107,9 +111,9 @@ def trace_free(
     sources: Sequence[Sequence[int]],
     free: Sequence[Free],
     size: int = 32,
-    advance: Advance = silent,
+    on_progress: OnProgress = no_progress,
 ) -> list[Trace]:
     """The trace of each free text, with an end only where it has one."""
     pairs = [(source, text.ids) for source, text in zip(sources, free, strict=True)]
-    traces = trace(model, vocabulary, pairs, size, advance)
+    traces = trace(model, vocabulary, pairs, size, on_progress)
     return [whole.first(len(text.ids) + text.ended) for whole, text in zip(traces, free, strict=True)]

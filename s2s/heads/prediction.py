@@ -36,7 +36,7 @@ def predict(
     data: DataSettings,
     sources: Sequence[Given],
     rows: int,
-    advance: Callable[[int], object],
+    on_progress: Callable[[int], object],
 ) -> tuple[list[Prediction], list[str]]:
     """What heads say of sources, in order, so many rows at a time, and lines on what was cut."""
     read = labelling_of(heads.heads, data).tokens
@@ -48,7 +48,7 @@ def predict(
         said = _say(model, heads, vocabulary, [encoded[index] for index in indices])
         for index, each in zip(indices, said, strict=True):
             found[index] = each
-        advance(len(indices))
+        on_progress(len(indices))
     return [_prediction(heads, vocabulary, *row) for row in zip(given, encoded, found, strict=True)], report
 
 

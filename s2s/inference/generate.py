@@ -101,11 +101,14 @@ def generate(
     sources: Sources,
     settings: SearchMethod,
     max_length: int,
-    advance: Callable[[int], object],
+    on_progress: Callable[[int], object],
 ) -> list[list[Hypothesis]]:
-    """The best hypotheses of each source, ids with begin and end; ``advance`` hears how many sources are done."""
+    """Return the best hypotheses of each source; ``on_progress`` gets the number of sources done since its last call.
+
+    Sources are ids with begin and end.
+    """
     answers = answer(
-        ModelEnsemble(vocabulary, [model], None, settings.precision), sources, settings, max_length, advance
+        ModelEnsemble(vocabulary, [model], None, settings.precision), sources, settings, max_length, on_progress
     )
     return [found.hypotheses for found in answers]
 
@@ -115,7 +118,7 @@ def answer(
     sources: Sources,
     settings: SearchMethod,
     max_length: int,
-    advance: Callable[[int], object],
+    on_progress: Callable[[int], object],
     prefixes: Sequence[str] | None = None,
 ) -> list[SearchResult]:
     """The same with token scores, by any number of models; hypotheses begin with their source's prefix."""
@@ -129,7 +132,7 @@ def answer(
         pairs = [(sources[index], own[index]) for index in chosen]
         with enough_memory(lambda: f"decoding of {len(chosen)} sources together", LESS), numbers():  # noqa: B023
             found.update(zip(chosen, _search(models, pairs, settings, max_length), strict=True))
-        advance(len(chosen))
+        on_progress(len(chosen))
     return [found[index] for index in range(len(sources))]
 
 

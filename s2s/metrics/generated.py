@@ -28,7 +28,7 @@ def transport_statistics(
     hypotheses: Sequence[str],
     references: References,
     embed: Embed,
-    advance: Callable[[int], object] = lambda _: None,
+    on_progress: Callable[[int], object] = lambda _: None,
 ) -> dict[str, Statistics]:
     """Return a hundred times the mean distance of each hypothesis from the nearest of its references, by name.
 
@@ -45,7 +45,7 @@ def transport_statistics(
     found = {}
     for name, distance in DISTANCES.items():
         try:
-            each = corpus_distances(texts[0], texts[1], embed, distance, advance, empty=np.inf)
+            each = corpus_distances(texts[0], texts[1], embed, distance, on_progress, empty=np.inf)
         except ValueError as error:
             raise UserError(f"{name}: {error}") from error
         nearest = np.full(len(lists), np.inf)

@@ -83,11 +83,11 @@ class Run:
         self,
         texts: Sequence[str],
         settings: SearchMethod,
-        advance: Callable[[int], object],
+        on_progress: Callable[[int], object],
         prefixes: Sequence[str] | None = None,
     ) -> list[list[Hypothesis]]:
-        """The same with whole settings; ``advance`` hears how many more sources are done."""
-        found = self.search_ids(self._sources(texts), settings, advance, prefixes)
+        """Return the same for whole settings; ``on_progress`` gets the number of sources done since its last call."""
+        found = self.search_ids(self._sources(texts), settings, on_progress, prefixes)
         if nothing := sum(not hypotheses for hypotheses in found):
             logger.warning("the search settings allow nothing for %d of %d sources", nothing, len(found))
         return found
@@ -96,7 +96,7 @@ class Run:
         self,
         sources: Sequence[Sequence[int]],
         settings: SearchMethod,
-        advance: Callable[[int], object],
+        on_progress: Callable[[int], object],
         prefixes: Sequence[str] | None = None,
     ) -> list[list[Hypothesis]]:
         """The same for sources as ids with begin and end."""
@@ -105,7 +105,7 @@ class Run:
             raise UserError(f"prefixes: {len(begun)} for {len(sources)} sources; give each its own, or '' for none")
         max_length, read = self.max_length(settings), reader(settings, self.vocabulary)
         with kernel(self.kernel):
-            found = answer(self.models(settings), sources, settings, max_length, advance, begun)
+            found = answer(self.models(settings), sources, settings, max_length, on_progress, begun)
         return [hypotheses(read, each) for each in found]
 
     def stream(self, text: str, prefix: str | None = None, **search: Any) -> Iterator[Piece]:
@@ -118,11 +118,13 @@ class Run:
         begun = settings.prefix if prefix is None else given_text(prefix, "prefix")
         return streamed(self.models(settings), sources[0], begun, settings, self.max_length(settings), self.kernel)
 
-    def predict(self, sources: Sequence[Given], advance: Callable[[int], object] = lambda _: None) -> list[Prediction]:
-        """What the run's heads say of each source, a text or a list of tokens; ``advance`` hears how many are done.
+    def predict(
+        self, sources: Sequence[Given], on_progress: Callable[[int], object] = lambda _: None
+    ) -> list[Prediction]:
+        """Return what the run's heads say of each source, a text or a list of tokens.
 
-        Sources are cut as in ``generate``; a tag whose token is lost by that is None. Errors: a UserError for a run
-        without heads.
+        ``on_progress`` gets the number of sources done since its last call. Sources are cut as in
+        ``generate``; a tag whose token is lost by that is None. Errors: a UserError for a run without heads.
         """
         if self.objective.heads is None:
             raise UserError(f"run '{self.folder}': it has no heads, only generation")
@@ -131,7 +133,7 @@ class Run:
         sources = [_source(source, f"sources[{at}]") for at, source in enumerate(sources)]
         heads, data, rows = self.objective.heads, self.recipe.data, self.recipe.search.batch
         with kernel(self.kernel), enough_memory(lambda: f"predicting for {len(sources)} sources", FEWER):
-            found, report = predict(self.model, heads, self.vocabulary, data, sources, rows, advance)
+            found, report = predict(self.model, heads, self.vocabulary, data, sources, rows, on_progress)
         if blank := sum(not "".join(source).strip() for source in sources):
             report = [*report, f"{blank} of {len(sources)} sources are blank; what heads say of them is invented"]
         for line in report:

@@ -12,12 +12,13 @@ checkpoints/      see s2s.runs.checkpoints
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from s2s import vocabulary as vocabularies
+from s2s.console.terminal import Log
 from s2s.errors import UserError
 from s2s.files.atomic import naming, sync_files, write_atomically
 from s2s.files.folders import AGAIN, changed
@@ -31,13 +32,13 @@ logger = logging.getLogger("s2s")
 
 
 @contextmanager
-def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+def locked(folder: Path, log: Log) -> Iterator[None]:
     """Hold the folder alone; waits for another process that trains there. The lock ends with its process."""
     path = folder / ".lock"
     with naming(path):
         lock = Lock(path)
         if not lock.take(wait=False):
-            say(f"{folder}: another process is training here; waiting until it ends")
+            log(f"{folder}: another process is training here; waiting until it ends")
             lock.take(wait=True)
     try:
         yield

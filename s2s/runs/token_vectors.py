@@ -70,11 +70,12 @@ def token_vectors(
     references: Sequence[str],
     name: str,
     change: str = "plain",
-    advance: Callable[[int], object] = lambda _: None,
+    on_progress: Callable[[int], object] = lambda _: None,
 ) -> Callable[[str], Vectors]:
     """A look-up of the vectors of these texts and references, each embedded once, in batches of like length.
 
-    ``change`` is a row of ``CHANGES``, fitted to the references. ``advance`` hears how many more texts are done.
+    ``change`` is a row of ``CHANGES``, fitted to the references. ``on_progress`` gets the number of texts done
+    since its last call.
     """
     if change not in CHANGES:
         raise UserError(f"vectors: '{change}' is unknown{nearest(change, CHANGES)}")
@@ -83,7 +84,7 @@ def token_vectors(
     for start in range(0, len(order), BATCH):
         part = order[start : start + BATCH]
         known.update(zip(part, embed(part), strict=True))
-        advance(len(part))
+        on_progress(len(part))
     try:
         fitted = CHANGES[change]([known[text] for text in references])
     except ValueError as error:

@@ -30,7 +30,7 @@ def finish(prepared: Prepared, state: State, reporter: Reporter) -> None:
         _average(prepared, state, reporter, run.average)
     if state.best is not None:
         early = f" early, after {state.waited} evaluations without a better one (run.patience)"
-        reporter.say(
+        reporter.log(
             f"{folder}: finished at step {state.step}{early if state.stopped_early else ''}; best {run.select} "
             f"{state.best.value:.3f} at step {state.best.step}"
         )
@@ -42,7 +42,7 @@ def _average(prepared: Prepared, state: State, reporter: Reporter, last: int) ->
     found, steps = averaging.average(folder, min(last, len(checkpoints.whole(folder))))
     wait_for_all()
     state.objective.load_state_dict(found)
-    reporter.say(
+    reporter.log(
         f"average of the steps {', '.join(map(str, steps))}: dev {shown(dev_scores(prepared, state.objective))}"
     )
     if accelerator.is_main_process:

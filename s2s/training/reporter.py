@@ -21,14 +21,14 @@ class Reporter:
     """Prints and logs in the main process; in the others it is silent."""
 
     def __init__(
-        self, log: Path | None, start: int, steps: int, listener: Callable[[dict[str, Any]], None] = lambda _: None
+        self, file: Path | None, start: int, steps: int, on_record: Callable[[dict[str, Any]], None] = lambda _: None
     ) -> None:
-        """``listener`` hears every record too; steps ``start`` of ``steps`` are done."""
-        self.console = plain_console(quiet=log is None)
-        self.log: TextIO | None = None
-        if log is not None:
-            with naming(log):
-                self.log = log.open("a", encoding="utf-8")
+        """``file`` is the log, None where nothing is printed; ``on_record`` gets every record too."""
+        self.console = plain_console(quiet=file is None)
+        self.file: TextIO | None = None
+        if file is not None:
+            with naming(file):
+                self.file = file.open("a", encoding="utf-8")
         self.bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -44,7 +44,7 @@ class Reporter:
         self.start, self.steps = start, steps
         self.begun = self.printed = time.monotonic()
         self.speed: float | None = None
-        self.listener = listener
+        self.on_record = on_record
         self.failure: str | None = None  # why the log could not be written
 
     def __enter__(self) -> Self:
@@ -53,24 +53,24 @@ class Reporter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.bar.stop()
-        if self.log is not None:
+        if self.file is not None:
             with suppress(OSError):  # what it would say is in ``failure``
-                self.log.close()
+                self.file.close()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line."""
         self.console.print(text)
 
     def record(self, record: dict[str, Any]) -> None:
         """Append a line to the log; it must hold its step. That it cannot be written is kept as ``failure``."""
-        self.listener(record)
-        if self.log is None or self.failure:
+        self.on_record(record)
+        if self.file is None or self.failure:
             return
         try:
-            self.log.write(json.dumps(record, ensure_ascii=False) + "\n")
-            self.log.flush()
+            self.file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self.file.flush()
         except OSError as error:
-            self.failure = f"{self.log.name}: cannot be written ({error.strerror}); the last checkpoint is whole"
+            self.failure = f"{self.file.name}: cannot be written ({error.strerror}); the last checkpoint is whole"
 
     def step(self, record: dict[str, Any]) -> None:
         """Log a step and move the bar, or print a line from time to time."""
@@ -84,4 +84,4 @@ class Reporter:
         if not self.console.is_terminal and (now - self.printed > SECONDS_BETWEEN_LINES or step == self.steps):
             self.printed = now
             left = (now - self.begun) / max(1, step - self.start) * (self.steps - step)
-            self.say(f"step {step}/{self.steps}  {summary}  {left / 60:.1f} min left")
+            self.log(f"step {step}/{self.steps}  {summary}  {left / 60:.1f} min left")

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import ProjectConfiguration
 
+from s2s.console.terminal import Log
 from s2s.errors import UserError, first_line, install_command, nearest
 from s2s.recipe.recipe import Recipe
 from s2s.recipe.tables import flat
@@ -32,13 +33,11 @@ def project(folder: Path) -> ProjectConfiguration:
     return ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / FOLDER))
 
 
-def start(
-    accelerator: Accelerator, recipe: Recipe, step: int, say: Callable[[str], None]
-) -> Callable[[dict[str, Any]], None]:
+def start(accelerator: Accelerator, recipe: Recipe, step: int, log: Log) -> Callable[[dict[str, Any]], None]:
     """Open the recipe's trackers and return the function that passes a line of the log on to them.
 
     TensorBoard drops what an earlier process wrote of steps after ``step``. A tracker that fails, when it is opened or
-    later (no network, a full disk), is told once by ``say`` and left out from then on: the run is worth more.
+    later (no network, a full disk), is named once by ``log`` and left out from then on: the run is worth more.
     """
     if not recipe.run.trackers:
         return lambda _: None
@@ -50,17 +49,17 @@ def start(
     try:
         accelerator.init_trackers(PROJECT, settings if step == 0 else None, chosen)
     except Exception as error:
-        say(f"run.trackers: not all could be opened, the run goes on without the rest: {_line(error)}")
+        log(f"run.trackers: not all could be opened, the run goes on without the rest: {_line(error)}")
 
-    def tell(record: dict[str, Any]) -> None:
+    def on_record(record: dict[str, Any]) -> None:
         for tracker in list(accelerator.trackers):
             try:
                 tracker.log(_values(record), step=record["step"])
             except Exception as error:
-                say(f"run.trackers: {tracker.name} failed at step {record['step']} and gets no more: {_line(error)}")
+                log(f"run.trackers: {tracker.name} failed at step {record['step']} and gets no more: {_line(error)}")
                 accelerator.trackers.remove(tracker)
 
-    return tell
+    return on_record
 
 
 def _line(error: Exception) -> str:

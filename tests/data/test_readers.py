@@ -485,7 +485,7 @@ def test_what_looks_like_rows_and_is_none_is_refused_with_the_remedy(content: st
 def test_a_carriage_return_within_a_line_is_told(tmp_path: Path) -> None:
     path, told = tmp_path / "t.txt", []
     path.write_bytes(b"a\rb\nc\r\nd")
-    assert lines.read_rows(str(path), lines.Wanted(note=told.append)) == (["a\rb", "c", "d"], None)
+    assert lines.read_rows(str(path), lines.Wanted(log=told.append)) == (["a\rb", "c", "d"], None)
     assert told == [f"{path}: 1 line holds a carriage return, which ends no line here (first: line 1)"]
 
 

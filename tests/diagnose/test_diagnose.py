@@ -13,7 +13,7 @@ from s2s import Recipe, fit
 from s2s.data import Example
 from s2s.data.synthetic import Transduction
 from s2s.diagnose import cache
-from s2s.diagnose.__main__ import diagnose, main, no_bar, tell
+from s2s.diagnose.__main__ import diagnose, main, no_bar, show
 from s2s.diagnose.cached_passes import PARTS
 from s2s.diagnose.details import details
 from s2s.diagnose.headlines import headlines
@@ -103,7 +103,7 @@ def test_of_too_few_sentences_nothing_is_found_and_nothing_has_an_interval(runs,
     assert found["findings"]["not_found"] == []
     (note,) = [note for note in found["findings"]["notes"] if "too few for an interval (at least 10)" in note]
     assert note.startswith(f"{sentences} sentence")
-    tell(found, settings)
+    show(found, settings)
     assert capsys.readouterr().out.splitlines()[2] == note.partition(":")[0]
     damage = found["methods"][0]["headlines"]["clean_cost"]
     assert damage["estimate"] is not None
@@ -232,10 +232,10 @@ def test_every_pass_tells_how_far_it_is(runs):
     def bar(title, size):
         told[title] = [size, 0]
 
-        def advance(done):
+        def on_progress(done):
             told[title][1] += done
 
-        yield advance
+        yield on_progress
 
     measured(runs, "plain_1", bar, seed=5, beams=[1, 3], examples=7)
     assert len(told) == len(PARTS) - 1  # there is no oracle

@@ -68,7 +68,7 @@ def test_a_run_s_own_table_centred_or_whitened(run):
     mean = np.concatenate([plain(text) for text in texts]).mean(axis=0)
     np.testing.assert_allclose(centred("a b c"), plain("a b c") - mean, atol=1e-12)
     told = []
-    token_vectors(texts, ["a", "b"], str(run.folder), advance=told.append)
+    token_vectors(texts, ["a", "b"], str(run.folder), on_progress=told.append)
     assert sum(told) == 4
     with pytest.raises(UserError, match="vectors: 'centered' is unknown; did you mean 'centred'"):
         token_vectors(texts, texts, str(run.folder), "centered")

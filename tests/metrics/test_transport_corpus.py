@@ -81,7 +81,9 @@ def test_texts_without_tokens_have_the_worth_given_or_are_refused_by_number() ->
 @pytest.mark.parametrize("batch", [1, 2, 64])
 def test_batches_change_nothing(problems, batch: int) -> None:
     heard: list[int] = []
-    found = corpus_sinkhorn_distances(HYPOTHESES, REFERENCES, embed, problems, 0.1, batch=batch, advance=heard.append)
+    found = corpus_sinkhorn_distances(
+        HYPOTHESES, REFERENCES, embed, problems, 0.1, batch=batch, on_progress=heard.append
+    )
     rows = [[torch.tensor(embed(text)) for text in texts] for texts in (HYPOTHESES, REFERENCES)]
     alone = [float(sinkhorn_transport(problems(x, y), 0.1).cost) for x, y in zip(*rows, strict=True)]
     np.testing.assert_allclose(found, alone, atol=1e-6)

@@ -158,9 +158,9 @@ def test_a_tracker_that_fails_is_told_once_and_left_out(
     begin = trackers.start
 
     def with_failing(accelerator: Accelerator, *rest: Any) -> Any:
-        tell = begin(accelerator, *rest)
+        on_record = begin(accelerator, *rest)
         accelerator.trackers.append(failing)
-        return tell
+        return on_record
 
     monkeypatch.setattr(trackers, "start", with_failing)
     pytest.importorskip("tensorboard")

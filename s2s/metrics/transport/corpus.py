@@ -17,14 +17,15 @@ def corpus_distances(
     references: Sequence[str],
     embed: Embed,
     distance: Distance,
-    advance: Callable[[int], object] = lambda _: None,
+    on_progress: Callable[[int], object] = lambda _: None,
     empty: float | None = None,
 ) -> Vectors:
     """The distance [N] of each hypothesis from its reference, for a mean or a paired test.
 
-    ``distance`` is ``word_rotators_distance``, ``word_movers_distance``, one of their bounds or one's own. ``advance``
-    hears how many more pairs are done: with rich, ``lambda pairs: progress.advance(task, pairs)``. A pair with a text
-    of no tokens is worth ``empty``; without it, it is an error.
+    ``distance`` is ``word_rotators_distance``, ``word_movers_distance``, one of their bounds or the caller's own.
+    ``on_progress`` gets the number of pairs done since its last call: with rich,
+    ``lambda pairs: progress.advance(task, pairs)``. A pair with a text of no tokens is worth ``empty``; without it, it
+    is an error.
 
     Raises ``ValueError`` for texts that do not pair, and with the number of the pair, from 1, for what ``distance``
     refuses.
@@ -34,7 +35,7 @@ def corpus_distances(
     for index, (hypothesis, reference) in enumerate(zip(hypotheses, references, strict=True)):
         x, y = array(embed(hypothesis)), array(embed(reference))
         distances[index] = _distance(index, x, y, distance, empty)
-        advance(1)
+        on_progress(1)
     return distances
 
 

@@ -28,13 +28,13 @@ def corpus_sinkhorn_distances(
     epsilon: float = 0.05,
     iterations: int = 1000,
     batch: int = 64,
-    advance: Callable[[int], object] = lambda _: None,
+    on_progress: Callable[[int], object] = lambda _: None,
 ) -> Vectors:
     """The distance [N] of each hypothesis from its reference, ``batch`` pairs at a time, on the device of the vectors.
 
     ``problems`` is ``rotators_problems`` or ``movers_problems``; ``epsilon`` and ``iterations`` are those of
-    ``sinkhorn_transport``; ``advance`` hears how many more pairs are done. Plans that did not converge are counted in a
-    warning of the logger ``s2s``.
+    ``sinkhorn_transport``; ``on_progress`` gets the number of pairs done since its last call. A
+    warning of the logger ``s2s`` counts the plans that did not converge.
     Raises ``ValueError`` for texts that do not pair, and for what ``problems`` refuses.
     """
     if len(hypotheses) != len(references):
@@ -46,7 +46,7 @@ def corpus_sinkhorn_distances(
         found = sinkhorn_transport(problems(x[0], y[0], x[1], y[1]), epsilon, iterations)
         distances[rows] = found.cost.double().cpu().numpy()
         missed += int((found.miss > MISS).sum())
-        advance(len(found.cost))
+        on_progress(len(found.cost))
     if missed:
         logger.warning(
             "%d of %d transport plans did not converge: raise iterations or epsilon", missed, len(hypotheses)
