@@ -17,20 +17,20 @@ IGNORED = -100
 
 
 class Batch(NamedTuple):
-    """Source and target of B examples, padded on the right; a tuple of tensors, so wrappers pass it through.
+    """Source and target of B examples, padded on the right; without targets, T is 0.
 
-    Without targets, T is 0.
+    A tuple of tensors, because accelerate and torch move, cast and pass on such tuples without being taught to.
     """
 
     source: Tensor  # [B, S] begin x1 ... xm end
     source_lengths: Tensor  # [B] columns of each row that are not padding
     target: Tensor  # [B, T] decoder inputs: end y1 ... yn
     labels: Tensor  # [B, T] y1 ... yn end, then IGNORED
-    seeds: Tensor  # [B] of what is drawn for each row: a function of (seed, epoch, example) alone
-    heads: tuple[Tensor, ...] = ()  # [B, ...] the labels of each head, in the recipe's order; IGNORED: none
+    seeds: Tensor  # [B] of the random draws for each row: a function of (seed, epoch, example) alone
+    heads: tuple[Tensor, ...] = ()  # [B, ...] labels of each head, in the recipe's order; IGNORED where there is none
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        """The batch of a function's results at every tensor, such as some of its rows."""
+        """Apply a function, such as the choice of some rows, to every tensor."""
         return Batch(
             source=function(self.source),
             source_lengths=function(self.source_lengths),
@@ -41,17 +41,17 @@ class Batch(NamedTuple):
         )
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device."""
+        """Move the batch to a device."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def real_inputs(batch: Batch) -> Tensor:
-    """Which decoder inputs [B, T] are no padding: those with a label at their column or behind it."""
+    """Return the mask [B, T] of decoder inputs that are not padding: a label follows at their column or later."""
     return (batch.labels != IGNORED).flip(1).cumsum(dim=1).flip(1) > 0
 
 
 class Counts(NamedTuple):
-    """How many units of each kind a loss is divided by: scalars, additive over batches and processes."""
+    """Numbers of units that losses are divided by: scalars, additive over batches and processes."""
 
     target_tokens: Tensor
     source_tokens: Tensor
@@ -59,14 +59,14 @@ class Counts(NamedTuple):
 
 
 def count(batch: Batch) -> Counts:
-    """The units of one batch; rows without any label (the filling of an idle process) count for nothing."""
+    """Count the units of a batch. Rows without any label count for nothing: they keep an idle process in step."""
     labelled = batch.labels != IGNORED
-    real = torch.stack([(labels != IGNORED).any(dim=1) for labels in (batch.labels, *batch.heads)]).any(dim=0)
-    return Counts(labelled.sum(), (batch.source_lengths * real).sum(), real.sum())
+    has_label = torch.stack([(labels != IGNORED).any(dim=1) for labels in (batch.labels, *batch.heads)]).any(dim=0)
+    return Counts(labelled.sum(), (batch.source_lengths * has_label).sum(), has_label.sum())
 
 
 def add(counts: Sequence[Counts]) -> Counts:
-    """The sum of several batches' units."""
+    """Sum the units of several batches."""
     return Counts(*(torch.stack(column).sum() for column in zip(*counts, strict=True)))
 
 
@@ -100,6 +100,6 @@ def collate(
 
 
 def without_weight(batch: Batch) -> Batch:
-    """The same batch with every label ignored: it goes through all parameters and adds exactly nothing."""
+    """Ignore every label: the batch still passes through all parameters, but adds exactly 0 to loss and gradients."""
     heads = tuple(torch.full_like(labels, IGNORED) for labels in batch.heads)
     return batch._replace(labels=torch.full_like(batch.labels, IGNORED), heads=heads)

@@ -1,4 +1,4 @@
-"""The objective: model and losses in one module, so that every pass of a step happens inside one forward."""
+"""The objective: model and losses in one module, so that wrappers (DDP, FSDP) see one ``forward`` for each batch."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -33,18 +33,19 @@ class ObjectiveSettings:
 
 
 class Named(NamedTuple):
-    """A method and the name that its draws go by: the recipe's, numbered where it stands there again."""
+    """A method and the name that seeds its draws: the recipe's, with a number from its second use on."""
 
     name: str
     method: Mitigation
 
 
 class Objective(nn.Module):
-    """Teacher forcing, or what the recipe's mitigations make of it, and the losses of the recipe's heads.
+    """Teacher forcing as the recipe's mitigations change it, plus the losses of the recipe's heads.
 
-    Feeds edit the decoder's inputs in their order; the shaper, if there is one, turns passes into the loss. Heads read
-    the source's last rows, from the pass that the generation's first loss has made. Where nothing is generated, the
-    parameters of the output alone are frozen. ``loss`` trains where no scores are needed; ``nll`` is the plain one's.
+    Prefix methods edit the decoder's inputs one after another; the loss method, if there is one, computes the loss of
+    generation from forward passes. Heads read the last layer at the source's columns, in the pass that generation
+    makes anyway. Without targets (``generates`` is false) only heads train, and the parameters that serve nothing but
+    the output are frozen. ``loss`` computes cross-entropies in training; ``nll`` always uses ``vocabulary_loss``.
     """
 
     def __init__(
@@ -66,72 +67,66 @@ class Objective(nn.Module):
             model.transform.requires_grad_(False)
 
     def forward(self, batch: Batch, step: int = 0, counts: Counts | None = None, scale: float = 1.0) -> Losses:
-        """The losses of a batch at a step.
+        """Compute the losses of a batch at a step.
 
-        ``scale`` is what the loss will be multiplied by before it is differentiated, as in fp16: gradients that methods
-        take inside need it too.
-
-        ``counts`` are the units of the whole update, over all micro-batches and processes; without them the batch
-        stands alone. The losses of the update's batches add up to the loss of one large batch.
+        ``counts`` are the units of the whole update, over all micro-batches and processes, so that the losses of its
+        batches add up to the loss of one large batch; None means that this batch is the whole update. ``scale`` is the
+        factor by which the caller will multiply the loss before its backward, as in fp16.
         """
         counts = count(batch) if counts is None else counts
         passes = Passes(self.model, self.label_smoothing, self, self.heads is not None, self.loss)
         if scale != 1:
-            passes.grad_scale = scale / counts.target_tokens.clamp(min=1)  # losses are sums here, means outside
-        shaped = self._shaped(passes, batch, step, counts) if self.generates else LossTerms({}, None)
-        labelled = {} if self.heads is None else self.heads.terms(self._rows(passes, batch), batch)
-        shares = {name: share(term, counts) for name, term in labelled.items()}
-        weighted = [self.heads.weights[name] * value for name, value in shares.items()] if self.heads else []
-        total = torch.stack([*(share(term, counts) for term in shaped.terms.values()), *weighted]).sum()
-        parts = {name: share(term, counts) for name, term in _seen(shaped).items()}
-        parts |= {f"{name}.loss": value for name, value in shares.items()}
-        return Losses(total, {name: part.detach() for name, part in {"loss": total, **parts}.items()})
+            # The loop differentiates a mean, methods a sum: divided by the tokens, the sum's gradients have the size
+            # that the scale of fp16 is made for.
+            passes.grad_scale = scale / counts.target_tokens.clamp(min=1)
+        generation = self._generation_loss(passes, batch, step, counts) if self.generates else LossTerms({}, None)
+        head_terms = {} if self.heads is None else self.heads.terms(self._source_rows(passes, batch), batch)
+        head_losses = {name: share(term, counts) for name, term in head_terms.items()}
+        weighted = [self.heads.weights[name] * loss for name, loss in head_losses.items()] if self.heads else []
+        total = torch.stack([*(share(term, counts) for term in generation.terms.values()), *weighted]).sum()
+        logged = generation.terms | ({} if generation.nll is None else {"nll": Term(generation.nll)})
+        parts = {"loss": total} | {name: share(term, counts) for name, term in logged.items()}
+        parts |= {f"{name}.loss": loss for name, loss in head_losses.items()}
+        return Losses(total, {name: part.detach() for name, part in parts.items()})
 
-    def _rows(self, passes: Passes, batch: Batch) -> Rows:
+    def _source_rows(self, passes: Passes, batch: Batch) -> Rows:
         return Rows(passes.source_rows(batch), batch.source_lengths, self.model.embedding.tokens.weight)
 
     def nll(self, batch: Batch) -> Tensor:
-        """The negative log-likelihood of the labels given gold prefixes, summed: no method, no smoothing."""
+        """Return the summed negative log-likelihood of the labels given gold prefixes, without method or smoothing."""
         return Passes(self.model, 0.0, self).losses(batch)[1]
 
-    def _shaped(self, passes: Passes, batch: Batch, step: int, counts: Counts) -> LossTerms:
-        """The loss as sums: the shaper's of what the feeds have made of the batch, anchored on gold where asked."""
+    def _generation_loss(self, passes: Passes, batch: Batch, step: int, counts: Counts) -> LossTerms:
+        """Return the loss of generation as sums: that of the loss method, given what the prefix methods feed it."""
         fed, kept = batch, 1.0
-        shaper, context = LossMethod(), StepContext(passes, Draws(batch.seeds, ""), counts, 0, 1.0)
+        loss_method, loss_context = LossMethod(), StepContext(passes, Draws(batch.seeds, ""), counts, 0, 1.0)
         for name, method in self.mitigations:
             if not (strength := method.strength(step)):
                 continue
-            self._check_sharding(name, method)
-            own = context._replace(draws=Draws(batch.seeds, name), step=step - method.start_step, strength=strength)
+            if not method.shardable and is_sharded(self):
+                raise UserError(f"mitigations: '{name}' does not run where parameters are sharded")
+            context = StepContext(passes, Draws(batch.seeds, name), counts, step - method.start_step, strength)
             if isinstance(method, PrefixMethod):
-                fed, kept = method.feed(fed, own), kept * method.weight
+                fed, kept = method.feed(fed, context), kept * method.weight
             elif isinstance(method, LossMethod):
-                shaper, context = method, own
-        return _anchored(shaper.loss(batch, fed, context), kept, passes, batch)
-
-    def _check_sharding(self, name: str, method: Mitigation) -> None:
-        if not method.shardable and is_sharded(self):
-            raise UserError(f"mitigations: '{name}' does not run where parameters are sharded")
+                loss_method, loss_context = method, context
+        return _anchored(loss_method.loss(batch, fed, loss_context), kept, passes, batch)
 
 
-def _seen(shaped: LossTerms) -> dict[str, Term]:
-    """The terms of a loss and, where it is known, the likelihood beside them."""
-    return shaped.terms if shaped.nll is None else {**shaped.terms, "nll": Term(shaped.nll)}
-
-
-def _anchored(shaped: LossTerms, kept: float, passes: Passes, batch: Batch) -> LossTerms:
-    """``kept`` of a loss and the rest teacher forcing on gold."""
+def _anchored(terms: LossTerms, kept: float, passes: Passes, batch: Batch) -> LossTerms:
+    """Mix a loss with teacher forcing on gold prefixes: the share ``kept`` of the loss, the rest of the latter."""
     if kept == 1:
-        return shaped
+        return terms
     loss, nll = passes.losses(batch)
-    terms = {name: Term(kept * term.sum, term.unit) for name, term in shaped.terms.items()}
-    return LossTerms({"anchor": Term((1 - kept) * loss), **terms}, nll)
+    scaled = {name: Term(kept * term.sum, term.unit) for name, term in terms.terms.items()}
+    return LossTerms({"anchor": Term((1 - kept) * loss), **scaled}, nll)
 
 
 def _numbered(mitigations: Sequence[tuple[str, Mitigation]]) -> list[Named]:
-    seen: Counter[str] = Counter()
-    found = []
+    # Two uses of one method need names of their own: with one name both would draw the same numbers.
+    uses: Counter[str] = Counter()
+    named = []
     for name, method in mitigations:
-        seen[name] += 1
-        found.append(Named(name if seen[name] == 1 else f"{name} {seen[name]}", method))
-    return found
+        uses[name] += 1
+        named.append(Named(name if uses[name] == 1 else f"{name} {uses[name]}", method))
+    return named

@@ -1,4 +1,4 @@
-"""What sharded parameters (FSDP2) need of passes inside one step."""
+"""Sharded parameters (FSDP2) in steps that pass through the model more than once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +8,13 @@ from torch.nn import Module
 
 
 def is_sharded(module: Module) -> bool:
-    """Whether any part of the module has sharded parameters."""
+    """Return whether any part of the module has sharded parameters."""
     return any(isinstance(part, FSDPModule) for part in module.modules())
 
 
 @contextmanager
 def kept_gathered(module: Module) -> Iterator[None]:
-    """Let a backward inside the step leave parameters gathered, as later passes of the step use them again."""
+    """Keep parameters gathered after a backward inside the step, since later passes of the step use them again."""
     sharded = [part for part in module.modules() if isinstance(part, FSDPModule)]
     for part in sharded:
         part.set_reshard_after_backward(False, recurse=False)
@@ -25,9 +25,9 @@ def kept_gathered(module: Module) -> Iterator[None]:
 
 @contextmanager
 def gathered(module: Module) -> Iterator[None]:
-    """Gather all parameters, for code that does not go through the hooks of ``forward``, such as decoding.
+    """Gather all parameters for code that bypasses the hooks of ``forward``, such as decoding.
 
-    The module itself stays gathered, as it is within its own ``forward``.
+    The module itself is skipped: its ``forward`` is running, so it is gathered already and must stay so.
     """
     sharded = [part for part in module.modules() if isinstance(part, FSDPModule) and part is not module]
     for part in sharded:

@@ -1,4 +1,4 @@
-"""Cross-entropy over a large vocabulary by Liger's kernel on a GPU, in the place of ``s2s.losses.vocabulary_loss``."""
+"""Cross-entropy over a large vocabulary by Liger's GPU kernel, in place of ``s2s.losses.vocabulary_loss``."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -10,14 +10,14 @@ from s2s.errors import UserError, install_command
 from s2s.losses.vocabulary_loss import KeptGradients, vocabulary_loss
 
 DEVICE = "cuda"
-"""Where the kernel runs."""
+"""Kind of device on which the kernel runs; Triton's interpreter, for tests, runs it on "cpu"."""
 
 ROWS = 1024
-"""About how many rows are scored together; Liger's own choice is few where the vocabulary is large beside the width."""
+"""About the number of rows scored at a time; Liger's default is too few where the vocabulary far exceeds the width."""
 
 
 def require(device: torch.device) -> None:
-    """Refuse, as a UserError, a device on which the kernel does not run, and a machine on which it is missing."""
+    """Raise a UserError where the kernel does not run on the device or is not installed."""
     if device.type != DEVICE:
         raise UserError(f"run.fused_loss: the kernel needs a CUDA GPU, and this is a {device.type}; leave the key out")
     if find_spec("liger_kernel") is None:
@@ -25,21 +25,22 @@ def require(device: torch.device) -> None:
 
 
 def fused_loss(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """What ``vocabulary_loss`` gives, but for rounding: products in autocast's type, all else in float32.
+    """Compute the same as ``vocabulary_loss``, up to rounding: products in autocast's type, all else in float32.
 
-    Source: Hsu et al. 2024, "Liger Kernel"; no gradient is left out. Errors: a UserError as by ``require``.
+    Source: Hsu et al. 2024, "Liger Kernel". Errors: those of ``require``.
     """
     require(hidden.device)
     if not len(labels):
-        return vocabulary_loss(hidden, weight, bias, labels, smoothing)  # Liger divides by the number of rows
+        return vocabulary_loss(hidden, weight, bias, labels, smoothing)  # Liger would divide by 0 rows
     loss, nll = _FusedLoss.apply(hidden, weight, bias, labels, smoothing)
     return loss, nll
 
 
 class _FusedLoss(KeptGradients):
-    """Liger's loss without its backward, which scales gradients where they lie, so that a second one gets them scaled.
+    """Liger's forward with a backward of this project.
 
-    All three parts want gradients if one does: Liger computes none at all where the hidden rows want none.
+    Liger's own backward scales the stored gradients in place, so a second backward would scale them twice. If one part
+    needs a gradient, all three ask for one: Liger computes none at all where the hidden rows need none.
     """
 
     @staticmethod
@@ -60,7 +61,7 @@ def _liger(parts: list[Tensor], labels: Tensor, smoothing: float) -> Tensor:
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
     hidden, weight, bias = parts
-    budget = -(-ROWS * len(weight) // hidden.numel())  # scores of ROWS rows, in units of the rows' own numbers
+    budget = -(-ROWS * len(weight) // hidden.numel())  # scores of ROWS rows, as a multiple of the size of ``hidden``
     loss: Tensor = liger_fused_linear_cross_entropy(
         hidden,
         weight,
@@ -75,9 +76,9 @@ def _liger(parts: list[Tensor], labels: Tensor, smoothing: float) -> Tensor:
 
 
 def _unsmoothed(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, smoothing: float) -> Tensor | float:
-    """What the loss lacks of the negative log-likelihood: ``smoothing`` times the labels' distance from the mean score.
+    """Return the negative log-likelihood minus the smoothed loss.
 
-    Both hold the normaliser once, so that the difference needs no scores but the labels' and the mean ones.
+    It is ``smoothing`` (mean score - label's score), summed: the normaliser cancels, so no further scores are needed.
     """
     if not smoothing:
         return 0.0

@@ -1,4 +1,4 @@
-"""Cross-entropy over a large vocabulary, a few rows at a time: the scores of all rows are never in memory at once."""
+"""Cross-entropy over a large vocabulary, a few rows at a time, so that the scores of all rows never exist at once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,28 +12,29 @@ from torch.nn import functional
 from s2s.losses.terms import at_least_float32
 
 VocabularyLoss = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""``vocabulary_loss``, or what computes the same in another way."""
+"""``vocabulary_loss`` or another function that computes the same."""
 
 ROWS = 256
-"""How many rows are scored together: their scores stay in the cache, and each product still fills the processor."""
+"""Number of rows scored at a time: few enough that their scores stay in the cache, enough to occupy all cores."""
 
 
 def vocabulary_loss(
     hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, smoothing: float
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of labels [N] with scores hidden [N, D] weight^T [D, V] + bias [V], and without smoothing, summed.
+    """Sum the cross-entropies of labels [N], with and without smoothing, given hidden [N, D], weight [V, D], bias [V].
 
-    ``smoothing`` of each label is spread evenly over the vocabulary. The second result has no gradient. Gradients are
-    computed along with the loss, as Liger's fused loss does (Hsu et al. 2024), so they cannot be differentiated again.
+    The scores are hidden weight^T + bias; the share ``smoothing`` of each label is spread evenly over the vocabulary.
+    The second result has no gradient. The forward computes the gradients too, as Liger's fused loss does (Hsu et al.
+    2024): a backward that recomputed the scores would cost one more product. They cannot be differentiated again.
     """
     loss, nll = _VocabularyLoss.apply(hidden, weight, bias, labels, smoothing)
     return loss, nll
 
 
 class KeptGradients(Function):
-    """A loss of hidden rows, weight, bias and two more, whose gradients with respect to the three the forward saves.
+    """A loss of hidden rows, weight, bias and two constants, whose forward saves the gradients of the first three.
 
-    The backward leaves them as they are: methods may ask for it more than once.
+    The backward never changes them in place, since methods may run it more than once.
     """
 
     @staticmethod
@@ -61,7 +62,7 @@ class _VocabularyLoss(KeptGradients):
 
 
 class _Parts:
-    """The loss of some rows after others, and the gradients of all so far with respect to rows, weight and bias."""
+    """The gradients with respect to hidden rows, weight and bias, added up slice of rows by slice."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor, smoothing: float, differentiable: bool) -> None:
         self.hidden, self.weight, self.bias, self.smoothing = hidden, weight, bias, smoothing
@@ -71,18 +72,19 @@ class _Parts:
             self.gradients = [torch.zeros_like(part, dtype=dtype) for part, dtype in kinds]
 
     def add(self, rows: slice, labels: Tensor) -> Tensor:
-        """The rows' loss and negative log-likelihood, [2]."""
-        logits, own = at_least_float32(functional.linear(self.hidden[rows], self.weight, self.bias)), labels[rows, None]
+        """Return the loss and the negative log-likelihood of a slice of rows as [2], and add its gradients."""
+        logits = at_least_float32(functional.linear(self.hidden[rows], self.weight, self.bias))
+        gold = labels[rows, None]
         normaliser = logits.logsumexp(dim=-1, keepdim=True)
-        nll = (normaliser - logits.gather(1, own)).sum()
+        nll = (normaliser - logits.gather(1, gold)).sum()
         even = (normaliser[:, 0] - logits.mean(dim=-1)).sum()
         if self.gradients:
-            self._differentiate(rows, logits.sub_(normaliser).exp_(), own)
+            self._differentiate(rows, logits.sub_(normaliser).exp_(), gold)
         return torch.stack([(1 - self.smoothing) * nll + self.smoothing * even, nll])
 
-    def _differentiate(self, rows: slice, gradient: Tensor, own: Tensor) -> None:
-        """Add what the rows' probabilities, which become dLoss/dScores, give."""
-        gradient.scatter_add_(1, own, gradient.new_full(own.shape, self.smoothing - 1))
+    def _differentiate(self, rows: slice, gradient: Tensor, gold: Tensor) -> None:
+        """Turn a slice's probabilities, in place, into dLoss/dScores, and add the gradients that follow from it."""
+        gradient.scatter_add_(1, gold, gradient.new_full(gold.shape, self.smoothing - 1))
         if self.smoothing:
             gradient -= self.smoothing / gradient.shape[1]
         hidden, weight, bias = self.gradients

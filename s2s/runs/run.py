@@ -19,7 +19,7 @@ from s2s.heads.prediction import Given, Prediction, predict
 from s2s.heads.run_heads import Head, labelling_of
 from s2s.inference.generate import ModelEnsemble, answer
 from s2s.inference.results import Hypothesis, Piece, hypotheses, streamed
-from s2s.losses.log_probs import token_log_probs
+from s2s.losses.passes import token_log_probs
 from s2s.machine.matmul import kernel, kernel_on
 from s2s.machine.memory import enough_memory
 from s2s.machine.precision import decoding_precision

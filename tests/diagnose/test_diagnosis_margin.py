@@ -9,7 +9,7 @@ from diagnosed import TinyVocabulary, pairs_of
 
 from s2s.batch import collate
 from s2s.diagnose.margin import by_token, distractors, first_doubt, margins, negative
-from s2s.losses.log_probs import target_log_probs
+from s2s.losses.passes import target_log_probs
 from s2s.metrics.bootstrap import Interval
 
 

@@ -11,7 +11,7 @@ from s2s.batch import collate
 from s2s.diagnose.search_errors import Gold, Point, curse, gold_of, outcome, score_gold, search_curve
 from s2s.diagnose.traces import trace
 from s2s.inference.model_scorer import PrefixScorer
-from s2s.losses.log_probs import target_log_probs
+from s2s.losses.passes import target_log_probs
 from s2s.search import beam_search
 
 

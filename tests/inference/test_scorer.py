@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from s2s.batch import collate, pad
 from s2s.inference.generate import generate
 from s2s.inference.model_scorer import PrefixScorer
-from s2s.losses.log_probs import target_log_probs
+from s2s.losses.passes import target_log_probs
 from s2s.search import beam_search
 from s2s.search.methods.beam import SearchSettings
 from s2s.vocabulary import sentence_pieces

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from s2s.batch import collate, pad
 from s2s.inference.model_scorer import PrefixScorer
-from s2s.losses.log_probs import target_log_probs
+from s2s.losses.passes import target_log_probs
 from s2s.search import (
     ConstrainedScorer,
     Ensemble,
