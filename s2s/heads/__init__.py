@@ -1,13 +1,19 @@
-"""Heads that label sources, beside generation or alone: each row of the table is one in a recipe's ``heads:``."""
+"""Heads that label sources, together with generation or without it. ``HEADS`` has the rows of a recipe's ``heads:``."""
 
 from s2s.heads.base import HeadSettings
 from s2s.heads.chains.crf import CRF
 from s2s.heads.chains.memm import MEMM, HalfLogitMEMM
 from s2s.heads.chains.tag_schemes import SCHEMES, Constraints, bio_constraints, bmes_constraints, scheme_constraints
-from s2s.heads.classifiers import BinaryClassifier, ZLPRClassifier
 from s2s.heads.multilabel import pairwise_loss, sparse_zlpr_loss, zlpr_loss, zlpr_probabilities
 from s2s.heads.subsets import log_symmetric_polynomials, subset_softmax_loss, thresholded_subset_softmax_loss
-from s2s.heads.taggers import BiMEMMTagger, CRFTagger, MEMMTagger, SoftmaxTagger
+from s2s.heads.taggers import (
+    BiMEMMTagger,
+    BinaryClassifier,
+    CRFTagger,
+    MEMMTagger,
+    SoftmaxTagger,
+    ZLPRClassifier,
+)
 
 __all__ = [
     "CRF",

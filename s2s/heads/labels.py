@@ -1,52 +1,50 @@
-"""Where a head's labels come from: a field of the data, or the target. Each source of labels is a ``Labeller``."""
+"""Where a head's labels come from: a field of the data, or the target (its words, or what it copies of the source)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy
 
 from s2s.batch import IGNORED
 from s2s.data.rows import Example, Value
 from s2s.data.sources import Source
 from s2s.errors import UserError
-from s2s.heads import copies
-from s2s.heads.tag_checks import Tagged, check_named
+from s2s.heads.chains.tag_schemes import Tagged, check_tags
 
 ABSENT = -1
-"""In a set of labels: there is none. At a column: there is a tag, but none that is known."""
+"""In a set of labels: the set is empty. At a column: the token has a tag, but the train split has no such tag."""
+OUTSIDE, BEGIN, INSIDE = range(3)
+COPY_TAGS = ["O", "B", "I"]
 Label = str | int
 
 
 class LabelSource(Protocol):
-    """The labels of examples: ids for the loss, and as they are for the scores; both empty where there are none."""
+    """The labels of examples: as ids for the loss, and as they are for the scores; both are empty without labels."""
 
     def __call__(self, example: Example, source: Source, target: list[int]) -> list[int]:
-        """The row of ids: a column's label each for taggers, with IGNORED between; the labels of a set for others."""
+        """Return the row of ids: for taggers the label of each column, or IGNORED; for classifiers a set of labels."""
 
     def blank(self, source: Source) -> list[int]:
-        """The row of a source whose labels are to be predicted."""
+        """Return the row of a source whose labels are to be predicted."""
 
     def gold(self, example: Example, row: Sequence[int]) -> Sequence[Label] | None:
-        """The labels of an example with a row of ids; None where it has none to be scored against."""
+        """Return the labels of an example with a row of ids; None where it has none to be scored against."""
 
 
 def value_of(example: Example, field: str) -> Value:
-    """A field's value in an example."""
+    """Return a field's value in an example."""
     return dict(example.fields)[field]
 
 
 def tags_of(value: Value) -> list[str]:
-    """The tags in a field: a list, or a text of tags between blanks."""
+    """Return the tags in a field: a list, or a text of tags between blanks."""
     return value.split() if isinstance(value, str) else list(value or ())
 
 
 def labels_of(value: Value) -> list[str]:
-    """The labels in a field: a list, or a text that is one label."""
+    """Return the labels in a field: a list, or a text that is one label."""
     return [value] if isinstance(value, str) else list(value or ())
-
-
-def inventory(examples: Iterable[Example], field: str, read: Callable[[Value], list[str]]) -> list[str]:
-    """The labels that occur in a field, sorted."""
-    return sorted({label for example in examples for label in read(value_of(example, field))})
 
 
 @dataclass
@@ -66,15 +64,16 @@ class FieldTags:
         tags, tokens = self.gold(example), self.tokens(example)
         if tags is None:
             return []
+        # Tags of the train split are all in the index and were checked when it was made; this is for other splits.
         if self.scheme is not None and not self.index.keys() >= set(tags):
-            check_named(self.head, self.scheme, Tagged(example.source, tags))  # training tags were checked before
+            check_tags(self.head, self.scheme, Tagged(example.source, tags))
         if len(tags) != len(tokens):
             raise UserError(
                 f"heads.{self.head}.field: {len(tags)} tags in '{self.field}' for {len(tokens)} tokens of the source "
                 f"'{example.source[:40]}'"
             )
         row = [IGNORED] * len(source.ids)
-        for column, tag in zip(source.starts, tags, strict=False):  # what the cut lost has no column
+        for column, tag in zip(source.starts, tags, strict=False):  # tokens that were cut off have no column
             row[column] = self.index.get(tag, ABSENT)
         return row
 
@@ -125,13 +124,51 @@ class TargetWords:
 
 
 class CopyTags:
-    """BIO tags of the source's longest common subsequence with the target, a tag a piece."""
+    """BIO tags of the source's longest common subsequence with the target, one tag a piece."""
 
     def __call__(self, example: Example, source: Source, target: list[int]) -> list[int]:  # noqa: ARG002
-        return [IGNORED, *copies.copy_tags(source.ids[1:-1], target), IGNORED]
+        return [IGNORED, *copy_tags(source.ids[1:-1], target), IGNORED]
 
     def blank(self, source: Source) -> list[int]:
         return [IGNORED, *[ABSENT] * (len(source.ids) - 2), IGNORED]
 
     def gold(self, example: Example, row: Sequence[int]) -> list[str] | None:  # noqa: ARG002
-        return [copies.NAMES[id] for id in row if id != IGNORED] or None
+        return [COPY_TAGS[id] for id in row if id != IGNORED] or None
+
+
+def copy_tags(source: Sequence[int], target: Sequence[int]) -> list[int]:
+    """Return a tag for each id of the source, after the copy mechanism of spaces.ac.cn 8046.
+
+    INSIDE where the target copies it and the id before it as neighbours, BEGIN where the target copies it otherwise,
+    OUTSIDE elsewhere.
+    """
+    tags, before = [OUTSIDE] * len(source), (-2, -2)
+    for i, j in common_subsequence(source, target):
+        tags[i] = INSIDE if before == (i - 1, j - 1) else BEGIN
+        before = i, j
+    return tags
+
+
+def common_subsequence(first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the index pairs of a longest common subsequence, in order; of several, the one that ends earliest in both.
+
+    L(i, j) = max(L(i - 1, j), L(i, j - 1), L(i - 1, j - 1) + [first_i = second_j]), computed a row at a time: within a
+    row the second case is a running maximum.
+    """
+    row = numpy.zeros(len(second) + 1, dtype=numpy.int32)
+    lengths, columns = [row], numpy.asarray(second, dtype=numpy.int64)
+    for id in first:
+        longer = numpy.maximum(row[1:], row[:-1] + (columns == id))
+        row = numpy.concatenate([row[:1], numpy.maximum.accumulate(longer)])
+        lengths.append(row)
+    # From the last pair back to the first: the indices at which the length grows.
+    pairs, i, j = [], len(first), len(second)
+    while lengths[i][j]:
+        if lengths[i - 1][j] == lengths[i][j]:
+            i -= 1
+        elif lengths[i][j - 1] == lengths[i][j]:
+            j -= 1
+        else:
+            i, j = i - 1, j - 1
+            pairs.append((i, j))
+    return pairs[::-1]

@@ -1,6 +1,6 @@
 """Labels for new sources."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy
@@ -12,14 +12,14 @@ from s2s.data.settings import DataSettings
 from s2s.data.sources import Source, encode_sources
 from s2s.heads.labels import Label
 from s2s.heads.modules import Tagger
-from s2s.heads.run_heads import Heads, labelling_of, rows_of, to_label
+from s2s.heads.run_heads import Heads, labelling_of, rows_of
 from s2s.heads.scoring import HeadOutput
 from s2s.model import PrefixTransformer
 from s2s.vocabulary import Vocabulary
 
 
 class Prediction(NamedTuple):
-    """What each head says of a source, and the tokens that tags are of; a tag that a cut has lost is None."""
+    """The output of each head for a source, and the tokens that its tags belong to; None for tokens cut off."""
 
     tokens: list[str]
     heads: dict[str, HeadOutput]
@@ -38,52 +38,47 @@ def predict(
     rows: int,
     on_progress: Callable[[int], object],
 ) -> tuple[list[Prediction], list[str]]:
-    """What heads say of sources, in order, so many rows at a time, and lines on what was cut."""
+    """Return the heads' predictions for sources, in order, ``rows`` at a time, and lines on what was cut."""
     read = labelling_of(heads.heads, data).tokens
-    examples = [_example(source) for source in sources]
+    examples = [
+        Example(source, "") if isinstance(source, str) else Example(" ".join(source), "", tuple(source))
+        for source in sources
+    ]
     given = [read(example) if read else example.source for example in examples]
     encoded, report = encode_sources(given, vocabulary, data.max_source)
-    found: list[list[HeadOutput]] = [[] for _ in sources]
-    for indices in _batches(encoded, rows):
-        said = _say(model, heads, vocabulary, [encoded[index] for index in indices])
-        for index, each in zip(indices, said, strict=True):
-            found[index] = each
+    outputs: list[list[HeadOutput]] = [[] for _ in sources]
+    by_length = numpy.argsort([len(source.ids) for source in encoded], kind="stable").tolist()
+    for start in range(0, len(by_length), rows):
+        indices = by_length[start : start + rows]
+        batch_outputs = _predict_batch(model, heads, vocabulary, [encoded[index] for index in indices])
+        for index, row in zip(indices, batch_outputs, strict=True):
+            outputs[index] = row
         on_progress(len(indices))
-    return [_prediction(heads, vocabulary, *row) for row in zip(given, encoded, found, strict=True)], report
-
-
-def _example(source: Given) -> Example:
-    return Example(source, "") if isinstance(source, str) else Example(" ".join(source), "", tuple(source))
-
-
-def _batches(encoded: Sequence[Source], rows: int) -> Iterator[list[int]]:
-    """Indices of sources of like length."""
-    order = numpy.argsort([len(source.ids) for source in encoded], kind="stable").tolist()
-    yield from (order[start : start + rows] for start in range(0, len(order), rows))
+    return [_prediction(heads, vocabulary, *row) for row in zip(given, encoded, outputs, strict=True)], report
 
 
 @torch.no_grad()
-def _say(
+def _predict_batch(
     model: PrefixTransformer, heads: Heads, vocabulary: Vocabulary, sources: Sequence[Source]
 ) -> list[list[HeadOutput]]:
-    """What the heads say of each source of a batch."""
-    labels = list(zip(*(to_label(heads.heads, source) for source in sources), strict=True))
+    """Return the outputs of the heads for each source of a batch."""
+    labels = [[head.source.blank(source) for source in sources] for head in heads.heads]
     pairs = [(source.ids, None) for source in sources]
     batch = collate(pairs, vocabulary.padding, vocabulary.end, heads=labels).to(model.output_bias.device)
-    said = heads.say(rows_of(model, batch), batch)
-    return [list(row) for row in zip(*said, strict=True)]
+    return [list(row) for row in zip(*heads.outputs(rows_of(model, batch), batch), strict=True)]
 
 
 def _prediction(
-    heads: Heads, vocabulary: Vocabulary, given: Given, source: Source, said: Sequence[HeadOutput]
+    heads: Heads, vocabulary: Vocabulary, given: Given, source: Source, outputs: Sequence[HeadOutput]
 ) -> Prediction:
     pieces = [vocabulary.decode([id]) for id in source.ids[1:-1]] if isinstance(given, str) else list(given)
-    found = {}
-    for head, part, each in zip(heads.heads, heads.parts, said, strict=True):
+    by_name = {}
+    for head, part, output in zip(heads.heads, heads.parts, outputs, strict=True):
+        labels = output.labels
         if isinstance(part, Tagger):
-            lost: list[Label | None] = [None] * (len(pieces) - len(each.labels))
-            each = each._replace(labels=[*each.labels, *lost])
+            cut_off: list[Label | None] = [None] * (len(pieces) - len(labels))
+            labels = [*labels, *cut_off]
         elif not head.names:  # the labels are ids of pieces
-            each = each._replace(labels=[vocabulary.decode([int(label or 0)]) for label in each.labels])
-        found[head.name] = each
-    return Prediction(pieces, found)
+            labels = [vocabulary.decode([int(label or 0)]) for label in labels]
+        by_name[head.name] = output._replace(labels=labels)
+    return Prediction(pieces, by_name)

@@ -1,4 +1,4 @@
-"""What heads say of sources, and how that is scored; all scores are in 0..100."""
+"""The output of heads for a source, and the measures that score it, all in 0..100."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ RANKED = 5
 
 
 class HeadOutput(NamedTuple):
-    """What a head says of a source: tags in order, or the chosen labels with their probabilities, best first.
+    """The output of a head for a source: tags in order, or the chosen labels with their probabilities, best first.
 
     ``ranking`` has the ``RANKED`` most likely labels, chosen or not.
     """
@@ -25,38 +25,40 @@ Gold = Sequence[Sequence[Label]]
 Measure = Callable[[Sequence[HeadOutput], Gold], float]
 
 
-def whole(said: Sequence[HeadOutput], gold: Gold) -> list[list[Any]]:
-    """The tags of each source; those of tokens that a cut has lost are None, which is never right."""
-    return [[*each.labels, *[None] * (len(real) - len(each.labels))] for each, real in zip(said, gold, strict=True)]
+def _tags(outputs: Sequence[HeadOutput], gold: Gold) -> list[list[Any]]:
+    """Return the tags of each source; tokens that were cut off get None, which is never right."""
+    pairs = zip(outputs, gold, strict=True)
+    return [[*output.labels, *[None] * (len(labels) - len(output.labels))] for output, labels in pairs]
 
 
-def _chosen(said: Sequence[HeadOutput]) -> list[Sequence[Label | None]]:
-    return [each.labels for each in said]
+def _chosen(outputs: Sequence[HeadOutput]) -> list[Sequence[Label | None]]:
+    return [output.labels for output in outputs]
 
 
 def _precision_at(k: int) -> Measure:
-    return lambda said, gold: tags.precision_at(k, [each.ranking for each in said], gold)
+    return lambda outputs, gold: tags.precision_at(k, [output.ranking for output in outputs], gold)
 
 
-SPAN_MEASURES: dict[str, Measure] = {"entity_f1": lambda said, gold: tags.entity_f1(whole(said, gold), _plain(gold))}
+def _entity_f1(outputs: Sequence[HeadOutput], gold: Gold) -> float:
+    plain: list[list[Any]] = [list(row) for row in gold]
+    return tags.entity_f1(_tags(outputs, gold), plain)
+
+
+SPAN_MEASURES: dict[str, Measure] = {"entity_f1": _entity_f1}
 TAG_MEASURES: dict[str, Measure] = {
-    "accuracy": lambda said, gold: tags.accuracy(whole(said, gold), gold),
-    "macro_f1": lambda said, gold: tags.tag_macro_f1(whole(said, gold), gold),
+    "accuracy": lambda outputs, gold: tags.accuracy(_tags(outputs, gold), gold),
+    "macro_f1": lambda outputs, gold: tags.tag_macro_f1(_tags(outputs, gold), gold),
 }
 LABEL_MEASURES: dict[str, Measure] = {
-    "micro_f1": lambda said, gold: tags.micro_f1(_chosen(said), gold),
-    "macro_f1": lambda said, gold: tags.macro_f1(_chosen(said), gold),
+    "micro_f1": lambda outputs, gold: tags.micro_f1(_chosen(outputs), gold),
+    "macro_f1": lambda outputs, gold: tags.macro_f1(_chosen(outputs), gold),
     "precision_at_1": _precision_at(1),
     "precision_at_5": _precision_at(RANKED),
 }
 
 
-def has_real(name: str, gold: Gold) -> bool:
-    """Return whether there is anything that a measure of this name could find."""
+def can_measure(name: str, gold: Gold) -> bool:
+    """Return whether the gold labels hold anything that the measure of this name could find."""
     if name in SPAN_MEASURES:
         return any(label != "O" for row in gold for label in row)
     return any(map(len, gold))
-
-
-def _plain(gold: Gold) -> list[list[Any]]:
-    return [list(row) for row in gold]

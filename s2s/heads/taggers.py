@@ -1,4 +1,4 @@
-"""Rows of a recipe's ``heads:`` that tag tokens."""
+"""The rows of a recipe's ``heads:``: taggers of tokens, and classifiers that give a source any number of labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,23 +9,31 @@ from torch import nn
 from s2s.config.ranges import Count, Positive
 from s2s.data.rows import Example
 from s2s.errors import UserError, nearest
-from s2s.heads import copies
 from s2s.heads.base import HeadSettings, Tokens
 from s2s.heads.chains.crf import CRF
 from s2s.heads.chains.memm import MEMM
-from s2s.heads.chains.tag_schemes import SCHEMES, scheme_constraints
-from s2s.heads.labels import CopyTags, FieldTags, LabelSource, tags_of, value_of
-from s2s.heads.modules import Softmax, Tagger
-from s2s.heads.scoring import SPAN_MEASURES, TAG_MEASURES, Measure
-from s2s.heads.tag_checks import Tagged, check_rows
+from s2s.heads.chains.tag_schemes import SCHEMES, Tagged, check_rows, scheme_constraints
+from s2s.heads.labels import (
+    COPY_TAGS,
+    CopyTags,
+    FieldLabels,
+    FieldTags,
+    LabelSource,
+    TargetWords,
+    labels_of,
+    tags_of,
+    value_of,
+)
+from s2s.heads.modules import BINARY, ZLPR, Classifier, Free, MultiLabel, Softmax, Tagger, Tied
+from s2s.heads.scoring import LABEL_MEASURES, SPAN_MEASURES, TAG_MEASURES, Measure
 
 
 @dataclass
 class SoftmaxTagger(HeadSettings):
-    """A tag for each token of the source, each on its own."""
+    """A tag for each token of the source, each independent of the others."""
 
-    scheme: str | None = None  # bio, iob1, bmes, bioes or bilou: tags mark spans, which are scored too
-    rate_multiplier: Positive = 1.0  # of the learning rate of transitions, where there are any
+    scheme: str | None = None  # bio, iob1, bmes, bioes or bilou: tags mark spans, which are scored as well
+    rate_multiplier: Positive = 1.0  # of the learning rate of the transitions (crf, memm, bimemm)
 
     derived: ClassVar[str] = "copy_tags"
 
@@ -40,12 +48,17 @@ class SoftmaxTagger(HeadSettings):
 
     @property
     def constraining(self) -> bool:
-        """Whether what the scheme forbids has no probability."""
+        """Whether sequences that the scheme forbids have probability 0."""
         return False
+
+    @property
+    def spans(self) -> str | None:
+        """The scheme of the tags, if they mark spans."""
+        return self.scheme if self.field else "bio"
 
     def names(self, name: str, examples: Sequence[Example]) -> list[str]:
         if self.field is None:
-            return copies.NAMES
+            return COPY_TAGS
         field = self.field
         if self.scheme is not None:
             rows = (Tagged(example.source, tags_of(value_of(example, field))) for example in examples)
@@ -59,16 +72,11 @@ class SoftmaxTagger(HeadSettings):
         return Tagger(width, len(names), self.chain(names))
 
     def chain(self, names: Sequence[str]) -> nn.Module:  # noqa: ARG002
-        """What makes tags of emissions."""
+        """Make the model of tag sequences given emissions."""
         return Softmax()
 
     def metrics(self) -> dict[str, Measure]:
         return (SPAN_MEASURES if self.spans else {}) | TAG_MEASURES
-
-    @property
-    def spans(self) -> str | None:
-        """The scheme of the tags, if they mark spans."""
-        return self.scheme if self.field else "bio"
 
 
 @dataclass
@@ -111,3 +119,36 @@ class BiMEMMTagger(MEMMTagger):
     """Tags by the mean of a MEMM's two directions."""
 
     bidirectional: ClassVar[bool] = True
+
+
+@dataclass
+class ZLPRClassifier(HeadSettings):
+    """Any number of labels for the source, trained to score above 0 (ZLPR)."""
+
+    skip_empty: bool = False  # an empty list means that the labels are unknown, not that there are none
+
+    derived: ClassVar[str] = "target_words"
+    kind: ClassVar[MultiLabel] = ZLPR
+
+    def has_labels(self, example: Example) -> bool:
+        value = None if self.field is None else value_of(example, self.field)
+        return bool(value) if self.skip_empty else value is not None
+
+    def names(self, name: str, examples: Sequence[Example]) -> list[str]:
+        return [] if self.field is None else self._inventory(name, examples, labels_of)
+
+    def source(self, name: str, names: Sequence[str], tokens: Tokens) -> LabelSource:  # noqa: ARG002
+        return TargetWords() if self.field is None else FieldLabels(self.field, names, self.skip_empty)
+
+    def build(self, width: int, size: int, names: Sequence[str]) -> nn.Module:
+        return Classifier(Tied(width, size) if self.field is None else Free(width, len(names)), self.kind)
+
+    def metrics(self) -> dict[str, Measure]:
+        return LABEL_MEASURES
+
+
+@dataclass
+class BinaryClassifier(ZLPRClassifier):
+    """Any number of labels for the source, by the binary cross-entropy of each label."""
+
+    kind: ClassVar[MultiLabel] = BINARY

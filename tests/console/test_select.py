@@ -9,7 +9,7 @@ import torch
 
 from s2s import train
 from s2s.errors import UserError
-from s2s.heads.scoring import LABEL_MEASURES, SPAN_MEASURES, TAG_MEASURES, has_real
+from s2s.heads.scoring import LABEL_MEASURES, SPAN_MEASURES, TAG_MEASURES, can_measure
 from s2s.machine.precision import Precision
 from s2s.recipe.recipe import Recipe
 from s2s.recipe.run_settings import RunSettings
@@ -53,9 +53,9 @@ def test_measures_of_labels_that_nobody_has_are_none() -> None:
         (LABEL_MEASURES, [["a"], []], [[], []]),
     ):
         for name in measures:
-            assert has_real(name, real)
-            assert not has_real(name, nothing)
-            assert not has_real(name, [])
+            assert can_measure(name, real)
+            assert not can_measure(name, nothing)
+            assert not can_measure(name, [])
 
 
 def write(folder: Path, dev: dict[str, list[str] | None]) -> list[str]:

@@ -71,6 +71,14 @@ def test_large_scores_go_through_log_space_in_float32(large: float, monkeypatch:
         torch.testing.assert_close(one.double(), other, rtol=2e-5, atol=2e-5)
 
 
+def test_a_move_and_a_message_that_underflow_together_lose_nothing() -> None:
+    crf = CRF(2)
+    crf.transitions.data.copy_(torch.tensor([[0.0, -57.0], [0.0, -57.0]]))  # e^-57 is 1.7e-25, its square no float32
+    emissions, gold, mask = torch.tensor([[[0.0, 0.0], [0.0, -57.0], [0.0, 0.0]]]), torch.tensor([[0, 1, 0]]), [[1] * 3]
+    losses = crf.nll(emissions, gold, torch.tensor(mask))
+    torch.testing.assert_close(losses.double(), crf.double().nll(emissions.double(), gold, torch.tensor(mask)))
+
+
 def test_ordinary_scores_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(likelihood, "log_space_nll", None)
     found(*drawn(1, 32, [40, 20, 1], 2.0, torch.float32, boundaries=True))

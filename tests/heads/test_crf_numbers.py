@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2s.heads import CRF
-from s2s.heads.logspace import LogMatrix
+from s2s.heads.chains.chain import LogMatrix
 
 few = settings(deadline=None, max_examples=20)
 SEEDS = st.integers(0, 1000)

@@ -14,8 +14,7 @@ from s2s.data import DataSettings, Example
 from s2s.data.sources import Source
 from s2s.errors import UserError
 from s2s.heads import CRF, HEADS, MEMM, zlpr_loss
-from s2s.heads.copies import BEGIN, INSIDE, common_subsequence, copy_tags
-from s2s.heads.labels import ABSENT, FieldTags
+from s2s.heads.labels import ABSENT, BEGIN, INSIDE, FieldTags, common_subsequence, copy_tags
 from s2s.heads.run_heads import Heads, make_heads, rows_of
 from s2s.mitigations import MITIGATIONS
 from s2s.objective import Objective, ObjectiveSettings
@@ -158,7 +157,7 @@ def test_rows_with_unknown_tags_have_no_loss_but_are_predicted(random_model, ran
     known = labels.clone()
     known[1] = IGNORED
     assert module(batch._replace(heads=(labels,)))[0] * 9 == module(batch._replace(heads=(known,)))[0] * 9
-    said = heads.say(rows_of(module.model, batch), batch._replace(heads=(labels,)))
+    said = heads.outputs(rows_of(module.model, batch), batch._replace(heads=(labels,)))
     assert [len(each.labels) for each in said[0]] == [1, 3]
     assert {tag for each in said[0] for tag in each.labels} <= set(TAGS)
 

@@ -17,7 +17,7 @@ from s2s.heads import (
     thresholded_subset_softmax_loss,
     zlpr_loss,
 )
-from s2s.heads.logspace import NOTHING
+from s2s.heads.chains.chain import NOTHING
 
 LABELS, SEEDS = st.integers(1, 6), st.integers(0, 1000)
 few = settings(deadline=None, max_examples=25)

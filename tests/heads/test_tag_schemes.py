@@ -108,8 +108,8 @@ def test_enough_tags_of_another_scheme_are_always_refused(name, declared, true):
         ("B-PER E-PER W-LOC", "bmes", "'W' is no tag of BMES"),
         ("O B-PER O B-PER", "bioes", "not allow what the data has: 'O' follows 'B-PER' ('source 0'); its tags fit"),
         ("O I-PER O I-PER", "bio", "'I-PER' follows 'O' ('source 0'); its tags fit scheme: iob1"),
-        ("I-PER", "bio", "'I-PER' stands first"),
-        ("O B-PER", "bmes", "'B-PER' stands last"),
+        ("I-PER", "bio", "'I-PER' comes first"),
+        ("O B-PER", "bmes", "'B-PER' comes last"),
     ],
 )  # fmt: skip
 def test_a_refusal_names_the_tag_the_source_and_what_fits(tags, declared, told):

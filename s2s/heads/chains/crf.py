@@ -3,22 +3,22 @@
 import torch
 from torch import Tensor, nn
 
-from s2s.heads.chains.chain import Chain
+from s2s.heads.chains.chain import NOTHING, Chain
 from s2s.heads.chains.likelihood import chain_nll
 from s2s.heads.chains.linear_chain import LinearChain
 from s2s.heads.chains.tag_schemes import Constraints
 from s2s.heads.chains.transitions import scale
-from s2s.heads.logspace import NOTHING, precise
+from s2s.losses.terms import at_least_float32
 
 
 class CRF(LinearChain):
     """p(y | x) = e^(sum_t emissions_t(y_t) + sum_t transitions(y_(t-1), y_t)) / Z(x) (Lafferty et al. 2001).
 
     ``boundaries`` adds learned scores ``starts`` and ``ends`` [L] of the first and the last label. ``constraints``
-    forbid transitions, first and last labels (``scheme_constraints``): no such sequence is ever chosen or has any
-    probability. ``rate_multiplier`` multiplies the learning rate of transitions and boundaries, by keeping them as
-    value / multiplier (spaces.ac.cn 7213). ``crf.transitions`` then still reads and takes the value in use, but the
-    parameter is ``crf.parametrizations.transitions.original``.
+    forbid transitions, first and last labels (``scheme_constraints``): a sequence that breaks them has probability 0
+    and is never chosen. ``rate_multiplier`` multiplies the learning rate of transitions and boundaries, by keeping
+    them as value / multiplier (spaces.ac.cn 7213): ``crf.transitions`` still reads and takes the value in use, but the
+    parameter is then ``crf.parametrizations.transitions.original``.
     """
 
     starts: Tensor | None
@@ -40,15 +40,16 @@ class CRF(LinearChain):
         for name in ("transitions", "starts", "ends") if boundaries else ("transitions",):
             scale(self, name, rate_multiplier)
         for name in Constraints._fields:
-            allowed = None if constraints is None else _fitting(name, getattr(constraints, name), num_labels)
+            allowed = None if constraints is None else getattr(constraints, name)
+            if allowed is not None and any(size != num_labels for size in allowed.shape):
+                raise ValueError(f"constraints.{name}: {list(allowed.shape)} does not fit {num_labels} labels")
             self.register_buffer(f"allowed_{name}", allowed, persistent=False)
 
     def nll(self, emissions: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        """The negative log-likelihood [B] of labels [B, T]; whatever stands at padding is ignored.
+        """Return the negative log-likelihood [B] of labels [B, T]; labels at padding are ignored.
 
-        ValueError names the first label that is none, or that the constraints forbid. Summed as the cross-entropies
-        of the Markov chain that the field is when seen from its end: never below 0, and exact for a small loss under
-        large scores, where log Z - score cancels.
+        It is never below 0, and exact for a small loss under large scores, where log Z - score would cancel. Errors: a
+        ValueError names the first label that is none, or that the constraints forbid.
         """
         chain = self._chain(*self._checked(emissions, mask))
         labels = self._checked_labels(labels, chain.mask)
@@ -56,9 +57,9 @@ class CRF(LinearChain):
         return chain_nll(chain, labels)
 
     def _chain(self, emissions: Tensor, mask: Tensor) -> Chain:
-        none = emissions.new_zeros(self.num_labels)
-        starts = _masked(none if self.starts is None else self.starts, self.allowed_starts)
-        ends = _masked(none if self.ends is None else self.ends, self.allowed_ends)
+        edge = emissions.new_zeros(self.num_labels)
+        starts = _masked(edge if self.starts is None else self.starts, self.allowed_starts)
+        ends = _masked(edge if self.ends is None else self.ends, self.allowed_ends)
         return Chain(emissions, _masked(self.transitions, self.allowed_transitions), starts, ends, mask)
 
     def _check_allowed(self, labels: Tensor, mask: Tensor) -> None:
@@ -74,11 +75,5 @@ class CRF(LinearChain):
 
 
 def _masked(scores: Tensor, allowed: Tensor | None) -> Tensor:
-    scores = precise(scores)
+    scores = at_least_float32(scores)
     return scores if allowed is None else scores.masked_fill(~allowed, NOTHING)
-
-
-def _fitting(name: str, allowed: Tensor, num_labels: int) -> Tensor:
-    if any(size != num_labels for size in allowed.shape):
-        raise ValueError(f"constraints.{name}: {list(allowed.shape)} does not fit {num_labels} labels")
-    return allowed

@@ -1,91 +1,75 @@
-"""The best label sequences of a linear chain: Viterbi's algorithm for the K best."""
+"""The best label sequences of a linear chain: Viterbi's algorithm, for the best sequence and for the K best."""
 
 import torch
 from torch import Tensor
 
 from s2s.batch import IGNORED
-from s2s.heads.chains.chain import Chain, path_scores
-from s2s.heads.logspace import NOTHING
+from s2s.heads.chains.chain import NOTHING, Chain, path_scores
 
 
 @torch.no_grad()
 def best_paths(chain: Chain, k: int) -> tuple[Tensor, Tensor]:
-    """The K sequences of highest score, best first: labels [B, K, T], ``IGNORED`` at padding, and scores [B, K].
+    """Return the K sequences of highest score, best first: labels [B, K, T], ``IGNORED`` at padding, scores [B, K].
 
-    A place for which no further allowed sequence is left has score -inf and only ``IGNORED``. The state holds, for
-    each label, the K best scores of the sequences that end there, less each row's best.
+    Where a row has fewer than K allowed sequences, the remaining entries have score -inf and only ``IGNORED``.
     """
     if k == 1:
-        paths, final = _best_path(chain)
-        return _told(chain, paths[:, None], final[:, None])
-    state, pointers = _search(chain, k)
-    final, last = _top(state + chain.ends.repeat_interleave(k), k)
-    paths = _followed(pointers, last) // k
-    return _told(chain, paths, final)
-
-
-def _told(chain: Chain, paths: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
-    """Paths [B, K, T] and their scores [B, K], those without allowed sequences marked."""
+        path, last_score = _best_path(chain)
+        paths, last_scores = path[:, None], last_score[:, None]
+    else:
+        state, pointers = _search(chain, k)
+        last_scores, last = (state + chain.ends.repeat_interleave(k)).topk(k, dim=-1)
+        paths = _follow(pointers, last) // k
+    # The search subtracts each row's best score column by column; the paths are scored again without that.
     scores = path_scores(chain, paths)
-    absent = (final == -torch.inf) | (scores < NOTHING / 2)
+    absent = (last_scores == -torch.inf) | (scores < NOTHING / 2)
     ignored = absent[..., None] | ~chain.mask[:, None]
     return paths.masked_fill(ignored, IGNORED), scores.masked_fill(absent, -torch.inf)
 
 
 def _best_path(chain: Chain) -> tuple[Tensor, Tensor]:
-    """The best labels [B, T] and what its search ends with [B].
-
-    Going back, the label before is sought anew, for the one label behind it: cheaper than to keep it for all.
-    """
+    """Return the best labels [B, T] and their score [B], up to a constant of the row."""
     moves, mask = chain.transitions.t().contiguous(), chain.mask.t()[..., None]  # [to, from]
-    states = [_centred(chain.starts + chain.emissions[:, 0])]
+    states = [_centre(chain.starts + chain.emissions[:, 0])]
     for column in range(1, chain.emissions.shape[1]):
         best = (states[-1][:, None, :] + moves).amax(dim=-1)
-        states.append(torch.where(mask[column], _centred(best + chain.emissions[:, column]), states[-1]))
-    final, label = (states[-1] + chain.ends).max(dim=-1)
+        states.append(torch.where(mask[column], _centre(best + chain.emissions[:, column]), states[-1]))
+    score, label = (states[-1] + chain.ends).max(dim=-1)
     labels = [label]
+    # The way back searches for the label before again, for one label only: cheaper than to store pointers for all.
     for column in range(len(states) - 1, 0, -1):
         before = (states[column - 1] + moves[label]).argmax(dim=-1)
         label = torch.where(mask[column, :, 0], before, label)
         labels.append(label)
-    return torch.stack(labels[::-1], dim=1), final
+    return torch.stack(labels[::-1], dim=1), score
 
 
 def _search(chain: Chain, k: int) -> tuple[Tensor, list[Tensor]]:
-    """The last state [B, L K] and, for each column but the first, where each entry came from [B, L K]."""
-    state = _centred(_spread(chain.starts + chain.emissions[:, 0], k))
+    """Return the last state [B, L K] and, for each column but the first, where each entry came from [B, L K].
+
+    A state holds, for each label, the K best scores of the sequences that end there; at first K - 1 are empty.
+    """
+    first = chain.starts + chain.emissions[:, 0]
+    empty = torch.full_like(first, -torch.inf)[..., None].expand(-1, -1, k - 1)
+    state = _centre(torch.cat([first[..., None], empty], dim=-1).flatten(1))
     moves = chain.transitions.t().repeat_interleave(k, dim=1)  # [to, from K]
-    staying, pointers = torch.arange(state.shape[1], device=state.device), []
+    unmoved, pointers = torch.arange(state.shape[1], device=state.device), []
     for column in range(1, chain.emissions.shape[1]):
-        best, origin = _top(state[:, None, :] + moves, k)  # [B, to, K]
-        onward = _centred((best + chain.emissions[:, column, :, None]).flatten(1))
+        best, origin = (state[:, None, :] + moves).topk(k, dim=-1)  # [B, to, K]
+        moved = _centre((best + chain.emissions[:, column, :, None]).flatten(1))
         is_inside = chain.mask[:, column, None]
-        state = torch.where(is_inside, onward, state)
-        pointers.append(torch.where(is_inside, origin.flatten(1), staying))
+        state = torch.where(is_inside, moved, state)
+        pointers.append(torch.where(is_inside, origin.flatten(1), unmoved))
     return state, pointers
 
 
-def _spread(scores: Tensor, k: int) -> Tensor:
-    """K places for each label [B, L] -> [B, L K]: one sequence of length one, and K - 1 empty places."""
-    empty = torch.full_like(scores, -torch.inf)[..., None].expand(-1, -1, k - 1)
-    return torch.cat([scores[..., None], empty], dim=-1).flatten(1)
-
-
-def _centred(state: Tensor) -> Tensor:
+def _centre(state: Tensor) -> Tensor:
+    """Subtract each row's best score, so that float32 keeps its digits over long rows."""
     return state - state.amax(dim=-1, keepdim=True)
 
 
-def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """``topk`` over the last dimension; the maximum is several times faster where it is enough."""
-    if k == 1:
-        best, index = scores.max(dim=-1, keepdim=True)
-        return best, index
-    best, index = scores.topk(k, dim=-1)
-    return best, index
-
-
-def _followed(pointers: list[Tensor], last: Tensor) -> Tensor:
-    """The entries of the states [B, K, T] on the way to the last ones [B, K]."""
+def _follow(pointers: list[Tensor], last: Tensor) -> Tensor:
+    """Return the entries of the states [B, K, T] on the way to the last ones [B, K]."""
     columns = [last]
     for pointer in reversed(pointers):
         columns.append(pointer.gather(1, columns[-1]))
