@@ -1,4 +1,4 @@
-"""Learning-rate curves: the factor on the optimizer's rate is a pure function of the step."""
+"""Learning-rate curves: a factor of the optimizer's rate as a function of the step alone, so that runs can resume."""
 
 import math
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ class Constant:
         settle(self, "schedule.")
 
     def factor(self, step: int, steps: int) -> float:
-        """The factor at a step, counted from 0, of a run of ``steps``."""
+        """Return the factor at a step, counted from 0, of a run of ``steps``."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         return self.after(step, steps)
 
     def after(self, step: int, steps: int) -> float:  # noqa: ARG002
-        """The factor once the warm-up is over."""
+        """Return the factor after the warm-up."""
         return 1.0
 
     def _progress(self, step: int, steps: int) -> float:
-        """Share of the way from the end of the warm-up to the end of the run, in [0, 1)."""
+        """Return the share of the way from the end of the warm-up to the end of the run."""
         return min(1.0, (step - self.warmup) / max(1, steps - self.warmup))
 
 
@@ -42,7 +42,7 @@ class Linear(Falling):
     """Falls on a line from 1 to ``floor`` at the end of the run."""
 
     def after(self, step: int, steps: int) -> float:
-        """1 - (1 - floor) progress."""
+        """Return 1 - (1 - floor) progress."""
         return 1 - (1 - self.floor) * self._progress(step, steps)
 
 
@@ -51,7 +51,7 @@ class Cosine(Falling):
     """Falls on half a cosine wave from 1 to ``floor`` at the end of the run (Loshchilov and Hutter 2017)."""
 
     def after(self, step: int, steps: int) -> float:
-        """The factor floor + (1 - floor) (1 + cos(pi progress)) / 2."""
+        """Return floor + (1 - floor) (1 + cos(pi progress)) / 2."""
         return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * self._progress(step, steps))) / 2
 
 
@@ -60,7 +60,7 @@ class InverseSquareRoot(Constant):
     """Falls as 1 / sqrt(step) from 1 at the end of the warm-up (Vaswani et al. 2017, section 5.3)."""
 
     def after(self, step: int, steps: int) -> float:  # noqa: ARG002
-        """sqrt(warmup / (step + 1)), a warm-up of 0 counting as 1."""
+        """Return sqrt(warmup / (step + 1)); a warm-up of 0 counts as 1."""
         return math.sqrt(max(1, self.warmup) / (step + 1))
 
 

@@ -8,7 +8,7 @@ from s2s.machine.matmul import bfloat16_warning
 from s2s.machine.worker_pool import cores
 from s2s.objective import Objective
 from s2s.optim import AdafactorSettings
-from s2s.optim.adafactor import large_matrices
+from s2s.optim.adafactor import kernels
 from s2s.training.setup import Prepared
 
 
@@ -39,12 +39,12 @@ def machine_report(prepared: Prepared, objective: Objective) -> list[str]:
 
 def _optimizer(prepared: Prepared, objective: Objective) -> list[str]:
     """Whether AdaFactor walks large matrices in C; a model without such compiles nothing."""
-    large = any(each.ndim > 1 and each.numel() >= large_matrices.LARGE for each in objective.parameters())
+    large = any(each.ndim > 1 and each.numel() >= kernels.LARGE for each in objective.parameters())
     if not isinstance(prepared.recipe.optimizer, AdafactorSettings) or not large:
         return []
     if prepared.accelerator.device.type != "cpu" or prepared.recipe.optimizer.beta1:
         return []
-    library, reason = large_matrices.build()
+    library, reason = kernels.build()
     return [f"AdaFactor: {reason}" if library else f"AdaFactor: about twice as slow as in C, since {reason}"]
 
 

@@ -185,7 +185,7 @@ def test_sums_are_loops_whatever_the_runs(rows: int, columns: int, run: int, see
     torch.manual_seed(seed)
     matrix, weights, others = torch.randn(rows, columns), torch.rand(rows), torch.rand(columns)
     patch = pytest.MonkeyPatch()
-    patch.setattr(reductions, "RUN", run)
+    patch.setattr(reductions, "CHUNK", run)
     with patch.context():
         by_row, by_column = reductions.row_and_column_sums(matrix)
         form, total = reductions.weighted_square_sum(matrix, weights, others), reductions.square_sum(matrix)
@@ -201,6 +201,6 @@ def test_sums_are_loops_whatever_the_runs(rows: int, columns: int, run: int, see
 def test_a_matrix_of_many_runs_moves_as_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"beta1": 0.9, "weight_decay": 0.1, "clip_threshold": 0.5}
     one = after(lambda some: Adafactor(some, **options), torch.float32)
-    monkeypatch.setattr(reductions, "RUN", 8)
+    monkeypatch.setattr(reductions, "CHUNK", 8)
     for mine, other in zip(after(lambda some: Adafactor(some, **options), torch.float32), one, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from s2s.errors import UserError
 from s2s.optim import Adafactor
-from s2s.optim.adafactor import large_matrices, small_matrices
+from s2s.optim.adafactor import bundles, kernels
 
 GIVEN = {"lr": 1e-2, "relative_step": False}
 OPTIONS: list[dict[str, Any]] = [
@@ -17,16 +17,14 @@ OPTIONS: list[dict[str, Any]] = [
     {**GIVEN, "weight_decay": 0.1, "clip_threshold": 0.3},
     {**GIVEN, "clip_threshold": None, "scale_parameter": False, "beta2_cap": 0.5},
 ]
-in_c = pytest.mark.skipif(
-    large_matrices.build().library is None, reason=f"nothing is compiled: {large_matrices.build().reason}"
-)
+in_c = pytest.mark.skipif(kernels.build().library is None, reason=f"nothing is compiled: {kernels.build().reason}")
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every matrix is worth C, and most are walked in several runs, the last one shorter."""
-    monkeypatch.setattr(large_matrices, "LARGE", 1)
-    monkeypatch.setattr(large_matrices, "RUN", 200)
+    monkeypatch.setattr(kernels, "LARGE", 1)
+    monkeypatch.setattr(kernels, "CHUNK", 200)
 
 
 def parameters() -> list[nn.Parameter]:
@@ -68,13 +66,13 @@ def test_twenty_steps_in_c_equal_those_in_torch(options: dict[str, Any]) -> None
 @pytest.mark.parametrize("options", [*OPTIONS, {**GIVEN, "beta1": 0.9}, {**GIVEN, "min_dim_size_to_factor": 99}])
 def test_bundles_equal_steps_of_each_parameter_alone(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     together, _ = stepped(**options, compiled=False)
-    monkeypatch.setattr(small_matrices, "SMALL", -1)
+    monkeypatch.setattr(bundles, "SMALL", -1)
     assert_near(together, stepped(**options, compiled=False)[0])
 
 
 def test_without_a_compiler_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, _ = stepped(compiled=False)
-    monkeypatch.setattr(large_matrices, "build", lambda: large_matrices.Built(None, "no C compiler was found"))
+    monkeypatch.setattr(kernels, "build", lambda: kernels.Built(None, "no C compiler was found"))
     assert all(map(torch.equal, stepped()[0], plain))
 
 

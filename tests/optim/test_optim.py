@@ -12,8 +12,8 @@ from torch import nn
 from s2s.errors import UserError
 from s2s.model import Architecture, PrefixTransformer
 from s2s.optim import OPTIMIZERS, SCHEDULES, Adafactor, AdamW
-from s2s.optim.groups import parameter_groups
 from s2s.optim.schedules import Constant, Cosine, InverseSquareRoot, Linear, RelativeStep
+from s2s.optim.settings import parameter_groups
 
 KINDS = [Constant, Linear, Cosine, InverseSquareRoot, RelativeStep]
 shares = st.floats(0, 1)

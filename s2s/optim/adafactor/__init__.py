@@ -1,6 +1,5 @@
 """AdaFactor: second moments of a matrix in the memory of its rows and columns (Shazeer and Stern 2018)."""
 
 from s2s.optim.adafactor.optimizer import Adafactor
-from s2s.optim.adafactor.settings import AdafactorSettings
 
-__all__ = ["Adafactor", "AdafactorSettings"]
+__all__ = ["Adafactor"]

@@ -1,4 +1,4 @@
-"""Parameters that are divided among processes: what each holds, and sums over all of them."""
+"""Parameters that are divided among processes: the local part of each, and sums over all parts."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from s2s.errors import UserError
 
 
 class Division(NamedTuple):
-    """A parameter is cut along ``axis`` among the processes of one dimension of a mesh; the others hold copies."""
+    """A cut along ``axis`` among the processes of one dimension of a mesh; other dimensions hold copies."""
 
     axis: int
     mesh: DeviceMesh
@@ -23,17 +23,17 @@ class Division(NamedTuple):
 
     @property
     def group(self) -> ProcessGroup:
-        """The processes that hold the parameter together."""
+        """The processes that share the parameter."""
         return self.mesh.get_group(self.dimension)
 
     def share(self, length: int) -> slice:
-        """The process's part of an axis, in torch's way: equal parts, the last ones shorter or empty."""
+        """Return this process's part of an axis, as torch cuts it: equal parts, the last ones shorter or empty."""
         part = -(-length // self.mesh.size(self.dimension))
         start = min(length, part * self.mesh.get_local_rank(self.dimension))
         return slice(start, min(length, start + part))
 
     def zeros(self, shape: Sequence[int], axis: int, dtype: torch.dtype, device: torch.device) -> DTensor:
-        """A tensor of that shape in which each process holds its part of an axis."""
+        """Return a tensor of zeros in which each process holds its part of an axis."""
         share = self.share(shape[axis])
         part = torch.zeros([*shape[:axis], share.stop - share.start, *shape[axis + 1 :]], dtype=dtype, device=device)
         placements: list[Placement] = [Replicate()] * self.mesh.ndim
@@ -43,26 +43,29 @@ class Division(NamedTuple):
 
 
 def division_of(parameter: Tensor) -> Division | None:
-    """How a parameter is divided, or None where this process holds all of it. Errors: a UserError if along two axes."""
+    """Return how a parameter is divided, or None where this process holds all of it.
+
+    Errors: a UserError if two dimensions of a mesh divide it.
+    """
     if not isinstance(parameter, DTensor):
         return None
     placements = parameter.placements
-    cuts = [(index, place) for index, place in enumerate(placements) if not isinstance(place, Replicate)]
+    cuts = [(index, placement) for index, placement in enumerate(placements) if not isinstance(placement, Replicate)]
     if not cuts:
         return None
-    dimension, place = cuts[0]
-    if len(cuts) > 1 or not isinstance(place, Shard):
+    dimension, cut = cuts[0]
+    if len(cuts) > 1 or not isinstance(cut, Shard):
         raise UserError(f"a parameter placed as {placements}: at most one dimension of a mesh may divide it, by Shard")
-    return Division(place.dim % parameter.ndim, parameter.device_mesh, dimension)
+    return Division(cut.dim % parameter.ndim, parameter.device_mesh, dimension)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor, for changes in place."""
+    """Return this process's part of a tensor; changes in place reach the tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def local_gradient(parameter: Tensor) -> Tensor:
-    """What this process holds of a parameter's gradient, divided as the parameter is."""
+    """Return this process's part of a parameter's gradient, divided as the parameter is."""
     gradient = parameter.grad
     assert gradient is not None
     if isinstance(gradient, DTensor) and isinstance(parameter, DTensor):
@@ -71,7 +74,10 @@ def local_gradient(parameter: Tensor) -> Tensor:
 
 
 def add_over_processes(parts: Iterable[tuple[Tensor, Division | None]]) -> None:
-    """Sum tensors, in place, over the processes that each is divided among: one message for all of one group."""
+    """Sum each tensor, in place, over the processes that share its parameter.
+
+    All tensors of one group of processes travel in one message: many small ones would cost a round trip each.
+    """
     bundles = defaultdict[tuple[ProcessGroup, torch.dtype, torch.device], list[Tensor]](list)
     for tensor, division in parts:
         if division is not None:

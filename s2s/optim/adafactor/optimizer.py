@@ -9,12 +9,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from s2s.errors import UserError
-from s2s.optim.adafactor.factored import FactoredUpdate, factored_axes
-from s2s.optim.adafactor.options import check
+from s2s.optim.adafactor.bundles import bundled
 from s2s.optim.adafactor.phases import batches, finish, measure
-from s2s.optim.adafactor.reductions import Scratch
-from s2s.optim.adafactor.small_matrices import bundled
-from s2s.optim.adafactor.unfactored import Update
+from s2s.optim.adafactor.reductions import Workspace
+from s2s.optim.adafactor.updates import FactoredUpdate, Options, Update, factored_axes
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -30,26 +28,25 @@ class Adafactor(Optimizer):
     The first ten options are those of ``transformers`` and mean the same; any but ``skip_nonfinite`` may be a group's
     own (``{"params": biases, "scale_parameter": False}``).
 
-    lr: the rate; None with ``relative_step``, which takes min(1e-2, 1 / sqrt(t)) and never looks at ``lr``.
+    lr: the rate; None with ``relative_step``, which takes min(1e-2, 1 / sqrt(t)).
     eps: eps1 and eps2.
     clip_threshold: the largest RMS of u; None clips nothing.
-    beta1: rate of a moving average of the steps a u, which then is what p moves by; None or 0: none, and no memory.
+    beta1: rate of a moving average (momentum) of the steps a u, by which p then moves; None or 0 stores none.
     weight_decay: p shrinks by the share weight_decay a before it moves.
     scale_parameter: whether a has the factor max(eps2, RMS(p)).
     warmup_init: 1e-6 t in place of 1e-2.
     min_dim_size_to_factor: axes shorter than this are not factored; 0, as in ``transformers``, factors every matrix.
     largest_axes: factor the two largest axes of a parameter with three or more, not the last two.
-    beta2_cap: the largest b; 0.999 keeps v from freezing in long runs (Zhai et al. 2022, section 3.3).
+    beta2_cap: the largest b; 0.999 keeps v following the gradients in long runs (Zhai et al. 2022, section 3.3).
     momentum_dtype: of the first moments; None is float32, or float64 for float64 parameters, as all other state.
     momentum_before_scaling: average u and multiply by a afterwards.
-    max_relative_step: in place of 1e-2.
+    max_relative_step: replaces the 1e-2 of the relative step.
     scale_weight_decay: False shrinks p by weight_decay times ``lr`` (or max_relative_step), whatever the step.
     decay_by_schedule: p shrinks by weight_decay times the schedule, which is ``lr`` over the ``lr`` with which its
     group began (``initial_lr``, as torch's schedulers call it).
-    eps_floor: eps1 is no summand but the least mean(r) and the least sqrt(v); with eps1 None it is the type's epsilon.
-    skip_nonfinite: leave out a step whose gradient is not finite, and count it in ``skipped``, instead of refusing it.
-
-    compiled: walk large float32 matrices on a processor in C (``large_matrices``) where a compiler is there.
+    eps_floor: eps1 is not added but bounds mean(r) and sqrt(v) from below; None is the type's epsilon.
+    skip_nonfinite: skip a step whose gradient is not finite and count it in ``skipped``, instead of raising an error.
+    compiled: walk large float32 matrices on a processor in C (``kernels``) where there is a compiler.
 
     DTensors may be divided along one dimension of a mesh; rows, columns and momentum are divided as well.
     Errors: a UserError for values without meaning, for sparse or complex gradients and, with nothing changed, for
@@ -88,17 +85,17 @@ class Adafactor(Optimizer):
 
     @classmethod
     def paper(cls, params: Parameters) -> "Adafactor":
-        """The paper's algorithm: relative steps, every matrix factored, neither momentum nor weight decay."""
+        """Build the paper's algorithm: relative steps, every matrix factored, neither momentum nor weight decay."""
         return cls(params)
 
     @classmethod
     def mesh_tf(cls, params: Parameters, lr: float | None = None, beta1: float | None = None) -> "Adafactor":
-        """As Mesh TensorFlow's, T5's optimizer: the two largest axes are factored if both have 128 elements."""
+        """Build Mesh TensorFlow's, the optimizer of T5: it factors the two largest axes if both have 128 elements."""
         return cls(params, lr, beta1=beta1, relative_step=lr is None, min_dim_size_to_factor=128, largest_axes=True)
 
     @classmethod
     def big_vision(cls, params: Parameters, lr: float, weight_decay: float = 0.0) -> "Adafactor":
-        """As big_vision's (Zhai et al. 2022, section 3.3): like Adam, with bfloat16 momentum.
+        """Build big_vision's (Zhai et al. 2022, section 3.3): like Adam, with bfloat16 momentum.
 
         As in its code, p shrinks by ``weight_decay`` times the schedule, whatever the rate: a decay of 1e-4 takes 1e-4
         of p in a step at the schedule's peak.
@@ -129,7 +126,7 @@ class Adafactor(Optimizer):
         d: float = 1.0,
         weight_decay: float = 0.0,
     ) -> "Adafactor":
-        """As ``torch.optim.Adafactor``: the rate min(lr, 1 / sqrt(t)), eps1 as a floor, p shrinks by lr decay."""
+        """Build that of ``torch.optim``: the rate is min(lr, 1 / sqrt(t)), eps1 is a floor, p shrinks by lr decay."""
         return cls(
             params,
             None,
@@ -143,16 +140,16 @@ class Adafactor(Optimizer):
         )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its options are checked."""
+        """Add a group and check its options."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        check(group)
+        _check(group)
         if group["decay_by_schedule"]:
             group.setdefault("initial_lr", group["lr"])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of all parameters that have a gradient; returns what the closure returns."""
+        """Update all parameters that have a gradient; return the closure's result."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -163,13 +160,13 @@ class Adafactor(Optimizer):
                 raise UserError(f"the gradient of {broken[0]} is not finite; nothing was changed")
             self.skipped += 1
             return loss
-        for some in batches(stages):
-            finish(some)
+        for batch in batches(stages):
+            finish(batch)
         return loss
 
     def _updates(self) -> Iterator[Update]:
-        """The updates of all parameters that have a gradient."""
-        scratch = Scratch()
+        """Yield the update of each parameter that has a gradient."""
+        workspace = Workspace()
         for number, group in enumerate(self.param_groups):
             for index, parameter in enumerate(group["params"]):
                 if parameter.grad is None or parameter.numel() == 0:
@@ -180,14 +177,14 @@ class Adafactor(Optimizer):
                     raise UserError(f"the gradient of {name} is sparse or complex")
                 axes, state = factored_axes(parameter.shape, group), self.state[parameter]
                 if axes is None:
-                    yield Update(name, parameter, group, state, scratch)
+                    yield Update(name, parameter, group, state, workspace)
                 else:
-                    yield FactoredUpdate(name, parameter, group, state, scratch, axes)
+                    yield FactoredUpdate(name, parameter, group, state, workspace, axes)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state; each tensor keeps its type, where torch's own way would give it the parameter's."""
+        """Load a state; its tensors keep their types, which torch's own method would cast to the parameter's."""
         super().load_state_dict(state_dict)
-        for group in self.param_groups:  # a state of before an option came has no value for it
+        for group in self.param_groups:  # a state saved before an option was added has no value for it
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
         numbers = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
@@ -196,3 +193,32 @@ class Adafactor(Optimizer):
             for name, value in state_dict["state"].get(number, {}).items():
                 if isinstance(value, Tensor):
                     self.state[parameter][name] = value.to(parameter.device, copy=True)
+
+
+def _check(options: Options) -> None:
+    """Raise a UserError for options without meaning."""
+    lr, (eps1, eps2) = options["lr"], options["eps"]
+    if options["relative_step"] and lr is not None:
+        raise UserError("lr: relative_step makes its own rate; give lr with relative_step=False")
+    if not options["relative_step"] and lr is None:
+        raise UserError("lr: needed with relative_step=False")
+    if options["warmup_init"] and not options["relative_step"]:
+        raise UserError("warmup_init: needs relative_step=True")
+    if eps1 is None and not options["eps_floor"]:
+        raise UserError("eps: the first may be None with eps_floor=True only")
+    if options["decay_by_schedule"] and not (lr is not None and lr > 0):
+        raise UserError("lr: decay_by_schedule measures the schedule by it, so it must be above 0")
+    threshold, beta1 = options["clip_threshold"], options["beta1"]
+    rules = {
+        "lr": lr is None or lr >= 0,
+        "eps": (eps1 is None or eps1 >= 0) and eps2 >= 0,
+        "clip_threshold": threshold is None or threshold > 0,
+        "decay_rate": options["decay_rate"] <= 0,
+        "beta1": beta1 is None or 0 <= beta1 < 1,
+        "weight_decay": options["weight_decay"] >= 0,
+        "beta2_cap": 0 <= options["beta2_cap"] <= 1,
+        "max_relative_step": options["max_relative_step"] >= 0,
+    }
+    for name, holds in rules.items():
+        if not holds:
+            raise UserError(f"{name}: {options[name]} is out of range")

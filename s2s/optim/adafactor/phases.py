@@ -1,8 +1,8 @@
-"""The parts of AdaFactor's step, between which processes add up what each of them holds.
+"""The four phases of an AdaFactor step, between which processes add up their partial sums.
 
 ``measure`` reads the gradient and changes nothing, ``remember`` mixes it into the second moments, ``compare`` sums
-the squares of update and parameter, ``apply`` changes the parameter. The tensors that the first three return must be
-summed over the parameter's processes before the next is called.
+the squares of update and parameter, ``apply`` changes the parameter. Each of the first three returns tensors that
+must be summed over the processes that share the parameter before the next phase begins.
 """
 
 import math
@@ -16,9 +16,9 @@ from s2s.optim.adafactor.dtensor import Division, add_over_processes
 
 
 class Plan(NamedTuple):
-    """What becomes of a parameter p with scaled gradient u: p := keep p - factor u.
+    """The numbers of a step of parameter p with scaled gradient u: p := keep p - factor u.
 
-    With momentum m := beta1 m + (1 - beta1) factor u and p := keep p - size m.
+    With momentum: m := beta1 m + (1 - beta1) factor u, then p := keep p - size m.
     """
 
     keep: float
@@ -27,7 +27,7 @@ class Plan(NamedTuple):
 
 
 class Stage(Protocol):
-    """The parts of a step, of one parameter or of several."""
+    """The step of one parameter, or of several together."""
 
     names: list[str]
     gradient: Tensor
@@ -36,39 +36,44 @@ class Stage(Protocol):
 
     @property
     def division(self) -> Division | None:
-        """How processes divide it."""
+        """How the parameter is divided among processes."""
 
     def measure(self) -> list[Tensor]:
         """Read the gradient."""
 
     def remember(self) -> list[Tensor]:
-        """Mix it into the second moments."""
+        """Mix the gradient into the second moments."""
 
     def compare(self) -> list[Tensor]:
         """Sum the squares of update and parameter."""
 
     def apply(self, squares: Any) -> None:
-        """Change the parameter, given these sums as numbers."""
+        """Change the parameter, given the sums of ``compare`` as numbers."""
 
 
 def batches(stages: Sequence[Stage]) -> Iterator[list[Stage]]:
-    """On a CPU one at a time, while its tensors are in the cache; with messages or a queue all at once."""
-    alone = [stage.division is None and stage.gradient.device.type == "cpu" for stage in stages]
-    yield from ([stage] for stage, here in zip(stages, alone, strict=True) if here)
-    yield [stage for stage, here in zip(stages, alone, strict=True) if not here]
+    """Yield the stages to finish together.
+
+    On a CPU that is one stage at a time, while its tensors are still in the cache. Stages with messages between
+    processes or with an accelerator's queue are finished all at once, so that there is one wait for all of them.
+    """
+    single = [stage.division is None and stage.gradient.device.type == "cpu" for stage in stages]
+    yield from ([stage] for stage, is_single in zip(stages, single, strict=True) if is_single)
+    yield [stage for stage, is_single in zip(stages, single, strict=True) if not is_single]
 
 
 def measure(stages: Sequence[Stage]) -> list[str]:
-    """Read the gradients; returns the names of parameters whose gradients are not finite."""
+    """Read the gradients; return the names of parameters whose gradients are not finite."""
     add_over_processes([(part, stage.division) for stage in stages for part in stage.measure()])
-    squares = numbers([stage.gradient_squares for stage in stages])
-    found = [each for some in squares for each in (some if isinstance(some, list) else [some])]
+    squares = []
+    for value in numbers([stage.gradient_squares for stage in stages]):  # a list for a stage of several parameters
+        squares += value if isinstance(value, list) else [value]
     names = [name for stage in stages for name in stage.names]
-    return [name for name, square in zip(names, found, strict=True) if not math.isfinite(square)]
+    return [name for name, square in zip(names, squares, strict=True) if not math.isfinite(square)]
 
 
 def finish(stages: Sequence[Stage]) -> None:
-    """All that comes after the gradients were found finite."""
+    """Run the phases after ``measure``."""
     add_over_processes([(part, stage.division) for stage in stages for part in stage.remember()])
     add_over_processes([(part, stage.division) for stage in stages for part in stage.compare()])
     for stage, squares in zip(stages, numbers([stage.squares for stage in stages]), strict=True):
@@ -76,7 +81,7 @@ def finish(stages: Sequence[Stage]) -> None:
 
 
 def numbers(tensors: Sequence[Tensor]) -> list[Any]:
-    """Small tensors as numbers, nested as they are; an accelerator's queue is waited for once."""
+    """Convert small tensors to (nested lists of) numbers, with one wait for an accelerator's queue."""
     if not tensors or tensors[0].device.type == "cpu":
         return [tensor.tolist() for tensor in tensors]
     together = torch.cat([tensor.flatten().to(tensors[0]) for tensor in tensors]).cpu()

@@ -1,0 +1,169 @@
+"""AdaFactor's steps of several parameters at once.
+
+``SmallParameters`` puts the elements of many small parameters end to end, so that one operation covers all of them;
+``LargeMatrices`` walks matrices with the C functions of ``kernels``.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s2s.optim.adafactor import kernels
+from s2s.optim.adafactor.phases import Stage
+from s2s.optim.adafactor.updates import FactoredUpdate, Update
+
+SMALL = 1 << 16
+"""Largest number of elements of a small parameter: copying it costs less than an operation of its own."""
+
+
+def bundled(updates: Iterable[Update]) -> list[Stage]:
+    """Return the same updates, those that can be computed together as one stage."""
+    single, together = list[Stage](), defaultdict[tuple[Any, ...], list[Any]](list)
+    for update in updates:
+        kind = LargeMatrices if LargeMatrices.suit(update) else SmallParameters
+        if kind is LargeMatrices or SmallParameters.suit(update):
+            # Parameters of one stage share their options and their number of steps, hence all mixing weights.
+            key = id(update.options), update.parameter.dtype, update.parameter.device, update.state.get("step", 0)
+            together[kind, *key].append(update)
+        else:
+            single.append(update)
+    return [*(kind(parts) for (kind, *_), parts in together.items()), *single]
+
+
+class SmallParameters:
+    """The steps of small parameters, each with a second moment for every element."""
+
+    division = None
+
+    def __init__(self, parts: Sequence[Update]) -> None:
+        self.parts, self.first = parts, parts[0]
+        self.names = [name for part in parts for name in part.names]
+        self.sizes = [part.elements for part in parts]
+        self.gradient = self._flat(part.gradient for part in parts)
+
+    @staticmethod
+    def suit(update: Update) -> bool:
+        """Return whether a parameter is small and undivided, and its moments, all stored, have its own type."""
+        whole = type(update) is Update and update.division is None and update.elements <= SMALL
+        return whole and update.parameter.dtype == update.gradient.dtype == update.dtype
+
+    def measure(self) -> list[Tensor]:
+        """Sum the squares of each gradient."""
+        self.gradient_squares = self._square_sums(self.gradient)
+        return [self.gradient_squares]
+
+    def remember(self) -> list[Tensor]:
+        """Count the step and mix the gradients into the second moments."""
+        for part in self.parts:
+            part.count()
+        stored = [part.all_moments() for part in self.parts]
+        self.moments = self._flat(stored)
+        self.first.mix(self.moments, self.gradient.square())
+        self._store(self.moments, stored)
+        return []
+
+    def compare(self) -> list[Tensor]:
+        """Sum the squares of updates and parameters."""
+        self.update = self.gradient * self.first.inverse_root(self.moments)
+        parameters = self._flat(part.parameter for part in self.parts)
+        self.squares = torch.stack([self._square_sums(self.update), self._square_sums(parameters)], dim=1)
+        return [self.squares]
+
+    def apply(self, squares: list[list[float]]) -> None:
+        """Change the momenta and the parameters, given the sums of ``compare``."""
+        plans = [part.plan(*sums) for part, sums in zip(self.parts, squares, strict=True)]
+        parameters = [part.parameter for part in self.parts]
+        if any(plan.keep != 1 for plan in plans):
+            torch._foreach_mul_(parameters, [plan.keep for plan in plans])
+        steps = self.update.mul_(self._spread([plan.factor for plan in plans]))
+        if beta1 := self.first.options["beta1"]:
+            momenta = [part.momentum() for part in self.parts]
+            steps = self._flat(momenta).to(self.update.dtype).mul_(beta1).add_(steps, alpha=1 - beta1)
+            self._store(steps, momenta)
+            steps.mul_(self._spread([plan.size for plan in plans]))
+        torch._foreach_sub_(parameters, self._shaped(steps))
+
+    def _flat(self, tensors: Iterable[Tensor]) -> Tensor:
+        return torch.cat([tensor.flatten() for tensor in tensors])
+
+    def _shaped(self, flat: Tensor) -> list[Tensor]:
+        return [piece.view(part.shape) for piece, part in zip(flat.split(self.sizes), self.parts, strict=True)]
+
+    def _store(self, flat: Tensor, targets: list[Tensor]) -> None:
+        torch._foreach_copy_(targets, self._shaped(flat))
+
+    def _square_sums(self, flat: Tensor) -> Tensor:
+        return torch.stack(torch._foreach_norm(flat.split(self.sizes))).square_()
+
+    def _spread(self, values: list[float]) -> Tensor:
+        """Repeat a number for each parameter as one for each element."""
+        sizes = torch.tensor(self.sizes, device=self.gradient.device)
+        return self.gradient.new_tensor(values).repeat_interleave(sizes, output_size=len(self.gradient))
+
+
+class LargeMatrices:
+    """The steps of large factored matrices without momentum, by ``kernels``."""
+
+    division = None
+
+    def __init__(self, parts: Sequence[FactoredUpdate]) -> None:
+        self.parts, self.first = parts, parts[0]
+        self.names = [name for part in parts for name in part.names]
+        self.gradient = self.first.gradient
+        self.squares = self.gradient.new_empty(0)
+
+    @staticmethod
+    def suit(update: Update) -> bool:
+        """Return whether C functions exist for a parameter's options and can read its tensors."""
+        if not isinstance(update, FactoredUpdate) or update.division is not None:
+            return False
+        plain = update.options["compiled"] and not update.floor and not update.options["beta1"]
+        return plain and kernels.usable(update.gradient, update.parameter)
+
+    def measure(self) -> list[Tensor]:
+        """Sum the squares of each gradient by row and by column, and in all."""
+        sums = [kernels.row_and_column_sums(part.gradient) for part in self.parts]
+        self.rows, self.columns = [rows for rows, _ in sums], [columns for _, columns in sums]
+        self.gradient_squares = torch.stack(torch._foreach_norm(self.rows, 1))
+        return [self.gradient_squares]
+
+    def remember(self) -> list[Tensor]:
+        """Count the step, mix the means into rows and columns and replace both by their inverse roots."""
+        for part in self.parts:
+            part.count()
+        heights, widths = ([float(part.gradient.shape[axis]) for part in self.parts] for axis in (0, 1))
+        rows, columns = self._mixed("rows", self.rows, widths), self._mixed("columns", self.columns, heights)
+        tiny = torch.finfo(torch.float32).tiny
+        totals = torch.stack(torch._foreach_norm(rows, 1)).tolist()
+        means = [max(total / height, tiny) for total, height in zip(totals, heights, strict=True)]
+        self.rows = self._inverse_roots(torch._foreach_div(rows, means))
+        self.columns = self._inverse_roots(columns)
+        return []
+
+    def compare(self) -> list[Tensor]:
+        """Return nothing: ``apply`` compares each matrix right before it changes it, while it is in the cache."""
+        return []
+
+    def apply(self, squares: list[float]) -> None:  # noqa: ARG002
+        """Change the parameters."""
+        for part, rows, columns in zip(self.parts, self.rows, self.columns, strict=True):
+            sums = kernels.square_forms(part.gradient, part.parameter, rows.square(), columns.square())
+            plan = part.plan(*sums.tolist())
+            kernels.move(part.parameter, part.gradient, rows, columns, plan.keep, plan.factor)
+
+    def _mixed(self, name: str, sums: list[Tensor], lengths: list[float]) -> list[Tensor]:
+        """Mix the means of sums into the state of that name, and return it."""
+        stored = [
+            part.stored(name, totals.shape, None, part.dtype) for part, totals in zip(self.parts, sums, strict=True)
+        ]
+        torch._foreach_div_(sums, lengths)
+        torch._foreach_add_(sums, self.first.added)
+        torch._foreach_lerp_(stored, sums, self.first.share())
+        return stored
+
+    def _inverse_roots(self, moments: Sequence[Tensor]) -> list[Tensor]:
+        tiny = torch.finfo(torch.float32).tiny
+        return list(torch._foreach_rsqrt(torch._foreach_clamp_min(list(moments), tiny)))
