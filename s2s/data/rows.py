@@ -7,6 +7,7 @@ from math import isfinite
 from typing import Any, NamedTuple, NoReturn
 
 from s2s.errors import UserError, nearest
+from s2s.files.paths import readable
 from s2s.vocabulary.boundaries import is_blank
 
 Row = dict[str, Any]
@@ -60,7 +61,8 @@ DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, pa
 
 def json_text(value: object, indent: int | None = None) -> str:
     """Return a value as JSON with null for each number that is not finite, and as text what JSON has no form for."""
-    return json.dumps(_without_infinite(value), ensure_ascii=False, allow_nan=False, default=str, indent=indent)
+    text = json.dumps(_without_infinite(value), ensure_ascii=False, allow_nan=False, default=str, indent=indent)
+    return readable(text)
 
 
 def _without_infinite(value: object) -> object:

@@ -16,6 +16,7 @@ from s2s.diagnose.recovery import Recovery
 from s2s.diagnose.settings import DiagnosisSettings
 from s2s.diagnose.subjects import Subject
 from s2s.diagnose.traces import Free, OnProgress, Trace
+from s2s.files.paths import readable
 from s2s.machine.matmul import kernel
 from s2s.machine.memory import enough_memory
 from s2s.metrics.bootstrap import Numbers
@@ -79,7 +80,7 @@ def view(subject: Subject, settings: DiagnosisSettings, found: dict[str, Arrays]
     texts = [_free(one, ended, end) for one, ended in zip(free, found["traces"]["ended"].tolist(), strict=True)]
     searched = {beams: _hypotheses(found["search"], beams) for beams in settings.beams}
     return Measures(
-        name=str(subject.run.folder),
+        name=readable(str(subject.run.folder)),
         seen=subject.seen,
         decode=decode,
         source_ids=[list(source) for source, _ in subject.pairs],

@@ -18,6 +18,7 @@ from s2s.diagnose.samples import samples
 from s2s.diagnose.settings import DiagnosisSettings
 from s2s.diagnose.subjects import Examples, Subject
 from s2s.errors import own_version
+from s2s.files.paths import readable
 
 PRIMARY = "damage_held_out"
 """The endpoint that was declared beforehand."""
@@ -130,4 +131,6 @@ def plain(value: Any) -> Any:
         return plain(value.tolist())
     if isinstance(value, tuple | list | set | frozenset):
         return [plain(each) for each in value]
+    if isinstance(value, str):
+        return readable(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value

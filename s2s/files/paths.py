@@ -1,6 +1,7 @@
 """Paths that people write: ``~`` stands for the home folder, wherever a path is read."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from s2s.errors import UserError
@@ -11,29 +12,49 @@ class Home:
 
 
 def expanded(path: str) -> str:
-    """Return a path with ``~`` or ``~name`` at its beginning as the home folder; so each of several between commas.
+    """Return a path as this system spells it, with ``~`` or ``~name`` at its beginning as the home folder.
 
-    The text itself comes back where nothing is expanded. Errors: a UserError where no home folder is known, and for
-    what no file can be called.
+    In a list with commas between its paths, each is expanded. The text itself comes back where nothing changes.
+    Errors: a UserError where no home folder is known, and for what no file can be called.
     """
-    _check_name(path)
-    found = ",".join(_at_home(part) for part in path.split(",")) if "~" in path else path
-    return path if found == path else found
+    spelled = _native(path)
+    if "~" in spelled:
+        spelled = ",".join(_at_home(part) for part in spelled.split(","))
+    return path if spelled == path else spelled
 
 
 def at_home(path: str | Path) -> Path:
     """Return the same as a Path."""
-    _check_name(str(path))
-    return Path(_at_home(str(path)))
+    return Path(_at_home(_native(str(path))))
 
 
-def _check_name(path: str) -> None:
+def _native(path: str) -> str:
+    """Return the spelling of a name that Python gives the same file when it lists a folder or reads an argument.
+
+    Where the locale knows no such character (é in LC_ALL=C), Python spells the bytes of names as halves of surrogate
+    pairs, while recipes spell the character; the bytes are then taken to be UTF-8, as on every file system of today.
+    The other way round, a recipe that was saved in such a locale gets its characters back in any other.
+    """
     try:
-        encoded = os.fsencode(path)
+        try:
+            encoded = os.fsencode(path)
+        except UnicodeEncodeError:
+            encoded = path.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise UserError(f"{path!r} holds half of a surrogate pair, which no name of a file can") from error
     if b"\0" in encoded:
         raise UserError(f"{path!r} holds a null character, which no name of a file can")
+    return os.fsdecode(encoded)
+
+
+def readable(text: str) -> str:
+    r"""Return a text with names of files in it so that UTF-8 can hold it, for results: see ``_native``.
+
+    Bytes of a name that are no UTF-8 are shown as ``\udcff``, which JSON reads as the name again.
+    """
+    with suppress(UnicodeEncodeError):
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _at_home(path: str) -> str:

@@ -127,6 +127,50 @@ def test_commands_print_in_any_encoding(base: Path, tmp_path: Path, environment:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("environment", ENCODINGS)
+def test_a_name_of_a_file_is_the_same_in_any_encoding(base: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    """A recipe spells the characters, an argument in an ASCII locale the bytes of the name; results are UTF-8."""
+    folder = tmp_path / "Übung 日本"
+    ready(base, folder, *KEYS)
+    written = f"run.folder={folder}"
+    done = shell('"$@"', python("-m", "s2s.train", f"recipe={folder / 'recipe.yaml'}", written), **environment)
+    assert done.returncode == 0, done.stderr
+    assert s2s.load(folder).recipe.run.folder == str(folder)
+    sources, output, scores = (folder / name for name in ("sources.txt", "output.txt", "scores.json"))
+    sources.write_text("a b\n", encoding="utf-8")
+    done = shell('"$@"', decoded(folder, f"input={sources}", f"output={output}"), **environment)
+    assert done.returncode == 0, done.stderr
+    evaluated = python(str(CHECKOUT / "scripts" / "evaluate.py"), f"hypotheses={output}", f"references={sources}")
+    done = shell('"$@"', [*evaluated, f"json={scores}"], **environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(scores.read_text(encoding="utf-8"))["arguments"]["hypotheses"] == str(output)
+
+
+NAMES = r"""
+import os
+from s2s.errors import UserError
+from s2s.files.paths import at_home, expanded, readable
+given = os.fsdecode("/x/\xe9".encode())
+assert expanded("/x/\xe9") == str(at_home("/x/\xe9")) == expanded(given) == given
+assert readable(f"/y,{given}") == "/y,/x/\xe9"
+assert readable("\udcff\ud800") == "\\udcff\\ud800"
+assert os.fsencode(expanded("\udcff")) == b"\xff"
+for half in ("\ud800", "\xe9\ud800"):
+    try:
+        expanded(half)
+    except UserError as error:
+        assert "half of a surrogate pair" in str(error)
+    else:
+        raise AssertionError(half)
+"""
+
+
+@pytest.mark.parametrize("environment", [{}, *ENCODINGS])
+def test_a_path_holds_the_bytes_of_a_name(environment: dict[str, str]) -> None:
+    done = shell('"$@"', python("-c", NAMES), **environment)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("program", ["s2s.train --help", "s2s.diagnose --help"])
 def test_help_ends_quietly_when_nobody_reads_on(program: str) -> None:
     done = shell('"$@" | head -n 1; exit "${PIPESTATUS[0]}"', python("-m", *program.split()))
