@@ -6,7 +6,7 @@ length stand together, as in a long list that was sorted, for all systems. bert4
 batch 1 a quarter of the sources is decoded.
 
 CPU seconds are of all threads; rows have medians over rounds. The floor is the least work by formula (``least_work`` in
-``benchmark_floor.py``) over the speed of a large matrix product in the same process, of float32 for int8. ``ratio``
+``benchmarks/floor.py``) over the speed of a large matrix product in the same process, of float32 for int8. ``ratio``
 is the CPU time a source over that of ``s2s`` in float32, with batches of the same size, in the same round; for
 bert4torch, which has no batches, it is given against each size.
 """
@@ -18,12 +18,12 @@ from contextlib import ExitStack
 from typing import Any
 
 import _checkout  # noqa: F401
-import benchmarking
 import torch
-from benchmark_decoders import DECODERS, Search
-from benchmark_decoding_rows import Runner, compare, show, summary
-from benchmark_options import numbered, parsed
-from benchmark_peers import Shape
+from benchmarks import timing
+from benchmarks.decoders import DECODERS, Search
+from benchmarks.decoding_rows import Runner, compare, show, summary
+from benchmarks.options import numbered, parsed
+from benchmarks.peers import Shape
 from rich.progress import track
 
 from s2s.console.terminal import plain_console
@@ -51,8 +51,8 @@ def plan(arguments: argparse.Namespace) -> list[tuple[int, int]]:
     """The sizes of batches, and how many sources are decoded with each."""
     found = [(batch, arguments.sources if batch > 1 else -(-arguments.sources // 4)) for batch in arguments.batches]
     for batch, count in found:
-        if count % batch or count // batch > benchmarking.BUCKET:
-            most = benchmarking.BUCKET
+        if count % batch or count // batch > timing.BUCKET:
+            most = timing.BUCKET
             raise UserError(f"--sources: {count} are not 1 .. {most} batches of {batch}; see --batches")
     return found
 
@@ -60,7 +60,7 @@ def plan(arguments: argparse.Namespace) -> list[tuple[int, int]]:
 def start(arguments: argparse.Namespace, stack: ExitStack) -> list[Runner]:
     """A runner for each system and precision; what is not installed is named and left out."""
     sizes, ours, runners = plan(arguments), arguments.kernel or choose()[0], list[Runner]()
-    positions = benchmarking.SPREAD["source"][1] * arguments.source_tokens + arguments.tokens + 2
+    positions = timing.SPREAD["source"][1] * arguments.source_tokens + arguments.tokens + 2
     shape = Shape(
         arguments.vocabulary, arguments.width, arguments.layers, arguments.heads, int(positions), dropout=0.0,
         attention_dropout=0.0,
@@ -98,7 +98,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
     """The rows of the JSON, after each round."""
     counts = {1: -(-arguments.sources // 4), **dict(plan(arguments))}
     shared = {name: getattr(arguments, name) for name in SHARED}
-    shared |= {"torch": torch.__version__, "processor": benchmarking.processor(torch.device("cpu"))}
+    shared |= {"torch": torch.__version__, "processor": timing.processor(torch.device("cpu"))}
     with ExitStack() as stack:
         runners = start(arguments, stack)
         for _ in interleave(runners, arguments.rounds):
@@ -131,8 +131,8 @@ def main(texts: Sequence[str]) -> int:
             raise UserError(f"--batches: {min(arguments.batches)} is not at least 1")
         for rows in measure(arguments):
             if arguments.json:  # a run that is stopped leaves the rounds that it has
-                benchmarking.write(arguments.json, rows)
-        show(f"{benchmarking.processor(torch.device('cpu'))}, threads: {arguments.threads}", rows)
+                timing.write(arguments.json, rows)
+        show(f"{timing.processor(torch.device('cpu'))}, threads: {arguments.threads}", rows)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -15,8 +15,8 @@ from typing import Any
 
 import _checkout  # noqa: F401
 import torch
-from benchmark_options import numbered, parsed
-from benchmarking import interleaved, processor, show, summarised, write
+from benchmarks.options import numbered, parsed
+from benchmarks.timing import interleaved, processor, show, summarised, write
 from torch import Tensor, nn
 
 from s2s.batch import IGNORED, Batch, collate

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import _checkout  # noqa: F401
-import benchmarking
 import numpy
 import torch
 from benchmark_mitigations import build, step
-from benchmark_processes import resident_peak
+from benchmarks import timing
+from benchmarks.processes import resident_peak
 
 from s2s.objective import Objective, ObjectiveSettings
 from s2s.optim import AdafactorSettings
@@ -59,7 +59,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     model.keep("block", 1)
     objective, optimizer = Objective(model, ObjectiveSettings()), AdafactorSettings().build(model)
     lengths = numpy.tile((arguments.source_tokens, arguments.target_tokens), (arguments.batch, 1))
-    batch = benchmarking.random_batch(lengths, arguments.vocabulary)
+    batch = timing.random_batch(lengths, arguments.vocabulary)
     for _ in range(2):
         start = time.process_time()
         step(objective, optimizer, batch, arguments.precision)

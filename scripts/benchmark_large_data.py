@@ -26,8 +26,8 @@ from typing import Any
 
 import _checkout  # noqa: F401
 import numpy
-from benchmark_options import output_file
-from benchmarking import write
+from benchmarks.options import output_file
+from benchmarks.timing import write
 
 WORDS, CHUNK, LONGEST = 20_000, 50_000, (20, 7)
 KEYS = (

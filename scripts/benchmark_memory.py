@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import _checkout  # noqa: F401
-import benchmarking
 import torch
-from benchmark_options import options, parsed
-from benchmark_recomputation import CPU, Trainer, largest
-from benchmarking import Time
+from benchmarks import timing
+from benchmarks.options import options, parsed
+from benchmarks.recomputation import CPU, Trainer, largest
+from benchmarks.timing import Time
 from rich.table import Table
 
 from s2s.console.terminal import plain_console
@@ -61,7 +61,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     limit = peaks["none"][arguments.batch]
     fits = {mode: largest(partial(trainer.peak, mode), limit, peaks[mode], arguments.tries) for mode in arguments.modes}
     works = {f"{mode} {rows}": partial(_ignoring_round, trainer, mode, rows) for rows in sizes for mode in peaks}
-    times = benchmarking.interleaved(works, arguments.rounds, 1, CPU)
+    times = timing.interleaved(works, arguments.rounds, 1, CPU)
     found = [
         _row(trainer, mode, rows, (times[f"{mode} {rows}"], times[f"none {rows}"]))
         | {"memory_bytes": peaks[mode][rows], "fits": fits[mode], "limit_bytes": limit}
@@ -69,7 +69,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for rows in sizes
     ]
     shared = {name: getattr(arguments, name) for name in (*SHARED, *SHAPE)}
-    shared |= {"torch": torch.__version__, "processor": benchmarking.processor(CPU)}
+    shared |= {"torch": torch.__version__, "processor": timing.processor(CPU)}
     return [{"system": "s2s", **row, **shared} for row in found]
 
 
@@ -143,7 +143,7 @@ def main(texts: Sequence[str]) -> int:
         show(f"{rows[0]['processor']}, {arguments.precision}, threads: {arguments.threads}", rows)
         rows += [large(arguments)] if arguments.large else []
         if arguments.json:
-            benchmarking.write(arguments.json, rows)
+            timing.write(arguments.json, rows)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -18,10 +18,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import _checkout  # noqa: F401
-import benchmarking
 import torch
-from benchmark_methods import GivenRisk, WholeFastGradient, WholePenalty
-from benchmark_options import options, parsed
+from benchmarks import timing
+from benchmarks.options import options, parsed
+from benchmarks.whole_methods import GivenRisk, WholeFastGradient, WholePenalty
 from torch.nn import Module
 from torch.optim import Optimizer
 
@@ -94,7 +94,7 @@ def objectives(model: PrefixTransformer) -> dict[str, Objective]:
 
 def _ids(model: PrefixTransformer) -> SimpleNamespace:
     """All that methods ask a vocabulary for before the first step."""
-    padding, begin, end = benchmarking.PADDING, benchmarking.BEGIN, benchmarking.END
+    padding, begin, end = timing.PADDING, timing.BEGIN, timing.END
     return SimpleNamespace(size=model.shape.vocabulary, padding=padding, begin=begin, end=end)
 
 
@@ -121,9 +121,9 @@ def step(objective: Module, optimizer: Optimizer, batch: Batch, precision: str) 
 
 def measure(arguments: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
     """The rows of the JSON."""
-    sizes = benchmarking.Sizes(arguments.batch, arguments.source_tokens, arguments.target_tokens)
-    lengths = benchmarking.ragged(sizes, arguments.batches)
-    batches = [benchmarking.random_batch(part, arguments.vocabulary).to(device) for part in lengths]
+    sizes = timing.Sizes(arguments.batch, arguments.source_tokens, arguments.target_tokens)
+    lengths = timing.ragged(sizes, arguments.batches)
+    batches = [timing.random_batch(part, arguments.vocabulary).to(device) for part in lengths]
     model = build(arguments, int(lengths.max(axis=(0, 1)).sum()) + 2).to(device)
     optimizer = AdamW(rate=0.0).build(model)
 
@@ -131,13 +131,13 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> list[dict[st
         step(objective, optimizer, batches[number % len(batches)], arguments.precision)
 
     works = {name: partial(work, objective) for name, objective in objectives(model).items()}
-    times = benchmarking.interleaved(works, arguments.rounds, arguments.warmup, device)
-    resting, longest = benchmarking.resting_bytes(model, optimizer), len(batches) - 1
-    memory = {name: resting + benchmarking.peak_bytes(partial(work, longest), device) for name, work in works.items()}
+    times = timing.interleaved(works, arguments.rounds, arguments.warmup, device)
+    resting, longest = timing.resting_bytes(model, optimizer), len(batches) - 1
+    memory = {name: resting + timing.peak_bytes(partial(work, longest), device) for name, work in works.items()}
     shared = {name: getattr(arguments, name) for name in SHARED + SHAPE}
     shared |= {"useful_tokens": int(lengths.sum()) / len(batches), "torch": torch.__version__}
-    shared |= {"processor": benchmarking.processor(device)}
-    return [{"system": "s2s", **row, **shared} for row in benchmarking.summarised(times, memory)]
+    shared |= {"processor": timing.processor(device)}
+    return [{"system": "s2s", **row, **shared} for row in timing.summarised(times, memory)]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -159,9 +159,9 @@ def main(texts: Sequence[str]) -> int:
         with kernel(arguments.kernel):
             rows = measure(arguments, device)
         title = ", ".join(str(rows[0][name]) for name in ("processor", "precision", "kernel"))
-        benchmarking.show(f"{title} kernel, threads: {arguments.threads}", rows)
+        timing.show(f"{title} kernel, threads: {arguments.threads}", rows)
         if arguments.json:
-            benchmarking.write(arguments.json, rows)
+            timing.write(arguments.json, rows)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

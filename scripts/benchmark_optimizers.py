@@ -11,8 +11,8 @@ from typing import Any
 
 import _checkout  # noqa: F401
 import torch
-from benchmark_options import output_file
-from benchmarking import interleaved, processor, show, summarised, write
+from benchmarks.options import output_file
+from benchmarks.timing import interleaved, processor, show, summarised, write
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers.optimization import Adafactor as TransformersAdafactor

@@ -7,7 +7,7 @@ rotates. A repeat is one pass over all examples, the same ones for all. ``s2s`` 
 like length; the other peers, BART's shape too, batch them in a random order and pad to the longest.
 
 Useful tokens are source tokens that are no padding and target labels. CPU seconds are of all threads. The share of the
-peak is the least work that the examples need by formula (``useful_work`` in ``benchmark_systems.py``) a CPU second,
+peak is the least work that the examples need by formula (``useful_work`` in ``benchmarks/systems.py``) a CPU second,
 over that of a large matrix product in the same process and repeat with the better kernel. Memory is the most that the
 process held, libraries included. ``ratio`` is useful tokens a CPU second of the first row, ``s2s`` with our switches
 where they are asked for, over the row's.
@@ -21,12 +21,12 @@ from contextlib import ExitStack
 from typing import Any
 
 import _checkout  # noqa: F401
-import benchmarking
 import torch
-from benchmark_options import options, parsed
-from benchmark_peers import Shape
-from benchmark_processes import Worker
-from benchmark_systems import SYSTEMS
+from benchmarks import timing
+from benchmarks.options import options, parsed
+from benchmarks.peers import Shape
+from benchmarks.processes import Worker
+from benchmarks.systems import SYSTEMS
 from rich.progress import track
 from rich.table import Table
 
@@ -54,8 +54,8 @@ SHARED = ("precision", "threads", "repeats", "batches", "batch", "source_tokens"
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What all workers have in common."""
-    sizes = benchmarking.Sizes(arguments.batch, arguments.source_tokens, arguments.target_tokens)
-    lengths = benchmarking.ragged(sizes, arguments.batches)
+    sizes = timing.Sizes(arguments.batch, arguments.source_tokens, arguments.target_tokens)
+    lengths = timing.ragged(sizes, arguments.batches)
     arguments.positions = int(lengths.max(axis=(0, 1)).sum()) + 1
     shape = Shape(*(getattr(arguments, name) for name in Shape._fields))
     shared = {name: getattr(arguments, name) for name in ("threads", "precision", "batches")}
@@ -93,7 +93,7 @@ def interleave(workers: Sequence[Worker], repeats: int, batches: int) -> None:
 
 def summary(worker: Worker, tokens: int) -> dict[str, Any]:
     """A worker's row: its best repeat, by the processor's time, and medians over repeats."""
-    passes = [benchmarking.Time(*map(sum, zip(*taken, strict=True))) for taken in worker.times.values()]
+    passes = [timing.Time(*map(sum, zip(*taken, strict=True))) for taken in worker.times.values()]
     best = min(passes, key=lambda taken: taken.cpu)
     shares = [worker.work / taken.cpu / peak for taken, peak in zip(passes, worker.peaks, strict=True)]
     middle = statistics.median(taken.cpu for taken in passes)
@@ -122,7 +122,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         tokens = arguments.batches * arguments.batch * (arguments.source_tokens + arguments.target_tokens)
         rows = [summary(worker, tokens) for worker in workers]
     shared = {name: getattr(arguments, name) for name in (*SHARED, *Shape._fields)}
-    shared |= {"torch": torch.__version__, "processor": benchmarking.processor(torch.device("cpu"))}
+    shared |= {"torch": torch.__version__, "processor": timing.processor(torch.device("cpu"))}
     for row in rows:
         row["ratio"] = rows[0]["useful_tokens_per_cpu_second"] / row["useful_tokens_per_cpu_second"]
         row["median_ratio"] = rows[0]["median_tokens_per_cpu_second"] / row["median_tokens_per_cpu_second"]
@@ -164,7 +164,7 @@ def main(texts: Sequence[str]) -> int:
         rows = measure(arguments)
         show(f"{rows[0]['processor']}, {arguments.precision}, threads: {arguments.threads}", rows)
         if arguments.json:
-            benchmarking.write(arguments.json, rows)
+            timing.write(arguments.json, rows)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

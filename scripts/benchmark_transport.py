@@ -14,8 +14,8 @@ import _checkout  # noqa: F401
 import numpy as np
 import ot
 import torch
-from benchmark_options import output_file
-from benchmarking import interleaved, processor, write
+from benchmarks.options import output_file
+from benchmarks.timing import interleaved, processor, write
 from numpy.typing import NDArray
 from rich.table import Table
 from scipy.optimize import linprog

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import _checkout  # noqa: F401
-from benchmark_options import output_file
-from benchmarking import write
+from benchmarks.options import output_file
+from benchmarks.timing import write
 from rich.table import Table
 
 import s2s

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import _checkout  # noqa: F401
-from benchmarking import write
+from benchmarks.timing import write
 from rich.table import Table
 
 import s2s

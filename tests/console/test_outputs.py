@@ -273,7 +273,7 @@ def test_prepared_sets_do_not_replace_what_they_are_made_of(tmp_path: Path, caps
 
 
 def test_figures_of_benchmarks_are_refused_before_they_are_measured(tmp_path: Path, capsys) -> None:
-    options = importlib.import_module("benchmark_options")
+    options = importlib.import_module("benchmarks.options")
     for place in (tmp_path, tmp_path / "no" / "rows.json"):
         with pytest.raises(SystemExit):
             options.numbered(None, {}).parse_args(["--json", str(place)])

@@ -12,11 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
-import benchmark_decoders
 import benchmark_decoding
-import benchmark_floor
-import benchmarking
-from benchmark_peers import Shape
+from benchmarks import decoders, floor, timing
+from benchmarks.peers import Shape
 
 KEYS = {"system", "precision", "batch", "sources", "seconds", "cpu_seconds", "floor", "beams", "tokens", "threads"}
 TINY = [
@@ -24,7 +22,7 @@ TINY = [
     *("--vocabulary=50", "--width=8", "--layers=2", "--heads=2", "--kernel=default"),
 ]
 SHAPE = Shape(vocabulary=50, width=8, layers=2, heads=2, positions=40, dropout=0.0, attention_dropout=0.0)
-SEARCH = benchmark_decoders.Search(beams=3, tokens=6)
+SEARCH = decoders.Search(beams=3, tokens=6)
 
 
 def test_every_row_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,11 +40,11 @@ def test_every_system_writes_as_many_tokens_as_are_forced(name: str) -> None:
     if name == "ctranslate2":
         pytest.importorskip("ctranslate2")
     torch.manual_seed(0)
-    system = benchmark_decoders.DECODERS[name].build(SHAPE, SEARCH, "fp32")
-    sources = [source for source, _ in benchmarking.random_pairs(numpy.array([(9, 2), (4, 2), (7, 2)]), 50)]
+    system = decoders.DECODERS[name].build(SHAPE, SEARCH, "fp32")
+    sources = [source for source, _ in timing.random_pairs(numpy.array([(9, 2), (4, 2), (7, 2)]), 50)]
     found = system.decode(sources, 2)
     assert [len(tokens) for tokens in found] == [SEARCH.tokens] * len(sources)
-    assert all(0 <= token < SHAPE.vocabulary and token != benchmarking.END for row in found for token in row)
+    assert all(0 <= token < SHAPE.vocabulary and token != timing.END for row in found for token in row)
     alone = [system.decode([source], 1)[0] for source in sources]
     assert alone == found
 
@@ -64,10 +62,10 @@ def test_a_comparison_is_of_the_same_size_of_batch_where_there_is_one() -> None:
 
 
 def test_the_floor_is_what_torch_counts_without_beams_and_padding() -> None:
-    system = benchmark_decoders.DECODERS["transformers_bart"].build(SHAPE, benchmark_decoders.Search(1, 1), "fp32")
+    system = decoders.DECODERS["transformers_bart"].build(SHAPE, decoders.Search(1, 1), "fp32")
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.inference_mode():
         system.model(input_ids=torch.full((1, 9), 5), decoder_input_ids=torch.full((1, 1), 2), use_cache=False)
-    expected = benchmark_floor.least_work("transformers_bart", SHAPE, benchmark_decoders.Search(1, 1), numpy.array([9]))
+    expected = floor.least_work("transformers_bart", SHAPE, decoders.Search(1, 1), numpy.array([9]))
     assert counter.get_total_flops() == expected
 
 

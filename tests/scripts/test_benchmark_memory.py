@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
 import benchmark_large
 import benchmark_memory
-from benchmark_recomputation import Trainer, largest
+from benchmarks.recomputation import Trainer, largest
 
 TINY = [
     *("--rounds=1", "--batch=4", "--sizes=2", "--source-tokens=14", "--target-tokens=4", "--vocabulary=50"),

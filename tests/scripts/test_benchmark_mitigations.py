@@ -25,8 +25,8 @@ from s2s.randomness import Draws
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
 import benchmark_mitigations
-import benchmarking
-from benchmark_methods import GivenRisk, WholeFastGradient, WholePenalty
+from benchmarks import timing
+from benchmarks.whole_methods import GivenRisk, WholeFastGradient, WholePenalty
 
 ROWS = [
     *("teacher_forcing", "random_replacement", "scheduled_sampling", "fgm_target", "fgm_whole", "penalty_target"),
@@ -130,17 +130,17 @@ def test_given_candidates_are_scored_as_if_alone(random_model: Models, random_ba
 @settings(deadline=None)
 @given(rows=st.integers(1, 6), source=st.integers(2, 200), target=st.integers(2, 40), batches=st.integers(1, 5))
 def test_lengths_keep_their_means(rows: int, source: int, target: int, batches: int) -> None:
-    found = benchmarking.ragged(benchmarking.Sizes(rows, source, target), batches)
+    found = timing.ragged(timing.Sizes(rows, source, target), batches)
     assert found.shape == (batches, rows, 2)
     assert found.mean(axis=(0, 1)).tolist() == [source, target]
     assert (found >= 2).all()
-    batch = benchmarking.random_batch(found[0], vocabulary=30)
+    batch = timing.random_batch(found[0], vocabulary=30)
     labels = (batch.labels != IGNORED).sum(dim=1)
     assert torch.stack([batch.source_lengths, labels], dim=1).tolist() == found[0].tolist()
 
 
 def test_lengths_within_a_batch_are_close_and_batches_differ() -> None:
-    found = benchmarking.ragged(benchmarking.Sizes(32, 180, 20), 3)[..., 0]
+    found = timing.ragged(timing.Sizes(32, 180, 20), 3)[..., 0]
     assert (found.max(axis=1) - found.min(axis=1) <= 16).all()
     assert (found.mean(axis=1)[1:] - found.mean(axis=1)[:-1] > 40).all()
 
@@ -152,13 +152,13 @@ def test_the_command_refuses_in_one_line(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(UserError, match="two tokens"):
-        benchmarking.ragged(benchmarking.Sizes(4, 10, 1), 2)
+        timing.ragged(timing.Sizes(4, 10, 1), 2)
 
 
 def test_every_work_runs_once_a_round_in_a_rotated_order() -> None:
     ran: list[tuple[str, int]] = []
     works = {name: lambda number, name=name: ran.append((name, number)) for name in "abc"}
-    times = benchmarking.interleaved(works, rounds=3, warmup=1, device=CPU)
+    times = timing.interleaved(works, rounds=3, warmup=1, device=CPU)
     assert ran == [
         *[("c", -1), ("a", -1), ("b", -1), ("a", 0), ("b", 0), ("c", 0)],
         *[("b", 1), ("c", 1), ("a", 1), ("c", 2), ("a", 2), ("b", 2)],
@@ -174,15 +174,15 @@ def test_the_peak_is_what_lives_at_one_time() -> None:
         third = torch.zeros(700, dtype=torch.float64)
         del second, third
 
-    assert benchmarking.peak_bytes(work, CPU) == 8 * 1500
+    assert timing.peak_bytes(work, CPU) == 8 * 1500
 
 
 def test_ratios_are_paired_within_rounds() -> None:
     times = {
-        "one": [benchmarking.Time(1.0, 0.5), benchmarking.Time(10.0, 0.7), benchmarking.Time(4.0, 0.6)],
-        "two": [benchmarking.Time(3.0, 2.0), benchmarking.Time(20.0, 4.0), benchmarking.Time(4.0, 3.0)],
+        "one": [timing.Time(1.0, 0.5), timing.Time(10.0, 0.7), timing.Time(4.0, 0.6)],
+        "two": [timing.Time(3.0, 2.0), timing.Time(20.0, 4.0), timing.Time(4.0, 3.0)],
     }
-    row = benchmarking.summarised(times, {"one": 100, "two": 150})[1]
+    row = timing.summarised(times, {"one": 100, "two": 150})[1]
     assert (row["time_ratio"], row["time_ratio_min"], row["time_ratio_max"]) == (2.0, 1.0, 3.0)
     assert row["cpu_ratio"] == pytest.approx(5.0)
     assert (row["seconds"], row["cpu_seconds"], row["rounds"], row["memory_ratio"]) == (4.0, 3.0, 3, 1.5)

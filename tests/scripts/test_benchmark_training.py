@@ -17,13 +17,9 @@ from s2s.model.bert_weights import translate
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
-import benchmark_peers
-import benchmark_processes
-import benchmark_systems
 import benchmark_training
-import benchmark_worker
-import benchmarking
-from benchmark_peers import Shape
+from benchmarks import peers, processes, systems, timing, training_worker
+from benchmarks.peers import Shape
 
 KEYS = {
     *("system", "switches", "precision", "threads", "tokens_per_second", "useful_tokens_per_cpu_second"),
@@ -35,13 +31,13 @@ TINY = [
     *("--vocabulary=50", "--width=8", "--layers=2", "--heads=2", "--kernel=default"),
 ]
 SHAPE = Shape(vocabulary=50, width=8, layers=2, heads=2, positions=40, dropout=0.0, attention_dropout=0.0)
-PEERS = [name for name in benchmark_systems.SYSTEMS if name.startswith("transformers")]
+PEERS = [name for name in systems.SYSTEMS if name.startswith("transformers")]
 Lengths = list[tuple[int, int]]
 lengths = st.lists(st.tuples(st.integers(2, 9), st.integers(2, 7)), min_size=1, max_size=4)
 
 
-def pairs(sizes: Lengths) -> benchmark_peers.Pairs:
-    return benchmarking.random_pairs(numpy.array(sizes), SHAPE.vocabulary)
+def pairs(sizes: Lengths) -> peers.Pairs:
+    return timing.random_pairs(numpy.array(sizes), SHAPE.vocabulary)
 
 
 def test_every_row_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +60,7 @@ def test_every_row_is_measured_and_written(tmp_path: Path, capsys: pytest.Captur
 @given(sizes=lengths)
 def test_a_masked_bert_gives_our_loss_and_gradient(attention: str, sizes: Lengths) -> None:
     torch.manual_seed(0)
-    theirs, ours = benchmark_peers.TransformersBert(SHAPE, attention), benchmark_systems.S2S(SHAPE)
+    theirs, ours = peers.TransformersBert(SHAPE, attention), systems.S2S(SHAPE)
     for parameter in theirs.model.parameters():
         parameter.data.normal_(0.1, 0.4)
     original = {name.removeprefix("bert."): value for name, value in theirs.model.state_dict().items()}
@@ -82,20 +78,20 @@ def test_a_masked_bert_gives_our_loss_and_gradient(attention: str, sizes: Length
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_step_learns_its_batch(name: str, precision: str) -> None:
     torch.manual_seed(0)
-    system, batch = benchmark_systems.SYSTEMS[name][0](SHAPE), pairs([(9, 4), (7, 6)])
-    updates, before = benchmark_systems.optimizer(system), system.loss(batch).item()
+    system, batch = systems.SYSTEMS[name][0](SHAPE), pairs([(9, 4), (7, 6)])
+    updates, before = systems.optimizer(system), system.loss(batch).item()
     for group in updates.param_groups:
         group["lr"] = 1e-2
     for _ in range(10):
-        benchmark_systems.step(system, updates, batch, precision)
+        systems.step(system, updates, batch, precision)
     assert system.loss(batch).item() < before - 0.2
 
 
 @settings(deadline=None)
 @given(sizes=lengths)
 def test_the_mask_is_a_loop_over_rows_and_columns(sizes: Lengths) -> None:
-    batch = benchmark_peers.packed(pairs(sizes))
-    mask = benchmark_peers.unilm_mask(batch)
+    batch = peers.packed(pairs(sizes))
+    mask = peers.unilm_mask(batch)
     assert batch.labels.ne(-100).sum(dim=1).tolist() == [target for _, target in sizes]
     for number, (source, target) in enumerate(sizes):
         for row in range(source + target):
@@ -104,7 +100,7 @@ def test_the_mask_is_a_loop_over_rows_and_columns(sizes: Lengths) -> None:
                 assert (mask[number, 0, row, column] == 0) == seen
 
 
-def backward_of_ours(system: benchmark_systems.S2S, batch: Batch) -> None:
+def backward_of_ours(system: systems.S2S, batch: Batch) -> None:
     """With torch's own cross-entropy, whose products are counted."""
     model = system.model.model
     hidden = model.decode(batch.target, model.encode(batch.source, batch.source_lengths))
@@ -114,23 +110,23 @@ def backward_of_ours(system: benchmark_systems.S2S, batch: Batch) -> None:
 @pytest.mark.parametrize(("source", "layers"), [(2, 2), (13, 2), (30, 4)])
 def test_useful_work_is_what_torch_counts_without_padding(source: int, layers: int) -> None:
     shape, example = SHAPE._replace(layers=layers), pairs([(source, 2)])
-    ours, bart = benchmark_systems.S2S(shape), benchmark_peers.TransformersBart(shape)
+    ours, bart = systems.S2S(shape), peers.TransformersBart(shape)
     # Products count both rows' pairs with both columns, one of which is masked, and our prediction head.
     future, head = 12 * shape.width, 2 * 6 * shape.width**2
     backward = {
-        "s2s": (lambda: backward_of_ours(ours, collate(example, benchmarking.PADDING, benchmarking.END)), layers, head),
+        "s2s": (lambda: backward_of_ours(ours, collate(example, timing.PADDING, timing.END)), layers, head),
         "transformers_bart": (lambda: bart.loss(example).backward(), layers // 2, 0),
     }
     for name, (work, masked, more) in backward.items():
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             work()
-        expected = benchmark_systems.useful_work(name, shape, numpy.array([(source, 2)]))
+        expected = systems.useful_work(name, shape, numpy.array([(source, 2)]))
         assert counter.get_total_flops() == expected + masked * future + more
 
 
 def test_all_systems_see_the_same_examples() -> None:
-    drawn = benchmarking.ragged(benchmarking.Sizes(4, 30, 8), 3)
-    plans = [benchmark_worker.plan(drawn, bucketed) for bucketed in (True, False)]
+    drawn = timing.ragged(timing.Sizes(4, 30, 8), 3)
+    plans = [training_worker.plan(drawn, bucketed) for bucketed in (True, False)]
     assert plans[0].shape == plans[1].shape == (3, 4)
     assert sorted(plans[0].flat) == sorted(plans[1].flat) == list(range(12))
     assert plans[0].tolist() != plans[1].tolist()
@@ -144,10 +140,10 @@ def test_an_unknown_system_is_refused_with_the_nearest(capsys: pytest.CaptureFix
 def test_the_allocator_is_told_before_a_worker_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_MMAP_MAX_", "7")
     assert (
-        benchmark_processes.environment(switches=True, threads=3).items()
+        processes.environment(switches=True, threads=3).items()
         >= {
-            **benchmark_processes.ALLOCATOR,
+            **processes.ALLOCATOR,
             "OMP_NUM_THREADS": "3",
         }.items()
     )
-    assert not [name for name in benchmark_processes.environment(False, 1) if name.startswith("MALLOC_")]
+    assert not [name for name in processes.environment(False, 1) if name.startswith("MALLOC_")]

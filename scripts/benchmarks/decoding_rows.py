@@ -4,11 +4,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark_decoders import DECODERS
-from benchmark_processes import Worker
-from benchmarking import Time
 from rich.table import Table
 
+from benchmarks.decoders import DECODERS
+from benchmarks.processes import Worker
+from benchmarks.timing import Time
 from s2s.console.terminal import plain_console
 
 
@@ -17,7 +17,7 @@ class Runner(Worker):
 
     def __init__(self, name: str, precision: str, settings: dict[str, Any]) -> None:
         chosen = {**settings, "system": name, "precision": precision}
-        super().__init__(name, True, chosen, "benchmark_decoding_worker.py")
+        super().__init__(name, True, chosen, "decoding_worker.py")
         self.precision, self.work = precision, dict(self.work or [])
         self.taken: dict[int, list[Time]] = {batch: [] for batch, _ in settings["plan"]}
 

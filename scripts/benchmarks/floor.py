@@ -1,8 +1,8 @@
 """The work that a system of ``benchmark_decoding.py`` cannot do without."""
 
-from benchmark_decoders import Search
-from benchmark_peers import Shape
-from benchmarking import Lengths
+from benchmarks.decoders import Search
+from benchmarks.peers import Shape
+from benchmarks.timing import Lengths
 
 
 def least_work(name: str, shape: Shape, search: Search, sources: Lengths) -> float:

@@ -6,12 +6,13 @@ from functools import partial
 from typing import Any
 
 import _checkout  # noqa: F401
-import benchmarking
 import torch
-from benchmark_decoders import DECODERS, Search
-from benchmark_floor import least_work
-from benchmark_peers import Shape
-from benchmark_worker import peak, serve
+
+from benchmarks import timing
+from benchmarks.decoders import DECODERS, Search
+from benchmarks.floor import least_work
+from benchmarks.peers import Shape
+from benchmarks.training_worker import peak, serve
 
 
 class Speaker:
@@ -24,9 +25,9 @@ class Speaker:
         self.sources: dict[int, list[list[int]]] = {}
         self.work: dict[int, float] = {}
         for batch, count in settings["plan"]:
-            lengths = benchmarking.ragged(benchmarking.Sizes(batch, settings["source_tokens"], 2), count // batch)
+            lengths = timing.ragged(timing.Sizes(batch, settings["source_tokens"], 2), count // batch)
             flat = lengths.reshape(-1, 2)
-            self.sources[batch] = [source for source, _ in benchmarking.random_pairs(flat, shape.vocabulary)]
+            self.sources[batch] = [source for source, _ in timing.random_pairs(flat, shape.vocabulary)]
             self.work[batch] = least_work(settings["system"], shape, search, flat[:, 0])
 
     def facts(self) -> dict[str, Any]:
@@ -39,7 +40,7 @@ class Speaker:
             return {"peak": peak("bf16" if self.precision == "bf16" else "fp32")}
         batch = asked["decode"] if "decode" in asked else asked["warm"]
         sources = self.sources[batch] if "decode" in asked else self.sources[batch][:batch]
-        return benchmarking.timed(partial(self.system.decode, sources, batch), torch.device("cpu"))
+        return timing.timed(partial(self.system.decode, sources, batch), torch.device("cpu"))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from benchmarking import Time
-
+from benchmarks.timing import Time
 from s2s.errors import UserError
 from s2s.machine.allocator import OPTIONS
 
@@ -19,12 +18,14 @@ ALLOCATOR = {name: str(value) for name, (_, value) in OPTIONS.items()}
 """Let glibc keep freed memory instead of returning it page by page, as this project's own training does."""
 
 
+# Workers are started from this folder, but import from the one above.
+SCRIPTS = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+
+
 class Worker:
     """A process with one system; what is measured of it gathers in ``times``, by repeat, and ``peaks``."""
 
-    def __init__(
-        self, name: str, switches: bool, settings: dict[str, Any], script: str = "benchmark_worker.py"
-    ) -> None:
+    def __init__(self, name: str, switches: bool, settings: dict[str, Any], script: str = "training_worker.py") -> None:
         self.name, self.switches = name, switches
         self.times: defaultdict[int, list[Time]] = defaultdict(list)
         self.peaks: list[float] = []
@@ -33,7 +34,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment(switches, settings["threads"]),
+            env={**environment(switches, settings["threads"]), "PYTHONPATH": SCRIPTS},
             encoding="utf-8",
         )
         facts = self.ask(**settings)

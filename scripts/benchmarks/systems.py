@@ -5,11 +5,11 @@ from contextlib import nullcontext
 from functools import partial
 
 import torch
-from benchmark_peers import Bert4Torch, Pairs, Shape, System, TransformersBart, TransformersBert
-from benchmarking import END, PADDING, Lengths
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+from benchmarks.peers import Bert4Torch, Pairs, Shape, System, TransformersBart, TransformersBert
+from benchmarks.timing import END, PADDING, Lengths
 from s2s.batch import collate
 from s2s.machine.allocator import keep_freed_memory
 from s2s.model import Architecture, PrefixTransformer

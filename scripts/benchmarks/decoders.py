@@ -9,13 +9,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from benchmark_peers import Bert4Torch, Shape, TransformersBart
-from benchmark_systems import S2S
-from benchmarking import BEGIN, END, PADDING
 from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from benchmarks.peers import Bert4Torch, Shape, TransformersBart
+from benchmarks.systems import S2S
+from benchmarks.timing import BEGIN, END, PADDING
 from s2s.batch import pad
 from s2s.inference.generate import generate
 from s2s.search.methods.beam import SearchSettings

@@ -4,12 +4,12 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
-import benchmarking
 import numpy
 import torch
 from benchmark_mitigations import build, step
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks import timing
 from s2s.batch import Batch
 from s2s.objective import Objective, ObjectiveSettings
 from s2s.optim import AdamW
@@ -26,7 +26,7 @@ class Trainer:
         self.objective = Objective(self.model, ObjectiveSettings())
         self.optimizer = AdamW(rate=0.0).build(self.model)
         self.step("none", 1)  # the optimizer's state
-        self.resting = benchmarking.resting_bytes(self.model, self.optimizer)
+        self.resting = timing.resting_bytes(self.model, self.optimizer)
 
     def step(self, mode: str, rows: int) -> None:
         """One training step."""
@@ -35,7 +35,7 @@ class Trainer:
 
     def peak(self, mode: str, rows: int) -> int:
         """Bytes of a step at its worst, parameters and optimizer included."""
-        return self.resting + benchmarking.peak_bytes(partial(self.step, mode, rows), CPU)
+        return self.resting + timing.peak_bytes(partial(self.step, mode, rows), CPU)
 
     def activations(self, mode: str, rows: int) -> int:
         """Bytes that live between forward and backward."""
@@ -53,7 +53,7 @@ class Trainer:
         """A batch of equally long examples, with the model told what to keep of it."""
         self.model.keep(mode, 1)
         lengths = numpy.tile((self.arguments.source_tokens, self.arguments.target_tokens), (rows, 1))
-        return benchmarking.random_batch(lengths, self.arguments.vocabulary)
+        return timing.random_batch(lengths, self.arguments.vocabulary)
 
 
 def largest(peak: Callable[[int], int], limit: int, known: dict[int, int], tries: int) -> int:

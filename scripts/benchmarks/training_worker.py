@@ -13,13 +13,13 @@ from functools import partial
 from typing import Any, Protocol, TextIO
 
 import _checkout  # noqa: F401
-import benchmarking
 import numpy
 import torch
-from benchmark_peers import Pairs, Shape
-from benchmark_processes import resident_peak
-from benchmark_systems import SYSTEMS, optimizer, step, useful_work
 
+from benchmarks import timing
+from benchmarks.peers import Pairs, Shape
+from benchmarks.processes import resident_peak
+from benchmarks.systems import SYSTEMS, optimizer, step, useful_work
 from s2s.machine.matmul import KERNELS, kernel
 
 PRODUCT = 1024
@@ -42,7 +42,7 @@ def peak(precision: str) -> float:
     return 2 * PRODUCT**3 / best
 
 
-def plan(lengths: benchmarking.Lengths, bucketed: bool) -> benchmarking.Lengths:
+def plan(lengths: timing.Lengths, bucketed: bool) -> timing.Lengths:
     """The same examples, [batches, B] of their numbers: as they lie, by length, or in a random order."""
     numbers = numpy.arange(lengths.shape[0] * lengths.shape[1])
     order = numbers if bucketed else numpy.random.default_rng(1).permutation(numbers)
@@ -54,9 +54,9 @@ class Stepper:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.precision = settings["precision"]
-        lengths = benchmarking.ragged(benchmarking.Sizes(*settings["sizes"]), settings["batches"])
+        lengths = timing.ragged(timing.Sizes(*settings["sizes"]), settings["batches"])
         shape = Shape(*settings["shape"])
-        pairs = benchmarking.random_pairs(lengths.reshape(-1, 2), shape.vocabulary)
+        pairs = timing.random_pairs(lengths.reshape(-1, 2), shape.vocabulary)
         build, bucketed = SYSTEMS[settings["system"]]
         self.batches: list[Pairs] = [[pairs[number] for number in numbers] for numbers in plan(lengths, bucketed)]
         self.work = useful_work(settings["system"], shape, lengths.reshape(-1, 2))
@@ -74,7 +74,7 @@ class Stepper:
         """Seconds by the clock and of the processor for a step, or a measure."""
         if "step" in asked:
             work = partial(step, self.system, self.optimizer, self.batches[asked["step"]], self.precision)
-            return benchmarking.timed(work, torch.device("cpu"))
+            return timing.timed(work, torch.device("cpu"))
         return {"peak": peak(self.precision)} if "peak" in asked else {"memory": resident_peak()}
 
 

@@ -16,10 +16,10 @@ from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import torch
-from benchmarking import END, PADDING
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, BartConfig, BartForConditionalGeneration, BertConfig
 
+from benchmarks.timing import END, PADDING
 from s2s.batch import IGNORED, collate, pad
 
 Pairs = Sequence[tuple[list[int], list[int]]]

@@ -1,0 +1,1 @@
+"""Plumbing of the benchmarks: timing, options, processes, peers, and the workers that measure."""
