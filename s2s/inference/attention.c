@@ -1,7 +1,7 @@
 /* Attention of a few new rows of each source over the columns that they share, in float32.
 
 A source's head has its keys [room, size] and then its values [room, size], both row after row: memory is read in order,
-once. The new rows' own keys and values are written behind the used columns first. */
+once. The keys and values of the new rows are first written after the used columns. */
 
 #include <math.h>
 #include <stddef.h>
@@ -57,20 +57,20 @@ static inline void score(const float *queries, ptrdiff_t step, const float *keys
         ask_for(keys + AHEAD * size, size);
         ask_for(values, size);
         for (ptrdiff_t row = 0; row < rows; row++) {
-            const ptrdiff_t place = row * columns + column;
-            if (mask[place] != 0) {
-                scores[place] = -INFINITY;
+            const ptrdiff_t cell = row * columns + column;
+            if (mask[cell] != 0) {
+                scores[cell] = -INFINITY;
                 continue;
             }
             lanes products = {0};
             for (ptrdiff_t i = 0; i < size; i += LANES)
                 products += *(const lanes *)(queries + row * step + i) * *(const lanes *)(keys + i);
-            scores[place] = scale * sum(products);
+            scores[cell] = scale * sum(products);
         }
     }
 }
 
-/* A row's scores become weights, of which the greatest is 1. */
+/* Turn a row's scores into weights, of which the greatest is 1. */
 static void exponentiate(float *restrict scores, ptrdiff_t columns) {
     float most = -INFINITY;
 #pragma omp simd reduction(max : most)
@@ -83,7 +83,7 @@ static void exponentiate(float *restrict scores, ptrdiff_t columns) {
 
 /* results[row] = mean over columns of values[column] by weights[row, column], of LANES of the size.
 
-Columns are added one by one, so that those of weight 0, which a batch of other sources has elsewhere, change no bit. */
+Columns are added one by one: those of weight 0, whose number depends on the other sources of a batch, change no bit. */
 static inline void weigh(const float *weights, const float *values, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t size,
                          float *results, ptrdiff_t step) {
     lanes sums[ROWS] = {{0}};
@@ -100,17 +100,17 @@ static inline void weigh(const float *weights, const float *values, ptrdiff_t ro
         *(lanes *)(results + row * step) = sums[row] * (1 / totals[row]);
 }
 
-/* The heads first .. last - 1 of all sources' heads, one source's behind another's.
+/* Compute the heads first .. last - 1, where all heads of the first source are counted before those of the next.
 
 projected [sources, rows, 3, heads, size] are queries, keys and values, cache [sources, heads, 2, room, size], mask
 [sources, rows, used + rows], result [sources, rows, heads, size]; scores [rows, used + rows] are room to work in. */
 void attend(const float *projected, float *cache, const float *mask, float *result, float *scores, ptrdiff_t first,
             ptrdiff_t last, ptrdiff_t rows, ptrdiff_t heads, ptrdiff_t size, ptrdiff_t used, ptrdiff_t room) {
     const ptrdiff_t columns = used + rows, width = heads * size;
-    for (ptrdiff_t each = first; each < last; each++) {
-        const ptrdiff_t source = each / heads, head = each % heads;
+    for (ptrdiff_t index = first; index < last; index++) {
+        const ptrdiff_t source = index / heads, head = index % heads;
         const float *queries = projected + source * rows * 3 * width + head * size;
-        float *keys = cache + each * 2 * room * size, *values = keys + room * size;
+        float *keys = cache + index * 2 * room * size, *values = keys + room * size;
         for (ptrdiff_t row = 0; row < rows; row++) {
             memcpy(keys + (used + row) * size, queries + (row * 3 + 1) * width, size * sizeof(float));
             memcpy(values + (used + row) * size, queries + (row * 3 + 2) * width, size * sizeof(float));

@@ -1,7 +1,7 @@
 """Attention of a step's new rows over shared columns: in C (``attention.c``), or by torch.
 
-torch's attention is made for many queries; with the few of a step it takes twice as long as C does. The C file is
-compiled at first use where there is a compiler. Both are timed once then, and torch's is taken where C is slower: code
+torch's attention is made for many queries; with the few of a step it takes twice as long as the C code. The C file is
+compiled at first use where there is a compiler. Both are then timed once, and torch's is taken where C is slower: code
 that is tuned on one processor can be slow on another.
 """
 
@@ -16,51 +16,51 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from s2s.machine import c_library
 from s2s.machine.c_library import LENGTH, POINTER, Built, spread
-from s2s.model.attention import merge, split
+from s2s.model.attention import merge_heads, split_heads
 
 LANES = 16
-"""The size of a head must be a multiple of it: the most floats that any processor's registers hold."""
+"""Heads whose size is a multiple of this are computed in C: the most floats that a register of any processor holds."""
 PART = 64
-"""How many heads of sources a thread takes at a time, at most: one source's few heads are not worth a second thread."""
+"""The most heads of sources that a thread takes at a time: one source's few heads are not worth a second thread."""
 FUNCTIONS = {"attend": [POINTER] * 5 + [LENGTH] * 7}
 SLOWER = 1.2
-"""C is given up where torch is this much faster. The two round differently, so noise must not decide between them."""
+"""C is given up where torch is faster by this factor. The two round differently, so noise must not decide."""
 ROUNDS = 5
-"""How often both are timed, in turn; the best time of each counts."""
+"""Timings of each, in turn; the best of each counts."""
 
 
 def usable(device: torch.device, dtype: torch.dtype, size: int) -> bool:
-    """Say whether heads of this size are attended to in C: on the processor, in float32 or from and to bfloat16."""
-    plain = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and size % LANES == 0
-    return plain and chosen().library is not None
+    """Return whether the C code takes heads of this size: on the processor, in float32 or from and to bfloat16."""
+    suited = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and size % LANES == 0
+    return suited and chosen().library is not None
 
 
 def attention(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor], Tensor]:
-    """Return a layer's attention in C for new rows, whose keys and values it writes after the ``used`` columns.
+    """Return the attention in C of a step's new rows, whose keys and values it writes after the ``used`` columns.
 
-    The function takes the layer and queries, keys and values [sources * rows, 3 H d], and gives [sources * rows, H d].
-    The cache [layers, sources, H, 2, C, d] is float32, each layer contiguous; where the mask [sources, rows, used +
-    rows] is not 0 a row does not see.
+    The function maps a layer's number and queries, keys and values [sources * rows, 3 H d] to [sources * rows, H d].
+    The cache [layers, sources, H, 2, C, d] is float32, each layer contiguous. A row sees the columns at which its mask
+    [sources, rows, used + rows] is 0.
     """
     return _attention(build(), cache, mask, used)
 
 
 def attention_by_torch(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor], Tensor]:
-    """Return the same by torch alone, for a cache and rows of one type on any device."""
+    """Return the same function of torch alone, for a cache and rows of one type on any device."""
 
     def attend(layer: int, projected: Tensor) -> Tensor:
         rows, hypotheses, columns = mask.shape
         new = projected.unflatten(0, (rows, hypotheses)).chunk(3, dim=-1)
         keys, values = cache[layer][..., :columns, :].unbind(2)
-        query, keys[..., used:, :], values[..., used:, :] = (split(part, cache.shape[2]) for part in new)
-        return merge(scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None])).flatten(0, 1)
+        query, keys[..., used:, :], values[..., used:, :] = (split_heads(part, cache.shape[2]) for part in new)
+        return merge_heads(scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None])).flatten(0, 1)
 
     return attend
 
 
 @lru_cache(maxsize=1)
 def chosen() -> Built:
-    """Return the library if it is there and not slower than torch on this processor; the reason says which."""
+    """Return the library unless it is missing or slower than torch on this processor, and the reason."""
     built = build()
     if built.library is None:
         return built
@@ -100,11 +100,9 @@ def _attention(built: Built, cache: Tensor, mask: Tensor, used: int) -> Callable
 
 
 def _timed(built: Built) -> dict[str, float]:
-    """Return the CPU seconds of both for a step of four beams over eight sources: about 50 ms in all.
-
-    The layers' keys and values together are larger than most caches, as in a real search: of what lies in a cache,
-    torch reads as fast as C.
-    """
+    """Return the CPU seconds of both for a step of four beams over eight sources; it takes about 50 ms in all."""
+    # All layers' keys and values are larger than most processors' caches, as in a real search: from a cache, torch
+    # reads as fast as C.
     layers, sources, rows, heads, size, used = 6, 8, 4, 4, 64, 192
     cache = torch.zeros(layers, sources, heads, 2, used + rows, size)
     mask, projected = torch.zeros(sources, rows, used + rows), torch.zeros(sources * rows, 3 * heads * size)

@@ -1,4 +1,4 @@
-"""Search over many sources: batches of like length, results in the order of the sources."""
+"""Search over many sources: batches of similar length, results in the order of the sources."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,35 +12,36 @@ from torch import Tensor
 from s2s.batch import pad
 from s2s.config.outside_names import refuse_foreign
 from s2s.errors import UserError
-from s2s.inference.model_scorer import PrefixScorer, select_rows
-from s2s.inference.packed_model import PreparedModel
+from s2s.inference.kv_cache import select_rows
+from s2s.inference.model_scorer import PrefixScorer
+from s2s.inference.packed_model import PackedModel
 from s2s.inference.precisions import PRECISIONS
 from s2s.machine.memory import enough_memory
 from s2s.model import PrefixTransformer
 from s2s.search.constraints import ConstrainedScorer, WithoutTokens
 from s2s.search.hypotheses import Hypothesis, NotANumberError
-from s2s.search.methods.base import Prefix, SearchMethod, SearchRequest, go_on
+from s2s.search.methods.base import Prefix, SearchMethod, SearchRequest, never_interrupt
 from s2s.search.methods.constraints import HOW, constraints_of, prefix_of, textless
-from s2s.search.rescoring import mean_of, token_scores
+from s2s.search.rescoring import token_scores
 from s2s.search.scorer import Ensemble, Scorer, Watched
 from s2s.vocabulary import Vocabulary
 
 Sources = Sequence[Sequence[int]]
 
 LESS = "lower search.batch, or the beams or samples of the search"
-"""What needs less memory in decoding."""
+"""The advice of an error for lack of memory."""
 
 
 class SearchResult(NamedTuple):
-    """What was found for a source, best first, and where the settings ask for them each one's ``token_scores``."""
+    """A source's hypotheses, best first, and the ``token_scores`` of each where the settings ask for them."""
 
     hypotheses: list[Hypothesis]
     token_scores: list[list[float]] | None
 
 
 @contextmanager
-def numbers() -> Iterator[None]:
-    """Raise a UserError of one line where a model's log-probabilities are NaN."""
+def refuse_nan() -> Iterator[None]:
+    """Raise a UserError where a model's log-probabilities are NaN."""
     try:
         yield
     except NotANumberError as error:
@@ -54,45 +55,52 @@ def numbers() -> Iterator[None]:
 class ModelEnsemble:
     """Models of one vocabulary that are searched as one: the weighted mean of their probabilities.
 
-    A search calls ``check`` at each step and between the other parts of its work; what it raises ends the search.
+    A search calls ``check`` at each step and between the other parts of its work; an exception in it ends the search.
     """
 
     vocabulary: Vocabulary
     models: Sequence[PrefixTransformer]
     weights: Sequence[float] | None = None
     precision: str = "fp32"
-    check: Callable[[], object] = go_on
+    check: Callable[[], object] = never_interrupt
 
     @cached_property
-    def prepared(self) -> list[PreparedModel]:
-        """The models as they are now, laid out for decoding once for all sources."""
+    def packed(self) -> list[PackedModel]:
+        """The models with their present weights, laid out for decoding once for all sources."""
         return [PRECISIONS[self.precision](model) for model in self.models]
 
     def scorer(self, sources: Sources) -> Scorer[Any]:
-        """The scorer of some sources, ids with begin and end."""
-        device, end = self.models[0].output_bias.device, self.vocabulary.end
-        rows = pad(sources, self.vocabulary.padding).to(device)
-        lengths = torch.tensor([len(source) for source in sources], device=device)
-        scorers = [PrefixScorer(model, rows, lengths, end, end) for model in self.prepared]
-        one: Scorer[Any] = scorers[0] if len(scorers) == 1 else Ensemble(scorers, self.weights)
-        return one if self.check is go_on else Watched(one, self.check)
+        """Return the scorer of some sources, ids with begin and end."""
+        end = self.vocabulary.end
+        rows, lengths = self._padded(sources)
+        scorers = [PrefixScorer(model, rows, lengths, end, end) for model in self.packed]
+        scorer: Scorer[Any] = scorers[0] if len(scorers) == 1 else Ensemble(scorers, self.weights)
+        return scorer if self.check is never_interrupt else Watched(scorer, self.check)
 
-    def attention(self, sources: Sources, longest: Sequence[int], found: list[list[Hypothesis]]) -> list[list[Tensor]]:
-        """How each step of each hypothesis weighs its source's own tokens, begin and end left out."""
-        device, end = self.models[0].output_bias.device, self.vocabulary.end
-        pairs = [(owner, tokens) for owner, rows in enumerate(found) for tokens, _ in rows]
+    def attention(
+        self, sources: Sources, longest: Sequence[int], hypotheses: list[list[Hypothesis]]
+    ) -> list[list[Tensor]]:
+        """Return how each step of each hypothesis weighs its source's own tokens, begin and end left out."""
+        end = self.vocabulary.end
+        pairs = [(owner, tokens) for owner, rows in enumerate(hypotheses) for tokens, _ in rows]
         if not pairs:
-            return [[] for _ in found]
-        rows = pad(sources, self.vocabulary.padding).to(device)
-        lengths = torch.tensor([len(source) for source in sources], device=device)
-        owners = torch.tensor([owner for owner, _ in pairs], device=device)
-        target = pad([[end, *tokens] for _, tokens in pairs], self.vocabulary.padding).to(device)
+            return [[] for _ in hypotheses]
+        rows, lengths = self._padded(sources)
+        owners = torch.tensor([owner for owner, _ in pairs], device=rows.device)
+        target = pad([[end, *tokens] for _, tokens in pairs], self.vocabulary.padding).to(rows.device)
         memories = [select_rows(model.encode(rows, lengths), owners) for model in self.models]
-        parts = zip(self.models, memories, strict=True)
-        weights = mean_of([model.source_attention(target, memory) for model, memory in parts]).cpu()
+        parts = [model.source_attention(target, memory) for model, memory in zip(self.models, memories, strict=True)]
+        # A hypothesis of the greatest length has no step for the end.
         spans = [(min(len(tokens) + 1, longest[owner]), len(sources[owner]) - 1) for owner, tokens in pairs]
-        cut = (each[:steps, 1:last] for each, (steps, last) in zip(weights, spans, strict=True))
-        return [[next(cut) for _ in rows] for rows in found]
+        weights = torch.stack(parts).mean(dim=0).cpu()
+        cut = iter([rows[:steps, 1:last] for rows, (steps, last) in zip(weights, spans, strict=True)])
+        return [[next(cut) for _ in rows] for rows in hypotheses]
+
+    def _padded(self, sources: Sources) -> tuple[Tensor, Tensor]:
+        """Return the sources [B, S] and their lengths [B] on the models' device."""
+        device = self.models[0].output_bias.device
+        lengths = torch.tensor([len(source) for source in sources], device=device)
+        return pad(sources, self.vocabulary.padding).to(device), lengths
 
 
 def generate(
@@ -103,14 +111,12 @@ def generate(
     max_length: int,
     on_progress: Callable[[int], object],
 ) -> list[list[Hypothesis]]:
-    """Return the best hypotheses of each source; ``on_progress`` gets the number of sources done since its last call.
+    """Return the best hypotheses of each source, ids with begin and end.
 
-    Sources are ids with begin and end.
+    ``on_progress`` gets the number of sources done since its last call.
     """
-    answers = answer(
-        ModelEnsemble(vocabulary, [model], None, settings.precision), sources, settings, max_length, on_progress
-    )
-    return [found.hypotheses for found in answers]
+    models = ModelEnsemble(vocabulary, [model], None, settings.precision)
+    return [result.hypotheses for result in answer(models, sources, settings, max_length, on_progress)]
 
 
 def answer(
@@ -121,37 +127,41 @@ def answer(
     on_progress: Callable[[int], object],
     prefixes: Sequence[str] | None = None,
 ) -> list[SearchResult]:
-    """The same with token scores, by any number of models; hypotheses begin with their source's prefix."""
+    """Do the same with any number of models, with token scores and with a prefix for each source's hypotheses."""
     texts = prefixes or [settings.prefix] * len(sources)
-    known = {text: prefix_of(text, models.vocabulary) for text in set(texts)}
-    own = [known[text] for text in texts]
+    encoded = {text: prefix_of(text, models.vocabulary) for text in set(texts)}
+    # Sources of similar length share a batch, which needs little padding.
     order = sorted(range(len(sources)), key=lambda index: len(sources[index]))
-    found: dict[int, SearchResult] = {}
+    results: dict[int, SearchResult] = {}
     for start in range(0, len(order), settings.batch):
         chosen = order[start : start + settings.batch]
-        pairs = [(sources[index], own[index]) for index in chosen]
-        with enough_memory(lambda: f"decoding of {len(chosen)} sources together", LESS), numbers():  # noqa: B023
-            found.update(zip(chosen, _search(models, pairs, settings, max_length), strict=True))
+        pairs = [(sources[index], encoded[texts[index]]) for index in chosen]
+        with enough_memory(lambda: f"decoding of {len(chosen)} sources together", LESS), refuse_nan():  # noqa: B023
+            results.update(zip(chosen, _search(models, pairs, settings, max_length), strict=True))
         on_progress(len(chosen))
-    return [found[index] for index in range(len(sources))]
+    return [results[index] for index in range(len(sources))]
 
 
 @torch.inference_mode()
 def _search(
     models: ModelEnsemble, pairs: Sequence[tuple[Sequence[int], Prefix]], settings: SearchMethod, max_length: int
 ) -> list[SearchResult]:
-    scorer, job = models.scorer([source for source, _ in pairs]), job_of(models, pairs, settings, max_length)
-    found = settings.find(constrained(scorer, settings, job), job)
+    scorer, request = models.scorer([source for source, _ in pairs]), request_for(models, pairs, settings, max_length)
+    hypotheses = settings.find(constrained(scorer, settings, request), request)
     if not settings.token_scores:
-        return [SearchResult(hypotheses, None) for hypotheses in found]
-    scores = token_scores(scorer, [[tokens for tokens, _ in hypotheses] for hypotheses in found], job.longest)
-    return [SearchResult(*pair) for pair in zip(found, scores, strict=True)]
+        return [SearchResult(rows, None) for rows in hypotheses]
+    # The scorer without constraints: token scores are the model's own, not the edited ones that the search ranks by.
+    scores = token_scores(scorer, [[tokens for tokens, _ in rows] for rows in hypotheses], request.longest)
+    return [SearchResult(*pair) for pair in zip(hypotheses, scores, strict=True)]
 
 
-def job_of(
+def request_for(
     models: ModelEnsemble, pairs: Sequence[tuple[Sequence[int], Prefix]], settings: SearchMethod, max_length: int
 ) -> SearchRequest:
-    """Return what is asked of some sources and their prefixes; refuse settings with names that a folder gave."""
+    """Return the request of some sources with their prefixes.
+
+    Raises a UserError for settings in which a run's folder names code or a file.
+    """
     refuse_foreign(settings, "search", HOW)
     lengths = [len(source) - 2 for source, _ in pairs]
     longest = settings.longest(lengths, max_length)
@@ -161,9 +171,9 @@ def job_of(
     return SearchRequest(sources, longest, shortest, prefixes, models.vocabulary, attention, models.check)
 
 
-def constrained(scorer: Scorer[Any], settings: SearchMethod, job: SearchRequest) -> Scorer[Any]:
-    """The scorer without what has no text, under the settings' constraints where they have some."""
-    if never := textless(job, settings):
+def constrained(scorer: Scorer[Any], settings: SearchMethod, request: SearchRequest) -> Scorer[Any]:
+    """Return the scorer under the settings' constraints, and without the tokens that are never written."""
+    if never := textless(request, settings):
         scorer = WithoutTokens(scorer, never)
-    constraints = constraints_of(settings, job)
+    constraints = constraints_of(settings, request)
     return ConstrainedScorer(scorer, constraints) if constraints else scorer

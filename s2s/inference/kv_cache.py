@@ -1,8 +1,28 @@
-"""Keys and values of sources and of all their hypotheses in one buffer, where nothing moves when beams are reordered.
+"""The two layouts of keys and values while a search runs: one buffer that hypotheses share, or a cache for each.
 
-A source's hypotheses attend to one row of columns: the source's own, and then every column that any of them has
-written. Each sees those of its own path, as a mask says; beams are reordered by moving rows of the mask. One product
-a source serves all its hypotheses. What they look at and do not see costs little while they are few.
+Shapes::
+
+    n  live sources, in the order in which the search has them     S  columns of the longest source
+    R  hypotheses of each source: its beams or samples             U  used columns: S, and those of written tokens
+    H  heads of d numbers, D = H d                                 C  columns of the buffer, used and free
+
+In the buffer a source's hypotheses attend to one range of columns: the source's own, then one column for every token
+that any of them has written. One product a source serves all its hypotheses, and reordering beams moves rows of the
+mask ``seen`` instead of keys and values. The buffer of two sources with S = 3 and R = 2, after three steps::
+
+    column             0 1 2   3   4 5   6 7   8 ... C-1
+    row 0 of buffer  [ s s s | a | b c | d e |   free   ]    rows = [1, 0]: live source 0 is in row 1,
+    row 1 of buffer  [ s s . | f | g h | i j |   free   ]                   live source 1 in row 0
+                      source  1st  2nd   3rd token            . is padding
+
+    seen of live source 0, whose hypotheses both continue f g; o is 0 (seen), - is -inf (hidden)
+    hypothesis 0       o o -   o   o -   o -                  has written f g i
+    hypothesis 1       o o -   o   o -   - o                  has written f g j
+
+Three numberings meet here, and every name keeps to one of them. A *live source* is counted as the search counts it;
+``tokens``, ``lengths``, ``seen`` and ``rows`` are in that order. A *row* is the buffer's: the n live sources have its
+first n rows, in any order. A *column* is one of the buffer, not a position: the next token of a source has position
+``lengths + steps``, whatever its column is.
 """
 
 import math
@@ -13,135 +33,176 @@ import torch
 from torch import Tensor
 
 from s2s.inference import c_attention
-from s2s.inference.packed_model import PreparedModel
+from s2s.inference.packed_model import PackedModel
 from s2s.model import Memory
 from s2s.model.attention import Cached
 
+ROOM = 128
+"""Free columns of a source at the start, for all its hypotheses together."""
 WIDE, WIDE_IN_C = 16, 64
-"""With more hypotheses a source than these, each keeps its own columns: they would look at too many of others.
+"""The most hypotheses of a source that share a buffer, by torch and in C.
 
-In C what a hypothesis does not see is passed over.
+A hypothesis reads R columns for each of its tokens, so with a large R it mostly reads what it does not see. The C code
+skips those columns, hence its higher limit.
 """
 
 
 class Buffer:
-    """Keys and values [layers, B, H, 2, C, d]: the first ``source`` columns are a source's, the others are free."""
+    """Keys and values [layers, rows, H, 2, C, d], keys first; the first ``source`` columns of a row hold its source."""
 
     def __init__(self, memory: Memory, room: int) -> None:
         keys = memory.layers[0][0]
-        rows, heads, self.source, each = keys.shape
-        self.in_c = c_attention.usable(keys.device, keys.dtype, each)
+        sources, heads, self.source, size = keys.shape
+        self.in_c = c_attention.usable(keys.device, keys.dtype, size)
         self.wide = WIDE_IN_C if self.in_c else WIDE
-        kept = torch.float32 if self.in_c else keys.dtype
-        self.data = keys.new_empty(len(memory.layers), rows, heads, 2, self.source + room, each, dtype=kept)
+        dtype = torch.float32 if self.in_c else keys.dtype
+        self.data = keys.new_empty(len(memory.layers), sources, heads, 2, self.source + room, size, dtype=dtype)
         for layer, pair in zip(self.data, memory.layers, strict=True):
             for part, cached in enumerate(pair):
                 layer[:, :, part, : self.source] = cached
 
     @property
     def columns(self) -> int:
-        """How many there are, free ones too."""
+        """The number of columns, used and free."""
         return self.data.shape[4]
 
-    def attend(self, rows: int, used: int, mask: Tensor) -> Callable[[int, Tensor], Tensor]:
-        """How new rows of the first ``rows`` sources attend, once they are written behind the ``used`` columns.
+    def attend(self, sources: int, used: int, mask: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """Return a layer's attention for R new tokens of each of the first ``sources`` rows.
 
-        The mask is [rows, K, used + K]; queries, keys and values come as [rows * K, 3 D].
+        It writes their keys and values to the R columns after the ``used`` ones. The mask is [sources, R, used + R];
+        queries, keys and values come as [sources * R, 3 D]. Both are in the order of the buffer's rows.
         """
-        data = self.data[:, :rows]
-        if self.in_c:
-            return c_attention.attention(data, mask, used)
-        return c_attention.attention_by_torch(data, mask, used)
+        attention = c_attention.attention if self.in_c else c_attention.attention_by_torch
+        return attention(self.data[:, :sources], mask, used)
 
-    def fill(self, holes: list[int], others: list[int], used: int) -> None:
-        """Move the rows of the ``others`` to the ``holes``."""
-        self.data[:, holes, ..., :used, :] = self.data[:, others, ..., :used, :]
+    def move(self, origins: list[int], targets: list[int], used: int) -> None:
+        """Copy the used columns of the rows ``origins`` to the rows ``targets``."""
+        self.data[:, targets, ..., :used, :] = self.data[:, origins, ..., :used, :]
 
-    def rebuilt(self, rows: Tensor, picked: Tensor, room: int) -> None:
-        """Keep the ``rows`` [n] alone, the columns [n, m] picked of each behind its source, and room for more."""
+    def compact(self, rows: Tensor, columns: Tensor, room: int) -> None:
+        """Keep only the ``rows`` [n], in this order, with their sources and ``columns`` [n, m]; add free columns."""
         layers, _, heads, two, _, size = self.data.shape
         data = self.data.new_empty(layers, len(rows), heads, two, self.source + room, size)
         data[..., : self.source, :] = self.data[:, rows, ..., : self.source, :]
-        data[..., self.source : self.source + picked.shape[1], :] = self.picked(rows, picked)
+        data[..., self.source : self.source + columns.shape[1], :] = self.gather(rows, columns)
         self.data = data
 
-    def picked(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """The columns [n, m] of the rows [n], [layers, n, H, 2, m, d]."""
+    def gather(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return the columns [n, m] of the rows [n] as [layers, n, H, 2, m, d]."""
         return self.data[:, rows[:, None], :, :, columns].permute(2, 0, 3, 4, 1, 5)
 
 
-class Shared(NamedTuple):
-    """The live sources in their order, with R hypotheses each. A state is used up by what follows it."""
+class SharedCache(NamedTuple):
+    """The state of a search whose hypotheses share a buffer; ``step`` and ``reorder`` use it up."""
 
     buffer: Buffer
-    slots: Tensor  # [n] the buffer's row of each source: the first n in some order
+    rows: Tensor  # [n] the buffer's row of each live source, a permutation of 0 .. n - 1
     lengths: Tensor  # [n]
-    seen: Tensor  # [n, R, used columns], 0 or -inf
-    column: int
+    seen: Tensor  # [n, R, U], 0 where a hypothesis sees a column and -inf elsewhere
+    steps: int  # tokens of each hypothesis
 
-    def step(self, model: PreparedModel, tokens: Tensor) -> tuple[Tensor, "Shared"]:
-        """The last layer's rows [n R, D] of the next tokens [n R], and the state that follows."""
-        self._check(model.model.shape.positions)
-        state = self._with_room()
-        sources, hypotheses, used = state.seen.shape
-        own = state.seen.new_full((hypotheses, hypotheses), -math.inf).fill_diagonal_(0)
-        seen = torch.cat([state.seen, own.expand(sources, -1, -1)], dim=2)
-        # The buffer's rows have an order of their own.
-        back = state.slots.argsort()
-        mask, places = seen[back], state.lengths[back].repeat_interleave(hypotheses) + state.column
-        attend = state.buffer.attend(sources, used, mask)
-        hidden = model.step(tokens.view(sources, hypotheses)[back].flatten(), places, attend)
-        hidden = hidden.unflatten(0, (sources, hypotheses))[state.slots].flatten(0, 1)
-        return hidden, state._replace(seen=seen, column=state.column + 1)
+    @property
+    def hypotheses(self) -> int:
+        """R, the rows of the search for each source."""
+        return self.seen.shape[1]
 
-    def reorder(self, sources: Tensor, index: Tensor) -> "Shared":
-        """The rows at ``index`` [M]: the ``sources`` that have any, the same number each."""
-        slots = self.slots if len(sources) == len(self.slots) else self._closed(sources)
+    def step(self, model: PackedModel, tokens: Tensor) -> tuple[Tensor, "SharedCache"]:
+        """Return the last layer's outputs [n R, D] for the next tokens [n R], and the following state."""
+        self._check_positions(model.model.shape.positions)
+        cache = self._with_room()
+        sources, hypotheses, used = cache.seen.shape
+        itself = cache.seen.new_full((hypotheses, hypotheses), -math.inf).fill_diagonal_(0)
+        seen = torch.cat([cache.seen, itself.expand(sources, -1, -1)], dim=2)
+        # The step runs in the order of the buffer's rows: ordering a few tokens and masks is cheaper than ordering
+        # the keys and values, which would be copied.
+        live = cache.rows.argsort()
+        positions = cache.lengths[live].repeat_interleave(hypotheses) + cache.steps
+        attend = cache.buffer.attend(sources, used, seen[live])
+        hidden = model.step(tokens.view(sources, hypotheses)[live].flatten(), positions, attend)
+        hidden = hidden.unflatten(0, (sources, hypotheses))[cache.rows].flatten(0, 1)
+        return hidden, cache._replace(seen=seen, steps=cache.steps + 1)
+
+    def reorder(self, sources: Tensor, index: Tensor) -> "SharedCache | SeparateCache":
+        """Return the state of the hypotheses ``index`` [M], an equal number for each of the live ``sources``."""
+        if len(index) > self.buffer.wide * len(sources):
+            return self._separated(sources, index)
+        rows = self.rows if len(sources) == len(self.rows) else self._closed_up(sources)
         seen = self.seen.flatten(0, 1)[index].unflatten(0, (len(sources), -1))
-        return Shared(self.buffer, slots, self.lengths[sources], seen, self.column)
+        return SharedCache(self.buffer, rows, self.lengths[sources], seen, self.steps)
 
-    def separate(self, index: Tensor) -> tuple[Memory, tuple[Cached, ...]]:
-        """The memory of the live sources, and what each row at ``index`` [M] sees of its own, in order, by itself."""
-        hypotheses = self.seen.shape[1]
-        buffer, source = self.buffer, self.buffer.source
-        path = (self.seen[:, :, source:] == 0).flatten(0, 1)[index].nonzero()[:, 1].view(len(index), self.column)
-        own = buffer.picked(self.slots[index // hypotheses], path + source)
-        memory = buffer.data[:, self.slots, ..., :source, :]
-        kept, cache = (tuple(tuple(layer.to(self.seen.dtype).unbind(2)) for layer in part) for part in (memory, own))
-        return Memory(kept, self.lengths, self.seen[:, :1, None, :source]), cache
-
-    def _check(self, positions: int) -> None:
-        """A ValueError where one more token lies beyond the position table; padding may be why it is looked for."""
-        if self.buffer.source + self.column + 1 > positions:
-            longest = int(self.lengths.max()) + self.column + 1
+    def _check_positions(self, positions: int) -> None:
+        """Raise a ValueError where the next token has no position."""
+        # Padding alone may reach beyond the table, so lengths, which may be on a GPU, are only then looked at.
+        if self.buffer.source + self.steps + 1 > positions:
+            longest = int(self.lengths.max()) + self.steps + 1
             if longest > positions:
                 raise ValueError(f"source and target of {longest} tokens are beyond the model's {positions} positions")
 
-    def _closed(self, sources: Tensor) -> Tensor:
-        """The slots of some sources, once they are the first ones of the buffer again."""
-        slots = self.slots[sources].tolist()
-        holes = sorted(set(range(len(slots))) - set(slots))
-        others = [slot for slot in slots if slot >= len(slots)]
-        self.buffer.fill(holes, others, self.seen.shape[2])
-        moved = dict(zip(others, holes, strict=True))
-        return torch.tensor([moved.get(slot, slot) for slot in slots], device=self.slots.device)
+    def _closed_up(self, sources: Tensor) -> Tensor:
+        """Move the live sources that stay to the buffer's first rows; return their rows."""
+        rows = self.rows[sources].tolist()
+        free = sorted(set(range(len(rows))) - set(rows))
+        beyond = [row for row in rows if row >= len(rows)]
+        self.buffer.move(beyond, free, self.seen.shape[2])
+        moved = dict(zip(beyond, free, strict=True))
+        return torch.tensor([moved.get(row, row) for row in rows], device=self.rows.device)
 
-    def _with_room(self) -> "Shared":
-        """The state with room for a column a hypothesis: where there is none, columns that no one sees go first."""
+    def _with_room(self) -> "SharedCache":
+        """Return the state with R free columns; where the buffer is full, drop the columns that nobody sees first."""
         _, hypotheses, used = self.seen.shape
         source = self.buffer.source
         if used + hypotheses <= self.buffer.columns:
             return self
         alive = (self.seen[:, :, source:] == 0).any(dim=1)
         most = int(alive.sum(dim=1).max())
-        picked = source + (~alive).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
-        self.buffer.rebuilt(self.slots, picked, 2 * (most + hypotheses))
-        kept = self.seen.gather(2, picked[:, None].expand(-1, hypotheses, -1))
+        # A stable sort brings the living columns of a source to the front in their order; sources with fewer than
+        # ``most`` keep dead ones too, which their masks hide.
+        columns = source + (~alive).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+        self.buffer.compact(self.rows, columns, 2 * (most + hypotheses))
+        kept = self.seen.gather(2, columns[:, None].expand(-1, hypotheses, -1))
         seen = torch.cat([self.seen[:, :, :source], kept], dim=2)
-        return self._replace(slots=torch.arange(len(self.slots), device=self.slots.device), seen=seen)
+        return self._replace(rows=torch.arange(len(self.rows), device=self.rows.device), seen=seen)
+
+    def _separated(self, sources: Tensor, index: Tensor) -> "SeparateCache":
+        """Return the state of the hypotheses ``index`` [M] in which each has copies of the columns that it sees."""
+        buffer, source = self.buffer, self.buffer.source
+        path = (self.seen[:, :, source:] == 0).flatten(0, 1)[index].nonzero()[:, 1].view(len(index), self.steps)
+        targets = buffer.gather(self.rows[index // self.hypotheses], path + source)
+        stored = buffer.data[:, self.rows[sources], ..., :source, :], targets
+        layers, cache = (tuple(tuple(layer.to(self.seen.dtype).unbind(2)) for layer in part) for part in stored)
+        memory = Memory(layers, self.lengths[sources], self.seen[sources, :1, None, :source])
+        return SeparateCache(memory, cache if self.steps else None, len(index) // len(sources), self.steps)
 
 
-def begin(memory: Memory, room: int) -> Shared:
-    """One hypothesis a source, which has no columns yet."""
+class SeparateCache(NamedTuple):
+    """The state of a search whose hypotheses have keys and values of their own, after a memory that they share."""
+
+    memory: Memory  # of the n live sources
+    cache: tuple[Cached, ...] | None  # of each layer, [n R, H, steps, d]; None before the first step
+    hypotheses: int  # R
+    steps: int
+
+    def step(self, model: PackedModel, tokens: Tensor) -> tuple[Tensor, "SeparateCache"]:
+        """Return the last layer's outputs [n R, D] for the next tokens [n R], and the following state."""
+        hidden, cache = model.model.step(tokens, self.steps, self.memory, self.cache)
+        return hidden, self._replace(cache=cache, steps=self.steps + 1)
+
+    def reorder(self, sources: Tensor, index: Tensor) -> "SeparateCache":
+        """Return the state of the hypotheses ``index`` [M], an equal number for each of the live ``sources``."""
+        memory = self.memory if len(sources) == len(self.memory.lengths) else select_rows(self.memory, sources)
+        cache = self.cache and tuple(tuple(part[index] for part in layer) for layer in self.cache)
+        return SeparateCache(memory, cache, len(index) // len(sources), self.steps)
+
+
+def begin(model: PackedModel, memory: Memory) -> SharedCache | SeparateCache:
+    """Return the state before the first step, one hypothesis a source."""
+    if not model.blocks:
+        return SeparateCache(memory, None, 1, 0)
     rows = torch.arange(len(memory.lengths), device=memory.lengths.device)
-    return Shared(Buffer(memory, room), rows, memory.lengths, memory.mask[:, 0], 0)
+    return SharedCache(Buffer(memory, ROOM), rows, memory.lengths, memory.mask[:, 0], 0)
+
+
+def select_rows(memory: Memory, rows: Tensor) -> Memory:
+    """Return the memory of some of its sources, which may repeat."""
+    layers = tuple(tuple(part[rows] for part in layer) for layer in memory.layers)
+    return Memory(layers, memory.lengths[rows], memory.mask[rows])

@@ -1,9 +1,9 @@
-"""What is found for a text, whole or as it comes."""
+"""The results of a search as texts: whole hypotheses, or one hypothesis token by token."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from s2s.inference.generate import ModelEnsemble, SearchResult, constrained, job_of, numbers
+from s2s.inference.generate import ModelEnsemble, SearchResult, constrained, refuse_nan, request_for
 from s2s.machine.matmul import stepwise
 from s2s.search.methods.base import SearchMethod
 from s2s.search.methods.constraints import prefix_of, reader
@@ -20,52 +20,52 @@ class _Fields(NamedTuple):
 class Hypothesis(_Fields):
     """A generated text, its score (log-probability over length ** length_penalty, or its method's own) and its ids.
 
-    ``token_scores`` are, where a search was asked for them, the model's log-probabilities of the tokens and of the end
-    behind them (none behind the last of ``max_length`` tokens). They stand beside the three fields.
+    ``token_scores``, where a search is asked for them, are the model's log-probabilities of the tokens and of the end
+    (which a hypothesis of ``max_length`` tokens does not have). They are not one of the tuple's three fields.
     """
 
     token_scores: list[float] | None = None
 
 
 class Piece(NamedTuple):
-    """What a token adds to a text, which may be nothing yet, and its log-probability; without a token, what is left."""
+    """The text that a token adds, perhaps none yet, and its log-probability; without a token, the text that is left."""
 
     text: str
     token: int | None
     log_prob: float
 
 
-def hypotheses(reader: Reader, answer: SearchResult) -> list[Hypothesis]:
-    """Return the answer's hypotheses, read by the vocabulary or as the lines that are allowed."""
-    found = [Hypothesis(reader.decode(ids), score, ids) for ids, score in answer.hypotheses]
-    for hypothesis, scores in zip(found, answer.token_scores or [], strict=answer.token_scores is not None):
+def hypotheses(reader: Reader, result: SearchResult) -> list[Hypothesis]:
+    """Return a search's hypotheses with their texts, which the vocabulary or a file of allowed lines decodes."""
+    decoded = [Hypothesis(reader.decode(ids), score, ids) for ids, score in result.hypotheses]
+    for hypothesis, scores in zip(decoded, result.token_scores or [], strict=result.token_scores is not None):
         hypothesis.token_scores = scores
-    return found
+    return decoded
 
 
 def streamed(
     models: ModelEnsemble, source: Sequence[int], prefix: str, settings: SearchMethod, max_length: int, kernel: str
 ) -> Iterator[Piece]:
-    """Give the text of a source that begins with the prefix, piece by piece; the named kernel computes its products."""
-    job = job_of(models, [(source, prefix_of(prefix, models.vocabulary))], settings, max_length)
-    told = settings.stream(constrained(models.scorer([source]), settings, job), job)
-    # A generator's kernel would stay chosen between its pieces, so each step chooses it again.
-    return pieces(reader(settings, models.vocabulary), stepwise(kernel, told))
+    """Yield the text of a source piece by piece, beginning with the prefix; ``kernel`` is a row of ``KERNELS``."""
+    request = request_for(models, [(source, prefix_of(prefix, models.vocabulary))], settings, max_length)
+    tokens = settings.stream(constrained(models.scorer([source]), settings, request), request)
+    # A kernel that a generator sets once would stay set while its caller works between two pieces.
+    return pieces(reader(settings, models.vocabulary), stepwise(kernel, tokens))
 
 
 def pieces(reader: Reader, tokens: Iterable[StreamedToken]) -> Iterator[Piece]:
-    """Give a text as its tokens come; together the pieces are the text of all tokens.
+    """Yield a text as its tokens come; together the pieces are the text of all tokens.
 
-    A character comes with its last byte. Of WordPiece's words the blanks depend on what follows, so they come when two
-    more have begun. What is left at the end comes without a token.
+    A character comes with its last byte. WordPiece's words come when two more have begun, since the blanks around a
+    word depend on what follows. A last piece without a token has the text that is left at the end.
     """
-    ids, told = list[int](), ""
-    with numbers():
+    ids, written = list[int](), ""
+    with refuse_nan():
         for _, token, log_prob in tokens:
             ids.append(token)
             settled = reader.settled(ids)
-            yield Piece(settled[len(told) :], token, log_prob)
-            told = settled
+            yield Piece(settled[len(written) :], token, log_prob)
+            written = settled
     text = reader.decode(ids)
-    if text != told:
-        yield Piece(text[len(told) :], None, 0.0)
+    if text != written:
+        yield Piece(text[len(written) :], None, 0.0)

@@ -1,8 +1,8 @@
-"""What a block keeps of its forward for its backward: everything, a part, or its inputs alone.
+"""Activation checkpointing: a block keeps everything of its forward for the backward, a part, or only its inputs.
 
-What is not kept is computed again when gradients need it (Chen et al. 2016, "Training deep nets with sublinear memory
-cost"), with the same dropout; a last product whose result nobody needs is not. Every row gives the same losses and
-gradients to the bit on CPU. Where no gradients are wanted, as in decoding, nothing is kept anyway.
+The backward computes the rest again, with the same dropout (Chen et al. 2016, "Training deep nets with sublinear memory
+cost"), except a last product whose result nobody needs. On CPU every policy gives the same losses and gradients to the
+bit. Where no gradients are wanted, as in decoding, nothing is kept anyway.
 """
 
 from collections.abc import Callable
@@ -15,51 +15,49 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 Call = Callable[..., Any]
-"""Calls a function with arguments and returns what it returns."""
+"""A function that calls another one with arguments and returns its result."""
 BACKENDS = {
     SDPBackend.FLASH_ATTENTION: torch.backends.cuda.flash_sdp_enabled,
     SDPBackend.EFFICIENT_ATTENTION: torch.backends.cuda.mem_efficient_sdp_enabled,
     SDPBackend.CUDNN_ATTENTION: torch.backends.cuda.cudnn_sdp_enabled,
     SDPBackend.MATH: torch.backends.cuda.math_sdp_enabled,
 }
-"""Kernels of attention and whether they may be used now; on CPU too, in spite of the module's name."""
+"""Attention kernels, and functions that return whether torch may use them now (on CPU too, despite the module)."""
 
 
 class CheckpointPolicy(NamedTuple):
-    """How a block calls its whole body, and within that its feed-forward half."""
+    """The functions through which a block calls its whole body, and within it its feed-forward half."""
 
     block: Call
     feed_forward: Call
 
 
 def everything(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Keep all that the backward needs."""
+    """Keep everything that the backward needs."""
     return function(*arguments)
 
 
 def inputs(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Keep the arguments alone."""
+    """Keep only the arguments."""
     if not torch.is_grad_enabled():
         return function(*arguments)
     return checkpoint(function, *arguments, use_reentrant=False, context_fn=_same_attention)
 
 
 def inputs_of_block(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Keep the arguments alone of what gives rows and what is cached of them.
-
-    What is cached stands in one matrix with the queries, which would be kept along with it.
-    """
+    """Keep only the arguments of a function that returns rows and what is cached of them."""
     rows, cached = inputs(function, *arguments)
+    # Cached keys and values are views of one matrix with the queries, which would stay in memory with them.
     return rows, tuple(part.clone() for part in cached) if torch.is_grad_enabled() else cached
 
 
 def _same_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts of the forward and of what is computed again, which may use the same kernels of attention."""
+    """Return the contexts of the forward and of its repetition: the second allows the kernels that the first had."""
     return nullcontext(), _Attention([backend for backend, enabled in BACKENDS.items() if enabled()])
 
 
 class _Attention(AbstractContextManager[None]):
-    """Allows some kernels of attention; unlike torch's own context it can be entered again, by a second backward."""
+    """A context that allows some attention kernels; unlike torch's own, a second backward can enter it again."""
 
     def __init__(self, allowed: list[SDPBackend]) -> None:
         self.allowed = allowed
@@ -73,7 +71,7 @@ class _Attention(AbstractContextManager[None]):
 
 
 def in_main_memory(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Keep all, but in the processor's memory until the backward; it helps a GPU only."""
+    """Keep everything, but in main memory until the backward; this saves memory on GPUs only."""
     with save_on_cpu(pin_memory=torch.cuda.is_available()):
         return function(*arguments)
 
@@ -84,4 +82,5 @@ CHECKPOINTING = {
     "block": CheckpointPolicy(inputs_of_block, everything),
     "offload": CheckpointPolicy(in_main_memory, everything),
 }
-"""``selective`` recomputes the feed-forward half, whose wide rows are most of what a block keeps, ``block`` both."""
+"""``selective`` computes the feed-forward half again, whose wide rows are most of what a block keeps; ``block`` both
+halves."""

@@ -1,4 +1,4 @@
-"""The shape of a model: what a recipe asks for, and what is built once a checkpoint and a vocabulary are known."""
+"""The shape of a model: a recipe's settings, and the sizes that they and a checkpoint and a vocabulary give."""
 
 from dataclasses import dataclass, field
 from math import isfinite
@@ -19,8 +19,8 @@ MOST = {
     "position_offset": 10_000_000,
 }
 # fmt: on
-"""Sizes of a model that a run's folder may name: what is larger was made to fail."""
-OR_NONE = ("source_slots", "target_slots", "position_offset")
+"""The greatest sizes that a run's folder may name: a larger one can only exhaust the memory."""
+MAY_BE_ZERO = ("source_slots", "target_slots", "position_offset")
 
 
 @dataclass
@@ -33,13 +33,16 @@ class ModelSettings:
     feed_forward: Size | None = None  # width of the hidden layer; 4 times the model's without a checkpoint
     norm: Literal["pre", "post"] | None = None  # null: pre, or post as BERT with a checkpoint
     positions: Size | None = None  # the longest source and target together, in tokens
-    dropout: ShareBelowOne = 0.1  # of embeddings and of what each half of a block adds
-    attention: Any = "dot"  # rows of s2s.model.attention_scores.SCORES; a+b mixes, a,b or a list names one a layer
-    source_slots: Size | None = None  # of attention without keys; null: data.max_source
-    target_slots: Size | None = None  # likewise; null: data.max_target
-    attention_rank: Size = 8  # of factorized_random
-    initialization: str = "xavier"  # a row of s2s.model.initialization.INITIALIZATIONS
-    # hub name, path, a name under $S2S_MODELS, or an installed package
+    dropout: ShareBelowOne = 0.1  # the share of embeddings and of each half-block's outputs set to 0
+    # rows of s2s.model.attention_scores.SCORES: a+b mixes two of them, and a,b or a list names one for each layer
+    attention: Any = "dot"
+    source_slots: Size | None = None  # the longest source of attention without keys; null: data.max_source
+    target_slots: Size | None = None  # its longest target; null: data.max_target
+    attention_rank: Size = 8  # the rank of factorized_random
+    initialization: str = (
+        "xavier"  # the law of a model without a checkpoint: a row of s2s.model.initialization.INITIALIZATIONS
+    )
+    # a checkpoint to start from: a hub name, a path, a name under $S2S_MODELS, or an installed package
     pretrained: PathText | None = field(default=None, metadata=outside("NAME"))
 
     def __post_init__(self) -> None:
@@ -54,7 +57,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that fixes the model's parameters; saved with a run, so that loading needs no checkpoint."""
+    """Everything that determines the model's parameters; saved with a run, so that loading needs no checkpoint."""
 
     vocabulary: int
     layers: int = 6
@@ -75,7 +78,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         for name, most in MOST.items():
-            least = 0 if name in OR_NONE else 1
+            least = 0 if name in MAY_BE_ZERO else 1
             if not least <= getattr(self, name) <= most:
                 raise UserError(f"model.{name}: {getattr(self, name)} is not in {least} .. {most}")
         if not 0 <= self.dropout < 1:
@@ -95,17 +98,17 @@ class Architecture:
 
     @property
     def has_slots(self) -> bool:
-        """Whether sources and targets are limited to slots."""
+        """Whether some layer's attention numbers rows or columns by slots, which limits sources and targets."""
         return attention_variants.has_slots(self.attention)
 
     def room(self, source: int) -> int:
-        """How many target tokens fit behind a source of so many."""
-        behind = self.positions - source
-        return min(behind, self.target_slots) if self.has_slots else behind
+        """Return the greatest number of target tokens after a source of ``source`` tokens."""
+        free = self.positions - source
+        return min(free, self.target_slots) if self.has_slots else free
 
 
 def from_scratch(settings: ModelSettings, vocabulary: int) -> Architecture:
-    """The architecture of a recipe without a checkpoint."""
+    """Return the architecture of a recipe without a checkpoint."""
     default = Architecture(vocabulary)
     width = settings.width or default.width
     return Architecture(

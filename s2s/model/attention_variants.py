@@ -1,21 +1,19 @@
-"""How a recipe names attention: one variant or a mixture, for all layers or for each.
+"""The names of attention in a recipe: one variant or a mixture, for all layers or for each.
 
-``dot`` is the dot product; ``dot+random`` mixes two kinds of scores; ``dot,random,dot+dense`` has a layer each, and so
-has a YAML list.
+``dot`` is the dot product; ``dot+random`` mixes two kinds of scores; ``dot,random,dot+dense`` names the attention of
+each layer, as a YAML list does.
 """
 
 from typing import Any
 
 from s2s.errors import UserError, nearest
-from s2s.model.attention import DotProductAttention
+from s2s.model.attention import Attention, DotProductAttention
 from s2s.model.attention_scores import SCORES, Sizes
 from s2s.model.synthesizer import Synthesizer
 
-Attention = DotProductAttention | Synthesizer
-
 
 def canonical(value: Any) -> str:
-    """A recipe's ``model.attention`` as text, checked."""
+    """Return a recipe's ``model.attention`` as text; raise a UserError for an unknown variant or an empty list."""
     layers = value if isinstance(value, list | tuple) else str(value).split(",")
     kinds = [[kind.strip() for kind in str(layer).split("+")] for layer in layers]
     for layer in kinds:
@@ -30,7 +28,7 @@ def canonical(value: Any) -> str:
 
 
 def by_layer(attention: str, layers: int) -> list[list[str]]:
-    """The kinds of scores that each layer mixes."""
+    """Return the kinds of scores that each layer mixes; raise a UserError for a wrong number of layers."""
     kinds = [layer.split("+") for layer in attention.split(",")]
     if len(kinds) == 1:
         return kinds * layers
@@ -40,10 +38,11 @@ def by_layer(attention: str, layers: int) -> list[list[str]]:
 
 
 def has_slots(attention: str) -> bool:
-    """Whether some layer tells rows or columns apart by their slots."""
-    return any(kind != "dot" for layer in attention.split(",") for kind in layer.split("+"))
+    """Return whether slots number the rows or columns of some layer."""
+    return any(SCORES[kind].uses_slots for layer in attention.split(",") for kind in layer.split("+"))
 
 
 def build(kinds: list[str], sizes: Sizes) -> Attention:
-    """The attention of a layer."""
+    """Return the attention of a layer."""
+    # The dot product alone has a fused kernel, which no mixture can use.
     return DotProductAttention(sizes.width, sizes.heads) if kinds == ["dot"] else Synthesizer(kinds, sizes)

@@ -1,4 +1,4 @@
-"""The way back: a model's weights laid out as a BERT checkpoint of ``transformers``."""
+"""Export: a model's weights laid out as a BERT checkpoint of ``transformers``."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,16 +14,16 @@ KINDS = ("weight", "bias")
 
 
 def refuse_what_bert_cannot_hold(model: PrefixTransformer) -> None:
-    """Raises a ``UserError`` with the reason for a model that is not BERT's function of its source."""
+    """Raise a UserError with the reason for a model that computes another function of its source than BERT."""
     shape = model.shape
     if shape.norm != "post":
         raise UserError("export: BERT normalises after each half of a block, this model before (model.norm: pre)")
-    if shape.attention != "dot":
+    if shape.has_slots:
         raise UserError(f"export: BERT attends by dot products, this model by '{shape.attention}' (model.attention)")
 
 
 def bert_config(model: PrefixTransformer, padding: int) -> dict[str, Any]:
-    """The values of a ``BertConfig``; positions count from 0, wherever the model's own table starts."""
+    """Return the values of a ``BertConfig``; its positions count from 0, wherever the model's table starts."""
     shape = model.shape
     return {
         "architectures": ["BertForMaskedLM" if shape.transform else "BertModel"],
@@ -44,25 +44,26 @@ def bert_config(model: PrefixTransformer, padding: int) -> dict[str, Any]:
 
 
 def bert_state(model: PrefixTransformer) -> State:
-    """The weights under BERT's names, in float32; the output's bias too, which needs no transform before it."""
-    ours = {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
+    """Return the weights under BERT's names, in float32, with the output's bias also where there is no transform."""
+    state = {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
     offset = model.shape.position_offset
-    ours["embedding.positions.weight"] = ours["embedding.positions.weight"][offset:]
-    theirs = {PREFIX + name: ours[own] for own, name in EMBEDDINGS.items()}
+    state["embedding.positions.weight"] = state["embedding.positions.weight"][offset:]
+    bert = {PREFIX + theirs: state[name] for name, theirs in EMBEDDINGS.items()}
     for layer in range(model.shape.layers):
-        theirs |= {PREFIX + name: tensor for name, tensor in _layer(ours, layer)}
+        bert |= {PREFIX + name: tensor for name, tensor in _layer(state, layer)}
     head = TRANSFORMS[0]
-    theirs[head["bias"]] = ours["output_bias"]
+    bert[head["bias"]] = state["output_bias"]
     if model.shape.transform:
-        theirs |= {f"{head[part]}.{kind}": ours[f"transform.{part}.{kind}"] for part in "02" for kind in KINDS}
-    return {name: tensor.contiguous().clone() for name, tensor in theirs.items()}
+        bert |= {f"{head[part]}.{kind}": state[f"transform.{part}.{kind}"] for part in "02" for kind in KINDS}
+    return {name: tensor.contiguous().clone() for name, tensor in bert.items()}
 
 
-def _layer(ours: State, layer: int) -> Iterator[tuple[str, Tensor]]:
-    for own, name in LAYER.items():
+def _layer(state: State, layer: int) -> Iterator[tuple[str, Tensor]]:
+    """Yield a layer's tensors under BERT's names; query, key and value are one matrix here and three there."""
+    for name, theirs in LAYER.items():
         for kind in KINDS:
-            yield f"encoder.layer.{layer}.{name}.{kind}", ours[f"blocks.{layer}.{own}.{kind}"]
+            yield f"encoder.layer.{layer}.{theirs}.{kind}", state[f"blocks.{layer}.{name}.{kind}"]
     for kind in KINDS:
-        fused = ours[f"blocks.{layer}.attention.query_key_value.{kind}"].chunk(3)
+        fused = state[f"blocks.{layer}.attention.query_key_value.{kind}"].chunk(3)
         for name, part in zip(("query", "key", "value"), fused, strict=True):
             yield f"encoder.layer.{layer}.attention.self.{name}.{kind}", part

@@ -1,4 +1,4 @@
-"""The names of a BERT checkpoint and ours, and what is left over on either side."""
+"""Import: a BERT checkpoint's tensors under this model's names, and a report of the ones that have no counterpart."""
 
 from collections.abc import Sequence
 
@@ -25,9 +25,12 @@ LAYER = {
     "feed_forward.2": "output.dense",
     "feed_forward_norm": "output.LayerNorm",
 }
+KINDS = ("weight", "bias")
 HEAD_START = 3.0
-"""A mixture's number for the dot product, 0 being those of other scores: 95 % of the weight between two."""
-# Where BERT and where RoBERTa keep the layers before the output.
+"""The dot product's number in the softmax of a mixture, where other scores have 0: it gets 95 % of the weight of two.
+
+A mixture thus starts close to the checkpoint's function.
+"""
 TRANSFORMS = (
     {
         "0": "cls.predictions.transform.dense",
@@ -36,62 +39,67 @@ TRANSFORMS = (
     },
     {"0": "lm_head.dense", "2": "lm_head.layer_norm", "bias": "lm_head.bias"},
 )
+"""The names of the prediction transform's two layers and of the output's bias, in BERT and in RoBERTa."""
 
 
 def bias_name(state: State) -> str | None:
-    """The name of the output's bias, which a checkpoint may have without a transform."""
+    """Return the name of the output's bias, which a checkpoint may have without a transform."""
     return next((names["bias"] for names in TRANSFORMS if names["bias"] in state), None)
 
 
 def transform_names(state: State) -> dict[str, str] | None:
+    """Return the names of a checkpoint's prediction transform, if it has one."""
     return next((names for names in TRANSFORMS if names["0"] + ".weight" in state), None)
 
 
 def translate(name: str, shape: Architecture, original: State, keep: Sequence[int] | None) -> tuple[State, set[str]]:
-    """The state of our model from the checkpoint's, and the names that were used."""
-    names = {ours: theirs for ours, theirs in EMBEDDINGS.items() if theirs in original}
+    """Return this model's state from the checkpoint's, and the checkpoint's names that it uses.
+
+    ``keep`` are the rows of the vocabulary that stay, in order. Raises a UserError for a checkpoint that lacks tensors.
+    """
+    names = {key: theirs for key, theirs in EMBEDDINGS.items() if theirs in original}
     for layer in range(shape.layers):
-        for ours, theirs in LAYER.items():
-            for kind in ("weight", "bias"):
-                names[f"blocks.{layer}.{ours}.{kind}"] = f"encoder.layer.{layer}.{theirs}.{kind}"
+        for part, theirs in LAYER.items():
+            for kind in KINDS:
+                names[f"blocks.{layer}.{part}.{kind}"] = f"encoder.layer.{layer}.{theirs}.{kind}"
     if (transform := transform_names(original)) is not None:
         for part in "02":
-            names |= {f"transform.{part}.{kind}": f"{transform[part]}.{kind}" for kind in ("weight", "bias")}
+            names |= {f"transform.{part}.{kind}": f"{transform[part]}.{kind}" for kind in KINDS}
     if (bias := transform["bias"] if transform else bias_name(original)) is not None:
         names["output_bias"] = bias
     if missing := sorted(set(names.values()) - original.keys()):
         raise UserError(f"model.pretrained: '{name}' lacks {len(missing)} tensors, among them {missing[0]}")
-    state = {ours: original[theirs].clone() for ours, theirs in names.items()}
+    state = {key: original[theirs].clone() for key, theirs in names.items()}
     used = set(names.values()) | _fuse(shape, original, state)
     _fit(shape, state, keep)
     return state, used
 
 
 def _fuse(shape: Architecture, original: State, state: State) -> set[str]:
-    """Put query, key and value of each layer where its attention has them; mixtures start close to the dot product."""
+    """Put query, key and value of each layer where its attention has them; return the checkpoint's names of them."""
     used = set()
     for layer, kinds in enumerate(by_layer(shape.attention, shape.layers)):
-        place = f"blocks.{layer}.attention."
-        for ours, parts in _projections(kinds).items():
-            for kind in ("weight", "bias"):
+        prefix = f"blocks.{layer}.attention."
+        for linear, parts in _projections(kinds).items():
+            for kind in KINDS:
                 theirs = [f"encoder.layer.{layer}.attention.self.{part}.{kind}" for part in parts]
-                state[f"{place}{ours}.{kind}"] = torch.cat([original[name] for name in theirs])
+                state[f"{prefix}{linear}.{kind}"] = torch.cat([original[name] for name in theirs])
                 used.update(theirs)
         if "dot" in kinds and len(kinds) > 1:
             rows = torch.tensor([HEAD_START * (kind == "dot") for kind in kinds])
-            state[f"{place}mixture"] = rows[:, None].repeat(1, shape.heads)
+            state[f"{prefix}mixture"] = rows[:, None].repeat(1, shape.heads)
     return used
 
 
 def _projections(kinds: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """A layer's linear maps of which the checkpoint has parts, and those parts."""
+    """Return the linear maps of a layer that the checkpoint has, each with its parts there."""
     if list(kinds) == ["dot"]:
         return {"query_key_value": ("query", "key", "value")}
     return {"value": ("value",)} | ({"parts.dot.query_key": ("query", "key")} if "dot" in kinds else {})
 
 
 def _fit(shape: Architecture, state: State, keep: Sequence[int] | None) -> None:
-    """Trim vocabulary and positions; give a checkpoint with one segment, or none, a second row."""
+    """Trim vocabulary and positions in place; where the checkpoint has fewer than two segments, copy the first."""
     if keep is not None:
         rows = torch.tensor(keep)
         state["embedding.tokens.weight"] = state["embedding.tokens.weight"][rows]
@@ -106,7 +114,7 @@ def _fit(shape: Architecture, state: State, keep: Sequence[int] | None) -> None:
 def report(
     sizes: tuple[int, int], shape: Architecture, original: State, unknown: Sequence[str], used: set[str]
 ) -> list[str]:
-    """What the checkpoint has and the model has not, and the other way round, a line each.
+    """Return lines that tell what of the checkpoint the model does not use, and what of the model it does not have.
 
     ``sizes`` are the checkpoint's numbers of layers and of pieces, ``unknown`` the names that no masked LM has.
     """
@@ -127,18 +135,18 @@ def report(
 
 
 def _tied(original: State) -> set[str]:
-    """Names of an output layer that only repeats the embeddings and the bias."""
+    """Return the names of an output layer that only repeats the embeddings and the bias."""
     pairs = [
         ("cls.predictions.decoder.weight", EMBEDDINGS["embedding.tokens.weight"]),
         ("cls.predictions.decoder.bias", "cls.predictions.bias"),
         ("lm_head.decoder.weight", EMBEDDINGS["embedding.tokens.weight"]),
         ("lm_head.decoder.bias", "lm_head.bias"),
     ]
-    return {copy for copy, own in pairs if copy in original and torch.equal(original[copy], original[own])}
+    return {copy for copy, source in pairs if copy in original and torch.equal(original[copy], original[source])}
 
 
 def _by_layer(names: Sequence[str], layers: int) -> list[str]:
-    """Names with the tensors of a layer that is left out folded into one, and those of the others into one a kind."""
+    """Return names with each left-out layer as one name, and a tensor of several used layers as one."""
     return list(dict.fromkeys(_folded(name, layers) for name in names))
 
 

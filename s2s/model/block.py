@@ -10,10 +10,9 @@ from transformers.activations import ACT2FN
 from s2s.model import attention_variants
 from s2s.model.activation_checkpointing import CHECKPOINTING
 from s2s.model.architecture import Architecture
-from s2s.model.attention import Cached
+from s2s.model.attention import Cached, Slots
 from s2s.model.attention_scores import Sizes
 from s2s.model.layers import Dropout, Linear
-from s2s.model.slots import Slots
 
 
 class FeedForward(nn.Sequential):
@@ -30,7 +29,8 @@ class FeedForward(nn.Sequential):
 class Block(nn.Module):
     """x + f(norm(x)) with pre-normalisation, norm(x + f(x)) with post-normalisation, for both halves.
 
-    Returns plain tuples of tensors, and does all but single steps in ``forward``, as hooks of sharding need it.
+    Sharding hooks ``forward`` and reads its result, so everything but single steps goes through it, and it returns
+    plain tuples of tensors.
     """
 
     def __init__(self, shape: Architecture, kinds: list[str]) -> None:
@@ -42,36 +42,35 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(shape)
         self.feed_forward_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
         self.dropout = Dropout(shape.dropout)
-        self.keeping = CHECKPOINTING["none"]
+        self.policy = CHECKPOINTING["none"]
         self.compiled = False
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, memory: Cached | None = None, slots: Slots | None = None
     ) -> tuple[Tensor, Cached]:
-        """Rows [B, L, D] to rows [B, L, D], and what the attention caches of them.
+        """Map rows [B, L, D] to rows [B, L, D], and return also what the attention caches of them.
 
-        Without a mask the rows are not needed, only what is cached of them; they come back as they are.
+        Without a mask nobody needs the new rows: the old ones are returned, and only the cached tensors are computed.
         """
         if mask is None:
             return x, self.attention.remember(self._entry(x))
         body = compiled_body() if self.compiled else Block.body
-        rows, cached = self.keeping.block(body, self, x, mask, memory, slots)
+        rows, cached = self.policy.block(body, self, x, mask, memory, slots)
         return rows, cached
 
     def weights(self, x: Tensor, mask: Tensor, memory: Cached, slots: Slots) -> Tensor:
-        """The attention's weights [B, H, L, M + L] of rows [B, L, D]."""
-        found: Tensor = self.attention.weights(self._entry(x), mask, memory, slots)
-        return found
+        """Return the attention's weights [B, H, L, M + L] of rows [B, L, D]."""
+        return self.attention.weights(self._entry(x), mask, memory, slots)
 
     def body(self, x: Tensor, mask: Tensor, memory: Cached | None, slots: Slots | None) -> tuple[Tensor, Cached]:
-        """The rows after both halves, and what the attention caches of them."""
+        """Return the rows after both halves, and what the attention caches of them."""
         attended, cached = self.attention(self._entry(x), mask, memory, slots)
         return self._leave(x, attended), cached
 
     def step(
         self, x: Tensor, mask: Tensor, memory: Cached, cache: Cached | None, slot: int = 0
     ) -> tuple[Tensor, Cached]:
-        """One new row a hypothesis, [N, D] to [N, D], and the grown cache."""
+        """Map one new row of each hypothesis, [N, D] to [N, D], and return also the grown cache."""
         attended, cache = self.attention.step(self._entry(x), mask, memory, cache, slot)
         return self._leave(x, attended), cache
 
@@ -80,8 +79,8 @@ class Block(nn.Module):
 
     def _leave(self, x: Tensor, attended: Tensor) -> Tensor:
         if self.pre:
-            return self.keeping.feed_forward(self._feed_pre, x + self.dropout(attended))
-        return self.keeping.feed_forward(self._feed_post, self.attention_norm(x + self.dropout(attended)))
+            return self.policy.feed_forward(self._feed_pre, x + self.dropout(attended))
+        return self.policy.feed_forward(self._feed_post, self.attention_norm(x + self.dropout(attended)))
 
     def _feed_pre(self, x: Tensor) -> Tensor:
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
@@ -92,10 +91,8 @@ class Block(nn.Module):
 
 @lru_cache(maxsize=1)
 def compiled_body() -> Callable[..., tuple[Tensor, Cached]]:
-    """``Block.body`` compiled for any block and any lengths, outside of recomputation.
-
-    Several backward passes may follow one forward: methods that ascend take gradients before the update's own.
-    """
+    """Return ``Block.body`` compiled once for all blocks and lengths; checkpointing wraps around it."""
+    # Donated buffers allow one backward for a forward only, and adversarial methods take gradients before the update's.
     torch._functorch.config.donated_buffer = False
     compiled: Callable[..., tuple[Tensor, Cached]] = torch.compile(Block.body, dynamic=True)
     return compiled

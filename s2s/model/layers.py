@@ -1,4 +1,4 @@
-"""Dropout whose random bits are cheap on a processor."""
+"""Dropout and linear maps that are fast on a processor."""
 
 from typing import Any
 
@@ -9,19 +9,19 @@ from torch.autograd import Function
 from torch.nn import functional
 
 STEPS = 1 << 16
-"""How finely a rate is resolved where 16 bits are drawn for an element."""
+"""The number of different rates: 16 bits are drawn for an element."""
 
 
 class Dropout(nn.Dropout):
-    """``nn.Dropout``, on a processor with 16 bits an element from one stream (SFC64) seeded by torch's generator.
+    """``nn.Dropout``, on a processor with 16 bits an element from one stream (SFC64) that torch's generator seeds.
 
-    torch's own draws cost more there than the arithmetic of a norm. The rate is rounded to 1 / 65536, and what is kept
-    is scaled by the rounded rate, so that the mean stays exact. As with torch's, the state of its generator before a
-    call fixes what is dropped.
+    torch's own random numbers cost more there than the arithmetic of a norm. The rate is rounded to 1 / 65536 and the
+    kept elements are scaled by the rounded rate, so that the mean stays exact. As with torch's dropout, the state of
+    its generator before a call determines which elements are dropped.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rows with some elements 0 and the others scaled, while training."""
+        """Set some elements to 0 and scale the others, while training."""
         dropped = round(self.p * STEPS)
         if x.device.type != "cpu" or torch.compiler.is_compiling() or dropped == STEPS:
             return super().forward(x)
@@ -29,7 +29,7 @@ class Dropout(nn.Dropout):
 
 
 def _noise(x: Tensor, dropped: int) -> Tensor:
-    """0 for as many elements of 65536 as are dropped, otherwise what makes the mean 1."""
+    """Return factors: 0 for a share of ``dropped`` / 65536 of the elements, else the number that makes the mean 1."""
     seed, elements = int(torch.randint(2**63 - 1, ())), x.numel()
     bits = numpy.random.SFC64(seed).random_raw(-(-elements // 4)).view(numpy.uint16)[:elements]
     number = numpy.float64 if x.dtype == torch.float64 else numpy.float32
@@ -38,19 +38,22 @@ def _noise(x: Tensor, dropped: int) -> Tensor:
 
 
 LARGE = 1 << 27
-"""From how many multiplications on: a size that oneDNN has not seen before costs it half a millisecond."""
+"""The fewest multiplications for oneDNN's product: a size that is new to it costs it half a millisecond."""
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` with the product of ``linear``."""
+    """``nn.Linear`` that multiplies by ``linear``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., inputs] to [..., outputs]."""
+        """Map [..., inputs] to [..., outputs]."""
         return linear(x, self.weight, self.bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """X W^T + b for x [..., inputs] and W [outputs, inputs], as ``torch.nn.functional.linear``."""
+    """Return x W^T + b for x [..., inputs] and W [outputs, inputs], as ``torch.nn.functional.linear`` does.
+
+    Large float32 products on a processor go through oneDNN: a training step takes 0.95 of the time (measured).
+    """
     if not _suits(x, weight):
         return functional.linear(x, weight, bias)
     rows: Tensor = _Product.apply(x.flatten(0, -2), weight, bias)
@@ -58,7 +61,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
-    """X W^T + b by oneDNN, and an activation by its name there, without gradients; x is [N, inputs]."""
+    """Return activation(x W^T + b) by oneDNN for x [N, inputs], without gradients; it names the activation."""
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
     return product
 
@@ -77,9 +80,9 @@ class _Product(Function):
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Made of differentiable products, so that a second backward can follow."""
+        """Return the gradients by differentiable products, so that a second backward can follow."""
         x, weight = context.saved_tensors
-        to_x, to_weight, *to_bias = (_wanted(node) for node, _ in context.next_functions)  # of the tensors among inputs
+        to_x, to_weight, *to_bias = (_wanted(node) for node, _ in context.next_functions)  # of tensors among the inputs
         return (
             linear(gradient, weight.T) if to_x else None,
             gradient.T @ x if to_weight else None,
@@ -88,10 +91,10 @@ class _Product(Function):
 
 
 def _wanted(node: Any) -> bool:
-    """Whether the backward that runs now goes on to a node; torch asks this for its own operations only."""
+    """Return whether the present backward needs a node's gradient; torch asks this for its own operations only."""
     if node is None:
         return False
     try:
         return bool(torch._C._will_engine_execute_node(node))
-    except RuntimeError:  # of a leaf whose gradient was asked for by name
+    except RuntimeError:  # raised for a leaf whose gradient ``torch.autograd.grad`` names
         return True

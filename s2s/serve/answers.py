@@ -24,7 +24,7 @@ class Served:
     def __init__(self, run: Run, check: Callable[[], object]) -> None:
         self.run, self.check = run, check
         self._models = replace(run.models(run.recipe.search), check=check)
-        _ = self._models.prepared  # now: no request waits for it, and none is charged with its memory
+        _ = self._models.packed  # now: no request waits for it, and none is charged with its memory
 
     def models(self, settings: SearchMethod) -> ModelEnsemble:
         """Return the models in the settings' precision; another than the run's own is laid out for this search."""

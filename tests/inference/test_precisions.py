@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_prepared import drawn_map
-from test_scorer import END, sources_of
+from test_model_scorer import END, sources_of
+from test_packed_model import drawn_map
 
 from s2s.errors import UserError
 from s2s.inference.generate import ModelEnsemble, generate

@@ -52,7 +52,7 @@ def test_any_block_may_recompute(kept: str, every: int, materials: Materials) ->
     again, found = results(module, batch)
     assert torch.equal(again, loss)
     assert torch.equal(found, grads)
-    changed = [block.keeping is CHECKPOINTING[kept] for block in module.model.blocks]
+    changed = [block.policy is CHECKPOINTING[kept] for block in module.model.blocks]
     assert changed[every - 1 :: every] == [True] * len(changed[every - 1 :: every])
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from slotted import WIDTH, attention_of, drawn
 
-from s2s.model.slots import Slots
+from s2s.model.attention import Slots
 from s2s.model.synthesizer import FARTHEST, shared_weighted
 
 

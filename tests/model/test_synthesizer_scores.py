@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from slotted import HEADS, MIXED, SHARED, SINGLE, SIZES, SLOTS, WIDTH, attention_of, drawn, part_of, scores
 from torch import nn
 
-from s2s.model.attention_scores import SCORES
-from s2s.model.slots import Columns, Slots
+from s2s.model.attention import Slots
+from s2s.model.attention_scores import SCORES, Columns
 
 FIRST = SLOTS["source_slots"]
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=3)

@@ -1,4 +1,4 @@
-"""What a model's weights do at the start: each matrix's geometry, and the signal's length from layer to layer."""
+"""A report on initial weights: each matrix's geometry, and the signal's length from layer to layer."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -39,7 +39,7 @@ class Depth(NamedTuple):
 
 
 def matrices(module: nn.Module) -> Iterator[Matrix]:
-    """Each linear map of a module; maps that share a matrix one by one."""
+    """Yield the geometry of each linear map of a module; maps that share a matrix one by one."""
     for name, part in module.named_modules():
         if isinstance(part, nn.Linear):
             maps = part.maps if isinstance(part, FusedLinear) else 1
@@ -64,31 +64,28 @@ def _matrix(name: str, weight: Tensor) -> Matrix:
 
 
 def mean_cosine(directions: Tensor) -> float:
-    """The root mean square of the cosines between different rows of [n, d], n at least 2; else 0."""
+    """Return the root mean square of the cosines between different rows of [n, d]; 0 for a single row."""
     cosines = nn.functional.normalize(directions, dim=1) @ nn.functional.normalize(directions, dim=1).T
     pairs = len(cosines) * (len(cosines) - 1)
     return float((cosines.fill_diagonal_(0).square().sum() / max(1, pairs)).sqrt())
 
 
 def depths(model: PrefixTransformer) -> list[Depth]:
-    """Lengths over random sources, without dropout; the loss is a random direction of the last rows."""
+    """Return lengths over random sources, without dropout; the loss is a random direction of the last rows."""
     generator = torch.Generator().manual_seed(0)
     columns = min(COLUMNS, model.shape.positions, model.shape.source_slots or COLUMNS)
     ids = torch.randint(model.shape.vocabulary, (ROWS, columns), generator=generator)
     kept: list[Tensor] = []
-    hooks = [part.register_forward_hook(_keep(kept)) for part in (model.embedding, *model.blocks)]
+
+    def keep(_: nn.Module, __: object, output: Tensor | tuple[Tensor, object]) -> None:
+        kept.append(output[0] if isinstance(output, tuple) else output)
+
+    hooks = [part.register_forward_hook(keep) for part in (model.embedding, *model.blocks)]
     training = model.training
     last = model.eval().source_hidden(ids, torch.full((ROWS,), columns))
     for hook in hooks:
         hook.remove()
     model.train(training)
     gradients = torch.autograd.grad((last * torch.randn(last.shape, generator=generator)).sum(), kept)
-    lengths = [[rows.norm(dim=-1).mean().item() for rows in found] for found in (kept, gradients)]
+    lengths = [[rows.norm(dim=-1).mean().item() for rows in layers] for layers in (kept, gradients)]
     return [Depth(layer, *pair) for layer, pair in enumerate(zip(*lengths, strict=True))]
-
-
-def _keep(kept: list[Tensor]):  # type: ignore[no-untyped-def]
-    def hook(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, object]) -> None:  # noqa: ARG001
-        kept.append(output[0] if isinstance(output, tuple) else output)
-
-    return hook

@@ -1,4 +1,4 @@
-"""Laws that a model's matrices start from, read as geometry.
+"""Laws of a model's initial matrices, as geometry.
 
 Two random directions of R^n are almost at right angles: their cosine has mean 0 and variance 1/n. So a matrix
 [m, n] of independent entries with mean 0 and variance 1/m has columns of length 1 that are nearly orthogonal,
@@ -6,8 +6,8 @@ W^T W = I but for entries of variance 1/m, and keeps the length of any fixed vec
 a stack of such maps neither explodes nor dies out. It is near to orthogonal entry by entry only: the singular values
 of a square one fill [0, 2]. (Su Jianlin 2020, kexue.fm 7180.)
 
-Variance 1/m keeps lengths; variance 1/n keeps the mean square of a coordinate (LeCun). Backwards m and n change
-places. Where m = n all of them agree; Xavier's 2 / (m + n) lies between.
+Variance 1/m keeps lengths; variance 1/n keeps the mean square of a coordinate (LeCun). In the backward m and n are
+exchanged. Where m = n all of them agree; Xavier's 2 / (m + n) is between.
 """
 
 import math
@@ -17,11 +17,11 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 CUT = 2.0
-"""Where normals are cut, in deviations."""
+"""The number of deviations at which a normal distribution is cut."""
 
 
 def left_by_cut(cut: float) -> float:
-    """The deviation of a standard normal that is cut at so many deviations: 0.8796 at 2.
+    """Return the deviation of a standard normal after a cut at ``cut`` deviations: 0.8796 at 2.
 
     Its variance is 1 - 2 c f(c) / (2 F(c) - 1), f and F being the density and the distribution of the normal.
     """
@@ -30,47 +30,47 @@ def left_by_cut(cut: float) -> float:
 
 
 def truncated_normal_(weight: Tensor, deviation: float) -> None:
-    """Fill with a normal cut at two deviations that has, after the cut, the deviation asked for."""
+    """Fill with a normal cut at two deviations that has this deviation after the cut."""
     cut_normal_(weight, deviation / left_by_cut(CUT))
 
 
 def cut_normal_(weight: Tensor, deviation: float) -> None:
-    """Fill with a normal of a deviation before the cut at two of them."""
+    """Fill with a normal cut at two deviations that has this deviation before the cut."""
     nn.init.trunc_normal_(weight, std=deviation, a=-CUT * deviation, b=CUT * deviation)
 
 
 def bert(weight: Tensor) -> None:
-    """Deviation 0.02 before the cut, so 0.0176, whatever the shape: below Xavier's 0.036 at width 768 (Devlin 2018)."""
+    """Fill with deviation 0.02 before the cut, 0.0176 after it, whatever the shape (Devlin 2018)."""
     cut_normal_(weight, 0.02)
 
 
 def xavier(weight: Tensor) -> None:
-    """Variance 2 / (inputs + outputs), between what forward and backward ask for (Glorot and Bengio 2010)."""
+    """Fill with variance 2 / (inputs + outputs), between forward's and backward's (Glorot and Bengio 2010)."""
     truncated_normal_(weight, math.sqrt(2 / sum(weight.shape)))
 
 
 def he(weight: Tensor) -> None:
-    """Variance 2 / inputs: a rectifier takes half of the squared length, the 2 gives it back (He et al. 2015)."""
+    """Fill with variance 2 / inputs: the 2 makes up for the half that a rectifier cuts (He et al. 2015)."""
     truncated_normal_(weight, math.sqrt(2 / weight.shape[1]))
 
 
 def lecun(weight: Tensor) -> None:
-    """Variance 1 / inputs: outputs have the inputs' mean square (LeCun et al. 1998)."""
+    """Fill with variance 1 / inputs: outputs have the inputs' mean square (LeCun et al. 1998)."""
     truncated_normal_(weight, math.sqrt(1 / weight.shape[1]))
 
 
 def orthogonal(weight: Tensor) -> None:
-    """All singular values 1: W^T W = I where there are no fewer outputs than inputs, else W W^T = I (Saxe 2013)."""
+    """Make all singular values 1: W^T W = I where outputs are not fewer than inputs, else W W^T = I (Saxe 2013)."""
     nn.init.orthogonal_(weight)
 
 
 def unit_rows(width: int) -> float:
-    """Rows of length 1: an output that is tied to the embeddings then gives scores of unit variance."""
+    """Return the deviation of rows of length 1, for which an output tied to the embeddings has unit variance."""
     return width**-0.5
 
 
 def bert_rows(width: int) -> float:  # noqa: ARG001
-    """BERT's 0.02 after its cut."""
+    """Return BERT's 0.02 after its cut."""
     return 0.02 * left_by_cut(CUT)
 
 

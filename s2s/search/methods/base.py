@@ -17,8 +17,8 @@ from s2s.search.streaming import StreamedToken
 from s2s.vocabulary import Vocabulary
 
 
-def go_on() -> None:
-    """Let a search go on: it ends when it is done."""
+def never_interrupt() -> None:
+    """Do nothing, so that a search runs to its end."""
 
 
 class Prefix(NamedTuple):
@@ -40,7 +40,7 @@ class SearchRequest(NamedTuple):
     prefixes: Sequence[Prefix]  # with which their hypotheses begin
     vocabulary: Vocabulary
     attention: Attention  # of what is found, for a coverage penalty
-    check: Callable[[], object] = go_on  # called between the parts of long work; it raises to end the search
+    check: Callable[[], object] = never_interrupt  # called between the parts of long work; it raises to end the search
 
 
 @dataclass

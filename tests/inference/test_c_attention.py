@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_scorer import END, UncachedScorer, assert_same, sources_of
+from test_model_scorer import END, UncachedScorer, assert_same, sources_of
 
 from s2s.batch import pad
-from s2s.inference import c_attention, kv_cache, model_scorer
+from s2s.inference import c_attention, kv_cache
 from s2s.inference.model_scorer import PrefixScorer
 from s2s.machine import c_library
 from s2s.search import beam_search
@@ -140,7 +140,7 @@ def test_a_search_is_that_of_the_whole_forward(random_model, in_torch, lengths, 
     with pytest.MonkeyPatch.context() as patch:
         if in_torch:
             patch.setattr(c_attention, "chosen", lambda: c_attention.Built(None, "no C compiler was found"))
-        patch.setattr(model_scorer, "ROOM", 4 if seed % 2 else 128)  # columns are moved
+        patch.setattr(kv_cache, "ROOM", 4 if seed % 2 else 128)  # columns are moved
         for name in ("WIDE", "WIDE_IN_C"):
             patch.setattr(kv_cache, name, 2 if seed % 3 == 0 else 16)  # rows part
         scorer = PrefixScorer(model, pad(sources, 0), torch.tensor([*map(len, sources)]), END, END)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from s2s.batch import pad
-from s2s.inference.packed_model import Packed, PreparedModel, packed
+from s2s.inference.packed_model import PackedLinear, PackedModel, packed
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
 
@@ -37,7 +37,7 @@ def test_a_map_in_float64_is_exact():
 def test_a_row_has_the_same_bits_alone_and_among_others(rows, seed):
     x, weight, bias = drawn_map(rows, 64, 96, seed)
     mapped = packed(weight, bias)
-    assert isinstance(mapped, Packed)
+    assert isinstance(mapped, PackedLinear)
     alone = torch.cat([mapped(row[None]) for row in x])
     torch.testing.assert_close(mapped(x), alone, rtol=0, atol=0)
 
@@ -48,7 +48,7 @@ def test_the_source_is_encoded_as_by_the_model(random_model, dtype, norm):
     model = random_model(0, dtype, norm=norm)
     lengths = torch.tensor([5, 2, 7])
     source = pad([list(range(1, length + 1)) for length in lengths], 0)
-    found, expected = PreparedModel(model).encode(source, lengths), model.encode(source, lengths)
+    found, expected = PackedModel(model).encode(source, lengths), model.encode(source, lengths)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
     visible = torch.arange(7) < lengths[:, None]
     for own, other in zip(found.layers, expected.layers, strict=True):
@@ -56,3 +56,9 @@ def test_the_source_is_encoded_as_by_the_model(random_model, dtype, norm):
             kept = (each.transpose(1, 2)[visible] for each in (part, reference))
             torch.testing.assert_close(*kept, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(found.mask, expected.mask)
+
+
+@pytest.mark.parametrize("attention", ["dot", "random", "dot+random", "dot,random", "dense,dot"])
+def test_only_layers_of_dot_products_are_packed(random_model, attention):
+    model = random_model(0, layers=2, attention=attention, source_slots=9, target_slots=9)
+    assert len(PackedModel(model).blocks) == (2 if attention == "dot" else 0)

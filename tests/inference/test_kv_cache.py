@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_scorer import END, UncachedScorer, assert_same, sources_of
+from test_model_scorer import END, UncachedScorer, assert_same, sources_of
 
 from s2s.batch import pad
-from s2s.inference import kv_cache, model_scorer
+from s2s.inference import kv_cache
 from s2s.inference.model_scorer import PrefixScorer
 from s2s.search import beam_search, hypotheses, sample_search
 
@@ -37,7 +37,7 @@ def test_room_and_width_change_nothing(ending_model, wide, room, lengths, beams,
     longest = [LENGTH - place for place in range(len(sources))]  # so that sources leave one by one
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kv_cache, "WIDE", wide)
-        patch.setattr(model_scorer, "ROOM", room)
+        patch.setattr(kv_cache, "ROOM", room)
         found = beam_search(scorer_of(model, sources), beams, longest, beams)
     wanted = [
         beam_search(UncachedScorer(model, source), beams, length, beams)[0]
@@ -50,7 +50,7 @@ def test_columns_that_no_one_sees_make_room(ending_model):
     model, sources = ending_model(0, "pre"), sources_of([7, 4], 0)
     scorer = scorer_of(model, sources)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model_scorer, "ROOM", 4)
+        patch.setattr(kv_cache, "ROOM", 4)
         _, state = scorer.step(torch.full((2,), END), scorer.start())
         state = scorer.reorder(state, torch.tensor([0, 0, 1, 1]))
         for token in range(5, 13):  # the second hypothesis always dies

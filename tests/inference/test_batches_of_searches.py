@@ -7,8 +7,8 @@ import torch
 from diagnosed import TinyVocabulary
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_scorer import sources_of
-from test_search_attention import in_c
+from test_c_attention import in_c
+from test_model_scorer import sources_of
 
 from s2s.inference.generate import ModelEnsemble, answer
 from s2s.search.methods import SEARCHES
