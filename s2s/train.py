@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import distributed
 
-from s2s.config.help import Schema, explain
+from s2s.config.help import explain
 from s2s.console import exit_codes
 from s2s.console.terminal import log, no_log
 from s2s.data.batches import data_order
@@ -31,8 +31,7 @@ from s2s.machine.memory import enough_memory
 from s2s.objective import Objective
 from s2s.randomness import forked_generators
 from s2s.recipe.idle import idle_run
-from s2s.recipe.recipe import Recipe
-from s2s.recipe.tables import LISTS, NAMES, TABLES
+from s2s.recipe.recipe import SCHEMA, Recipe
 from s2s.runs import checkpoints, run_folder
 from s2s.runs.metadata import read_metadata
 from s2s.runs.run import Run, opened
@@ -206,7 +205,7 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 2
     if {"-h", "--help"} & set(arguments):
-        return exit_codes.run(lambda: print(explain(USAGE, Schema(Recipe, TABLES, LISTS, NAMES), arguments)))
+        return exit_codes.run(lambda: print(explain(USAGE, SCHEMA, arguments)))
     return exit_codes.run(lambda: _command(arguments), "stopped; the same command goes on from the last checkpoint")
 
 

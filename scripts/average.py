@@ -11,7 +11,7 @@ from pathlib import Path
 import _checkout  # noqa: F401
 
 from s2s.config import merge, read_arguments
-from s2s.config.help import Schema, explain
+from s2s.config.help import explain
 from s2s.config.ranges import Count, PathText, settle
 from s2s.console import exit_codes
 from s2s.errors import UserError
@@ -38,12 +38,12 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 2
     if {"-h", "--help"} & set(arguments):
-        return exit_codes.run(lambda: print(explain(USAGE, Schema(Settings, {}, {}), arguments)))
+        return exit_codes.run(lambda: print(explain(USAGE, Settings, arguments)))
     return exit_codes.run(lambda: _command(arguments))
 
 
 def _command(arguments: Sequence[str]) -> None:
-    settings = merge(Settings, read_arguments(arguments), {})
+    settings = merge(Settings, read_arguments(arguments))
     if not settings.run:
         raise UserError(f"command line: run=FOLDER is missing\n{USAGE}")
     folder = Path(settings.run)

@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 import _checkout  # noqa: F401
 
-from s2s.config import given_keys, merge, read_arguments
-from s2s.config.help import Schema, explain
+from s2s.config import Schema, given_keys, merge, read_arguments
+from s2s.config.help import explain
 from s2s.config.outside_names import refuse_foreign
 from s2s.config.ranges import Count, Few, PathText, Positive, Share, settle
 from s2s.console import exit_codes
@@ -45,7 +45,6 @@ from s2s.search.methods.keys import layer_of, still_foreign
 from s2s.vocabulary.reports import Unknowns
 
 USAGE = "usage: python scripts/decode.py run=FOLDER input=FILE output=FILE [field=NAME] [search.beams=4 ...]"
-TABLES = {"search": SEARCHES}
 
 
 @dataclass
@@ -79,6 +78,9 @@ class Settings:
         """Refuse an output that is one of the files that are read, or that cannot be written."""
         read = [self.input, self.search.allowed, self.rerank, *self.speaker().folders]
         check_output("output", self.output, read, ENDINGS)
+
+
+SCHEMA = Schema(Settings, {"search": SEARCHES})
 
 
 class Tally:
@@ -193,7 +195,7 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 2
     if {"-h", "--help"} & set(arguments):
-        return exit_codes.run(lambda: print(explain(USAGE, Schema(Settings, TABLES, {}), arguments)))
+        return exit_codes.run(lambda: print(explain(USAGE, SCHEMA, arguments)))
     return exit_codes.run(lambda: _command(arguments), "stopped; the same command goes on where it was")
 
 
@@ -201,13 +203,13 @@ def _command(arguments: Sequence[str]) -> None:
     keep_freed_memory()
     layers = read_arguments(arguments)
     # Which row of the searches is meant, and so which keys it has, the run's recipe says.
-    first = merge(Settings, [layer for layer in layers if "search" not in layer.values], TABLES)
+    first = merge(SCHEMA, [layer for layer in layers if "search" not in layer.values])
     if not first.run:
         raise UserError(f"command line: run=FOLDER is missing\n{USAGE}")
     first.check_output()  # before the run is read, which takes a while
     run = first.speaker().run()
     base = run.recipe.search
-    settings = merge(Settings, [layer_of(base, f"{run.folder}/recipe.yaml"), *layers], TABLES)
+    settings = merge(SCHEMA, [layer_of(base, f"{run.folder}/recipe.yaml"), *layers])
     settings.search = still_foreign(settings.search, base, given_keys(layers, "search"))
     refuse_foreign(settings.search, "search", HOW)  # before a file that it names is hashed
     try:

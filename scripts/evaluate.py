@@ -77,7 +77,7 @@ class Arguments:
 def parse_arguments(arguments: Sequence[str]) -> Arguments:
     """The typed arguments of ``key=value`` strings; raises ``UserError`` for unknown and missing ones."""
     given = dict(_pair(argument) for argument in arguments)
-    found: Arguments = merge(Arguments, [Layer("command line", given, dict.fromkeys(given, 0))], {})
+    found: Arguments = merge(Arguments, [Layer("command line", given, dict.fromkeys(given, 0))])
     missing = [name for name in ("hypotheses", "references") if name not in given]
     if missing:
         raise UserError(f"missing {' and '.join(f'{name}=FILE' for name in missing)}; --help shows the usage")

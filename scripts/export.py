@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0 if arguments else 2
-    return exit_codes.run(lambda: export(merge(Settings, read_arguments(arguments), {})))
+    return exit_codes.run(lambda: export(merge(Settings, read_arguments(arguments))))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import _checkout  # noqa: F401
 
 import s2s
 from s2s.config import merge, read_arguments
-from s2s.config.help import Schema, explain
+from s2s.config.help import explain
 from s2s.config.ranges import PathText, settle
 from s2s.console import exit_codes
 from s2s.console.outputs import check_output
@@ -132,7 +132,7 @@ def predict(run: Run, settings: Settings) -> None:
 
 
 def _command(arguments: Sequence[str]) -> None:
-    settings = merge(Settings, read_arguments(arguments), {})
+    settings = merge(Settings, read_arguments(arguments))
     if not settings.run:
         raise UserError(f"command line: run=FOLDER is missing\n{USAGE}")
     check_output("output", settings.output, [settings.input, settings.run])
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 2
     if {"-h", "--help"} & set(arguments):
-        return exit_codes.run(lambda: print(explain(USAGE, Schema(Settings, {}, {}), arguments)))
+        return exit_codes.run(lambda: print(explain(USAGE, Settings, arguments)))
     return exit_codes.run(lambda: _command(arguments))
 
 

@@ -1,24 +1,22 @@
-"""What settings may hold, for ``--help``: names, types and defaults of fields, and the comments that stand by them."""
+"""Help texts of settings: the name, type, default and meaning of each key, read from the classes and their comments."""
 
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import yaml
 
-from s2s.config.named_rows import name_of
+from s2s.config.merge import Schema, Table, name_of
 from s2s.config.ranges import Range, marks
 from s2s.errors import UserError, nearest
 
 WIDTH = 100
 NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", NoneType: "null", Any: "any"}
-
-Tables = Mapping[str, Mapping[str, type]]
 
 
 class Key(NamedTuple):
@@ -32,16 +30,9 @@ class Key(NamedTuple):
 
 
 def keys(kind: type) -> list[Key]:
-    """The keys of a settings class; sections of their own are left out."""
+    """Return the keys of a settings class, without those of sections in it."""
     hints = get_type_hints(kind)
     return [_key(kind, item) for item in fields(kind) if not is_dataclass(hints[item.name])]
-
-
-def _nested(kind: type) -> list[Key]:
-    """The keys of a settings class's own sections."""
-    sections = [(item.name, get_type_hints(kind)[item.name]) for item in fields(kind)]
-    inner = [(name, hint) for name, hint in sections if is_dataclass(hint) and isinstance(hint, type)]
-    return [key._replace(name=f"{name}.{key.name}") for name, hint in inner for key in keys(hint)]
 
 
 def _key(kind: type, item: Field[Any]) -> Key:
@@ -52,26 +43,26 @@ def _key(kind: type, item: Field[Any]) -> Key:
 
 @cache
 def comments(kind: type) -> dict[str, str]:
-    """What the comments behind the fields of a settings class and its bases say, or else those on the lines above."""
-    found: dict[str, str] = {}
+    """Return the comment of each field of a settings class and its bases: the one on its line, or those above it."""
+    meanings: dict[str, str] = {}
     for base in (base for base in reversed(kind.__mro__) if is_dataclass(base)):
         lines = textwrap.dedent(inspect.getsource(base)).splitlines()
         (tree,) = ast.parse("\n".join(lines)).body
         assert isinstance(tree, ast.ClassDef)
         for node in tree.body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                found[node.target.id] = _comment(lines, node) or found.get(node.target.id, "")
-    return found
+                meanings[node.target.id] = _comment(lines, node) or meanings.get(node.target.id, "")
+    return meanings
 
 
 def _comment(lines: Sequence[str], node: ast.AnnAssign) -> str:
-    behind = lines[(node.end_lineno or node.lineno) - 1][node.end_col_offset :].partition("#")[2].strip()
+    same_line = lines[(node.end_lineno or node.lineno) - 1][node.end_col_offset :].partition("#")[2].strip()
     above: list[str] = []
     for line in reversed(lines[: node.lineno - 1]):
         if not line.strip().startswith("#"):
             break
         above.insert(0, line.strip(" #"))
-    return behind or " ".join(above)
+    return same_line or " ".join(above)
 
 
 def _type(hint: Any) -> str:
@@ -98,14 +89,10 @@ def _default(item: Field[Any]) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def described(kind: type, indent: str = "  ") -> str:
-    """The keys of a settings class as lines: name, type, default in brackets, meaning."""
-    return "\n".join(_lines(keys(kind), indent))
-
-
-def _lines(found: Sequence[Key], indent: str) -> Iterator[str]:
-    column = max((len(key.name) for key in found), default=0) + 2
-    for key in found:
+def describe(listed: Sequence[Key], indent: str = "  ") -> Iterator[str]:
+    """Yield a paragraph for each key: name, type, default in brackets, meaning and range."""
+    column = max((len(key.name) for key in listed), default=0) + 2
+    for key in listed:
         meaning = "; ".join(part for part in (key.meaning, key.range) if part)
         text = f"{key.type} ({key.default}): {meaning}" if meaning else f"{key.type} ({key.default})"
         yield _wrapped(f"{key.name:{column}}{text}", indent, indent + " " * column)
@@ -115,39 +102,10 @@ def _wrapped(text: str, indent: str, below: str) -> str:
     return textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=below, break_on_hyphens=False)
 
 
-@dataclass(frozen=True)
-class Schema:
-    """A class of sections: those that pick a row of a table by its ``name``, list such rows, or name them."""
-
-    kind: type
-    tables: Tables
-    lists: Tables
-    names: Tables = field(default_factory=dict)
-
-    def sections(self) -> dict[str, str]:
-        """The description of each section."""
-        return {item.name: self._section(item) for item in fields(self.kind)}
-
-    def _section(self, item: Field[Any]) -> str:
-        hint = get_type_hints(self.kind)[item.name]
-        if item.name in self.tables:
-            table = self.tables[item.name]
-            default = name_of(table, _value(item))
-            return f"{item.name}: {{name: ROW, ...}} ({default})\n{_rows(table)}"
-        if is_dataclass(hint):
-            assert isinstance(hint, type)
-            found = "\n".join(_lines([*keys(hint), *_nested(hint)], "  "))
-            return f"{item.name}:\n{found}"
-        if item.name in self.lists:
-            return f"{item.name}: [{{name: ROW, ...}}, ...]\n{_rows(self.lists[item.name])}"
-        if item.name in self.names:
-            return f"{item.name}: {{YOUR_NAME: {{name: ROW, ...}}, ...}}\n{_rows(self.names[item.name])}"
-        return next(_lines([_key(self.kind, item)], ""))
-
-
-def explain(usage: str, schema: Schema, arguments: Sequence[str]) -> str:
-    """The usage and all sections, or the one that the arguments name beside ``--help``."""
-    sections = schema.sections()
+def explain(usage: str, schema: Schema | type, arguments: Sequence[str]) -> str:
+    """Return the usage and the keys of all sections, or of those alone that the arguments name next to ``--help``."""
+    schema = Schema.of(schema)
+    sections = {item.name: _section(schema, item) for item in fields(schema.kind)}
     wanted = [argument for argument in arguments if argument not in ("-h", "--help") and "=" not in argument]
     for name in wanted:
         if name not in sections:
@@ -156,18 +114,39 @@ def explain(usage: str, schema: Schema, arguments: Sequence[str]) -> str:
     return "\n\n".join([sections[name] for name in wanted] or [usage.rstrip(), heading, *sections.values()])
 
 
-def _rows(table: Mapping[str, type]) -> str:
-    """What each row of a table is, and its keys; those that all rows share come first."""
+def _section(schema: Schema, item: Field[Any]) -> str:
+    name, hint = item.name, get_type_hints(schema.kind)[item.name]
+    if name in schema.picked:
+        default = name_of(schema.picked[name], _value(item))
+        return f"{name}: {{name: ROW, ...}} ({default})\n{_rows(schema.picked[name])}"
+    if is_dataclass(hint):
+        assert isinstance(hint, type)
+        return "\n".join([f"{name}:", *describe([*keys(hint), *_inner_keys(hint)])])
+    if name in schema.listed:
+        return f"{name}: [{{name: ROW, ...}}, ...]\n{_rows(schema.listed[name])}"
+    if name in schema.named:
+        return f"{name}: {{YOUR_NAME: {{name: ROW, ...}}, ...}}\n{_rows(schema.named[name])}"
+    return next(describe([_key(schema.kind, item)], ""))
+
+
+def _inner_keys(kind: type) -> list[Key]:
+    """Return the keys of the sections in a settings class, each with its section's name before it."""
+    sections = [(name, hint) for name, hint in get_type_hints(kind).items() if is_dataclass(hint)]
+    return [key._replace(name=f"{name}.{key.name}") for name, hint in sections for key in keys(hint)]  # type: ignore[arg-type]
+
+
+def _rows(table: Table) -> str:
+    """Return the summary and the keys of each row of a table; the keys that all rows share come first, once."""
     listed = {name: keys(kind) for name, kind in table.items()}
     first, *others = listed.values()
-    shared = [key for key in first if others and all(_has(found, key) for found in others)]
-    lines = ["  all rows:", *_lines(shared, "    ")] if shared else []
-    for name, found in listed.items():
-        own = [key for key in found if key not in shared]
+    shared = [key for key in first if others and all(_has(row, key) for row in others)]
+    lines = ["  all rows:", *describe(shared, "    ")] if shared else []
+    for name, row in listed.items():
         summary = (inspect.getdoc(table[name]) or "").partition("\n\n")[0].replace("\n", " ")
-        lines += [_wrapped(f"{name}: {summary}", "  ", "      "), *_lines(own, "    ")]
+        rest = [key for key in row if key not in shared]
+        lines += [_wrapped(f"{name}: {summary}", "  ", "      "), *describe(rest, "    ")]
     return "\n".join(lines)
 
 
-def _has(found: Sequence[Key], key: Key) -> bool:
-    return any(other._replace(default=key.default) == key for other in found)
+def _has(row: Sequence[Key], key: Key) -> bool:
+    return any(other._replace(default=key.default) == key for other in row)

@@ -1,7 +1,7 @@
-"""Values from one place, a YAML file or the command line, with the lines on which they stand.
+"""Values of a YAML file or of the command line, with their line numbers.
 
-Single values stay text here. Their keys' types say later whether ``no`` is a word and ``1e3`` a number: see
-``s2s.config.values``.
+Single values stay text in this module. Whether ``no`` is a word and ``1e3`` a number depends on the type of the key,
+which ``s2s.config.values`` knows.
 """
 
 import re
@@ -15,43 +15,43 @@ import yaml
 from s2s.errors import UserError, first_line
 
 MOST_VALUES = 10_000
-"""Of one file: aliases in YAML can stand for any number of values."""
+"""In one file. Aliases of aliases (``a: &a [...]``, ``b: [*a, *a]``) would multiply a few lines to any size."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """A single value as it is written in a file."""
+    """A single value as a file has it."""
 
     text: str
-    plain: bool = True  # without quotes, so that null means none
-    literal: bool = False  # ``${`` and ``???`` are text like any other, as in the recipe of a run's folder
+    plain: bool = True  # without quotes, so that null means None
+    literal: bool = False  # from the recipe in a run's folder, where ``${`` and ``???`` are ordinary text
 
 
 @dataclass(frozen=True)
 class Argument(Written):
-    """The value of a ``key=value`` argument: text as it stands, or a list or mapping where its key holds one."""
+    """The value of a ``key=value`` argument: text, or the YAML of a list or mapping if the key takes one."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Values from one place; a later layer overrides an earlier one.
+    """Values of one file or argument; a later layer overrides an earlier one.
 
-    ``values`` is nested; its leaves are ``Written``, or plain values that Python code gave. ``lines`` has the line of
-    each dotted key.
+    ``values`` is nested; its leaves are ``Written``, or plain values given by Python code. ``lines`` has the line
+    number of each dotted key, 0 for the command line.
     """
 
     origin: str
     values: dict[str, Any]
     lines: dict[str, int]
 
-    def place(self, key: str) -> str | None:
-        """Return where the layer sets a key, the nearest section around it or a key within it: ``file:line``."""
+    def position(self, key: str) -> str | None:
+        """Return ``file:line`` of a key, of a key within it or else of the nearest section around it."""
         parts = dotted(key)
         for length in range(len(parts), 0, -1):
-            around = ".".join(parts[:length])
-            found = [line for name, line in self.lines.items() if name == around or name.startswith(f"{around}.")]
-            if found:
-                return f"{self.origin}:{min(found)}" if min(found) else self.origin
+            prefix = ".".join(parts[:length])
+            lines = [line for name, line in self.lines.items() if name == prefix or name.startswith(f"{prefix}.")]
+            if lines:
+                return f"{self.origin}:{min(lines)}" if min(lines) else self.origin
         return None
 
 
@@ -61,7 +61,7 @@ def dotted(key: str) -> list[str]:
 
 
 def read_file(path: Path, literal: bool = False) -> Layer:
-    """Read a YAML file; ``literal`` leaves ``${`` and ``???`` as they stand. Errors: a UserError of one line."""
+    """Read a YAML file; ``literal`` takes ``${`` and ``???`` for ordinary text. Errors: a UserError of one line."""
     try:
         return read_text(path.read_text(encoding="utf-8"), str(path), literal)
     except UnicodeDecodeError as error:
@@ -71,7 +71,7 @@ def read_file(path: Path, literal: bool = False) -> Layer:
 
 
 def read_text(text: str, origin: str, literal: bool = False) -> Layer:
-    """Read the text of a YAML file of the name ``origin``; see ``read_file``."""
+    """Read the text of a YAML file that errors call ``origin``; see ``read_file``."""
     tree = Tree(origin, literal)
     try:
         node = yaml.compose(text, Loader=yaml.BaseLoader)
@@ -98,38 +98,38 @@ MEANINGS = {
     "expected '<document start>'": f"something follows the value, or a line begins with '%'; {QUOTE}",
     "another document": "a file holds one document; take out '---'",
 }
-"""Words in a problem that PyYAML tells, and how to say it to whoever wrote the text."""
+"""PyYAML's problems by a part of their text, in words for the author of the file."""
 WORD = re.compile(r"[^\s,\]}\0]*")
 
 
 def _explained(error: yaml.MarkedYAMLError) -> str:
-    """Return what is wrong with a text that is no YAML, and what to write in its place."""
+    """Return what is wrong with a text that is not YAML, and what to write instead."""
     mark = error.context_mark if "scanning a" in (error.context or "") else error.problem_mark
     word = "" if mark is None or mark.buffer is None else WORD.match(mark.buffer, mark.pointer)[0]  # type: ignore[index]
     problem = error.problem or ""
     if re.search("alias|cannot start any token|alphabetic or numeric|chomping", problem):
         if not word:
-            return "a tab where YAML takes none; write blanks, or the text in quotes"
+            return "a tab where YAML allows none; write blanks, or the text in quotes"
         return f"{word!r} begins with '{word[0]}', a sign of YAML; write the text in quotes"
     return next((meaning for words, meaning in MEANINGS.items() if re.search(words, problem)), problem)
 
 
 class _OneValue(yaml.BaseLoader):
-    """Reads YAML for one argument, where signs with a use in whole files begin a text: ``[*er*, @a, &x]``."""
+    """Reads the YAML of one argument, such as ``[*er*, @a, &x]``: it has no use for aliases, anchors and tags."""
 
     def fetch_alias(self) -> None:
-        """Take ``*`` for text."""
+        """Read ``*`` as the first character of a text."""
         self.fetch_plain()
 
     fetch_anchor = fetch_tag = fetch_alias
 
     def check_plain(self) -> bool:
-        """Return whether a text without quotes begins here."""
+        """Return whether an unquoted text begins here."""
         return self.peek() in "@`%|>" or bool(super().check_plain())
 
 
 class Tree:
-    """Turns YAML nodes into nested values and notes the line of each key."""
+    """Turns YAML nodes into nested values and records the line of each key."""
 
     def __init__(self, origin: str, literal: bool) -> None:
         self.origin, self.literal = origin, literal
@@ -137,7 +137,7 @@ class Tree:
         self.count = 0
 
     def value(self, node: yaml.Node, prefix: str) -> Any:
-        """Return a node's value; ``prefix`` is its key with a dot, or nothing for the whole file."""
+        """Return a node's value; ``prefix`` is its key and a dot, or "" for the whole file."""
         self.count += 1
         if self.count > MOST_VALUES:
             raise UserError(f"{self.origin}: more than {MOST_VALUES} values")
@@ -171,8 +171,8 @@ class Tree:
         return self.value(node, f"{key}.")
 
 
-def put(section: dict[str, Any], path: Sequence[str], value: Any, place: str) -> None:
-    """Set the value of a dotted key within nested sections. Errors: a UserError where it is set already."""
+def put(section: dict[str, Any], path: Sequence[str], value: Any, around: str) -> None:
+    """Set the value of a dotted key in nested sections. Errors: a UserError if it is set already."""
     name, *rest = path
     if rest:
         value = nest(rest, value)
@@ -181,23 +181,23 @@ def put(section: dict[str, Any], path: Sequence[str], value: Any, place: str) ->
         return
     below = section[name]
     if not isinstance(below, dict) or not isinstance(value, dict):
-        raise UserError(f"{place}{name}: set twice")
+        raise UserError(f"{around}{name}: set twice")
     for key, inner in value.items():
-        put(below, [key], inner, f"{place}{name}.")
+        put(below, [key], inner, f"{around}{name}.")
 
 
 def nest(path: Sequence[str], value: Any) -> Any:
-    """Return the value within a mapping for each part of its dotted key."""
+    """Return the value inside one mapping for each part of its dotted key."""
     for name in reversed(path):
         value = {name: value}
     return value
 
 
 def read_arguments(arguments: Sequence[str]) -> list[Layer]:
-    """Read ``key=value`` arguments, a layer each.
+    """Read ``key=value`` arguments, a layer each; of two with the same key the later one wins.
 
-    Those of whole sections come first, then the names of rows, then single keys, so that
-    ``search.beams=8 search.name=diverse`` means the same in either order; of one key the last counts.
+    Whole sections come first, then the names of rows, then other keys: a new name resets its section, so
+    ``search.beams=8 search.name=diverse`` would else lose the beams.
     """
     layers: list[tuple[tuple[int, bool], Layer]] = []
     for argument in arguments:
@@ -211,9 +211,9 @@ def read_arguments(arguments: Sequence[str]) -> list[Layer]:
 
 
 def opened(value: Any) -> Any:
-    """Return the list or mapping that an argument's text stands for; any other value as it is.
+    """Return the list or mapping that an argument's text holds as YAML, a single one as ``Written``.
 
-    Errors: a ValueError where the text is no YAML, and where it is a single value.
+    Any other value comes back as it is. Errors: a ValueError for text that is not YAML.
     """
     if not isinstance(value, Argument):
         return value
@@ -224,13 +224,13 @@ def opened(value: Any) -> Any:
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     except yaml.MarkedYAMLError as error:
-        raise ValueError(f"{value.text!r} is no list or mapping: {_explained(error)}") from error
+        raise ValueError(f"{value.text!r} is not a list or mapping: {_explained(error)}") from error
     except (yaml.YAMLError, UserError) as error:
         raise ValueError(first_line(error)) from error
     return Written(value.text)
 
 
 def given_keys(layers: Sequence[Layer], section: str) -> set[str]:
-    """Return the keys that layers give within a section."""
-    found = [opened(layer.values[section]) for layer in layers if section in layer.values]
-    return {key for values in found if isinstance(values, dict) for key in values}
+    """Return the keys that layers set in a section."""
+    sections = [opened(layer.values[section]) for layer in layers if section in layer.values]
+    return {key for values in sections if isinstance(values, dict) for key in values}

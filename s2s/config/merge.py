@@ -1,4 +1,4 @@
-"""Layers merged into typed settings: each value is read by its key's type when its layer is."""
+"""Layers of values merged into typed settings: each value is read by the type of its key."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
@@ -9,185 +9,213 @@ from s2s.config.layers import Layer, opened
 from s2s.config.values import MisreadError, is_null, read, shown, text_of
 from s2s.errors import UserError, nearest
 
-Tables = Mapping[str, Mapping[str, type]]
-"""Sections whose key ``name`` picks a row of a table of settings classes."""
-NONE: Tables = {}
+Table = Mapping[str, type]
+"""Settings classes by the ``name`` that picks them."""
+Tables = Mapping[str, Table]
+"""Tables by the section that uses them."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A class of settings, and the sections of it that are made of rows of a table.
+
+    All other sections are keys and values of the class that the field's type names.
+    """
+
+    kind: type
+    picked: Tables = field(default_factory=dict)  # one row:      optimizer: {name: adamw, rate: 0.001}
+    listed: Tables = field(default_factory=dict)  # several:      mitigations: [{name: rdrop, alpha: 4}, ...]
+    named: Tables = field(default_factory=dict)  # by the user:   heads: {tags: {name: crf, labels: ner}, ...}
+
+    @staticmethod
+    def of(schema: "Schema | type") -> "Schema":
+        """Return a schema as it is, or that of a settings class without tables."""
+        return schema if isinstance(schema, Schema) else Schema(schema)
+
+
+def name_of(table: Mapping[str, Any], row: Any) -> str:
+    """Return the name of the table's row that an object was made from."""
+    return next(name for name, kind in table.items() if type(row) is kind)
 
 
 @dataclass
 class Section:
-    """A settings class and the values that layers gave for its keys, those of sections within it as sections."""
+    """A settings class and the values that layers gave for its keys; sections within it are Sections too."""
 
     kind: type
-    given: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
 
-    def made(self) -> Any:
+    def build(self) -> Any:
         """Return the settings object, which checks itself."""
-        return self.kind(**{key: _made(value) for key, value in self.given.items()})
+        return self.kind(**{key: _built(value, key) for key, value in self.values.items()})
 
 
-def _made(value: Any) -> Any:
-    return value.made() if isinstance(value, Section) else value
+def _built(value: Any, key: str) -> Any:
+    if isinstance(value, Section):
+        return value.build()
+    if isinstance(value, list):
+        return [_row(item, f"{key}[{index}]") for index, item in enumerate(value)]
+    return {name: _row(item, f"{key}.{name}") for name, item in value.items()} if isinstance(value, dict) else value
 
 
-def merge(schema: type, layers: Sequence[Layer], tables: Tables, lists: Tables = NONE, names: Tables = NONE) -> Any:
-    """Return an instance of the dataclass ``schema`` with the layers' values over its defaults, checked.
-
-    A layer that names another row of a table starts that section with that row's defaults. ``lists`` are sections that
-    list rows of a table; a later layer's list takes the place of an earlier one's, and ``{0: {key: value}}`` changes
-    its first row. ``names`` are sections that hold rows of a table under names of the user's own; another ``name`` for
-    such a row keeps the keys that both kinds have, and ``null`` takes the row away. Errors: a UserError of one line.
-    """
-    root, rows, named = Section(schema), dict[str, list[Section]](), dict[str, dict[str, Section]]()
-    for layer in layers:
-        values = dict(layer.values)
-        reader = Reader(layer)
-        for section in [name for name in values if name in lists]:
-            rows[section] = reader.rows(rows.get(section, []), section, values.pop(section), lists[section])
-        for section in [name for name in values if name in names]:
-            named[section] = reader.named(named.get(section, {}), section, values.pop(section), names[section])
-        for section in [name for name in values if name in tables]:
-            reader.picked(root, section, values.pop(section), tables[section])
-        reader.fill(root, values, "")
+def _row(value: Any, key: str) -> Any:
+    """Build a row of a table; it does not know the section that it is in, so its errors get the section's key."""
     try:
-        parts: dict[str, Any] = {
-            name: [_row(row, f"{name}[{index}]") for index, row in enumerate(found)] for name, found in rows.items()
-        }
-        parts |= {
-            name: {own: _row(row, f"{name}.{own}") for own, row in found.items()} for name, found in named.items()
-        }
-        return Section(schema, root.given | parts).made()
-    except UserError as error:
-        raise UserError(_placed(str(error), layers)) from error
-
-
-def _row(row: Section, key: str) -> Any:
-    """Return the object of a row; its errors name keys of its own."""
-    try:
-        return row.made()
+        return value.build() if isinstance(value, Section) else value
     except UserError as error:
         raise UserError(f"{key}.{error}") from error
 
 
-class Reader:
-    """Reads one layer's values into sections; its errors say where in the layer."""
+def merge(schema: Schema | type, layers: Sequence[Layer]) -> Any:
+    """Return an object of the schema's class with the values of the layers, later over earlier, over its defaults.
+
+    - A layer that names another row for a picked section starts it again from that row's defaults.
+    - A listed section replaces that of earlier layers; ``{0: {key: value}}`` changes its first row instead.
+    - A named section is merged row by row: another ``name`` keeps the keys that both classes have, and ``null``
+      removes the row.
+
+    Errors: a UserError of one line that begins with the file and the line, or "command line".
+    """
+    schema = Schema.of(schema)
+    root = Section(schema.kind)
+    for layer in layers:
+        reader = _LayerReader(layer)
+        for name, value in layer.values.items():
+            if name in schema.listed:
+                root.values[name] = reader.listed(root.values.get(name, []), value, name, schema.listed[name])
+            elif name in schema.named:
+                root.values[name] = reader.named(root.values.get(name, {}), value, name, schema.named[name])
+            elif name in schema.picked:
+                before = root.values.get(name) or Section(_default_kind(schema.kind, name))
+                root.values[name] = reader.changed(before, value, name, schema.picked[name])
+            else:
+                reader.fill(root, {name: value}, "")
+    try:
+        return root.build()
+    except UserError as error:
+        # The object knows the key but not who set it; that is the last layer which has the key.
+        message = str(error)
+        positions = [position for layer in layers if (position := layer.position(message.partition(":")[0]))]
+        raise UserError(f"{positions[-1]}: {message}" if positions else message) from error
+
+
+class _LayerReader:
+    """Reads the values of one layer into Sections; its errors say where in the layer the value is."""
 
     def __init__(self, layer: Layer) -> None:
         self.layer = layer
 
-    def fill(self, section: Section, values: dict[str, Any], prefix: str) -> None:
-        """Read values for the keys of a section; ``prefix`` is its key with a dot."""
+    def fill(self, section: Section, values: Mapping[str, Any], prefix: str) -> None:
+        """Read values for the keys of a section; ``prefix`` is the section's own key and a dot."""
         types = declared(section.kind)
         for name, value in values.items():
             key = f"{prefix}{name}"
             if name not in types:
-                raise self.error(key, f"unknown key '{key}'{nearest(key, (f'{prefix}{known}' for known in types))}", "")
+                hint = nearest(key, (f"{prefix}{known}" for known in types))
+                raise UserError(f"{self._position(key)}: unknown key '{key}'{hint}")
             if is_dataclass(types[name]):
-                within = section.given.setdefault(name, Section(_kind(section.kind, name)))
-                self.fill(within, self.mapping(value, key), f"{key}.")
+                inner = section.values.setdefault(name, Section(_default_kind(section.kind, name)))
+                self.fill(inner, self._mapping(value, key), f"{key}.")
                 continue
             try:
-                section.given[name] = read(types[name], value, key)
+                section.values[name] = read(types[name], value, key)
             except MisreadError as error:
-                raise self.error(error.key, error.reason) from error
+                raise self._error(error.key, error.reason) from error
 
-    def mapping(self, value: Any, key: str, example: str = "") -> dict[str, Any]:
-        """Return the keys and values of a section."""
-        value = self.opened(value, key)
+    def changed(self, row: Section, value: Any, key: str, table: Table, keep: bool = False) -> Section:
+        """Return a row with a layer's values.
+
+        Where they name another class, the row starts again; ``keep`` keeps the keys that the new class has too.
+        """
+        values = self._mapping(value, key, table)
+        if "name" in values:
+            kind = self._kind(values.pop("name"), key, table)
+            if kind is not row.kind:
+                shared = declared(kind) if keep else ()
+                row = Section(kind, {name: old for name, old in row.values.items() if name in shared})
+        self.fill(row, values, f"{key}.")
+        return row
+
+    def new(self, value: Any, key: str, table: Table) -> Section:
+        """Return a row that a layer gives as a whole."""
+        values = self._mapping(value, key, table)
+        if "name" not in values:
+            raise self._error(key, f"expected keys and values{_example(table)}")
+        row = Section(self._kind(values.pop("name"), key, table))
+        self.fill(row, values, f"{key}.")
+        return row
+
+    def listed(self, before: Sequence[Section], value: Any, section: str, table: Table) -> list[Section]:
+        """Return the rows of a listed section after this layer."""
+        value = self._opened(value, section)
+        if isinstance(value, list | tuple):
+            return [self.new(row, f"{section}[{index}]", table) for index, row in enumerate(value)]
+        if not isinstance(value, dict) or not all(str(key).isdecimal() and len(str(key)) < 10 for key in value):
+            example = f"[{{name: {min(table)}}}], or {section}.0.key=value to change a row"
+            raise self._error(section, f"expected a list of rows, such as {example}")
+        rows = list(before)
+        for index, row in value.items():
+            key, number = f"{section}[{index}]", int(index)
+            if number >= len(rows):
+                raise self._error(key, f"the list has {len(rows)} rows, numbered from 0")
+            values = self._mapping(row, key)
+            rows[number] = (
+                self.new(values, key, table) if "name" in values else self.changed(rows[number], values, key, table)
+            )
+        return rows
+
+    def named(self, before: Mapping[str, Section], value: Any, section: str, table: Table) -> dict[str, Section]:
+        """Return the rows of a named section after this layer."""
+        value = self._opened(value, section)
         if not isinstance(value, dict):
-            raise self.error(key, f"expected keys and values{example}, not {shown(value)}")
-        return value
+            example = f"{{my_name: {{name: {min(table)}}}}}"
+            raise self._error(section, f"expected rows under names, such as {example}")
+        rows = dict(before)
+        for name, row in value.items():
+            key = f"{section}.{name}"
+            if not name.isidentifier():
+                raise self._error(key, "a name of letters, digits and _ is needed")
+            if is_null(row):
+                rows.pop(name, None)
+            else:
+                rows[name] = (
+                    self.changed(rows[name], row, key, table, keep=True) if name in rows else self.new(row, key, table)
+                )
+        return rows
 
-    def opened(self, value: Any, key: str) -> Any:
-        """Return the list or mapping that an argument stands for."""
+    def _mapping(self, value: Any, key: str, table: Table | None = None) -> dict[str, Any]:
+        """Return a copy of the keys and values of a section."""
+        value = self._opened(value, key)
+        if not isinstance(value, dict):
+            example = "" if table is None else _example(table)
+            raise self._error(key, f"expected keys and values{example}, not {shown(value)}")
+        return dict(value)
+
+    def _opened(self, value: Any, key: str) -> Any:
         try:
             return opened(value)
         except ValueError as error:
-            raise self.error(key, str(error)) from error
+            raise self._error(key, str(error)) from error
 
-    def picked(self, root: Section, section: str, values: Any, table: Mapping[str, type]) -> None:
-        """Read a section whose ``name`` picks a row of a table."""
-        values = dict(self.mapping(values, section, f", such as {{name: {min(table)}}}"))
-        kind = _kind(root.kind, section)
-        within = root.given.setdefault(section, Section(kind))
-        if "name" in values:
-            chosen = table[self.name(values.pop("name"), f"{section}.name", table)]
-            if chosen is not within.kind:
-                within = root.given[section] = Section(chosen)
-        self.fill(within, values, f"{section}.")
-
-    def rows(self, before: list[Section], section: str, values: Any, table: Mapping[str, type]) -> list[Section]:
-        """Return the rows of a list section after this layer."""
-        values = self.opened(values, section)
-        if isinstance(values, list | tuple):
-            return [self.row(row, f"{section}[{index}]", table) for index, row in enumerate(values)]
-        if not isinstance(values, dict) or not all(_is_number(key) for key in values):
-            example = f"[{{name: {min(table)}}}], or {section}.0.key=value to change a row"
-            raise self.error(section, f"expected a list of rows, such as {example}")
-        found = list(before)
-        for key, row in values.items():
-            place = f"{section}[{key}]"
-            if int(key) >= len(found):
-                raise self.error(place, f"the list has {len(found)} rows, numbered from 0")
-            row = self.mapping(row, place)
-            if "name" in row:
-                found[int(key)] = self.row(row, place, table)
-            else:
-                self.fill(found[int(key)], row, f"{place}.")
-        return found
-
-    def row(self, row: Any, place: str, table: Mapping[str, type]) -> Section:
-        """Return a new row of a table."""
-        example = f", such as {{name: {min(table)}}}"
-        row = dict(self.mapping(row, place, example))
-        if "name" not in row:
-            raise self.error(place, f"expected keys and values{example}")
-        found = Section(table[self.name(row.pop("name"), f"{place}.name", table)])
-        self.fill(found, row, f"{place}.")
-        return found
-
-    def named(
-        self, before: dict[str, Section], section: str, values: Any, table: Mapping[str, type]
-    ) -> dict[str, Section]:
-        """Return the named rows of a section after this layer."""
-        values = self.opened(values, section)
-        if not isinstance(values, dict):
-            example = f"{{my_name: {{name: {min(table)}}}}}"
-            raise self.error(section, f"expected rows under names, such as {example}")
-        found = dict(before)
-        for name, row in values.items():
-            place = f"{section}.{name}"
-            if not name.isidentifier():
-                raise self.error(place, "a name of letters, digits and _ is needed")
-            if is_null(row):
-                found.pop(name, None)
-                continue
-            row = self.mapping(row, place, f", such as {{name: {min(table)}}}")
-            if name not in found:
-                found[name] = self.row(row, place, table)
-                continue
-            row = dict(row)
-            if "name" in row:
-                chosen = table[self.name(row.pop("name"), f"{place}.name", table)]
-                known = declared(chosen)
-                found[name] = Section(chosen, {key: value for key, value in found[name].given.items() if key in known})
-            self.fill(found[name], row, f"{place}.")
-        return found
-
-    def name(self, value: Any, key: str, table: Mapping[str, type]) -> str:
-        """Return the name of a row of a table."""
+    def _kind(self, value: Any, key: str, table: Table) -> type:
+        """Return the class that the ``name`` of a row picks."""
         try:
-            name = text_of(value, key)
+            name = text_of(value, f"{key}.name")
         except MisreadError:
-            name = shown(value)
+            name = shown(value).strip("'")
         if name not in table:
-            raise self.error(key, f"no '{name.strip(chr(39))}'{nearest(name, table)}")
-        return name
+            raise self._error(f"{key}.name", f"no {shown(name)}{nearest(name, table)}")
+        return table[name]
 
-    def error(self, key: str, reason: str, told: str | None = None) -> UserError:
-        """Return an error with the place of a key; ``told`` stands for the key itself."""
-        told = f"{key}: " if told is None else told
-        return UserError(f"{self.layer.place(key) or self.layer.origin}: {told}{reason}")
+    def _position(self, key: str) -> str:
+        return self.layer.position(key) or self.layer.origin
+
+    def _error(self, key: str, reason: str) -> UserError:
+        return UserError(f"{self._position(key)}: {key}: {reason}")
+
+
+def _example(table: Table) -> str:
+    return f", such as {{name: {min(table)}}}"
 
 
 @cache
@@ -197,19 +225,8 @@ def declared(kind: type) -> dict[str, Any]:
     return {item.name: hints[item.name] for item in fields(kind)}
 
 
-def _kind(kind: type, name: str) -> type:
-    """Return the settings class of a section within a class: that of its default."""
+def _default_kind(kind: type, name: str) -> type:
+    """Return the class of a section of a settings class: that of its default."""
     item: Field[Any] = next(item for item in fields(kind) if item.name == name)
     assert item.default_factory is not MISSING
     return type(item.default_factory())
-
-
-def _is_number(key: str) -> bool:
-    return str(key).isdecimal() and len(str(key)) < 10
-
-
-def _placed(message: str, layers: Sequence[Layer]) -> str:
-    """Return a message that begins with a key, after the place of the last layer that set it."""
-    key = message.partition(":")[0]
-    places = [place for layer in layers if (place := layer.place(key))]
-    return f"{places[-1]}: {message}" if places else message

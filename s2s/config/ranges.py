@@ -1,4 +1,4 @@
-"""Ranges of numbers and which texts are paths, declared beside the fields of settings: ``rate: Share = 0.3``."""
+"""Types of settings that declare a range of numbers or a path: ``rate: Share = 0.3``; ``settle`` checks them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -12,21 +12,21 @@ from s2s.errors import UserError
 from s2s.files.paths import Home, expanded
 
 MOST = 10**9
-"""Of anything that is counted; what is computed from it then fits 64 bits."""
+"""Upper limit of counts, so that products of two of them fit 64 bits."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from ``low`` to ``high``, without the ends where these are open."""
+    """The numbers from ``low`` to ``high``; an open end is not in the range."""
 
     low: float
     high: float
     open_low: bool = False
     open_high: bool = False
-    natural: bool = True  # both ends follow from what the number means; else ``high`` only keeps arithmetic possible
+    natural: bool = True  # both ends follow from the meaning of the number; else ``high`` only prevents overflow
 
     def holds(self, value: float) -> bool:
-        """Return whether a number is in the range; NaN is in none."""
+        """Return whether a number is in the range; NaN never is."""
         above = value > self.low if self.open_low else value >= self.low
         return above and (value < self.high if self.open_high else value <= self.high)
 
@@ -36,7 +36,7 @@ class Range:
         return f"{'above ' if self.open_low else ''}{self.low} .. {self.high}"
 
     def refuse(self, key: str, value: float, given: Any = None) -> None:
-        """Refuse a number outside of the range with a UserError that names its key and shows what was ``given``."""
+        """Raise a UserError for a number outside the range; the message names the key and shows the ``given`` value."""
         if self.holds(value):
             return
         number = shown(value if given is None else given)
@@ -50,12 +50,12 @@ class Range:
 
 
 def at_least(low: float, most: float = MOST) -> Range:
-    """Return the range from ``low`` on; ``most`` is where arithmetic would end."""
+    """Return the range from ``low`` on; above ``most`` arithmetic would overflow."""
     return Range(low, most, natural=False)
 
 
 def above(low: float, most: float = MOST) -> Range:
-    """Return the range above ``low``; ``most`` is where arithmetic would end."""
+    """Return the range above ``low``; above ``most`` arithmetic would overflow."""
     return Range(low, most, open_low=True, natural=False)
 
 
@@ -82,21 +82,21 @@ PathText = Annotated[str, Home]
 
 
 def settle(settings: Any, prefix: str = "") -> None:
-    """Check each number of a settings object against its range, refuse empty names and expand paths.
+    """Check the numbers of a settings object against their ranges, refuse empty names, and expand ``~`` in paths.
 
-    Messages write ``prefix`` before the names of its keys. Errors: a UserError.
+    Errors: a UserError that names the key, with ``prefix`` before it.
     """
     _refuse_empty(settings, prefix)
     kind: Any = type(settings)
     for name, hint in declared(kind):
         value = getattr(settings, name)
-        found = settled(hint, value, f"{prefix}{name}")
-        if found is not value:
-            setattr(settings, name, found)
+        checked = settled(hint, value, f"{prefix}{name}")
+        if checked is not value:
+            setattr(settings, name, checked)
 
 
 def _refuse_empty(settings: Any, prefix: str) -> None:
-    """Refuse a blank name of a file, a folder or code: it is neither a name nor none."""
+    """Refuse a blank name of a file, a folder or code: "" would name the current folder."""
     kind: Any = type(settings)
     paths = {name for name, hint in declared(kind) if Home in marks(hint)}
     for item in fields(settings):
@@ -115,7 +115,7 @@ def declared(kind: Any) -> list[tuple[str, Any]]:
 
 
 def marks(hint: Any) -> Iterator[Any]:
-    """Yield the ranges and kinds within a type."""
+    """Yield the annotations within a type: ranges, and ``Home`` for paths."""
     if get_origin(hint) is Annotated:
         yield from get_args(hint)[1:]
     for inner in get_args(hint):
@@ -123,25 +123,25 @@ def marks(hint: Any) -> Iterator[Any]:
 
 
 def settled(hint: Any, value: Any, key: str) -> Any:
-    """Return a value of a declared type, its numbers checked and its paths expanded. Errors: as for ``settle``."""
+    """Check and expand one value of a declared type, as ``settle`` does."""
     if value is None:
         return None
     if get_origin(hint) is Annotated:
-        kind, *found = get_args(hint)
-        return _marked(kind, found, value, key)
+        kind, *annotations = get_args(hint)
+        return _annotated(kind, annotations, value, key)
     if get_origin(hint) is list and isinstance(value, list | tuple):
         return [settled(get_args(hint)[0], item, f"{key}[{index}]") for index, item in enumerate(value)]
     parts = [part for part in get_args(hint) if (get_origin(part) is list) == isinstance(value, list | tuple)]
     return settled(parts[0], value, key) if parts and get_origin(hint) is not list else value
 
 
-def _marked(kind: type, found: list[Any], value: Any, key: str) -> Any:
+def _annotated(kind: type, annotations: list[Any], value: Any, key: str) -> Any:
     given = value
     try:
         value = read(kind, given, key) if kind in (int, float) else given
     except MisreadError as error:
         raise UserError(str(error)) from error
-    for mark in found:
+    for mark in annotations:
         if isinstance(mark, Range):
             mark.refuse(key, value, given)
         elif mark is Home and isinstance(value, str):

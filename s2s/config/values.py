@@ -1,4 +1,4 @@
-"""A written value by the declared type of its key: text as it stands, numbers decimal, ``true`` or ``false``."""
+"""Read a written value by the declared type of its key: unchanged text, decimal numbers, ``true`` or ``false``."""
 
 import os
 import re
@@ -16,13 +16,13 @@ from s2s.errors import nearest
 NULL = ("null", "Null", "NULL", "~", "")
 NUMBER = re.compile(r"[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)([eE][+-]?\d{1,9})?", re.ASCII)
 LONGEST_NUMBER = 400
-"""Characters; Python refuses to read numbers of some thousands."""
+"""In characters. Python raises an error of its own for integers of more than 4300 digits."""
 INFINITE = re.compile(r"[+-]?\.?(inf(inity)?|nan)", re.ASCII | re.IGNORECASE)
 VARIABLE = re.compile(r"\\\$\{|\$\{oc\.env:([A-Za-z_]\w*)(?:,([^}]*))?\}|\$\{", re.ASCII)
 
 
 class MisreadError(Exception):
-    """A value that its key's type does not allow: the key, or the item within it, and the reason."""
+    """A value that the type of its key does not allow; ``key`` is the key or the item in its list."""
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(f"{key}: {reason}")
@@ -30,14 +30,14 @@ class MisreadError(Exception):
 
 
 def read(hint: Any, value: Any, key: str) -> Any:
-    """Return the value for a key of a declared type. Errors: a ``MisreadError``."""
+    """Return the typed value of a key. Errors: a ``MisreadError``."""
     if get_origin(hint) is Annotated:
         return read(get_args(hint)[0], value, key)
     if get_origin(hint) in (Union, UnionType):
         return _one_of(get_args(hint), value, key)
     if get_origin(hint) is list:
         return _list(get_args(hint)[0], value, key)
-    if hint is Any:  # such as model.attention, which makes one text of a list
+    if hint is Any:  # text or a list of texts: model.attention makes one text of a list
         return _one_of((str, list[str]), value, key)
     if get_origin(hint) is Literal:
         return _choice(get_args(hint), text_of(value, key), key)
@@ -45,7 +45,7 @@ def read(hint: Any, value: Any, key: str) -> Any:
 
 
 def _one_of(hints: Sequence[Any], value: Any, key: str) -> Any:
-    """Read the value of a key that may be null, or text or a list of texts."""
+    """Read the value of a key with several types: null, and text or a list of texts."""
     *others, last = [hint for hint in hints if hint is not NoneType]
     text = str in (_bare(hint) for hint in (*others, last))
     if NoneType in hints and is_null(value, text):
@@ -63,7 +63,10 @@ def _bare(hint: Any) -> Any:
 
 
 def is_null(value: Any, text: bool = True) -> bool:
-    """Return whether null is meant; as an argument of a key that may hold ``text``, ``~`` and nothing are texts."""
+    """Return whether a value means null.
+
+    On the command line of a key that may hold ``text``, only ``null`` does: a file may be called ``~``, a prefix empty.
+    """
     if isinstance(value, Argument):
         return value.text == "null" or (not text and value.text.lower() in ("none", *NULL))
     if isinstance(value, Written):
@@ -84,33 +87,35 @@ def _list(hint: Any, value: Any, key: str) -> list[Any]:
     except ValueError as error:
         raise MisreadError(key, str(error)) from error
     if not isinstance(value, list | tuple):
-        raise MisreadError(key, f"{shown(value)} is no list, such as [a, b]")
+        raise MisreadError(key, f"{shown(value)} is not a list such as [a, b]")
     return [read(hint, item, f"{key}[{index}]") for index, item in enumerate(value)]
 
 
 def _choice(choices: Sequence[Any], text: str, key: str) -> str:
     if text not in choices:
-        raise MisreadError(key, f"no '{text}'{nearest(text, choices)}")
+        raise MisreadError(key, f"no {shown(text)}{nearest(text, choices)}")
     return text
 
 
 def text_of(value: Any, key: str) -> str:
-    """Return the text that is meant, as it stands. Errors: a ``MisreadError``."""
+    """Return the text of a value, unquoted, with its variables replaced. Errors: a ``MisreadError``."""
     if isinstance(value, str):
         return value
     if not isinstance(value, Written):
-        raise MisreadError(key, f"{shown(value)} is no text; write it in quotes if it is meant so")
+        raise MisreadError(key, f"{shown(value)} is not a text; write it in quotes if it is meant as one")
     text = _unquoted(value.text) if isinstance(value, Argument) else value.text
     if value.plain and text == value.text and not value.literal:
         if text == "???":
-            raise MisreadError(key, "'???' is no value; write it in quotes if it is meant so")
+            raise MisreadError(key, "'???' is no value; write it in quotes if it is meant as text")
         if text in ("null",) if isinstance(value, Argument) else text in NULL:
-            raise MisreadError(key, f"'{text}' is null, but a text is needed; write it in quotes if it is meant so")
+            raise MisreadError(
+                key, f"'{text}' is null, but a text is needed; write it in quotes if it is meant as text"
+            )
     return text if value.literal else _with_variables(text, key)
 
 
 def _unquoted(text: str) -> str:
-    """Return the content of an argument that is one quoted text as a whole; any other as it is."""
+    """Return the content of an argument that is quoted as a whole; any other text as it is."""
     if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
         return text
     try:
@@ -121,9 +126,9 @@ def _unquoted(text: str) -> str:
 
 
 def _with_variables(text: str, key: str) -> str:
-    """Return the text with ``${oc.env:NAME}`` or ``${oc.env:NAME,default}`` as the environment has it."""
+    """Replace ``${oc.env:NAME}`` and ``${oc.env:NAME,default}`` by variables of the environment."""
 
-    def found(match: re.Match[str]) -> str:
+    def value_of(match: re.Match[str]) -> str:
         name, default = match.groups()
         if name is None and match[0].startswith("\\"):
             return "${"
@@ -135,18 +140,18 @@ def _with_variables(text: str, key: str) -> str:
             raise MisreadError(key, f"the environment has no variable '{name}'")
         return value
 
-    return VARIABLE.sub(found, text)
+    return VARIABLE.sub(value_of, text)
 
 
 def _raw(value: Any, key: str) -> Any:
-    """Return the text of what is written, without the meaning that texts have; other values as they are."""
+    """Return the stripped text of a written value, variables replaced; other values as they are."""
     if not isinstance(value, Written):
         return value
     return (value.text if value.literal else _with_variables(value.text, key)).strip()
 
 
 def _number_text(value: Any, key: str, kind: str) -> str | None:
-    """Return the text of a written number, or None for what is a number already."""
+    """Return the digits of a written number, or None for a value that is a number already."""
     text = _raw(value, key)
     if not isinstance(text, str):
         return None
@@ -158,13 +163,13 @@ def _number_text(value: Any, key: str, kind: str) -> str | None:
 
 
 def _hint(text: str) -> str:
-    """Return what to write in the place of a number that is not decimal."""
+    """Return the end of an error message: how to write a number that is not decimal."""
     if re.fullmatch(r"0[xX][0-9a-fA-F]{1,30}|0[oO][0-7]{1,30}|0[bB][01]{1,60}", text):
         return f"; numbers are decimal, write {int(text, 0)}"
     return "; numbers are decimal" if text[:1].isdigit() else ""
 
 
-def whole(value: Any, key: str) -> int:
+def whole_number(value: Any, key: str) -> int:
     """Return a whole number: ``100``, ``1_000`` or ``1e3``. Errors: a ``MisreadError``."""
     text = _number_text(value, key, "a whole number")
     if text is None:
@@ -173,32 +178,30 @@ def whole(value: Any, key: str) -> int:
         return int(value)
     if text.lstrip("+-").isdigit():
         return int(text)
-    number = Decimal(text)
-    if (
-        not number.is_finite()
-        or (number and not -1 < number.adjusted() < LONGEST_NUMBER)
-        or number != number.to_integral_value()
-    ):
+    decimal = Decimal(text)
+    # The exponent is checked before the value is computed: 1e999999999 would fill the memory with digits.
+    small = not decimal or -1 < decimal.adjusted() < LONGEST_NUMBER
+    if not decimal.is_finite() or not small or decimal != decimal.to_integral_value():
         raise MisreadError(key, f"{text} is not a whole number")
-    return int(number)
+    return int(decimal)
 
 
-def real(value: Any, key: str) -> float:
-    """Return a number. Errors: a ``MisreadError``, for NaN too; infinity is up to the range."""
+def number(value: Any, key: str) -> float:
+    """Return a number. Errors: a ``MisreadError``, for NaN too; whether infinity is allowed is up to the range."""
     text = _number_text(value, key, "a number")
     if text is None and (isinstance(value, bool) or not isinstance(value, Real)):
         raise MisreadError(key, f"{shown(value)} is not a number")
     try:
-        number = float(value if text is None else text)
+        result = float(value if text is None else text)
     except OverflowError as error:
         raise MisreadError(key, f"{shown(value)} is too large") from error
-    if number != number:
+    if result != result:
         raise MisreadError(key, f"{shown(value)} is no number to compute with")
-    return number
+    return result
 
 
 def truth(value: Any, key: str) -> bool:
-    """Return true or false; ``yes``, ``on`` and 1 are neither. Errors: a ``MisreadError``."""
+    """Return true or false; ``yes``, ``on`` and 1 are refused. Errors: a ``MisreadError``."""
     text = _raw(value, key)
     if isinstance(text, str) and text.strip().lower() in ("true", "false"):
         return text.strip().lower() == "true"
@@ -207,20 +210,20 @@ def truth(value: Any, key: str) -> bool:
     raise MisreadError(key, f"{shown(value)} is neither true nor false")
 
 
-READERS: Mapping[Any, Callable[[Any, str], Any]] = {str: text_of, int: whole, float: real, bool: truth}
+READERS: Mapping[Any, Callable[[Any, str], Any]] = {str: text_of, int: whole_number, float: number, bool: truth}
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message, on one line and not at any length."""
+    """Return a value for a message: on one line, at most 60 characters."""
     text = value.text if isinstance(value, Written) else value
     if isinstance(text, int) and not isinstance(text, bool) and abs(text) >= 10**40:
-        return "the number"  # Python writes no numbers of thousands of digits
-    found = "null" if text is None else f"{_plain(text)!r}"
-    return found if len(found) <= 60 else f"{found[:57]}..."
+        return "the number"  # Python refuses to write integers of thousands of digits
+    written = "null" if text is None else f"{_plain(text)!r}"
+    return written if len(written) <= 60 else f"{written[:57]}..."
 
 
 def _plain(value: Any) -> Any:
-    """Return nested values with texts in the place of what is written."""
+    """Return nested values with plain texts for ``Written`` ones."""
     if isinstance(value, Written):
         return value.text
     if isinstance(value, dict):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from s2s.config import merge, read_arguments
-from s2s.config.help import Schema, explain
+from s2s.config.help import explain
 from s2s.console import exit_codes
 from s2s.console.outputs import check_output_files
 from s2s.console.terminal import plain_console, progress_bar
@@ -59,13 +59,13 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 2
     if {"-h", "--help"} & set(arguments):
-        return exit_codes.run(lambda: print(explain(USAGE, Schema(DiagnosisSettings, {}, {}), arguments)))
+        return exit_codes.run(lambda: print(explain(USAGE, DiagnosisSettings, arguments)))
     return exit_codes.run(lambda: _command(arguments))
 
 
 def _command(arguments: Sequence[str]) -> None:
     console = plain_console(stderr=True)
-    settings = merge(DiagnosisSettings, read_arguments(arguments), {})
+    settings = merge(DiagnosisSettings, read_arguments(arguments))
     with progress_bar(console) as progress:
 
         @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from s2s.config.outside_names import own
+from s2s.config.outside_names import unmarked
 from s2s.data import Dataset, DataSettings, Example, load
 from s2s.data.batches import tokenise
 from s2s.data.dataset import TRAINED, fingerprint, is_same
@@ -68,7 +68,7 @@ def choose(settings: DiagnosisSettings) -> Examples:
             f"{str(trained_on)!r}"
         )
     if settings.data == RECIPE:
-        data = own(data)
+        data = unmarked(data)
         dataset = load(data, splits=TRAINED if settings.split == "dev" else SPLITS)
         _check_same_data(settings.folders, dataset, data)
         pairs, origin, report = _split(dataset, settings.split, first), f"{first}, {settings.split}", list[str]()

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from s2s.config import merge, read_arguments, read_file, read_text
-from s2s.config.named_rows import name_of
+from s2s.config.merge import Schema, name_of
 from s2s.config.outside_names import OWN_WORDS, foreign, refuse_foreign
 from s2s.config.recipe_files import completed, recipe_layers
 from s2s.data import Dataset, DataSettings, load
@@ -72,13 +72,7 @@ class Recipe:
 
         Errors: a UserError that names the key, where it stands and the nearest valid one.
         """
-        recipe = merge(
-            cls,
-            [*recipe_layers(name_or_path), *read_arguments(overrides)],
-            TABLES,
-            LISTS,
-            NAMES,
-        )
+        recipe = merge(SCHEMA, [*recipe_layers(name_or_path), *read_arguments(overrides)])
         assert isinstance(recipe, Recipe)
         return recipe
 
@@ -90,7 +84,7 @@ class Recipe:
         (``s2s.config.outside_names``).
         Errors: a UserError of one line that names the key and where it stands.
         """
-        recipe = merge(cls, [completed(read_file(path, literal=True))], TABLES, LISTS, NAMES)
+        recipe = merge(SCHEMA, [completed(read_file(path, literal=True))])
         assert isinstance(recipe, Recipe)
         return cast(Recipe, foreign(recipe))
 
@@ -225,7 +219,7 @@ class Recipe:
                 text: str = yaml.safe_dump(self.values(), allow_unicode=readable, sort_keys=False)
             except yaml.YAMLError as error:
                 raise UserError(f"recipe: a value cannot be saved: {first_line(error)}") from error
-            again = merge(Recipe, [read_text(text, "recipe.yaml", literal=True)], TABLES, LISTS, NAMES)
+            again = merge(SCHEMA, [read_text(text, "recipe.yaml", literal=True)])
             if not (changed := differences(again, self)):
                 return text
         keys = ", ".join(line.partition(":")[0] for line in changed)
@@ -237,3 +231,6 @@ def differences(ours: Recipe, theirs: Recipe) -> list[str]:
     mine, others = dict(flat(ours.values())), dict(flat(theirs.values()))
     keys = sorted(mine.keys() | others.keys())
     return [f"{key}: {others.get(key)} -> {mine.get(key)}" for key in keys if mine.get(key) != others.get(key)]
+
+
+SCHEMA = Schema(Recipe, TABLES, LISTS, NAMES)

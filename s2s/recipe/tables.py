@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from s2s.config import outside_names
-from s2s.config.named_rows import name_of
+from s2s.config.merge import name_of
 from s2s.heads import HEADS
 from s2s.mitigations import MITIGATIONS
 from s2s.optim import OPTIMIZERS, SCHEDULES

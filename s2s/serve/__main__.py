@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from s2s.config import merge, read_arguments
-from s2s.config.help import Schema, explain
+from s2s.config.help import explain
 from s2s.config.ranges import Count, PathText, Positive, Range, settle
 from s2s.console import exit_codes
 from s2s.errors import UserError, install_command
@@ -94,8 +94,8 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE, end="", file=sys.stderr)
         return 2
     if {"-h", "--help"} & set(arguments):
-        return exit_codes.run(lambda: print(explain(USAGE, Schema(Settings, {}, {}), arguments)))
-    return exit_codes.run(lambda: serve(merge(Settings, read_arguments(arguments), {})))
+        return exit_codes.run(lambda: print(explain(USAGE, Settings, arguments)))
+    return exit_codes.run(lambda: serve(merge(Settings, read_arguments(arguments))))
 
 
 if __name__ == "__main__":

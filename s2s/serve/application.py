@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from s2s.config.help import Key, keys
-from s2s.config.named_rows import name_of
+from s2s.config.merge import name_of
 from s2s.data.rows import json_text
 from s2s.errors import UserError, nearest
 from s2s.runs.run import Run

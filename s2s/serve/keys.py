@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from s2s.config.named_rows import name_of
+from s2s.config.merge import name_of
 from s2s.config.values import MisreadError, read, shown
 from s2s.errors import UserError, nearest
 from s2s.search.methods import SEARCHES

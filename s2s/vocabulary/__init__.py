@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from s2s.config.named_rows import name_of
+from s2s.config.merge import name_of
 from s2s.config.outside_names import outside
 from s2s.config.ranges import Count, PathText, at_least, settle
 from s2s.errors import UserError, first_line, nearest

@@ -93,6 +93,7 @@ def test_any_file_is_a_recipe_or_one_line(content: bytes, tmp_path_factory: pyte
 @settings(deadline=None, max_examples=60)
 @given(key=st.sampled_from(KEYS) | st.text(max_size=5), value=st.text(max_size=20) | JUNK.map(repr))
 @example(key="\x1e", value="\x1f")
+@example(key="schedule.name", value="\r")
 def test_any_argument_is_taken_or_one_line(key: str, value: str) -> None:
     one_line("toy_copy", [f"{key}={value}"])
 

@@ -10,7 +10,7 @@ import yaml
 from trained import trained
 
 import s2s
-from s2s.config.outside_names import Foreign, foreign_keys, own
+from s2s.config.outside_names import Foreign, foreign_keys, unmarked
 from s2s.errors import UserError
 from s2s.recipe.recipe import Recipe
 from s2s.search.methods import SEARCHES
@@ -167,6 +167,6 @@ def test_marks_are_not_written(poison: Any) -> None:
     assert "a:b" in run.recipe.to_yaml()
     assert json.loads(json.dumps(run.recipe.values()))["search"]["utility"] == "a:b"
     assert type(run.recipe.values()["search"]["utility"]) is str
-    assert not foreign_keys(own(run.recipe).search)
-    assert own(run.recipe) == run.recipe
-    assert isinstance(own(run.recipe), Recipe)
+    assert not foreign_keys(unmarked(run.recipe).search)
+    assert unmarked(run.recipe) == run.recipe
+    assert isinstance(unmarked(run.recipe), Recipe)

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_type_hints
 import pytest
 
 from s2s import train
-from s2s.config.help import Key, comments, described, keys
+from s2s.config.help import Key, comments, describe, keys
 from s2s.console import exit_codes
 from s2s.errors import UserError
 from s2s.recipe.recipe import Recipe
@@ -55,7 +55,8 @@ def test_a_key_has_the_type_and_default_of_its_field_and_the_comment_beside_or_a
 @pytest.mark.parametrize("kind", list(settings()), ids=lambda kind: kind.__name__)
 def test_every_key_has_a_meaning(kind: Any) -> None:
     assert [item.name for item in fields(kind) if not comments(kind).get(item.name)] == []
-    assert all(f"  {key.name} " in described(kind) for key in keys(kind))
+    listed = keys(kind)
+    assert all(text.startswith(f"  {key.name} ") for key, text in zip(listed, describe(listed), strict=True))
 
 
 def test_help_lists_every_key(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import pytest
 import torch
 
-from s2s.config.help import described
+from s2s.config.help import describe, keys
 from s2s.config.ranges import Range, marks
 from s2s.diagnose.settings import DiagnosisSettings
 from s2s.errors import UserError
@@ -101,7 +101,7 @@ def test_a_number_outside_of_its_range_is_refused(kind: type, name: str, range_:
         refusal(kind, name, range_.low)
     if range_.open_high:
         refusal(kind, name, range_.high)
-    assert f"; {range_}" in " ".join(described(kind).split()).replace("( ", "(")
+    assert f"; {range_}" in " ".join(" ".join(describe(keys(kind))).split()).replace("( ", "(")
 
 
 def test_what_the_command_line_gives_is_in_range_or_one_line() -> None:

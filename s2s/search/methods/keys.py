@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from s2s.config import Layer, merge, outside_names
-from s2s.config.named_rows import name_of
+from s2s.config import Layer, Schema, merge, outside_names
+from s2s.config.merge import name_of
 from s2s.errors import UserError, nearest
 from s2s.search.methods import SEARCHES
 from s2s.search.methods.base import SearchMethod
@@ -33,7 +33,7 @@ def asked(recipe: SearchMethod, beams: int | None, n_best: int | None, keys: Map
 def with_keys(settings: SearchMethod, keys: dict[str, Any], origin: str) -> SearchMethod:
     """The settings with other values for some keys; with the ``name`` of another row, that row with these values."""
     layers = [layer_of(settings), Layer(origin, {"search": keys}, {"search": 0})]
-    return still_foreign(merge(_Section, layers, {"search": SEARCHES}).search, settings, keys)
+    return still_foreign(merge(Schema(_Section, {"search": SEARCHES}), layers).search, settings, keys)
 
 
 def layer_of(settings: SearchMethod, origin: str = "recipe") -> Layer:
