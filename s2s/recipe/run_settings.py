@@ -22,9 +22,8 @@ class RunSettings:
     # auto: on a GPU bf16 if it has that, else fp16, or fp32 on old ones; on CPU fp32; or what the launcher asks for
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     tf32: bool = True  # on GPUs float32 products may round their numbers to TF32
-    checkpointing: str = (
-        "none"  # what blocks keep for the backward: a row of s2s.model.activation_checkpointing.CHECKPOINTING
-    )
+    # what a block keeps for the backward pass: a row of s2s.model.activation_checkpointing.CHECKPOINTING
+    checkpointing: str = "none"
     checkpointing_every: Count = 1  # in every so many-th block
     compile: bool | None = None  # torch.compile makes the blocks faster, with other bits; null: if the launcher asks
     fused_loss: bool = False  # Liger's kernel on a GPU computes teacher forcing's loss; its bits are not ours

@@ -54,8 +54,7 @@ def test_a_missing_module_names_its_package_and_the_checkout() -> None:
 def test_an_installed_package_names_the_distribution(tmp_path: Path, beside: str | None) -> None:
     """Without its checkout, a stranger's pyproject.toml in the folder above included."""
     (tmp_path / "s2s").mkdir()
-    for name in ("packages.py", "errors.py"):
-        shutil.copy(CHECKOUT / "s2s" / name, tmp_path / "s2s")
+    shutil.copy(CHECKOUT / "s2s" / "errors.py", tmp_path / "s2s")
     (tmp_path / "s2s" / "__init__.py").touch()
     if beside is not None:
         (tmp_path / "pyproject.toml").write_text(beside, encoding="utf-8")
