@@ -1,8 +1,8 @@
-"""Decoding with beam search of this project beside its peers, on the same sources: ``--help`` lists the options.
+"""Decoding with beam search of this project and of its peers, on the same sources: ``--help`` lists the options.
 
 Each system runs in a process of its own, by itself for each precision, and all take turns in an order that rotates.
 A round decodes all sources with each size of batch; hypotheses must have exactly ``--tokens`` tokens. Sources of like
-length stand together, as in a long list that was sorted, for all systems. bert4torch takes one source at a time. At
+length are neighbours, as in a long list that was sorted, for all systems. bert4torch takes one source at a time. At
 batch 1 a quarter of the sources is decoded.
 
 CPU seconds are of all threads; rows have medians over rounds. The floor is the least work by formula (``least_work`` in
@@ -49,17 +49,17 @@ SHARED = ("threads", "rounds", "source_tokens", "beams", "tokens", "vocabulary",
 
 def plan(arguments: argparse.Namespace) -> list[tuple[int, int]]:
     """The sizes of batches, and how many sources are decoded with each."""
-    found = [(batch, arguments.sources if batch > 1 else -(-arguments.sources // 4)) for batch in arguments.batches]
-    for batch, count in found:
+    sizes = [(batch, arguments.sources if batch > 1 else -(-arguments.sources // 4)) for batch in arguments.batches]
+    for batch, count in sizes:
         if count % batch or count // batch > timing.BUCKET:
             most = timing.BUCKET
             raise UserError(f"--sources: {count} are not 1 .. {most} batches of {batch}; see --batches")
-    return found
+    return sizes
 
 
 def start(arguments: argparse.Namespace, stack: ExitStack) -> list[Runner]:
     """A runner for each system and precision; what is not installed is named and left out."""
-    sizes, ours, runners = plan(arguments), arguments.kernel or choose()[0], list[Runner]()
+    sizes, s2s_kernel, runners = plan(arguments), arguments.kernel or choose()[0], list[Runner]()
     positions = timing.SPREAD["source"][1] * arguments.source_tokens + arguments.tokens + 2
     shape = Shape(
         arguments.vocabulary, arguments.width, arguments.layers, arguments.heads, int(positions), dropout=0.0,
@@ -68,10 +68,10 @@ def start(arguments: argparse.Namespace, stack: ExitStack) -> list[Runner]:
     shared = {"threads": arguments.threads, "shape": shape, "search": Search(arguments.beams, arguments.tokens)}
     for name in dict.fromkeys(arguments.systems):
         row = DECODERS[name]
-        own = [size for size in sizes if row.batches or size[0] == 1] or [(1, -(-arguments.sources // 4))]
-        for precision in (each for each in row.precisions if each in arguments.precisions):
-            kernel = ours if name == "s2s" else "default"
-            settings = {**shared, "source_tokens": arguments.source_tokens, "plan": own, "kernel": kernel}
+        row_sizes = [size for size in sizes if row.batches or size[0] == 1] or [(1, -(-arguments.sources // 4))]
+        for precision in (name for name in row.precisions if name in arguments.precisions):
+            kernel = s2s_kernel if name == "s2s" else "default"
+            settings = {**shared, "source_tokens": arguments.source_tokens, "plan": row_sizes, "kernel": kernel}
             runner = stack.enter_context(Runner(name, precision, settings))
             if runner.missing:
                 print(f"{name}: left out: {runner.missing}", file=sys.stderr)
@@ -102,22 +102,22 @@ def measure(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
     with ExitStack() as stack:
         runners = start(arguments, stack)
         for _ in interleave(runners, arguments.rounds):
-            rows = [summary(each, batch, counts[batch]) for each in runners for batch in each.taken]
+            rows = [summary(runner, batch, counts[batch]) for runner in runners for batch in runner.taken]
             compare(rows)
             yield [{**row, **shared} for row in rows]
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    found = numbered(__doc__, NUMBERS)
-    found.add_argument("--batches", type=int, nargs="+", default=[1, 32], help="sources at a time; default 1 32")
-    found.add_argument("--kernel", choices=KERNELS, help="of our float32 products; default: the better one")
-    found.add_argument("--systems", nargs="+", default=list(DECODERS), metavar="SYSTEM", help="default: all")
-    found.add_argument(
+    parser = numbered(__doc__, NUMBERS)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32], help="sources at a time; default 1 32")
+    parser.add_argument("--kernel", choices=KERNELS, help="of our float32 products; default: the better one")
+    parser.add_argument("--systems", nargs="+", default=list(DECODERS), metavar="SYSTEM", help="default: all")
+    parser.add_argument(
         "--precisions", nargs="+", choices=("fp32", "bf16", "int8"), default=["fp32", "bf16", "int8"],
         help="where a system has them; default: all",
     )  # fmt: skip
-    return found
+    return parser
 
 
 def main(texts: Sequence[str]) -> int:

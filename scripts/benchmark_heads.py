@@ -1,4 +1,4 @@
-"""Time of CRF and MEMM: the chains alone beside pytorch-crf, and whole training steps of taggers over an encoder.
+"""Time of CRF and MEMM: the chains alone against pytorch-crf, and whole training steps of taggers over an encoder.
 
 The chains: loss with its gradients, and the best sequence, of [64, 128] columns and 32 labels. The steps: a tagger with
 a CRF, a bidirectional MEMM or a softmax over encoders of 12 and of 2 layers, forward and backward (the comparison of
@@ -100,7 +100,7 @@ def peer(labels: int) -> Any:
 
 
 def steps(layers: int, width: int, batch: int, columns: int, labels: int) -> Works:
-    """A training step of a tagger of each kind over an encoder of so many layers."""
+    """A training step of a tagger of each kind over an encoder of ``layers`` layers."""
     names = [str(label) for label in range(labels)]
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, 1000, (batch, columns), generator=generator).tolist()
@@ -124,10 +124,10 @@ def _step(module: Objective, batch: Batch, _: int) -> None:
 
 def measure(name: str, works: Works, rounds: int, warmup: int) -> list[dict[str, Any]]:
     """The rows of a group of works."""
-    found = summarised(interleaved(works, rounds, warmup, CPU), dict.fromkeys(works, 1))
+    rows = summarised(interleaved(works, rounds, warmup, CPU), dict.fromkeys(works, 1))
     facts = {"precision": "fp32", "threads": torch.get_num_threads()}
     versions = {"torch": torch.__version__, "processor": processor(CPU)}
-    kept = [{key: value for key, value in row.items() if not key.startswith("memory")} for row in found]
+    kept = [{key: value for key, value in row.items() if not key.startswith("memory")} for row in rows]
     return [{"group": name, **row, **facts, **versions} for row in kept]
 
 
@@ -145,9 +145,9 @@ def main(arguments: Sequence[str]) -> int:
     groups |= {f"step of {layers} layers": steps(layers, *step_sizes) for layers in (12, 2)}
     rows = []
     for name, works in groups.items():
-        found = measure(name, works, options.rounds, options.warmup)
-        show(name, [row | {"memory_bytes": 0, "memory_ratio": 1.0} for row in found])
-        rows += found
+        group_rows = measure(name, works, options.rounds, options.warmup)
+        show(name, [row | {"memory_bytes": 0, "memory_ratio": 1.0} for row in group_rows])
+        rows += group_rows
     if options.json:
         write(options.json, rows)
     return 0

@@ -54,7 +54,7 @@ def write_lines(path: Path, lines: int) -> None:
 
 
 def train(folder: Path, name: str, data: Path, steps: int, kill_at: int | None = None) -> dict[str, Any]:
-    """One run of the command in a process of its own, killed once it has logged so many steps."""
+    """One run of the command in a process of its own, killed once it has logged ``steps`` steps."""
     log = folder / name / "log.jsonl"
     recipe = folder / "recipe.yaml"
     recipe.write_text("{}\n", encoding="utf-8")

@@ -62,7 +62,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     fits = {mode: largest(partial(trainer.peak, mode), limit, peaks[mode], arguments.tries) for mode in arguments.modes}
     works = {f"{mode} {rows}": partial(_ignoring_round, trainer, mode, rows) for rows in sizes for mode in peaks}
     times = timing.interleaved(works, arguments.rounds, 1, CPU)
-    found = [
+    fitting = [
         _row(trainer, mode, rows, (times[f"{mode} {rows}"], times[f"none {rows}"]))
         | {"memory_bytes": peaks[mode][rows], "fits": fits[mode], "limit_bytes": limit}
         for mode in arguments.modes
@@ -70,21 +70,21 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     ]
     shared = {name: getattr(arguments, name) for name in (*SHARED, *SHAPE)}
     shared |= {"torch": torch.__version__, "processor": timing.processor(CPU)}
-    return [{"system": "s2s", **row, **shared} for row in found]
+    return [{"system": "s2s", **row, **shared} for row in fitting]
 
 
 def _row(trainer: Trainer, mode: str, rows: int, times: tuple[list[Time], list[Time]]) -> dict[str, Any]:
     """Times of a kind of recomputation and of none, and what both keep."""
-    ours, plain = times
+    recomputed, plain = times
     kept, whole = (trainer.activations(name, rows) for name in (mode, "none"))
     return {
         "checkpointing": mode,
         "batch": rows,
         "activation_bytes": kept,
         "activation_ratio": kept / whole,
-        "seconds_a_sample": statistics.median(each.wall for each in ours) / rows,
-        "cpu_seconds_a_sample": statistics.median(each.cpu for each in ours) / rows,
-        "time_ratio": statistics.median(one.cpu / other.cpu for one, other in zip(ours, plain, strict=True)),
+        "seconds_a_sample": statistics.median(time.wall for time in recomputed) / rows,
+        "cpu_seconds_a_sample": statistics.median(time.cpu for time in recomputed) / rows,
+        "time_ratio": statistics.median(time.cpu / other.cpu for time, other in zip(recomputed, plain, strict=True)),
     }
 
 
@@ -120,13 +120,13 @@ def large(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    found = options(__doc__, NUMBERS)
-    found.add_argument("--sizes", type=int, nargs="+", default=[16], help="further sizes of a batch; default 16")
-    found.add_argument("--modes", nargs="+", default=list(MODES), metavar="KIND", help="default: all but offload")
-    found.add_argument("--kernel", choices=KERNELS, help="of float32 products; default: the better one")
-    found.add_argument("--large", action="store_true", help="a step of a model of 300 million parameters too")
-    found.add_argument("--large-precision", choices=("fp32", "bf16"), default="bf16", help="default bf16")
-    return found
+    parser = options(__doc__, NUMBERS)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[16], help="further sizes of a batch; default 16")
+    parser.add_argument("--modes", nargs="+", default=list(MODES), metavar="KIND", help="default: all but offload")
+    parser.add_argument("--kernel", choices=KERNELS, help="of float32 products; default: the better one")
+    parser.add_argument("--large", action="store_true", help="a step of a model of 300 million parameters too")
+    parser.add_argument("--large-precision", choices=("fp32", "bf16"), default="bf16", help="default bf16")
+    return parser
 
 
 def main(texts: Sequence[str]) -> int:

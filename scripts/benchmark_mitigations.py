@@ -1,4 +1,4 @@
-"""Time and memory of a training step of every mitigation beside teacher forcing's: ``--help`` lists the options.
+"""Time and memory of a training step of every mitigation against teacher forcing's: ``--help`` lists the options.
 
 A step is forward, backward, clipping and a fused AdamW update, at rate 0, so that all steps meet the same weights. All
 rows run in one process, once a round each, in an order that rotates; rounds take the batches in turn. A ratio of time
@@ -84,12 +84,12 @@ def methods() -> dict[str, tuple[str, Mitigation] | None]:
 def objectives(model: PrefixTransformer) -> dict[str, Objective]:
     """The objective of each row, all of the same model."""
     context = TrainingContext(cast(Vocabulary, _ids(model)), lambda: TokenisedSplit([], [], []), 512, 512)
-    found = {}
+    works = {}
     for name, method in methods().items():
         if method is not None:
             method[1].prepare(context)
-        found[name] = Objective(model, ObjectiveSettings(), [] if method is None else [method])
-    return found
+        works[name] = Objective(model, ObjectiveSettings(), [] if method is None else [method])
+    return works
 
 
 def _ids(model: PrefixTransformer) -> SimpleNamespace:
@@ -99,7 +99,7 @@ def _ids(model: PrefixTransformer) -> SimpleNamespace:
 
 
 def build(arguments: argparse.Namespace, longest: int) -> PrefixTransformer:
-    """A model from scratch with room for source and target of so many tokens together."""
+    """A model from scratch with room for ``tokens`` tokens of source and target together."""
     shape = {name: getattr(arguments, name) for name in SHAPE}
     model = PrefixTransformer(Architecture(**shape, feed_forward=4 * arguments.width, positions=longest))
     torch.manual_seed(0)
@@ -142,10 +142,10 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> list[dict[st
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    found = options(__doc__, NUMBERS)
-    found.add_argument("--kernel", choices=KERNELS, help="of float32 products; default: the better one")
-    found.add_argument("--device", default="auto", help="default auto: a GPU if there is one")
-    return found
+    parser = options(__doc__, NUMBERS)
+    parser.add_argument("--kernel", choices=KERNELS, help="of float32 products; default: the better one")
+    parser.add_argument("--device", default="auto", help="default auto: a GPU if there is one")
+    return parser
 
 
 def main(texts: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""Training throughput of this project beside its peers, on one list of examples: ``--help`` lists the options.
+"""Training throughput of this project and of its peers, on one list of examples: ``--help`` lists the options.
 
 A step pads a batch, runs forward and backward, clips, and makes a fused AdamW update. Each system runs in a process of
 its own, with the switches of its users (``default``) and with ours (``ours``: the float32 kernel that this project
@@ -53,7 +53,7 @@ SHARED = ("precision", "threads", "repeats", "batches", "batch", "source_tokens"
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What all workers have in common."""
+    """Return the settings that all workers share."""
     sizes = timing.Sizes(arguments.batch, arguments.source_tokens, arguments.target_tokens)
     lengths = timing.ragged(sizes, arguments.batches)
     arguments.positions = int(lengths.max(axis=(0, 1)).sum()) + 1
@@ -64,10 +64,10 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def start(arguments: argparse.Namespace, stack: ExitStack) -> list[Worker]:
     """A worker for each system and switch, ours first; what is not installed is named and left out."""
-    ours, shared, workers = arguments.kernel or choose()[0], settings(arguments), list[Worker]()
+    kernel, shared, workers = arguments.kernel or choose()[0], settings(arguments), list[Worker]()
     for name in dict.fromkeys(["s2s", *arguments.systems]):
-        for switches in (own for label, own in SWITCHES.items() if label in arguments.switches):
-            chosen = {**shared, "system": name, "kernel": ours if switches else "default"}
+        for switches in (switched for label, switched in SWITCHES.items() if label in arguments.switches):
+            chosen = {**shared, "system": name, "kernel": kernel if switches else "default"}
             worker = stack.enter_context(Worker(name, switches, chosen))
             if worker.missing:
                 print(f"{name}: left out: {worker.missing}", file=sys.stderr)
@@ -146,12 +146,12 @@ def show(title: str, rows: Iterable[dict[str, Any]]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    found = options(__doc__, NUMBERS)
-    found.add_argument("--attention-dropout", type=float, default=0.0, help="of the peers; s2s has none; default 0")
-    found.add_argument("--kernel", choices=KERNELS, help="of float32 products with our switches; default: the better")
-    found.add_argument("--systems", nargs="+", default=list(SYSTEMS), metavar="SYSTEM", help="default: all")
-    found.add_argument("--switches", nargs="+", choices=SWITCHES, default=list(SWITCHES), help="default: both")
-    return found
+    parser = options(__doc__, NUMBERS)
+    parser.add_argument("--attention-dropout", type=float, default=0.0, help="of the peers; s2s has none; default 0")
+    parser.add_argument("--kernel", choices=KERNELS, help="of float32 products with our switches; default: the better")
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), metavar="SYSTEM", help="default: all")
+    parser.add_argument("--switches", nargs="+", choices=SWITCHES, default=list(SWITCHES), help="default: both")
+    return parser
 
 
 def main(texts: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""Time of exact word mover's distance beside a linear programme for each pair and a loop over POT.
+"""Time of exact word mover's distance against a linear programme for each pair and a loop over POT.
 
 One thread: python scripts/benchmark_transport.py [--pairs 1000] [--tokens 30] [--width 300] [--json FILE]
 """
@@ -41,8 +41,8 @@ def constraints(tokens: int) -> csr_array:
 def by_linear_programme(sums: csr_array, x: Vectors, y: Vectors) -> float:
     """The distance by HiGHS; the constraints are those of all pairs of this size."""
     shares = np.full(sums.shape[0], 1 / len(x))
-    found = linprog(cdist(x, y).ravel(), A_eq=sums, b_eq=shares, bounds=(0, None), method="highs")
-    return float(found.fun)
+    solution = linprog(cdist(x, y).ravel(), A_eq=sums, b_eq=shares, bounds=(0, None), method="highs")
+    return float(solution.fun)
 
 
 def by_pot(x: Vectors, y: Vectors) -> float:
@@ -60,10 +60,10 @@ def measure(pairs: int, tokens: int, width: int) -> list[dict[str, Any]]:
         "loop over POT": by_pot,
         "s2s": word_movers_distance,
     }
-    found = {name: np.zeros((ROUNDS, size)) for name in systems}
+    distances = {name: np.zeros((ROUNDS, size)) for name in systems}
 
     def work(name: str, number: int) -> None:
-        found[name][number % ROUNDS] = [systems[name](x, y) for x, y in texts[number % ROUNDS]]
+        distances[name][number % ROUNDS] = [systems[name](x, y) for x, y in texts[number % ROUNDS]]
 
     works = {name: partial(work, name) for name in systems}
     times = interleaved(works, ROUNDS, 1, CPU)
@@ -74,13 +74,15 @@ def measure(pairs: int, tokens: int, width: int) -> list[dict[str, Any]]:
             "pairs": ROUNDS * size,
             "tokens": tokens,
             "width": width,
-            "seconds": sum(each.wall for each in taken),
-            "cpu_seconds": sum(each.cpu for each in taken),
-            "cpu_ratio": float(np.median([one.cpu / base.cpu for one, base in zip(taken, times[first], strict=True)])),
-            "largest_difference": float(np.abs(found[name] - found[first]).max()),
+            "seconds": sum(time.wall for time in taken),
+            "cpu_seconds": sum(time.cpu for time in taken),
+            "cpu_ratio": float(
+                np.median([time.cpu / base.cpu for time, base in zip(taken, times[first], strict=True)])
+            ),
+            "largest_difference": float(np.abs(distances[name] - distances[first]).max()),
             "threads": torch.get_num_threads(),
             "precision": "fp64",
-            "versions": {each: version(each) for each in ("scipy", "POT", "numpy")},
+            "versions": {package: version(package) for package in ("scipy", "POT", "numpy")},
             "processor": processor(CPU),
         }
         for name, taken in times.items()

@@ -3,7 +3,7 @@
 python scripts/compare_attention.py [--recipe title_gen_scratch] [--steps 200] [--variants dot random ...] [--json FILE]
     [--folder runs/compare_attention] [--sources 100] [model.width=128 ...]
 
-A folder that holds a variant's run from before is gone on with, so a stopped comparison goes on where it stopped.
+A folder that holds a variant's run from before is resumed, so a stopped comparison continues where it stopped.
 """
 
 import argparse
@@ -39,8 +39,8 @@ def recipe_of(arguments: argparse.Namespace, variant: str) -> s2s.Recipe:
     """The recipe of one variant; it is evaluated once, at its end."""
     folder = arguments.folder / variant.replace(",", "_")
     every = [f"run.{key}={arguments.steps}" for key in ("steps", "evaluate_every", "save_every")]
-    own = [f"model.attention={variant}", f"run.folder={folder}"]
-    return s2s.Recipe.load(arguments.recipe, [*every, *arguments.overrides, *own])
+    keys = [f"model.attention={variant}", f"run.folder={folder}"]
+    return s2s.Recipe.load(arguments.recipe, [*every, *arguments.overrides, *keys])
 
 
 def measure(arguments: argparse.Namespace, variant: str) -> dict[str, Any]:
@@ -73,8 +73,8 @@ def decode(run: Run, sources: Sequence[str]) -> tuple[list[str], float]:
     """The best hypothesis of each source and the seconds that all took."""
     began = time.perf_counter()
     search = run.recipe.search
-    found = run.search(sources, search, lambda _: None)
-    return [hypotheses[0].text if hypotheses else "" for hypotheses in found], time.perf_counter() - began
+    hypotheses = run.search(sources, search, lambda _: None)
+    return [hypotheses[0].text if hypotheses else "" for hypotheses in hypotheses], time.perf_counter() - began
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:

@@ -2,7 +2,7 @@
 
 python scripts/compare_heads.py recipe=tagging_ner kinds=softmax,memm,bimemm,crf seeds=0,1,2 [json=FILE] [key=value ...]
 
-Every run has a folder of its own below the recipe's, named after kind and seed; the same command goes on where it was
+Every run has a folder of its own below the recipe's, named after kind and seed; the same command continues where it was
 stopped. Further arguments are overrides of the recipe. The score of a run is that of its last step.
 """
 
@@ -33,8 +33,8 @@ def measure(name: str, kind: str, seed: int, overrides: Sequence[str]) -> dict[s
     if len(plain.heads) != 1:
         raise UserError(f"recipe {name}: it has {len(plain.heads)} heads; one is needed, whose kind is changed")
     (head,) = plain.heads
-    own = [f"heads.{head}.name={kind}", f"run.seed={seed}", f"run.folder={plain.run.folder}-{kind}-{seed}"]
-    run = s2s.fit(Recipe.load(name, [*overrides, *own]))
+    keys = [f"heads.{head}.name={kind}", f"run.seed={seed}", f"run.folder={plain.run.folder}-{kind}-{seed}"]
+    run = s2s.fit(Recipe.load(name, [*overrides, *keys]))
     log = [json.loads(line) for line in (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     dev = [line["dev"] for line in log if "dev" in line][-1]
     steps = [line for line in log if "seconds" in line]
@@ -49,9 +49,11 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     for name in metrics:
         table.add_column(name, justify="right")
     for kind in dict.fromkeys(row["kind"] for row in rows):
-        own = [row for row in rows if row["kind"] == kind]
-        cells = ([row[name] for row in own] for name in metrics)
-        table.add_row(kind, str(len(own)), *(f"{statistics.mean(c):.2f} ({min(c):.2f} .. {max(c):.2f})" for c in cells))
+        kind_rows = [row for row in rows if row["kind"] == kind]
+        cells = ([row[name] for row in kind_rows] for name in metrics)
+        table.add_row(
+            kind, str(len(kind_rows)), *(f"{statistics.mean(c):.2f} ({min(c):.2f} .. {max(c):.2f})" for c in cells)
+        )
     plain_console(width=140).print(table)
 
 
@@ -70,7 +72,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command: 0 when all is told, 2 after an error of the user's."""
+    """Run the command; return 0, or 2 after an error of the user's."""
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0 if arguments else 2

@@ -38,18 +38,20 @@ def texts(run: Run, path: str, count: int) -> list[str]:
 
 def measure(run: Run, sources: list[str], beams: int) -> list[dict[str, Any]]:
     """A row a precision."""
-    found: dict[str, list[list[int]]] = {}
+    tokens: dict[str, list[list[int]]] = {}
     rows: list[dict[str, Any]] = []
     for precision in PRECISIONS:
         start = time.process_time()
-        found[precision] = [each[0].tokens for each in run.generate(sources, beams=beams, precision=precision)]
+        tokens[precision] = [
+            hypotheses[0].tokens for hypotheses in run.generate(sources, beams=beams, precision=precision)
+        ]
         rows.append({"precision": precision, "cpu_seconds_a_sentence": (time.process_time() - start) / len(sources)})
-    scores = {name: [float(row.sum()) for row in run.score(sources, tokens)] for name, tokens in found.items()}
+    scores = {name: [float(row.sum()) for row in run.score(sources, tokens)] for name, tokens in tokens.items()}
     for row in rows:
         name = row["precision"]
-        pairs = zip(found[name], found["fp32"], strict=True)
-        lost = [own - other for own, other in zip(scores["fp32"], scores[name], strict=True)]
-        row |= {"same": sum(own == other for own, other in pairs) / len(sources), "lost": sum(lost) / len(lost)}
+        pairs = zip(tokens[name], tokens["fp32"], strict=True)
+        lost = [whole - rounded for whole, rounded in zip(scores["fp32"], scores[name], strict=True)]
+        row |= {"same": sum(whole == rounded for whole, rounded in pairs) / len(sources), "lost": sum(lost) / len(lost)}
     return rows
 
 

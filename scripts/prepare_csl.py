@@ -29,12 +29,12 @@ DEV_SHARE = 20
 Row = dict[str, object]
 
 
-def prepare(place: Path, output: Path) -> None:
+def prepare(folder: Path, output: Path) -> None:
     """Read all files, then write the splits."""
-    files = sorted(place.iterdir()) if place.is_dir() else [place]
+    files = sorted(folder.iterdir()) if folder.is_dir() else [folder]
     files = [file for file in files if KINDS.fullmatch(file.name) and file.is_file()]
     if not files:
-        raise UserError(f"{place}: no .json, .jsonl or .tsv file there")
+        raise UserError(f"{folder}: no .json, .jsonl or .tsv file there")
     check_splits(output, files)
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for file in files:
@@ -61,23 +61,23 @@ def _rows(file: Path) -> Iterator[Row]:
             yield _tabbed(line, f"{file}:{number}") if ".tsv" in file.name else _object(line, f"{file}:{number}")
 
 
-def _object(line: str, place: str) -> Row:
+def _object(line: str, line_name: str) -> Row:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: malformed JSON ({str(error)[:80]})") from error
+        raise UserError(f"{line_name}: malformed JSON ({str(error)[:80]})") from error
     if not isinstance(row, dict) or "title" not in row:
-        raise UserError(f"{place}: no object with a title")
+        raise UserError(f"{line_name}: no object with a title")
     abstract = row.get("abst", row.get("abstract", ""))
     if not isinstance(row["title"], str) or not isinstance(abstract, str):
-        raise UserError(f"{place}: title and abstract are not both texts")
+        raise UserError(f"{line_name}: title and abstract are not both texts")
     return {"id": row.get("id"), "title": row["title"].strip(), "abstract": abstract.strip()}
 
 
-def _tabbed(line: str, place: str) -> Row:
+def _tabbed(line: str, line_name: str) -> Row:
     values = [value.strip() for value in line.split("\t")]
     if len(values) != 5:
-        raise UserError(f"{place}: {len(values)} columns; CSL has title, abstract, keywords, discipline, category")
+        raise UserError(f"{line_name}: {len(values)} columns; CSL has title, abstract, keywords, discipline, category")
     keywords = [word for word in values[2].split("_") if word]
     return {
         "title": values[0],

@@ -1,4 +1,4 @@
-"""What the commands that prepare public sets share."""
+"""Shared by the commands that prepare public sets."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence

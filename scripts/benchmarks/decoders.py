@@ -65,8 +65,8 @@ class OurDecoder:
     def decode(self, sources: Sources, batch: int) -> list[list[int]]:
         beams, tokens = self.search
         rules = SearchSettings(beams=beams, min_length=tokens, batch=batch, precision=self.precision)
-        found = generate(self.model, self.vocabulary, sources, rules, tokens, lambda _: None)
-        return [hypotheses[0][0] for hypotheses in found]
+        hypotheses = generate(self.model, self.vocabulary, sources, rules, tokens, lambda _: None)
+        return [n_best[0][0] for n_best in hypotheses]
 
 
 class BartDecoder:
@@ -78,11 +78,13 @@ class BartDecoder:
 
     @torch.inference_mode()
     def decode(self, sources: Sources, batch: int) -> list[list[int]]:
-        found = []
+        hypotheses = []
         for start in range(0, len(sources), batch):
             ids = pad(sources[start : start + batch], PADDING)
-            found += self.model.generate(ids, attention_mask=(ids != PADDING).long(), **forced(self.search)).tolist()
-        return [row[1:] for row in found]
+            hypotheses += self.model.generate(
+                ids, attention_mask=(ids != PADDING).long(), **forced(self.search)
+            ).tolist()
+        return [row[1:] for row in hypotheses]
 
 
 class GPT2Decoder:
@@ -103,12 +105,12 @@ class GPT2Decoder:
 
     @torch.inference_mode()
     def decode(self, sources: Sources, batch: int) -> list[list[int]]:
-        found = []
+        hypotheses = []
         for start in range(0, len(sources), batch):
             ids = pad([row[::-1] for row in sources[start : start + batch]], PADDING).flip(1)
             rows = self.model.generate(ids, attention_mask=(ids != PADDING).long(), **forced(self.search))
-            found += rows[:, ids.shape[1] :].tolist()
-        return found
+            hypotheses += rows[:, ids.shape[1] :].tolist()
+        return hypotheses
 
 
 def forced(search: Search) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def forced(search: Search) -> dict[str, Any]:
 
 
 class Bert4TorchDecoder:
-    """bert4torch's UniLM and beam search as in its example of titles: one source, and each step computes all anew."""
+    """bert4torch's UniLM and beam search as in its example of titles: one source, all recomputed at each step."""
 
     def __init__(self, shape: Shape, search: Search, precision: str) -> None:  # noqa: ARG002
         model, self.search = Bert4Torch(shape).model.eval(), search
@@ -156,7 +158,7 @@ class CTranslate2Decoder:
         from ctranslate2.converters import TransformersConverter
 
         model = TransformersBart(shape).model
-        # What the converter asks of a BART's configuration that its own class no longer has.
+        # The converter asks these of a BART's configuration that its own class no longer has.
         model.config.update({"normalize_before": False, "normalize_embedding": True})
         model.save_pretrained(folder)
         words = Tokenizer(models.WordLevel({name: number for number, name in enumerate(self.names)}, self.names[3]))
@@ -167,14 +169,14 @@ class CTranslate2Decoder:
 
     def decode(self, sources: Sources, batch: int) -> list[list[int]]:
         beams, tokens = self.search
-        found = self.translator.translate_batch(
+        hypotheses = self.translator.translate_batch(
             [[self.names[number] for number in row] for row in sources],
             beam_size=beams,
             min_decoding_length=tokens,
             max_decoding_length=tokens,
             max_batch_size=batch,
         )
-        return [[int(name[1:]) for name in each.hypotheses[0]] for each in found]
+        return [[int(name[1:]) for name in result.hypotheses[0]] for result in hypotheses]
 
 
 class Row(NamedTuple):

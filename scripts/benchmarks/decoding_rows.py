@@ -1,4 +1,4 @@
-"""What ``benchmark_decoding.py`` measures of each system, and its rows."""
+"""The measurements of ``benchmark_decoding.py`` for each system, and its rows."""
 
 import statistics
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Runner(Worker):
         self.taken: dict[int, list[Time]] = {batch: [] for batch, _ in settings["plan"]}
 
     def run(self, batch: int) -> None:
-        """Decode all sources once, and measure the peak beside it."""
+        """Decode all sources once, and measure the peak right before it."""
         self.taken[batch].append(Time(*self.ask(decode=batch)))
         self.peaks.append(self.ask(peak=True)["peak"])
 
@@ -30,7 +30,7 @@ class Runner(Worker):
 def summary(runner: Runner, batch: int, sources: int) -> dict[str, Any]:
     """A row: medians over rounds, and the smallest and greatest CPU time a source."""
     taken = runner.taken[batch]
-    each = [time.cpu / sources for time in taken]
+    seconds = [time.cpu / sources for time in taken]
     return {
         "system": runner.name,
         "precision": runner.precision,
@@ -38,24 +38,24 @@ def summary(runner: Runner, batch: int, sources: int) -> dict[str, Any]:
         "sources": sources,
         "seconds": statistics.median(time.wall for time in taken),
         "cpu_seconds": statistics.median(time.cpu for time in taken),
-        "cpu_seconds_a_sentence": statistics.median(each),
-        "least": min(each),
-        "most": max(each),
+        "cpu_seconds_a_sentence": statistics.median(seconds),
+        "least": min(seconds),
+        "most": max(seconds),
         "floor": runner.work[batch] / max(runner.peaks) / sources,
         "peak_flops": max(runner.peaks),
-        "rounds_cpu_seconds_a_sentence": each,
+        "rounds_cpu_seconds_a_sentence": seconds,
     }
 
 
 def compare(rows: list[dict[str, Any]]) -> None:
     """Give each row its time over that of this project in float32, in place: the median over rounds."""
-    ours = {row["batch"]: row for row in rows if row["system"] == "s2s" and row["precision"] == "fp32"}
+    s2s_rows = {row["batch"]: row for row in rows if row["system"] == "s2s" and row["precision"] == "fp32"}
     for row in rows:
-        alone = not DECODERS[row["system"]].batches
-        for batch, own in ours.items():
-            if not alone and batch != row["batch"]:
+        one_at_a_time = not DECODERS[row["system"]].batches
+        for batch, s2s_row in s2s_rows.items():
+            if not one_at_a_time and batch != row["batch"]:
                 continue
-            pairs = zip(row["rounds_cpu_seconds_a_sentence"], own["rounds_cpu_seconds_a_sentence"], strict=True)
+            pairs = zip(row["rounds_cpu_seconds_a_sentence"], s2s_row["rounds_cpu_seconds_a_sentence"], strict=True)
             name = f"ratio_to_batch_{batch}" if batch != row["batch"] else "ratio"
             row[name] = statistics.median(theirs / mine for theirs, mine in pairs)
 
@@ -76,10 +76,10 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
     ):
         table.add_column(head, justify="right")
     for row in sorted(rows, key=lambda row: row["batch"]):
-        each, (low, high) = row["cpu_seconds_a_sentence"], (1000 * row["least"], 1000 * row["most"])
+        median, (low, high) = row["cpu_seconds_a_sentence"], (1000 * row["least"], 1000 * row["most"])
         spread, floor = f"{low:.1f} .. {high:.1f}", f"{1000 * row['floor']:.1f}"
         clock = f"{1000 * row['seconds'] / row['sources']:.1f}"
         ratios = [f"{value:.2f}{name[5:].replace('_', ' ')}" for name, value in row.items() if name.startswith("ratio")]
-        shown = str(row["batch"]), str(row["sources"]), f"{1000 * each:.1f}", spread, floor, clock
+        shown = str(row["batch"]), str(row["sources"]), f"{1000 * median:.1f}", spread, floor, clock
         table.add_row(row["system"], row["precision"], *shown, ", ".join(ratios))
     plain_console(width=140).print(table)

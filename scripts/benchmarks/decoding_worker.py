@@ -1,4 +1,4 @@
-"""One system in a process of its own, for ``benchmark_decoding.py``: it decodes when it is told to."""
+"""One system in a process of its own, for ``benchmark_decoding.py``: it decodes on request."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ from benchmarks.peers import Shape
 from benchmarks.training_worker import peak, serve
 
 
-class Speaker:
+class SpeakingSystem:
     """A system and the sources that it decodes, for each size of batch."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -46,4 +46,4 @@ class Speaker:
 if __name__ == "__main__":
     kept = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
-    serve(Speaker, sys.stdin, kept)
+    serve(SpeakingSystem, sys.stdin, kept)

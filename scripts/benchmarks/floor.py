@@ -18,9 +18,9 @@ def least_work(name: str, shape: Shape, search: Search, sources: Lengths) -> flo
     s, fed, block, half = sources.astype(float), 1 + beams * (tokens - 1), 12 * width**2, 2 * width**2
     past = 1 + beams * sum(range(2, tokens + 1))
     if name in ("transformers_bart", "ctranslate2"):
-        ours, theirs = layers // 2, layers - layers // 2
-        weights = s * (ours * block + theirs * half) + fed * theirs * (block + half)
-        seen = ours * s**2 + theirs * (past + fed * s)
+        encoder, decoder = layers // 2, layers - layers // 2
+        weights = s * (encoder * block + decoder * half) + fed * decoder * (block + half)
+        seen = encoder * s**2 + decoder * (past + fed * s)
     else:
         pairs = s * (s + 1) / 2 if name == "transformers_gpt2" else s**2
         weights = s * ((layers - 1) * block + half) + fed * layers * block

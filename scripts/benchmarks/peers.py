@@ -27,7 +27,7 @@ Pairs = Sequence[tuple[list[int], list[int]]]
 
 
 class Shape(NamedTuple):
-    """What fixes the size of a model; the hidden layer of its feed-forward is four times its width."""
+    """The size of a model; the hidden layer of its feed-forward is four times its width."""
 
     vocabulary: int
     width: int
@@ -134,7 +134,7 @@ class TransformersBart:
 class Bert4Torch:
     """bert4torch's own UniLM: the mask comes from the segments, the loss is that of its examples of titles.
 
-    As there, the source's last token predicts the first label; no token stands between, and one more at the end.
+    As there, the source's last token predicts the first label; there is no token between them, and one more at the end.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -155,10 +155,10 @@ class Bert4Torch:
             "type_vocab_size": 2,
         }
         with TemporaryDirectory() as folder:
-            place = Path(folder) / "bert4torch_config.json"
-            place.write_text(json.dumps(config), encoding="utf-8")
+            path = Path(folder) / "bert4torch_config.json"
+            path.write_text(json.dumps(config), encoding="utf-8")
             self.model = build_transformer_model(
-                config_path=str(place), model="bert", with_mlm=True, application="unilm", tie_word_embeddings=True
+                config_path=str(path), model="bert", with_mlm=True, application="unilm", tie_word_embeddings=True
             )
         self.criterion = CausalLMLoss(offset=True, logits_index=1, ignore_index=PADDING)
 
@@ -177,6 +177,6 @@ def _stand_in_for_torchvision() -> None:
         module = ModuleType(name)
         module.__path__, module.__spec__ = [], ModuleSpec(name, None, is_package=True)
         sys.modules[name] = module
-        parent, _, own = name.rpartition(".")
+        parent, _, attribute = name.rpartition(".")
         if parent:
-            setattr(sys.modules[parent], own, module)
+            setattr(sys.modules[parent], attribute, module)

@@ -52,7 +52,7 @@ class Worker:
         assert self.process.stdout is not None
         if error is not None:
             self.process.kill()
-        with suppress(BrokenPipeError):  # of a process that has ended, which is told already
+        with suppress(BrokenPipeError):  # of a process that has ended, which was reported already
             self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait()
@@ -68,7 +68,7 @@ class Worker:
             answer = ""
         if not answer:
             code = self.process.wait()
-            why = " (killed; memory for so many --systems and --switches?)" if code == -9 else ""
+            why = " (killed; too little memory for these --systems and --switches?)" if code == -9 else ""
             raise UserError(f"{self.name}: its process ended with code {code}{why}")
         return json.loads(answer)
 

@@ -57,7 +57,7 @@ class Trainer:
 
 
 def largest(peak: Callable[[int], int], limit: int, known: dict[int, int], tries: int) -> int:
-    """The largest number of rows whose peak is within the limit, as far as so many measurements tell.
+    """The largest number of rows whose peak is within the limit, as far as ``tries`` measurements show.
 
     ``known`` are peaks of two or more numbers of rows, the least of which fits; they grow about linearly.
     """

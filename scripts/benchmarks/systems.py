@@ -43,7 +43,7 @@ SYSTEMS: dict[str, tuple[Callable[[Shape], System], bool]] = {
     "transformers_bert_sdpa_bucketed": (partial(TransformersBert, attention="sdpa"), True),
     "transformers_bart": (TransformersBart, False),
 }
-"""How each is built, and whether examples of like length stand together in its batches."""
+"""How each is built, and whether its batches hold examples of similar length."""
 
 
 def optimizer(system: System) -> Optimizer:
@@ -76,9 +76,9 @@ def useful_work(name: str, shape: Shape, lengths: Lengths) -> float:
     block, half = 12 * width**2, 2 * width**2
     causal = target * (target + 1) / 2
     if name == "transformers_bart":
-        ours, theirs = layers // 2, layers - layers // 2
-        weights = source * (ours * block + theirs * half) + target * theirs * (block + half)
-        seen = ours * source**2 + theirs * (causal + source * target)
+        encoder, decoder = layers // 2, layers - layers // 2
+        weights = source * (encoder * block + decoder * half) + target * decoder * (block + half)
+        seen = encoder * source**2 + decoder * (causal + source * target)
     else:
         weights = source * ((layers - 1) * block + half) + target * layers * block
         seen = (layers - 1) * source**2 + layers * (causal + source * target)

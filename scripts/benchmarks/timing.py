@@ -1,4 +1,4 @@
-"""What benchmarks share: ragged batches, interleaved timing, peak memory, and results as a table and as JSON."""
+"""Shared by benchmarks: ragged batches, interleaved timing, peak memory, and results as a table and as JSON."""
 
 import json
 import os
@@ -53,7 +53,7 @@ class Time(NamedTuple):
 def ragged(sizes: Sizes, batches: int) -> Lengths:
     """Source and target lengths [batches, B, 2], uniform around means that they keep exactly; always the same.
 
-    As in the trainer, the lengths of 64 batches are sorted together and cut; the batches returned stand at even
+    As in the trainer, the lengths of 64 batches are sorted together and cut; the batches returned are taken at even
     distances among those, from short to long.
     """
     if min(sizes) < 1 or min(sizes.source, sizes.target) < 2:
@@ -107,13 +107,13 @@ def interleaved(
     A round runs every work once and gives it the round's number; the next round starts with the next work. So slow
     changes of the machine's speed meet all works alike.
     """
-    names, found = list(works), {name: list[Time]() for name in works}
+    names, times = list(works), {name: list[Time]() for name in works}
     for number in track(range(-warmup, rounds), "rounds", console=plain_console(stderr=True), transient=True):
         first = number % len(names)
         taken = {name: timed(partial(works[name], number), device) for name in names[first:] + names[:first]}
         for name in names if number >= 0 else ():
-            found[name].append(taken[name])
-    return found
+            times[name].append(taken[name])
+    return times
 
 
 def timed(work: Callable[[], object], device: torch.device) -> Time:
@@ -155,17 +155,17 @@ def summarised(times: Mapping[str, Sequence[Time]], memory: Mapping[str, int]) -
     rows, first = [], next(iter(times))
     for name, taken in times.items():
         pairs = list(zip(taken, times[first], strict=True))
-        ratios = [ours.wall / theirs.wall for ours, theirs in pairs]
+        ratios = [time.wall / base.wall for time, base in pairs]
         rows.append(
             {
                 "name": name,
-                "seconds": statistics.median(each.wall for each in taken),
-                "cpu_seconds": statistics.median(each.cpu for each in taken),
+                "seconds": statistics.median(time.wall for time in taken),
+                "cpu_seconds": statistics.median(time.cpu for time in taken),
                 "rounds": len(taken),
                 "time_ratio": statistics.median(ratios),
                 "time_ratio_min": min(ratios),
                 "time_ratio_max": max(ratios),
-                "cpu_ratio": statistics.median(ours.cpu / theirs.cpu for ours, theirs in pairs),
+                "cpu_ratio": statistics.median(time.cpu / base.cpu for time, base in pairs),
                 "memory_ratio": memory[name] / memory[first],
                 "memory_bytes": memory[name],
             }

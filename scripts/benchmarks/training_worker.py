@@ -1,4 +1,4 @@
-"""One system in a process of its own, for ``benchmark_training.py``: it steps when it is told to.
+"""One system in a process of its own, for ``benchmark_training.py``: it steps on request.
 
 Switches of the memory allocator hold from the start of a process on, so each system with each switch has its own. The
 first line of standard input holds the settings; each further line asks for one thing, and each answer is a line.
@@ -43,7 +43,7 @@ def peak(precision: str) -> float:
 
 
 def plan(lengths: timing.Lengths, bucketed: bool) -> timing.Lengths:
-    """The same examples, [batches, B] of their numbers: as they lie, by length, or in a random order."""
+    """The same examples, [batches, B] of their numbers: in their own order, by length, or in a random order."""
     numbers = numpy.arange(lengths.shape[0] * lengths.shape[1])
     order = numbers if bucketed else numpy.random.default_rng(1).permutation(numbers)
     return order.reshape(lengths.shape[:2])
@@ -66,7 +66,7 @@ class Stepper:
         self.optimizer = optimizer(self.system)
 
     def facts(self) -> dict[str, Any]:
-        """What is built, and its useful work in a pass over all batches."""
+        """Return the system's description and its useful work in a pass over all batches."""
         parameters = sum(parameter.numel() for parameter in self.system.model.parameters())
         return {"parameters": parameters, "work": self.work}
 
@@ -82,10 +82,10 @@ class Answering(Protocol):
     """A system in its process."""
 
     def facts(self) -> dict[str, Any]:
-        """What is built."""
+        """Return the system's description."""
 
     def answer(self, asked: dict[str, Any]) -> Any:
-        """What was asked for."""
+        """Return the answer to a request."""
 
 
 def serve(build: Callable[[dict[str, Any]], Answering], questions: TextIO, answers: TextIO) -> None:
