@@ -48,7 +48,7 @@ SHARED = ("threads", "rounds", "source_tokens", "beams", "tokens", "vocabulary",
 
 
 def plan(arguments: argparse.Namespace) -> list[tuple[int, int]]:
-    """The sizes of batches, and how many sources are decoded with each."""
+    """Return the sizes of batches, and how many sources are decoded with each."""
     sizes = [(batch, arguments.sources if batch > 1 else -(-arguments.sources // 4)) for batch in arguments.batches]
     for batch, count in sizes:
         if count % batch or count // batch > timing.BUCKET:
@@ -58,7 +58,7 @@ def plan(arguments: argparse.Namespace) -> list[tuple[int, int]]:
 
 
 def start(arguments: argparse.Namespace, stack: ExitStack) -> list[Runner]:
-    """A runner for each system and precision; what is not installed is named and left out."""
+    """Return a runner for each system and precision; what is not installed is named and left out."""
     sizes, s2s_kernel, runners = plan(arguments), arguments.kernel or choose()[0], list[Runner]()
     positions = timing.SPREAD["source"][1] * arguments.source_tokens + arguments.tokens + 2
     shape = Shape(
@@ -81,7 +81,7 @@ def start(arguments: argparse.Namespace, stack: ExitStack) -> list[Runner]:
 
 
 def interleave(runners: Sequence[Runner], rounds: int) -> Iterator[None]:
-    """A batch of each size that does not count, then the rounds; there is a pause after each."""
+    """Decode a batch of each size that does not count, then the rounds, with a pause after each."""
     for runner in runners:
         for batch in runner.taken:
             runner.ask(warm=batch)
@@ -95,7 +95,7 @@ def interleave(runners: Sequence[Runner], rounds: int) -> Iterator[None]:
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
-    """The rows of the JSON, after each round."""
+    """Yield the rows of the JSON, after each round."""
     counts = {1: -(-arguments.sources // 4), **dict(plan(arguments))}
     shared = {name: getattr(arguments, name) for name in SHARED}
     shared |= {"torch": torch.__version__, "processor": timing.processor(torch.device("cpu"))}
@@ -108,7 +108,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Return the parser of the options."""
     parser = numbered(__doc__, NUMBERS)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32], help="sources at a time; default 1 32")
     parser.add_argument("--kernel", choices=KERNELS, help="of our float32 products; default: the better one")
@@ -121,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(texts: Sequence[str]) -> int:
-    """The command: 0, or 2 after an error that the user can mend."""
+    """Run the command; return 0, or 2 after an error that the user can mend."""
     arguments = parsed(parser(), texts, NUMBERS)
     torch.set_num_threads(arguments.threads)
     try:

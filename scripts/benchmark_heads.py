@@ -100,7 +100,7 @@ def peer(labels: int) -> Any:
 
 
 def steps(layers: int, width: int, batch: int, columns: int, labels: int) -> Works:
-    """A training step of a tagger of each kind over an encoder of ``layers`` layers."""
+    """Return a training step of a tagger of each kind over an encoder of ``layers`` layers."""
     names = [str(label) for label in range(labels)]
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, 1000, (batch, columns), generator=generator).tolist()
@@ -123,7 +123,7 @@ def _step(module: Objective, batch: Batch, _: int) -> None:
 
 
 def measure(name: str, works: Works, rounds: int, warmup: int) -> list[dict[str, Any]]:
-    """The rows of a group of works."""
+    """Return the rows of a group of works."""
     rows = summarised(interleaved(works, rounds, warmup, CPU), dict.fromkeys(works, 1))
     facts = {"precision": "fp32", "threads": torch.get_num_threads()}
     versions = {"torch": torch.__version__, "processor": processor(CPU)}

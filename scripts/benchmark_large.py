@@ -35,7 +35,7 @@ NUMBERS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Return the parser of the options."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in NUMBERS.items():
         options.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"default {default}")
@@ -53,7 +53,7 @@ def main(texts: Sequence[str]) -> int:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The row: memory, and seconds of the second step."""
+    """Return the row: memory, and seconds of the second step."""
     longest = arguments.source_tokens + arguments.target_tokens
     model = build(arguments, longest)
     model.keep("block", 1)

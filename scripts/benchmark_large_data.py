@@ -113,7 +113,7 @@ def measure(folder: Path, lines: int, small: int, steps: int) -> list[dict[str, 
 
 
 def main(texts: Sequence[str]) -> int:
-    """The command; 1 if the resumed run is not exact."""
+    """Run the command; return 1 if the resumed run is not exact."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=2_000_000, help="default 2000000")
     parser.add_argument("--small", type=int, default=2_000, help="default 2000")

@@ -55,7 +55,7 @@ MODES = ("none", "block", "selective")
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of the JSON: each kind of recomputation with each size of batch, then with the largest that fits."""
+    """Return the JSON's rows: each kind of recomputation with each size of batch, then with the largest that fits."""
     trainer, sizes = Trainer(arguments), sorted({*arguments.sizes, arguments.batch})
     peaks = {mode: {rows: trainer.peak(mode, rows) for rows in sizes} for mode in arguments.modes}
     limit = peaks["none"][arguments.batch]
@@ -74,7 +74,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _row(trainer: Trainer, mode: str, rows: int, times: tuple[list[Time], list[Time]]) -> dict[str, Any]:
-    """Times of a kind of recomputation and of none, and what both keep."""
+    """Time a kind of recomputation and none, and measure the activations that both keep."""
     recomputed, plain = times
     kept, whole = (trainer.activations(name, rows) for name in (mode, "none"))
     return {
@@ -107,7 +107,7 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def large(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The row of the large model, from its own process."""
+    """Return the row of the large model, from its own process."""
     script = Path(__file__).with_name("benchmark_large.py")
     command = [sys.executable, str(script), "--precision", arguments.large_precision]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, encoding="utf-8")
@@ -119,7 +119,7 @@ def large(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Return the parser of the options."""
     parser = options(__doc__, NUMBERS)
     parser.add_argument("--sizes", type=int, nargs="+", default=[16], help="further sizes of a batch; default 16")
     parser.add_argument("--modes", nargs="+", default=list(MODES), metavar="KIND", help="default: all but offload")
@@ -130,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(texts: Sequence[str]) -> int:
-    """The command: 0, or 2 after an error that the user can mend."""
+    """Run the command; return 0, or 2 after an error that the user can mend."""
     arguments = parsed(parser(), texts, NUMBERS)
     torch.set_num_threads(arguments.threads)
     arguments.kernel = arguments.kernel or choose()[0]

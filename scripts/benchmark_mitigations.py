@@ -63,7 +63,7 @@ NUMBERS = {
 
 
 def methods() -> dict[str, tuple[str, Mitigation] | None]:
-    """The rows; each has one method, under its name in recipes, or none."""
+    """Return the rows; each has one method, under its name in recipes, or none."""
     return {
         "teacher_forcing": None,
         "random_replacement": ("random_replacement", RandomReplacement()),
@@ -82,7 +82,7 @@ def methods() -> dict[str, tuple[str, Mitigation] | None]:
 
 
 def objectives(model: PrefixTransformer) -> dict[str, Objective]:
-    """The objective of each row, all of the same model."""
+    """Return the objective of each row, all of the same model."""
     context = TrainingContext(cast(Vocabulary, _ids(model)), lambda: TokenisedSplit([], [], []), 512, 512)
     works = {}
     for name, method in methods().items():
@@ -99,7 +99,7 @@ def _ids(model: PrefixTransformer) -> SimpleNamespace:
 
 
 def build(arguments: argparse.Namespace, longest: int) -> PrefixTransformer:
-    """A model from scratch with room for ``tokens`` tokens of source and target together."""
+    """Return a model from scratch with room for ``tokens`` tokens of source and target together."""
     shape = {name: getattr(arguments, name) for name in SHAPE}
     model = PrefixTransformer(Architecture(**shape, feed_forward=4 * arguments.width, positions=longest))
     torch.manual_seed(0)
@@ -120,7 +120,7 @@ def step(objective: Module, optimizer: Optimizer, batch: Batch, precision: str) 
 
 
 def measure(arguments: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
-    """The rows of the JSON."""
+    """Return the rows of the JSON."""
     sizes = timing.Sizes(arguments.batch, arguments.source_tokens, arguments.target_tokens)
     lengths = timing.ragged(sizes, arguments.batches)
     batches = [timing.random_batch(part, arguments.vocabulary).to(device) for part in lengths]
@@ -141,7 +141,7 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> list[dict[st
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Return the parser of the options."""
     parser = options(__doc__, NUMBERS)
     parser.add_argument("--kernel", choices=KERNELS, help="of float32 products; default: the better one")
     parser.add_argument("--device", default="auto", help="default auto: a GPU if there is one")
@@ -149,7 +149,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(texts: Sequence[str]) -> int:
-    """The command: 0, or 2 after an error that the user can mend."""
+    """Run the command; return 0, or 2 after an error that the user can mend."""
     arguments = parsed(parser(), texts, NUMBERS, may_be_0=["warmup"])
     torch.set_num_threads(arguments.threads)
     wanted = "cuda" if torch.cuda.is_available() else "cpu"

@@ -32,14 +32,14 @@ SYSTEMS: dict[str, tuple[str, Build]] = {
 
 
 def shapes(layers: int, width: int, vocabulary: int) -> list[tuple[int, ...]]:
-    """The parameters of a BERT encoder: embeddings with their norm, then the layers' projections, norms and biases."""
+    """Return the shapes of a BERT encoder: embeddings with their norm, then the layers' projections, norms, biases."""
     inner = 4 * width
     layer: list[tuple[int, ...]] = [(width, width)] * 4 + [(inner, width), (width, inner), (inner,)] + [(width,)] * 9
     return [(vocabulary, width), (512, width), (2, width), (width,), (width,), *layer * layers]
 
 
 def build(make: Build, weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> Optimizer:
-    """An optimizer over parameters with gradients; all optimizers share these tensors."""
+    """Return an optimizer over parameters with gradients; all optimizers share these tensors."""
     parameters = [nn.Parameter(weight) for weight in weights]
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
@@ -52,7 +52,7 @@ def state_bytes(optimizer: Optimizer) -> int:
 
 
 def measure(sizes: Sequence[tuple[int, ...]], rounds: int) -> list[dict[str, Any]]:
-    """A row for each optimizer; its ratios are to the first one, torch's fused AdamW."""
+    """Return a row for each optimizer; its ratios are to the first one, torch's fused AdamW."""
     torch.manual_seed(0)
     weights = [0.02 * torch.randn(size) for size in sizes]
     gradients = [1e-3 * torch.randn(size) for size in sizes]

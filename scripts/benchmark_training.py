@@ -63,7 +63,7 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def start(arguments: argparse.Namespace, stack: ExitStack) -> list[Worker]:
-    """A worker for each system and switch, ours first; what is not installed is named and left out."""
+    """Return a worker for each system and switch, ours first; what is not installed is named and left out."""
     kernel, shared, workers = arguments.kernel or choose()[0], settings(arguments), list[Worker]()
     for name in dict.fromkeys(["s2s", *arguments.systems]):
         for switches in (switched for label, switched in SWITCHES.items() if label in arguments.switches):
@@ -77,7 +77,7 @@ def start(arguments: argparse.Namespace, stack: ExitStack) -> list[Worker]:
 
 
 def interleave(workers: Sequence[Worker], repeats: int, batches: int) -> None:
-    """A step of the longest batch each that does not count, then the repeats; each ends with the worker's peak."""
+    """Run a step that does not count, on the longest batch, then the repeats; each ends with the worker's peak."""
     for worker in workers:
         worker.step(batches - 1)
     numbers = [(repeat, batch) for repeat in range(repeats) for batch in range(batches)]
@@ -92,7 +92,7 @@ def interleave(workers: Sequence[Worker], repeats: int, batches: int) -> None:
 
 
 def summary(worker: Worker, tokens: int) -> dict[str, Any]:
-    """A worker's row: its best repeat, by the processor's time, and medians over repeats."""
+    """Return a worker's row: its best repeat, by the processor's time, and medians over repeats."""
     passes = [timing.Time(*map(sum, zip(*taken, strict=True))) for taken in worker.times.values()]
     best = min(passes, key=lambda taken: taken.cpu)
     shares = [worker.work / taken.cpu / peak for taken, peak in zip(passes, worker.peaks, strict=True)]
@@ -115,7 +115,7 @@ def summary(worker: Worker, tokens: int) -> dict[str, Any]:
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of the JSON."""
+    """Return the rows of the JSON."""
     with ExitStack() as stack:
         workers = start(arguments, stack)
         interleave(workers, arguments.repeats, arguments.batches)
@@ -145,7 +145,7 @@ def show(title: str, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Return the parser of the options."""
     parser = options(__doc__, NUMBERS)
     parser.add_argument("--attention-dropout", type=float, default=0.0, help="of the peers; s2s has none; default 0")
     parser.add_argument("--kernel", choices=KERNELS, help="of float32 products with our switches; default: the better")
@@ -155,7 +155,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(texts: Sequence[str]) -> int:
-    """The command: 0, or 2 after an error that the user can mend."""
+    """Run the command; return 0, or 2 after an error that the user can mend."""
     arguments = parsed(parser(), texts, NUMBERS)
     torch.set_num_threads(arguments.threads)
     try:

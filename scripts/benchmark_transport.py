@@ -32,26 +32,26 @@ CPU = torch.device("cpu")
 
 
 def constraints(tokens: int) -> csr_array:
-    """The sums of rows and of columns of a plan [n, n], the last one left out, since the others imply it."""
+    """Return the sums of rows and of columns of a plan [n, n], the last one left out, since the others imply it."""
     ones = np.ones((1, tokens))
     rows, columns = kron(eye_array(tokens), ones), kron(ones, eye_array(tokens))
     return csr_array(np.concatenate([rows.toarray(), columns.toarray()[:-1]]))
 
 
 def by_linear_programme(sums: csr_array, x: Vectors, y: Vectors) -> float:
-    """The distance by HiGHS; the constraints are those of all pairs of this size."""
+    """Return the distance by HiGHS; the constraints are those of all pairs of this size."""
     shares = np.full(sums.shape[0], 1 / len(x))
     solution = linprog(cdist(x, y).ravel(), A_eq=sums, b_eq=shares, bounds=(0, None), method="highs")
     return float(solution.fun)
 
 
 def by_pot(x: Vectors, y: Vectors) -> float:
-    """The distance by POT's own functions."""
+    """Return the distance by POT's own functions."""
     return float(ot.emd2(ot.unif(len(x)), ot.unif(len(y)), ot.dist(x, y, metric="euclidean")))
 
 
 def measure(pairs: int, tokens: int, width: int) -> list[dict[str, Any]]:
-    """A row for each system, over rounds of a tenth of the pairs; all must find the same distances."""
+    """Return a row for each system, over rounds of a tenth of the pairs; all must find the same distances."""
     draws = np.random.default_rng(0)
     size = max(1, pairs // ROUNDS)
     texts = draws.normal(size=(ROUNDS, size, 2, tokens, width))

@@ -36,7 +36,7 @@ WARMUP = 5
 
 
 def recipe_of(arguments: argparse.Namespace, variant: str) -> s2s.Recipe:
-    """The recipe of one variant; it is evaluated once, at its end."""
+    """Return the recipe of one variant; it is evaluated once, at its end."""
     folder = arguments.folder / variant.replace(",", "_")
     every = [f"run.{key}={arguments.steps}" for key in ("steps", "evaluate_every", "save_every")]
     keys = [f"model.attention={variant}", f"run.folder={folder}"]
@@ -70,7 +70,7 @@ def size(run: Run, within: str) -> int:
 
 
 def decode(run: Run, sources: Sequence[str]) -> tuple[list[str], float]:
-    """The best hypothesis of each source and the seconds that all took."""
+    """Return the best hypothesis of each source and the seconds that all took."""
     began = time.perf_counter()
     search = run.recipe.search
     hypotheses = run.search(sources, search, lambda _: None)

@@ -28,7 +28,7 @@ USAGE = "usage: python scripts/compare_heads.py recipe=NAME kinds=A,B seeds=0,1,
 
 
 def measure(name: str, kind: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
-    """The row of one run, which is trained to its end."""
+    """Return the row of one run, which is trained to its end."""
     plain = Recipe.load(name, overrides)
     if len(plain.heads) != 1:
         raise UserError(f"recipe {name}: it has {len(plain.heads)} heads; one is needed, whose kind is changed")

@@ -28,7 +28,7 @@ from s2s.runs.run import Run
 
 
 def texts(run: Run, path: str, count: int) -> list[str]:
-    """The first sources of a file of lines, or of JSONL with the field of the recipe's sources."""
+    """Return the first sources of a file of lines, or of JSONL with the field of the recipe's sources."""
     field = run.recipe.data.source_field
     lines, rows = read_rows(path, Wanted(Fields(one_of=(field,)), log=print))
     if rows is None:
@@ -37,7 +37,7 @@ def texts(run: Run, path: str, count: int) -> list[str]:
 
 
 def measure(run: Run, sources: list[str], beams: int) -> list[dict[str, Any]]:
-    """A row a precision."""
+    """Return a row a precision."""
     tokens: dict[str, list[list[int]]] = {}
     rows: list[dict[str, Any]] = []
     for precision in PRECISIONS:
@@ -65,7 +65,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def main(given: Sequence[str]) -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, metavar="FOLDER")
     parser.add_argument("--input", required=True, metavar="FILE", help="lines, or JSONL")

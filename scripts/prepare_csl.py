@@ -89,7 +89,7 @@ def _tabbed(line: str, line_name: str) -> Row:
 
 
 def main(texts: Sequence[str]) -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("place", type=Path)
     parser.add_argument("output", type=Path)

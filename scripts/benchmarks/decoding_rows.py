@@ -28,7 +28,7 @@ class Runner(Worker):
 
 
 def summary(runner: Runner, batch: int, sources: int) -> dict[str, Any]:
-    """A row: medians over rounds, and the smallest and greatest CPU time a source."""
+    """Return a row: medians over rounds, and the smallest and greatest CPU time a source."""
     taken = runner.taken[batch]
     seconds = [time.cpu / sources for time in taken]
     return {

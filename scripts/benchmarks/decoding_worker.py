@@ -31,7 +31,7 @@ class SpeakingSystem:
             self.work[batch] = least_work(settings["system"], shape, search, flat[:, 0])
 
     def facts(self) -> dict[str, Any]:
-        """The least work for the sources of each size of batch."""
+        """Return the least work for the sources of each size of batch."""
         return {"work": list(self.work.items())}
 
     def answer(self, asked: dict[str, Any]) -> Any:

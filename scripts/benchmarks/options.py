@@ -9,7 +9,7 @@ from s2s.errors import UserError
 
 
 def output_file(name: str) -> Path:
-    """The type of ``--json``: a file that can be written, so that nobody learns after an hour that it cannot."""
+    """Return the type of ``--json``: a file that can be written, so that nobody learns after an hour that it cannot."""
     try:
         check_output("--json", name, [])
     except UserError as error:
@@ -18,7 +18,7 @@ def output_file(name: str) -> Path:
 
 
 def numbered(description: str | None, numbers: Mapping[str, int]) -> argparse.ArgumentParser:
-    """A parser with an option for each whole number, and one for the file of rows."""
+    """Return a parser with an option for each whole number, and one for the file of rows."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -29,7 +29,7 @@ def numbered(description: str | None, numbers: Mapping[str, int]) -> argparse.Ar
 
 
 def options(description: str | None, numbers: Mapping[str, int]) -> argparse.ArgumentParser:
-    """The same with options for dropout and precision: what trains has them."""
+    """Return the same with options for dropout and precision: what trains has them."""
     parser = numbered(description, numbers)
     parser.add_argument("--dropout", type=float, default=0.1, help="default 0.1")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default fp32")
@@ -39,7 +39,7 @@ def options(description: str | None, numbers: Mapping[str, int]) -> argparse.Arg
 def parsed(
     parser: argparse.ArgumentParser, texts: Sequence[str], numbers: Mapping[str, int], may_be_0: Sequence[str] = ()
 ) -> argparse.Namespace:
-    """The arguments; a number below 1, or below 0 where it may be 0, ends the command by name."""
+    """Return the arguments; a number below 1, or below 0 where it may be 0, ends the command by name."""
     arguments = parser.parse_args(texts)
     if low := [name for name in numbers if getattr(arguments, name) < (name not in may_be_0)]:
         parser.error(f"--{low[0].replace('_', '-')}: {getattr(arguments, low[0])} is too small")

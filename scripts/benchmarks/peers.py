@@ -46,7 +46,7 @@ class System(Protocol):
         """All that is trained."""
 
     def loss(self, pairs: Pairs) -> Tensor:
-        """The scalar to differentiate, from examples that are not padded yet."""
+        """Return the scalar to differentiate, from examples that are not padded yet."""
 
 
 class Packed(NamedTuple):
@@ -60,7 +60,7 @@ class Packed(NamedTuple):
 
 
 def packed(pairs: Pairs) -> Packed:
-    """A padded batch of sequences [source | end target], with labels at the target's inputs."""
+    """Return a padded batch of sequences [source | end target], with labels at the target's inputs."""
     return Packed(
         pad([[*source, END, *target] for source, target in pairs], PADDING),
         pad([[0] * len(source) + [1] * (len(target) + 1) for source, target in pairs], 0),
@@ -71,7 +71,7 @@ def packed(pairs: Pairs) -> Packed:
 
 
 def unilm_mask(batch: Packed) -> Tensor:
-    """The additive mask [B, 1, L, L]: everything sees the source, and the target also its own past."""
+    """Return the additive mask [B, 1, L, L]: everything sees the source, and the target also its own past."""
     columns = torch.arange(batch.ids.shape[1])
     past = columns <= columns[:, None]
     seen = (columns < batch.sources)[:, None] | (past & (columns < batch.ends)[:, None])

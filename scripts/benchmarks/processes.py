@@ -78,12 +78,12 @@ class Worker:
 
 
 def environment(switches: bool, threads: int) -> dict[str, str]:
-    """The parent's variables, with our switches of the allocator or with none."""
+    """Return the parent's variables, with our switches of the allocator or with none."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     return {**plain, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", **(ALLOCATOR if switches else {})}
 
 
 def resident_peak() -> int:
-    """The most bytes of main memory that this process has held, libraries included."""
+    """Return the most bytes of main memory that this process has held, libraries included."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))

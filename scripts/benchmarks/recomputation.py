@@ -50,14 +50,14 @@ class Trainer:
         return sum(event.nbytes() for event in events if event.name() == "[memory]")
 
     def _batch(self, mode: str, rows: int) -> Batch:
-        """A batch of equally long examples, with the model told what to keep of it."""
+        """Return a batch of equally long examples, with the model told what to keep of it."""
         self.model.keep(mode, 1)
         lengths = numpy.tile((self.arguments.source_tokens, self.arguments.target_tokens), (rows, 1))
         return timing.random_batch(lengths, self.arguments.vocabulary)
 
 
 def largest(peak: Callable[[int], int], limit: int, known: dict[int, int], tries: int) -> int:
-    """The largest number of rows whose peak is within the limit, as far as ``tries`` measurements show.
+    """Return the largest number of rows whose peak is within the limit, as far as ``tries`` measurements show.
 
     ``known`` are peaks of two or more numbers of rows, the least of which fits; they grow about linearly.
     """

@@ -31,7 +31,7 @@ class S2S:
         self.model = Objective(model, ObjectiveSettings())
 
     def loss(self, pairs: Pairs) -> Tensor:
-        """The mean over target tokens, as the training loop has it."""
+        """Return the mean over target tokens, as the training loop has it."""
         return self.model(collate(pairs, PADDING, END)).total
 
 
@@ -47,7 +47,7 @@ SYSTEMS: dict[str, tuple[Callable[[Shape], System], bool]] = {
 
 
 def optimizer(system: System) -> Optimizer:
-    """The same for all."""
+    """Return the same optimizer for all systems."""
     return AdamW(system.model.parameters(), 1e-4, fused=True)
 
 

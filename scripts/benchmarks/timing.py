@@ -77,7 +77,7 @@ def _bounds(mean: int, side: str) -> tuple[int, int]:
 
 
 def _adjusted(lengths: Lengths, mean: int, low: int, high: int, random: numpy.random.Generator) -> Lengths:
-    """The lengths with single tokens added or taken, here and there, until their mean is exact."""
+    """Return the lengths with single tokens added or taken, here and there, until their mean is exact."""
     flat = lengths.flatten()
     while missing := mean * flat.size - int(flat.sum()):
         movable = numpy.flatnonzero(flat < high if missing > 0 else flat > low)
@@ -95,14 +95,14 @@ def random_pairs(lengths: Lengths, vocabulary: int) -> list[tuple[list[int], lis
 
 
 def random_batch(lengths: Lengths, vocabulary: int) -> Batch:
-    """A batch of random ids with the given lengths [B, 2]."""
+    """Return a batch of random ids with the given lengths [B, 2]."""
     return collate(random_pairs(lengths, vocabulary), PADDING, END)
 
 
 def interleaved(
     works: Mapping[str, Callable[[int], object]], rounds: int, warmup: int, device: torch.device
 ) -> dict[str, list[Time]]:
-    """The times of each work in each round; what ran in the rounds of the warm-up does not count.
+    """Return the times of each work in each round; what ran in the rounds of the warm-up does not count.
 
     A round runs every work once and gives it the round's number; the next round starts with the next work. So slow
     changes of the machine's speed meet all works alike.
@@ -117,7 +117,7 @@ def interleaved(
 
 
 def timed(work: Callable[[], object], device: torch.device) -> Time:
-    """The time of some work, what a GPU was asked to do included."""
+    """Return the time of some work, what a GPU was asked to do included."""
     wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
     wait()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -127,7 +127,7 @@ def timed(work: Callable[[], object], device: torch.device) -> Time:
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """The most bytes of tensors that live at one time during some work, beyond those that lived before it.
+    """Return the most bytes of tensors that live at one time during some work, beyond those that lived before it.
 
     By the counters of torch's allocator on a GPU, and by its record of every allocation and release on CPU; scratch
     memory that the libraries of matrix products take for themselves is not in it.
@@ -151,7 +151,7 @@ def resting_bytes(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> 
 
 
 def summarised(times: Mapping[str, Sequence[Time]], memory: Mapping[str, int]) -> list[dict[str, Any]]:
-    """A row a work: medians over rounds; ratios of times are medians of ratios to the first work in a round."""
+    """Return a row a work: medians over rounds; ratios of times are medians of ratios to the first work in a round."""
     rows, first = [], next(iter(times))
     for name, taken in times.items():
         pairs = list(zip(taken, times[first], strict=True))
@@ -192,7 +192,7 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def processor(device: torch.device) -> str:
-    """The name of what computes: the GPU's, or the processor's as far as the system tells."""
+    """Return the name of what computes: the GPU's, or the processor's as far as the system tells."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     described = Path("/proc/cpuinfo")

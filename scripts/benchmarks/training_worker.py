@@ -43,7 +43,7 @@ def peak(precision: str) -> float:
 
 
 def plan(lengths: timing.Lengths, bucketed: bool) -> timing.Lengths:
-    """The same examples, [batches, B] of their numbers: in their own order, by length, or in a random order."""
+    """Return the same examples, [batches, B] of their numbers: in their own order, by length, or in a random order."""
     numbers = numpy.arange(lengths.shape[0] * lengths.shape[1])
     order = numbers if bucketed else numpy.random.default_rng(1).permutation(numbers)
     return order.reshape(lengths.shape[:2])

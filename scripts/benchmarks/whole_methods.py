@@ -35,7 +35,7 @@ class WholeFastGradient(FastGradient):
         return LossTerms({"clean": Term((1 - share) * loss), "adversarial": Term(share * moved)}, nll)
 
     def _first(self, fed: Batch, context: StepContext) -> tuple[Tensor, Tensor, Tensor]:
-        """The clean step: its loss, the labels' negative log-likelihood and the embeddings' gradient, as constants."""
+        """Return the clean step: its loss, the labels' negative log-likelihood and the embeddings' gradient, as constants."""
         words = context.passes.model.words(fed.target)
         words.retain_grad()
         scores = _scores(fed, words, context)
@@ -47,7 +47,7 @@ class WholeFastGradient(FastGradient):
 
 
 def _scores(batch: Batch, words: Tensor, context: StepContext) -> Scores:
-    """The scores of a pass that shares nothing."""
+    """Return the scores of a pass that shares nothing."""
     memory = context.passes.model.encode(batch.source, batch.source_lengths)
     return context.passes.scores(context.passes.model.decode(batch.target, memory, words), batch.labels)
 
@@ -67,7 +67,7 @@ class WholePenalty(GradientPenalty):
 
 
 def one_sequence(model: PrefixTransformer, batch: Batch, words: Tensor) -> Tensor:
-    """The last layer's target rows [B, T, D] of source and target as one masked sequence of S + T columns."""
+    """Return the last layer's target rows [B, T, D] of source and target as one masked sequence of S + T columns."""
     width, columns = batch.source.shape[1], torch.arange(batch.source.shape[1] + words.shape[1], device=words.device)
     after = batch.source_lengths[:, None] + columns[: words.shape[1]]
     source = model.embedding(model.words(batch.source), columns[None, :width], segment=0)
