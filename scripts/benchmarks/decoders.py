@@ -114,7 +114,7 @@ class GPT2Decoder:
 
 
 def forced(search: Search) -> dict[str, Any]:
-    """``transformers``' names of the settings."""
+    """Return the settings under the names of ``transformers``."""
     beams, tokens = search
     return {"num_beams": beams, "min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False}
 
