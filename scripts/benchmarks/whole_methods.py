@@ -35,7 +35,7 @@ class WholeFastGradient(FastGradient):
         return LossTerms({"clean": Term((1 - share) * loss), "adversarial": Term(share * moved)}, nll)
 
     def _first(self, fed: Batch, context: StepContext) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the clean step's loss, the labels' negative log-likelihood and the embeddings' gradient, as constants."""
+        """Return the clean step's loss, the labels' negative log-likelihood, the embeddings' gradient, as constants."""
         words = context.passes.model.words(fed.target)
         words.retain_grad()
         scores = _scores(fed, words, context)
