@@ -1,6 +1,7 @@
-"""Measurements of exposure bias: what a model loses where its prefix is no longer gold, and how sure that is.
+"""The diagnosis of exposure bias: what a model loses once its prefix is no longer gold, and how sure that is.
 
-Each module is one measure, on a model in evaluation mode, its vocabulary and pairs of ids: ``recovery`` from corrupted
-prefixes, ``gap`` between teacher forcing and free running, ``search_errors``, ``calibration``, ``mismatch``,
-``margin`` and ``oracle``. Their results are sums a sentence, which ``statistics`` tests.
+``passes`` runs a model over the examples and keeps the results. One module a measure turns them into numbers:
+``recovery`` from corrupted prefixes, the ``gap`` between teacher forcing and free running, the ``texts`` themselves,
+``margin``, ``calibration``, ``search_errors``, ``hallucination``, and the error that accumulates against an ``oracle``.
+``comparison`` tests methods against each other, ``record`` collects everything, and ``report`` draws the page.
 """

@@ -14,7 +14,7 @@ from s2s.console import exit_codes
 from s2s.console.outputs import check_output_files
 from s2s.console.terminal import plain_console, progress_bar
 from s2s.data.rows import json_text
-from s2s.diagnose.measures import Bar, measure
+from s2s.diagnose.passes import Bar, measure
 from s2s.diagnose.record import record
 from s2s.diagnose.report import page
 from s2s.diagnose.settings import DiagnosisSettings
@@ -35,26 +35,27 @@ def no_bar(title: str, size: int) -> Iterator[OnProgress]:  # noqa: ARG001
 
 
 def diagnose(settings: DiagnosisSettings, bar: Bar = no_bar) -> dict[str, Any]:
-    """Measure the runs, write the report's files into ``settings.report`` and return what the JSON file holds.
+    """Measure the runs, write the report's files into ``settings.report`` and return the content of the JSON file.
 
-    Measures that were made before of the same weights on the same examples are read from the runs' folders. Raises
-    ``UserError`` for runs, data and packages that are not there.
+    Passes that were made before over the same weights and examples are read from the runs' folders. Raises
+    ``UserError`` for runs, data and packages that are missing.
     """
     folder, read = settings.report, [settings.data, *settings.folders, *settings.oracles]
+    # Before hours of measuring: an output that cannot be written is refused at once.
     check_output_files("output", folder, (PAGE, RECORD, TOKENS), read)
     examples = choose(settings)
     subjects = [prepare(folder, examples, settings.oracles) for folder in settings.folders]
-    measured = [measure(subject, settings, bar) for subject in subjects]
-    found = record(settings, examples, subjects, measured)
+    runs = [measure(subject, settings, bar) for subject in subjects]
+    results = record(settings, examples, subjects, runs)
     folder.mkdir(parents=True, exist_ok=True)
-    write_tokens(folder / TOKENS, measured)
-    write_atomically(folder / RECORD, json_text(found, indent=1) + "\n")
-    write_atomically(folder / PAGE, page(found))
-    return found
+    write_tokens(folder / TOKENS, runs)
+    write_atomically(folder / RECORD, json_text(results, indent=1) + "\n")
+    write_atomically(folder / PAGE, page(results))
+    return results
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command: 0 when all is written, 2 after an error of the user's."""
+    """Run the command: return 0 when all is written, 2 after an error of the user's."""
     if not arguments:
         print(USAGE)
         return 2
@@ -64,9 +65,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _command(arguments: Sequence[str]) -> None:
-    console = plain_console(stderr=True)
     settings = merge(DiagnosisSettings, read_arguments(arguments))
-    with progress_bar(console) as progress:
+    with progress_bar(plain_console(stderr=True)) as progress:
 
         @contextmanager
         def bar(title: str, size: int) -> Iterator[OnProgress]:
@@ -74,17 +74,17 @@ def _command(arguments: Sequence[str]) -> None:
             yield lambda done: progress.advance(task, done)
             progress.remove_task(task)
 
-        found = diagnose(settings, bar)
-    show(found, settings)
+        results = diagnose(settings, bar)
+    show(results, settings)
 
 
-def show(found: dict[str, Any], settings: DiagnosisSettings) -> None:
-    """Print what was found, the signature and where the report is."""
-    for title, lines in (("found", found["findings"]["found"]), ("not found", found["findings"]["not_found"])):
-        print(f"{title}:", *lines, sep="\n  ")
-    if few := too_few(found["data"]["pairs"]):
+def show(results: dict[str, Any], settings: DiagnosisSettings) -> None:
+    """Print the findings, the signature and where the report is."""
+    for title, key in (("found", "found"), ("not found", "not_found")):
+        print(f"{title}:", *results["findings"][key], sep="\n  ")
+    if few := too_few(results["data"]["pairs"]):
         print(few)
-    print(found["signature"])
+    print(results["signature"])
     print(settings.report / PAGE)
 
 

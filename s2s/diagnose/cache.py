@@ -1,55 +1,39 @@
-"""What was measured, kept as arrays in the run's folder: by the weights, the examples and what was asked.
+"""Measurements of a run as arrays in files, so that the next diagnosis need not repeat its passes.
 
-A file's name is a hash of all that its numbers depend on, so an outdated one is never read; it is written under another
-name first, so a broken off diagnosis leaves whole files or none.
+A file's name is a hash of all that its numbers depend on, so an outdated one is never read.
 """
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
-from inspect import getsource
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from s2s.diagnose import (
-    cached_passes,
-    corruptions,
-    hallucination,
-    margin,
-    oracle,
-    ragged_arrays,
-    recovery,
-    rollouts,
-    traces,
-)
-from s2s.diagnose.ragged_arrays import Arrays
-from s2s.diagnose.subjects import Subject
-from s2s.diagnose.truths import weights_hash
-from s2s.errors import own_version
+from s2s.diagnose.traces import Trace
 
 logger = logging.getLogger("s2s")
 
-MEASURING = (corruptions, hallucination, margin, oracle, cached_passes, ragged_arrays, recovery, rollouts, traces)
-"""The modules that the numbers come from: when one of them is edited, what was kept is no longer read."""
+Arrays = dict[str, NDArray[Any]]
 DIGEST = "sha256"
 """The name of the hash of the others among a file's arrays."""
 
 
 class Cache:
-    """The measures of one run on one set of examples."""
+    """The measurements of one run on one set of examples, which the texts of ``identity`` identify."""
 
-    def __init__(self, subject: Subject) -> None:
-        self.folder = subject.run.folder / "diagnosis" / "cache"
-        self.identity = [own_version(), code_hash(), weights_hash(subject.run), _ids_hash(subject), subject.run.kernel]
+    def __init__(self, folder: Path, identity: Sequence[str]) -> None:
+        self.folder, self.identity = folder, identity
 
     def get(self, name: str, asked: Mapping[str, Any], measure: Callable[[], Arrays]) -> Arrays:
-        """The arrays of a measure under these settings: as they were kept, or measured and kept now."""
-        path = self.path(name, asked)
-        if (found := read(path)) is not None:
-            return found
+        """Return the arrays of a pass under these settings: read from their file, or measured and written now."""
+        key = sha256(json.dumps([*self.identity, name, asked], sort_keys=True).encode()).hexdigest()
+        path = self.folder / f"{name}-{key[:16]}.npz"
+        if (arrays := read(path)) is not None:
+            return arrays
         arrays = measure()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -58,27 +42,9 @@ class Cache:
             logger.warning("%s: not kept for the next time (%s)", path, error.strerror or error)
         return arrays
 
-    def path(self, name: str, asked: Mapping[str, Any]) -> Path:
-        """Where the arrays of a measure are kept."""
-        key = json.dumps([*self.identity, name, asked], sort_keys=True)
-        return self.folder / f"{name}-{sha256(key.encode()).hexdigest()[:16]}.npz"
-
-
-def code_hash() -> str:
-    """The SHA-256 of what measures."""
-    digest = sha256()
-    for module in MEASURING:
-        digest.update(getsource(module).encode())
-    return digest.hexdigest()
-
-
-def _ids_hash(subject: Subject) -> str:
-    rows = [[list(source), list(target)] for source, target in subject.pairs]
-    return sha256(json.dumps(rows).encode()).hexdigest()
-
 
 def write(path: Path, arrays: Arrays) -> None:
-    """Keep arrays with a hash of them, first under another name."""
+    """Write arrays with a hash of them, first under another name, so that an interrupted write leaves no file."""
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays, **{DIGEST: np.array(_digest(arrays))})
@@ -91,14 +57,41 @@ def read(path: Path) -> Arrays | None:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
             return arrays if str(arrays.pop(DIGEST)) == _digest(arrays) else None
-    except Exception:  # zipfile, zlib and numpy each have their own for a damaged file, and it is only a copy
+    except Exception:  # zipfile, zlib and numpy each raise their own for a damaged file, and it is only a copy
         return None
 
 
 def _digest(arrays: Arrays) -> str:
-    """The SHA-256 of arrays with their names, types and shapes."""
+    """Hash arrays with their names, types and shapes."""
     digest = sha256()
     for name, array in sorted(arrays.items()):
         digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def flatten(name: str, rows: Sequence[Sequence[int]]) -> Arrays:
+    """Return rows of ids of different lengths as one array and their lengths."""
+    ids = np.array([token for row in rows for token in row], dtype=np.int64)
+    return {name: ids, f"{name}_lengths": np.array([len(row) for row in rows], dtype=np.int64)}
+
+
+def rows(name: str, arrays: Arrays) -> list[list[int]]:
+    """Return the rows that ``flatten`` was given."""
+    return [part.tolist() for part in _parts(arrays[name], arrays[f"{name}_lengths"])]
+
+
+def flatten_traces(name: str, traces: Sequence[Trace]) -> Arrays:
+    """Return traces as one array for each of their fields, and their lengths."""
+    fields = {f"{name}_{field}": np.concatenate([getattr(row, field) for row in traces]) for field in Trace._fields}
+    return {**fields, f"{name}_lengths": np.array([len(row.tokens) for row in traces], dtype=np.int64)}
+
+
+def traces(name: str, arrays: Arrays) -> list[Trace]:
+    """Return the traces that ``flatten_traces`` was given."""
+    columns = [_parts(arrays[f"{name}_{field}"], arrays[f"{name}_lengths"]) for field in Trace._fields]
+    return [Trace(*parts) for parts in zip(*columns, strict=True)]
+
+
+def _parts(values: NDArray[Any], lengths: NDArray[Any]) -> list[NDArray[Any]]:
+    return np.split(values, np.cumsum(lengths)[:-1])

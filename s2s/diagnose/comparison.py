@@ -1,13 +1,13 @@
-"""Runs grouped into methods, their headlines with intervals, and the tests of methods against the first one."""
+"""Runs grouped into methods, and their quantities: intervals, and tests of each method against the first one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from s2s.diagnose.measures import Measures
-from s2s.diagnose.quantity import Headline
-from s2s.diagnose.subjects import Subject, same_method
+from s2s.diagnose.measurements import Measurements, Plain, Quantity
+from s2s.diagnose.subjects import Subject
 from s2s.metrics.bootstrap import (
     Interval,
     Numbers,
@@ -20,6 +20,7 @@ from s2s.metrics.bootstrap import (
 )
 from s2s.metrics.significance import Comparison
 from s2s.mitigations import MITIGATIONS
+from s2s.runs.run import Run
 
 
 class Method(NamedTuple):
@@ -29,89 +30,92 @@ class Method(NamedTuple):
     runs: list[int]
 
 
-class Tested(NamedTuple):
-    """A method's headline minus the baseline's; the p of randomisation only where each has one run.
-
-    Of too few sentences the interval and all p are NaN.
-    """
-
-    headline: str
-    method: str
-    baseline: str
-    found: Comparison
-    randomisation: float | None
-    holm: float
-
-
-class Tests:
-    """The headlines of all runs, their intervals and comparisons; everything is drawn from one seed."""
+class Resampling:
+    """Intervals and comparisons of the quantities of all runs; everything is drawn from one seed."""
 
     def __init__(
         self,
         methods: Sequence[Method],
-        measured: Sequence[Measures],
-        headlines: Sequence[Headline],
+        runs: Sequence[Measurements],
+        quantities: Sequence[Quantity],
         resamples: int,
         seed: int,
     ) -> None:
-        self.methods, self.headlines, self.resamples, self.seed = methods, headlines, resamples, seed
-        self.sums = {head.name: [head.statistics(one) for one in measured] for head in headlines}
+        self.methods, self.resamples, self.seed = methods, resamples, seed
+        # Each statistic is computed once: intervals of runs, of methods and all comparisons read the same sums.
+        self.sums = {quantity.name: [quantity.statistics(run) for run in runs] for quantity in quantities}
 
-    def interval(self, head: Headline, runs: Sequence[int]) -> Interval:
-        """Return a headline's mean over runs and its interval over sentences, over runs too where there are several.
+    def interval(self, quantity: Quantity, runs: Sequence[int]) -> Interval:
+        """Return a quantity's mean over runs and its interval over sentences, over runs too where there are several.
 
-        Of too few sentences the interval is NaN.
+        The interval is NaN where the sentences are too few.
         """
-        sums = self._of(head, runs)
+        sums = self._sums(quantity, runs)
         if not enough(sums):
-            return Interval(float(head.measure(sums.sum(axis=1)).mean()), np.nan, np.nan)
-        return bootstrap_over_seeds(sums, head.measure, self.resamples, self.seed)
+            return Interval(float(quantity.value(sums.sum(axis=1)).mean()), np.nan, np.nan)
+        return bootstrap_over_seeds(sums, quantity.value, self.resamples, self.seed)
 
-    def values(self, head: Headline, runs: Sequence[int]) -> list[float]:
-        """A headline of each run."""
-        return [float(head.measure(sums.sum(axis=0))) for sums in self._of(head, runs)]
+    def over_runs(self, quantity: Quantity, method: Method) -> Plain:
+        """Return a method's mean and interval, each run's value, and their deviation where there are several."""
+        values = [float(quantity.value(sums.sum(axis=0))) for sums in self._sums(quantity, method.runs)]
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return {**self.interval(quantity, method.runs)._asdict(), "values": values, "deviation": deviation}
 
-    def compare(self, head: Headline) -> list[Tested]:
-        """Every other method against the first one, with Holm's correction over them."""
+    def compare(self, quantity: Quantity) -> list[Plain]:
+        """Compare every other method with the first one, with Holm's correction over them.
+
+        Where the sentences are too few the interval and all p are NaN; only where each method has one run does
+        randomisation have a p.
+        """
         first, others = self.methods[0], self.methods[1:]
-        found = [self._test(head, other, first) for other in others]
-        corrected = holm([one.p if np.isfinite(one.p) else 1.0 for one, _ in found])
+        tests = [self._test(quantity, other, first) for other in others]
+        corrected = holm([test.p if np.isfinite(test.p) else 1.0 for test, _ in tests])
         return [
-            Tested(head.name, other.name, first.name, one, randomised, np.nan if np.isnan(one.p) else p)
-            for other, (one, randomised), p in zip(others, found, corrected, strict=True)
+            {
+                "headline": quantity.name,
+                "method": other.name,
+                "baseline": first.name,
+                **test._asdict(),
+                "p_randomisation": p_randomisation,
+                "p_holm": np.nan if np.isnan(test.p) else p_holm,
+            }
+            for other, (test, p_randomisation), p_holm in zip(others, tests, corrected, strict=True)
         ]
 
-    def _test(self, head: Headline, other: Method, first: Method) -> tuple[Comparison, float | None]:
-        ours, theirs = self._of(head, other.runs), self._of(head, first.runs)
-        if not enough(ours, theirs):
-            difference = head.measure(ours.sum(axis=1)).mean() - head.measure(theirs.sum(axis=1)).mean()
-            return Comparison(float(difference), np.nan, np.nan, np.nan), None
-        if len(ours) > 1 or len(theirs) > 1:
-            return hierarchical_bootstrap(ours, theirs, head.measure, self.resamples, self.seed), None
-        found = paired_bootstrap(ours[0], theirs[0], head.measure, self.resamples, self.seed)
-        return found, approximate_randomisation(ours[0], theirs[0], head.measure, self.resamples, self.seed)
+    def _test(self, quantity: Quantity, other: Method, first: Method) -> tuple[Comparison, float | None]:
+        sides, value = (self._sums(quantity, other.runs), self._sums(quantity, first.runs)), quantity.value
+        if not enough(*sides):
+            means = [value(sums.sum(axis=1)).mean() for sums in sides]
+            return Comparison(float(means[0] - means[1]), np.nan, np.nan, np.nan), None
+        if max(map(len, sides)) > 1:
+            return hierarchical_bootstrap(*sides, value, self.resamples, self.seed), None
+        pair = sides[0][0], sides[1][0]
+        comparison = paired_bootstrap(*pair, value, self.resamples, self.seed)
+        return comparison, approximate_randomisation(*pair, value, self.resamples, self.seed)
 
-    def _of(self, head: Headline, runs: Sequence[int]) -> Numbers:
-        return np.stack([self.sums[head.name][run] for run in runs])
+    def _sums(self, quantity: Quantity, runs: Sequence[int]) -> Numbers:
+        return np.stack([self.sums[quantity.name][run] for run in runs])
 
 
 def group(subjects: Sequence[Subject]) -> list[Method]:
-    """The methods in the order of their first runs, named after their mitigations; where those tie, folders too."""
-    groups: list[list[int]] = []
+    """Group runs into methods, in the order of their first runs.
+
+    A method is named after its mitigations; where two methods have the same ones, by the folder of its first run too.
+    """
+    groups: dict[str, list[int]] = {}
     for number, subject in enumerate(subjects):
-        same = next((runs for runs in groups if same_method(subjects[runs[0]].run, subject.run)), None)
-        if same is None:
-            groups.append([number])
-        else:
-            same.append(number)
-    names = [_name(subjects[runs[0]]) for runs in groups]
-    full = [
-        name if names.count(name) == 1 else f"{name} ({subjects[runs[0]].run.folder.name})"
-        for name, runs in zip(names, groups, strict=True)
+        groups.setdefault(_recipe_without_seed(subject.run), []).append(number)
+    names = [_name(subjects[runs[0]].run) for runs in groups.values()]
+    return [
+        Method(name if names.count(name) == 1 else f"{name} ({subjects[runs[0]].run.folder.name})", runs)
+        for name, runs in zip(names, groups.values(), strict=True)
     ]
-    return [Method(name, runs) for name, runs in zip(full, groups, strict=True)]
 
 
-def _name(subject: Subject) -> str:
+def _recipe_without_seed(run: Run) -> str:
+    return replace(run.recipe, run=replace(run.recipe.run, seed=0, folder="any")).to_yaml()
+
+
+def _name(run: Run) -> str:
     kinds = {kind: name for name, kind in MITIGATIONS.items()}
-    return " + ".join(kinds[type(method)] for method in subject.run.recipe.mitigations) or "teacher_forcing"
+    return " + ".join(kinds[type(method)] for method in run.recipe.mitigations) or "teacher_forcing"

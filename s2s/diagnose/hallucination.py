@@ -1,7 +1,7 @@
 """Does a text break when a word is put before its source?
 
-Greedy texts that were fit before, and are not when one frequent token stands at the start of the source, are counted
-as hallucinations. Source: Lee et al., "Hallucinations in Neural Machine Translation", 2018, with chrF in the place of
+Greedy texts that were good before, and are not when one frequent token is put at the start of the source, count as
+hallucinations. Source: Lee et al., "Hallucinations in Neural Machine Translation", 2018, with chrF in the place of
 their adjusted BLEU.
 """
 
@@ -12,35 +12,63 @@ from random import Random
 
 import numpy as np
 
-from s2s.metrics.bootstrap import Interval, Numbers
+from s2s.diagnose.measurements import Measurements, Plain, Quantity
+from s2s.metrics.bootstrap import Interval, Numbers, mean
 from s2s.metrics.sentence import sentence_metric
+from s2s.metrics.significance import too_few
 from s2s.randomness import seed_of
 
 FREQUENT = 100
-"""The token is one of so many most frequent ones."""
+"""The number of most frequent tokens from which the one in front is drawn."""
 FIT, BROKEN = 20.0, 10.0
-"""chrF of at least so much before, and below so much after."""
+"""The least chrF of a good text before, and the chrF below which a text after is broken."""
+SHOWN = 5
+"""The most broken texts that a report shows."""
+
+
+def quantities(runs: Sequence[Measurements]) -> list[Quantity]:  # noqa: ARG001
+    """Return the share of good texts that break."""
+    title = "texts that break when a word is put before the source"
+    return [Quantity("hallucinations", title, "share", "lower", statistics, mean)]
+
+
+def statistics(run: Measurements) -> Numbers:
+    """Mark for each sentence whether its text broke, and whether it was good before, [N, 2]."""
+    return hallucinations(run.hypotheses, run.perturbed, run.references)
+
+
+def details(run: Measurements) -> Plain:
+    """Return how many texts break, with Wilson's interval where good ones are enough, and some of them."""
+    marks = statistics(run)
+    broken, fit = marks.sum(axis=0).tolist()
+    texts = [
+        {"source": run.perturbed_sources[number], "before": run.hypotheses[number], "after": run.perturbed[number]}
+        for number in np.flatnonzero(marks[:, 0])[:SHOWN].tolist()
+    ]
+    share = wilson(broken, fit)
+    if too_few(int(fit)):
+        share = share._replace(low=np.nan, high=np.nan)
+    return {"broken": broken, "fit": fit, **share._asdict(), "samples": texts}
 
 
 def perturbed(sources: Sequence[Sequence[int]], limit: int, seed: int = 0) -> list[list[int]]:
-    """Sources with begin and end, each with one of the frequent tokens put behind its begin.
+    """Insert one of the frequent tokens after the begin of each source, which has begin and end.
 
-    The token is drawn from (seed, number of the source), and is not the one that stands there. A source that grows
-    beyond ``limit`` loses its last token before the end.
+    The token is drawn from (seed, number of the source), and is not the one that was first. A source that grows beyond
+    ``limit`` loses its last token before the end.
     """
     counts = Counter(token for source in sources for token in source[1:-1])
     frequent = [token for token, _ in counts.most_common(FREQUENT)]
-    found = []
-    for place, source in enumerate(sources):
+    longer = []
+    for number, source in enumerate(sources):
         others = [token for token in frequent if token != source[1]]
-        token = Random(seed_of(seed, "perturbed source", place)).choice(others or frequent)
-        inside = [token, *source[1:-1]][: limit - 2]
-        found.append([source[0], *inside, source[-1]])
-    return found
+        token = Random(seed_of(seed, "perturbed source", number)).choice(others or frequent)
+        longer.append([source[0], *[token, *source[1:-1]][: limit - 2], source[-1]])
+    return longer
 
 
 def hallucinations(before: Sequence[str], after: Sequence[str], references: Sequence[str]) -> Numbers:
-    """Statistics [N, 2] for ``mean``: whether a text broke, and whether it was fit before."""
+    """Mark for each text whether it broke, and whether it was good before, [N, 2]."""
     chrf = sentence_metric("chrf")
     first, second = (
         np.array([100 * chrf(*pair) for pair in zip(texts, references, strict=True)]) for texts in (before, after)
@@ -50,7 +78,7 @@ def hallucinations(before: Sequence[str], after: Sequence[str], references: Sequ
 
 
 def wilson(hits: float, trials: float) -> Interval:
-    """A share and its 95% score interval, which holds for few trials and shares near 0 too.
+    """Return a share and its 95% score interval, which holds for few trials and shares near 0 too.
 
     Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927.
     """

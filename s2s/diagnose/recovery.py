@@ -1,22 +1,21 @@
-"""What a wrong prefix costs the tokens behind it, and how soon a model recovers: the headline of a diagnosis.
+"""The cost of a wrong prefix for the tokens after it, and how soon the model recovers: the headline of a diagnosis.
 
 delta(d) = NLL(y_{k+d} | x, c(y_1..k), y_{k+1} .. y_{k+d-1}) - NLL(y_{k+d} | x, y_1 .. y_{k+d-1}), in nats, where c
 corrupts the first k tokens of a gold target. The damage is the sum of delta(d) over d, each a mean over sentences.
-Every corrupted copy of a target is decoded behind the same encoded source.
 """
 
 from collections.abc import Collection, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from s2s.batch import IGNORED, Batch, pad
 from s2s.diagnose.corruptions import CORRUPTIONS, Prefix, corrupt, other_target
+from s2s.diagnose.measurements import Measurements, Plain, Quantity, Recovery
 from s2s.diagnose.traces import Integers, OnProgress, Pair, batches, no_progress
 from s2s.losses.passes import Passes
-from s2s.metrics.bootstrap import Measure, Numbers, mean
+from s2s.metrics.bootstrap import Numbers, mean, weighted
 from s2s.mitigations.replacement_pools import plain_ids, special_ids
 from s2s.model import PrefixTransformer
 from s2s.vocabulary import Vocabulary
@@ -25,51 +24,84 @@ Ids = Sequence[int]
 NO_TOKEN = -1
 
 
-class Recovery(NamedTuple):
-    """Deltas of N sentences under corruptions of their first tokens."""
+def quantities(runs: Sequence[Measurements]) -> list[Quantity]:
+    """Return the damage by groups of corruptions, and the clean cost, which mitigations must not buy it with."""
+    unseen = held_out(runs)
+    others = [name for name in runs[0].recovery.corruptions if name not in unseen and name != "own_errors"]
+    groups = [
+        ("damage_held_out", "damage under held-out corruptions", unseen),
+        ("damage_own_errors", "damage under the model's own errors", ["own_errors"]),
+        ("damage_seen", "damage under corruptions that a run was trained on", others),
+    ]
+    damages = [_damage(key, title, names, runs) for key, title, names in groups if names]
+    clean = Quantity(
+        "clean_cost", "cost of gold after gold prefixes", "nats/token", "lower", lambda run: run.recovery.clean, mean
+    )
+    return [*damages, clean]
 
-    corruptions: tuple[str, ...]
-    prefixes: tuple[int, ...]  # numbers k of corrupted tokens
-    deltas: Numbers  # [corruptions, prefixes, N, distances], nats; NaN where there is no such token or corruption
-    clean: Numbers  # [N, 2] nats of the gold target behind gold prefixes, and its tokens: for ``mean``
-    damaged: Integers  # [corruptions, prefixes, N, longest] ids of the corrupted prefixes; NO_TOKEN behind them
 
-    @property
-    def measure(self) -> Measure:
-        """The damage, in nats, from ``statistics``."""
-        return partial(damage, distances=self.deltas.shape[3])
+def by_corruption(runs: Sequence[Measurements]) -> list[Quantity]:
+    """Return the damage under each corruption by itself."""
+    return [_damage(f"damage_{name}", f"damage: {name}", [name], runs) for name in runs[0].recovery.corruptions]
 
-    def statistics(self, corruptions: Collection[str], prefixes: Collection[int] | None = None) -> Numbers:
-        """Sums [N, F] of each sentence, of these corruptions and numbers of tokens, for ``measure`` and its tests."""
-        rows = [place for place, name in enumerate(self.corruptions) if name in corruptions]
-        columns = [place for place, length in enumerate(self.prefixes) if prefixes is None or length in prefixes]
-        chosen = np.moveaxis(self.deltas[np.ix_(rows, columns)], 2, 0)
-        return np.stack([np.nan_to_num(chosen), ~np.isnan(chosen)], axis=-1).reshape(len(chosen), -1)
 
-    def curve(self, corruption: str, length: int) -> Numbers:
-        """The mean delta at each distance; NaN where there is none."""
-        sums = self.statistics([corruption], [length]).sum(axis=0)
-        return mean(sums.reshape(-1, 2))
+def _damage(key: str, title: str, names: Collection[str], runs: Sequence[Measurements]) -> Quantity:
+    value = partial(damage, distances=runs[0].recovery.deltas.shape[3])
+    return Quantity(key, title, "nats", "lower", lambda run: statistics(run.recovery, names), value)
 
-    def sentences(self, corruption: str, length: int) -> int:
-        """How many sentences the corruption has changed."""
-        place = self.corruptions.index(corruption), self.prefixes.index(length)
-        return int((~np.isnan(self.deltas[place])).any(axis=1).sum())
+
+def held_out(runs: Sequence[Measurements]) -> tuple[str, ...]:
+    """Return the corruptions that no run has seen, without the runs' own errors, which are a quantity of their own."""
+    names = runs[0].recovery.corruptions
+    return tuple(name for name in names if name != "own_errors" and not any(name in run.seen for run in runs))
+
+
+def statistics(recovery: Recovery, corruptions: Collection[str], prefixes: Collection[int] | None = None) -> Numbers:
+    """Sum each sentence, [N, F], under these corruptions of these numbers of tokens, for ``damage`` and its tests."""
+    rows = [row for row, name in enumerate(recovery.corruptions) if name in corruptions]
+    columns = [column for column, length in enumerate(recovery.prefixes) if prefixes is None or length in prefixes]
+    chosen = np.moveaxis(recovery.deltas[np.ix_(rows, columns)], 2, 0)
+    return weighted(chosen).reshape(len(chosen), -1)
 
 
 def damage(sums: Numbers, distances: int) -> Numbers:
-    """The sum over distances of the mean delta, averaged over corruptions and numbers of tokens, in nats.
+    """Sum the mean deltas over distances, and average over corruptions and numbers of tokens, in nats.
 
     Distances without a token are left out, corruptions without a sentence as well; NaN where nothing is left.
     """
-    each = sums.reshape(*sums.shape[:-1], -1, distances, 2)
-    deltas, there = np.nan_to_num(mean(each)), each[..., 1] > 0
-    areas, counted = deltas.sum(axis=-1), there.any(axis=-1)
-    return mean(np.stack([areas.sum(axis=-1), counted.sum(axis=-1)], axis=-1))
+    split = sums.reshape(*sums.shape[:-1], -1, distances, 2)
+    deltas, counted = np.nan_to_num(mean(split)), (split[..., 1] > 0).any(axis=-1)
+    return mean(np.stack([deltas.sum(axis=-1).sum(axis=-1), counted.sum(axis=-1)], axis=-1))
+
+
+def details(run: Measurements) -> Plain:
+    """Return each corruption's mean delta by distance, by numbers of damaged tokens and averaged over them."""
+    return {name: _curves(run.recovery, name) for name in run.recovery.corruptions}
+
+
+def _curves(recovery: Recovery, name: str) -> Plain:
+    curves = {length: curve(recovery, name, length) for length in recovery.prefixes}
+    average = mean(weighted(list(curves.values())).sum(axis=0))
+    lengths = {
+        str(length): {"curve": deltas, "sentences": sentences(recovery, name, length)}
+        for length, deltas in curves.items()
+    }
+    return {"curve": average, "half_life": half_life(average), "prefixes": lengths}
+
+
+def curve(recovery: Recovery, corruption: str, length: int) -> Numbers:
+    """Return the mean delta at each distance; NaN where there is none."""
+    return mean(statistics(recovery, [corruption], [length]).sum(axis=0).reshape(-1, 2))
+
+
+def sentences(recovery: Recovery, corruption: str, length: int) -> int:
+    """Count the sentences that the corruption has changed."""
+    deltas = recovery.deltas[recovery.corruptions.index(corruption), recovery.prefixes.index(length)]
+    return int((~np.isnan(deltas)).any(axis=1).sum())
 
 
 def half_life(curve: Numbers) -> int | None:
-    """The first distance at which a curve is at most half of what it is at distance 1.
+    """Return the first distance at which a curve is at most half of its value at distance 1.
 
     None where that is beyond the curve, or where there is no damage at distance 1 to halve.
     """
@@ -80,7 +112,7 @@ def half_life(curve: Numbers) -> int | None:
 
 
 @torch.no_grad()
-def recovery(
+def measure_recovery(
     model: PrefixTransformer,
     vocabulary: Vocabulary,
     pairs: Sequence[Pair],
@@ -94,9 +126,9 @@ def recovery(
     """Measure a model in evaluation mode on gold pairs; a target shorter than k + 1 tokens has no prefix of k.
 
     The deltas count the target's end as a token. A corrupted copy is no longer than the clean target, so where a token
-    is doubled the end falls out. ``size`` sources are read together.
+    is doubled the end drops out. ``size`` sources are read together, and each is encoded once for all corrupted copies.
     """
-    targets = [target for _, target in pairs]
+    targets, plain = [target for _, target in pairs], plain_ids(vocabulary).tolist()
     deltas = np.full((len(corruptions), len(prefixes), len(pairs), distances), np.nan)
     clean = np.zeros((len(pairs), 2))
     damaged = np.full((*deltas.shape[:3], max(prefixes) + 1), NO_TOKEN)  # doubling makes it longer by one
@@ -104,79 +136,59 @@ def recovery(
         passes = Passes(model, 0.0, model)
         costs, greedy = _gold(passes, batch, vocabulary)
         clean[indices] = np.stack([np.nansum(costs, axis=1), (~np.isnan(costs)).sum(axis=1)], axis=1)
-        for place, length in enumerate(prefixes):
-            copies = _corrupted(indices, targets, greedy, length, corruptions, seed, plain_ids(vocabulary).tolist())
-            for damage_of, example in zip(copies, indices, strict=True):
-                for row, one in enumerate(damage_of):
-                    tokens = [] if one is None else one[0]
-                    damaged[row, place, example, : len(tokens)] = tokens
-            after = _after(passes, batch, copies, length, distances)
-            deltas[:, place, indices] = after - _window(costs, length, distances)
+        for column, length in enumerate(prefixes):
+            copies = []
+            for index, likeliest in zip(indices.tolist(), greedy.tolist(), strict=True):
+                target = targets[index]
+                prefix = Prefix(target, length, other_target(targets, index, length, seed), likeliest, plain)
+                for row, name in enumerate(corruptions):
+                    tokens = corrupt(name, prefix, seed, index) if len(target) > length else None
+                    copies.append(_copy(tokens, target, length, distances, vocabulary.end))
+                    damaged[row, column, index, : len(tokens or ())] = tokens or ()
+            after = _costs_after(passes, batch, copies, distances)
+            deltas[:, column, indices] = after.swapaxes(0, 1) - _window(costs, length, distances)
     return Recovery(tuple(corruptions), tuple(prefixes), deltas, clean, damaged)
 
 
 def _gold(passes: Passes, batch: Batch, vocabulary: Vocabulary) -> tuple[Numbers, Integers]:
-    """The costs [B, T] of gold tokens in nats, NaN where there is none, and the likeliest plain tokens [B, T]."""
-    scores, there = passes.score(batch), (batch.labels != IGNORED).cpu().numpy()
-    costs = np.full(there.shape, np.nan)
-    costs[there] = -scores.log_probs().double().cpu().numpy()
-    greedy = np.zeros(there.shape, dtype=np.int64)
-    barred = special_ids(vocabulary).to(scores.logits.device)
-    greedy[there] = scores.logits.index_fill(1, barred, -torch.inf).argmax(dim=1).cpu().numpy()
+    """Return the costs [B, T] of gold tokens in nats, NaN after the end, and the likeliest plain tokens [B, T]."""
+    scores, valid = passes.score(batch), (batch.labels != IGNORED).cpu().numpy()
+    costs = np.full(valid.shape, np.nan)
+    costs[valid] = -scores.log_probs().double().cpu().numpy()
+    greedy = np.zeros(valid.shape, dtype=np.int64)
+    special = special_ids(vocabulary).to(scores.logits.device)
+    greedy[valid] = scores.logits.index_fill(1, special, -torch.inf).argmax(dim=1).cpu().numpy()
     return costs, greedy
 
 
-def _corrupted(
-    indices: Integers,
-    targets: Sequence[Ids],
-    greedy: Integers,
-    length: int,
-    corruptions: Sequence[str],
-    seed: int,
-    plain: Ids,
-) -> list[list[tuple[Ids, Ids] | None]]:
-    """For each corruption of each example its prefix and the whole gold target; None where there is none."""
-    found: list[list[tuple[Ids, Ids] | None]] = []
-    for index, likeliest in zip(indices.tolist(), greedy.tolist(), strict=True):
-        target, row = targets[index], list[tuple[Ids, Ids] | None]()
-        prefix = Prefix(target, length, other_target(targets, index, length, seed), likeliest, plain)
-        for name in corruptions:
-            tokens = corrupt(name, prefix, seed, index) if len(target) > length else None
-            row.append(None if tokens is None else (tokens, target))
-        found.append(row)
-    return found
+def _copy(tokens: Ids | None, target: Ids, length: int, distances: int, end: int) -> tuple[Ids, Ids]:
+    """Return decoder inputs and labels of a target after a corrupted prefix, which itself has no labels.
 
-
-def _after(
-    passes: Passes, batch: Batch, copies: Sequence[Sequence[tuple[Ids, Ids] | None]], length: int, distances: int
-) -> Numbers:
-    """The costs [corruptions, B, distances] of the tokens behind each corrupted prefix."""
-    end, device = int(batch.target[0, 0]), batch.target.device
-    rows = [_copy(one, length, distances, end) for row in copies for one in row]
-    shape = len(copies), -1
-    packed = batch._replace(
-        target=pad([inputs for inputs, _ in rows], end).view(shape).to(device),
-        labels=pad([labels for _, labels in rows], IGNORED).view(shape).to(device),
-    )
-    log_probs = iter(passes.score(packed, copies=len(copies[0])).log_probs().tolist())
-    after = np.full((len(rows), distances), np.nan)
-    for place, (_, labels) in enumerate(rows):
-        count = sum(label != IGNORED for label in labels)
-        after[place, :count] = [-next(log_probs) for _ in range(count)]
-    return after.reshape(len(copies), -1, distances).swapaxes(0, 1)
-
-
-def _copy(one: tuple[Ids, Ids] | None, length: int, distances: int, end: int) -> tuple[Ids, Ids]:
-    """Decoder inputs and labels of a corrupted copy: only tokens behind the prefix have labels."""
-    if one is None:
+    Without a corrupted prefix the copy has no label at all, so that the copies of a batch stay a rectangle.
+    """
+    if tokens is None:
         return [end], [IGNORED]
-    tokens, target = one
     inputs = [end, *tokens, *target[length : length + distances - 1]]
     labels = [*[IGNORED] * len(tokens), *[*target, end][length : length + distances]]
     return inputs[: len(target) + 1], labels[: len(target) + 1]
 
 
+def _costs_after(passes: Passes, batch: Batch, copies: Sequence[tuple[Ids, Ids]], distances: int) -> Numbers:
+    """Return the costs [B, corruptions, distances] of the labels of a batch's copies; NaN where there are fewer."""
+    device, shape = batch.target.device, (len(batch.target), -1)
+    packed = batch._replace(
+        target=pad([inputs for inputs, _ in copies], int(batch.target[0, 0])).view(shape).to(device),
+        labels=pad([labels for _, labels in copies], IGNORED).view(shape).to(device),
+    )
+    log_probs = iter(passes.score(packed, copies=len(copies) // len(batch.target)).log_probs().tolist())
+    costs = np.full((len(copies), distances), np.nan)
+    for row, (_, labels) in zip(costs, copies, strict=True):
+        for distance in range(sum(label != IGNORED for label in labels)):
+            row[distance] = -next(log_probs)
+    return costs.reshape(len(batch.target), -1, distances)
+
+
 def _window(costs: Numbers, length: int, distances: int) -> Numbers:
-    """The costs [B, distances] of the tokens behind the first so many; NaN where there are no more."""
+    """Return the costs [B, distances] of the tokens after the first ``length``; NaN where there are no more."""
     wide = np.pad(costs, ((0, 0), (0, length + distances)), constant_values=np.nan)
     return wide[:, length : length + distances]

@@ -1,34 +1,40 @@
-"""What a model says at each token of a target, given the tokens before it: gold ones or its own."""
+"""A model's view of each token of a text, given the tokens before it; and the texts that the model writes itself.
+
+Everywhere here the model is in evaluation mode, and ``size`` sources are read together.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from s2s.batch import IGNORED, Batch, collate
+from s2s.batch import IGNORED, Batch, collate, count
 from s2s.inference.generate import generate
 from s2s.losses.passes import Passes
 from s2s.metrics.bootstrap import Numbers
+from s2s.mitigations.base import StepContext
+from s2s.mitigations.candidates import Candidate, sample
 from s2s.model import PrefixTransformer
+from s2s.randomness import Draws, seed_of
 from s2s.search.methods.beam import SearchSettings
 from s2s.vocabulary import Vocabulary
 
 Pair = tuple[Sequence[int], Sequence[int]]
 """Ids of a source with begin and end, and of a target with neither."""
 Integers = NDArray[np.int64]
+Marks = NDArray[np.bool_]
 OnProgress = Callable[[int], object]
-"""A function that is called with the number of further pairs that are done."""
+"""A function that is called with the number of pairs finished since its last call."""
 
 
 def no_progress(done: int) -> None:
-    """Do nothing: nobody follows the progress."""
+    """Show no progress."""
 
 
 class Trace(NamedTuple):
-    """A target token by token, its end included; arrays [tokens], logarithms in nats."""
+    """A text token by token, its end included; arrays [tokens], logarithms in nats."""
 
     tokens: Integers
     log_probs: Numbers  # of the tokens
@@ -37,20 +43,16 @@ class Trace(NamedTuple):
     best_log_probs: Numbers
 
     def first(self, tokens: int) -> "Trace":
-        """The same without what stands behind so many tokens."""
+        """Cut the trace after its first ``tokens`` tokens."""
         ids, log_probs, entropies, best, best_log_probs = self
         return Trace(ids[:tokens], log_probs[:tokens], entropies[:tokens], best[:tokens], best_log_probs[:tokens])
 
 
-class Free(NamedTuple):
-    """A text that the model has made by its likeliest tokens: ids without its end, and whether it came to an end."""
+class GreedyText(NamedTuple):
+    """A text made of the model's likeliest tokens: its ids without the end, and whether the end was reached."""
 
     ids: list[int]
     ended: bool
-
-    def tokens(self, end: int) -> list[int]:
-        """The ids, and the end where there is one."""
-        return [*self.ids, end] if self.ended else self.ids
 
 
 def batches(
@@ -60,7 +62,7 @@ def batches(
     device: torch.device,
     on_progress: OnProgress = no_progress,
 ) -> Iterator[tuple[Integers, Batch]]:
-    """Pairs of like length together, as batches with the pairs' numbers."""
+    """Yield batches of pairs of similar length, each with the numbers of its pairs."""
     order = np.lexsort(([len(target) for _, target in pairs], [len(source) for source, _ in pairs]))
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
@@ -77,43 +79,64 @@ def trace(
     size: int = 32,
     on_progress: OnProgress = no_progress,
 ) -> list[Trace]:
-    """The trace of each pair's target; ``size`` pairs are read together by a model in evaluation mode."""
-    found: dict[int, Trace] = {}
+    """Trace the target of each pair under teacher forcing."""
+    traces: dict[int, Trace] = {}
     for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device, on_progress):
         scores = Passes(model, 0.0, model).score(batch)
         log_probs = scores.logits.log_softmax(dim=-1)
         best = log_probs.max(dim=-1)
+        # A token that is ruled out has -inf, and 0 * -inf is NaN: the clamp makes it the 0 of the limit.
         entropies = -(log_probs.exp() * log_probs.clamp(min=-1e30)).sum(dim=-1)
         parts = (scores.labels, scores.log_probs(), entropies, best.indices, best.values)
-        lengths = (batch.labels != IGNORED).sum(dim=1).cumsum(0)[:-1].tolist()
-        split = [np.split(part.cpu().numpy(), lengths) for part in parts]
-        found.update(zip(indices.tolist(), (Trace(*row) for row in zip(*split, strict=True)), strict=True))
-    return [found[index] for index in range(len(pairs))]
+        ends = (batch.labels != IGNORED).sum(dim=1).cumsum(0)[:-1].tolist()
+        split = [np.split(part.cpu().numpy(), ends) for part in parts]
+        traces.update(zip(indices.tolist(), (Trace(*row) for row in zip(*split, strict=True)), strict=True))
+    return [traces[index] for index in range(len(pairs))]
 
 
-def run_free(
+def write_greedily(
     model: PrefixTransformer,
     vocabulary: Vocabulary,
     sources: Sequence[Sequence[int]],
     max_length: int,
     size: int = 32,
     on_progress: OnProgress = no_progress,
-) -> list[Free]:
-    """The greedy text of each source, of at most ``max_length`` tokens."""
-    settings = replace(SearchSettings(), beams=1, batch=size)
-    found = generate(model, vocabulary, sources, settings, max_length, on_progress)
-    return [Free(best[0][0], len(best[0][0]) < max_length) for best in found]
+) -> list[GreedyText]:
+    """Write the greedy text of each source, of at most ``max_length`` tokens."""
+    hypotheses = generate(model, vocabulary, sources, SearchSettings(beams=1, batch=size), max_length, on_progress)
+    return [GreedyText(best[0][0], len(best[0][0]) < max_length) for best in hypotheses]
 
 
-def trace_free(
+def trace_greedy(
     model: PrefixTransformer,
     vocabulary: Vocabulary,
     sources: Sequence[Sequence[int]],
-    free: Sequence[Free],
+    texts: Sequence[GreedyText],
     size: int = 32,
     on_progress: OnProgress = no_progress,
 ) -> list[Trace]:
-    """The trace of each free text, with an end only where it has one."""
-    pairs = [(source, text.ids) for source, text in zip(sources, free, strict=True)]
+    """Trace the model's own texts, each with an end only where the model has written one."""
+    pairs = [(source, text.ids) for source, text in zip(sources, texts, strict=True)]
     traces = trace(model, vocabulary, pairs, size, on_progress)
-    return [whole.first(len(text.ids) + text.ended) for whole, text in zip(traces, free, strict=True)]
+    return [whole.first(len(text.ids) + text.ended) for whole, text in zip(traces, texts, strict=True)]
+
+
+def sample_texts(
+    model: PrefixTransformer,
+    vocabulary: Vocabulary,
+    pairs: Sequence[Pair],
+    max_length: int,
+    samples: int,
+    seed: int = 0,
+    size: int = 32,
+    on_progress: OnProgress = no_progress,
+) -> list[list[Candidate]]:
+    """Draw ``samples`` texts for each source, token by token; they depend on (seed, number of the pair) alone."""
+    texts: dict[int, list[Candidate]] = {}
+    for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device, on_progress):
+        seeds = torch.tensor([seed_of(seed, "rollout", index) for index in indices.tolist()]).to(batch.source.device)
+        context = StepContext(Passes(model, 0.0, model), Draws(seeds, "rollout"), count(batch), 0, 1.0)
+        with torch.no_grad():
+            rows = sample(batch, context, samples, max_length, vocabulary.end)
+        texts.update(zip(indices.tolist(), rows, strict=True))
+    return [texts[index] for index in range(len(pairs))]

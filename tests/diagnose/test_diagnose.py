@@ -14,11 +14,9 @@ from s2s.data import Example
 from s2s.data.synthetic import Transduction
 from s2s.diagnose import cache
 from s2s.diagnose.__main__ import diagnose, main, no_bar, show
-from s2s.diagnose.cached_passes import PARTS
-from s2s.diagnose.details import details
-from s2s.diagnose.headlines import headlines
-from s2s.diagnose.measures import measure
 from s2s.diagnose.oracle import distributions
+from s2s.diagnose.passes import PASSES, measure
+from s2s.diagnose.record import details, quantities
 from s2s.diagnose.settings import DiagnosisSettings
 from s2s.diagnose.subjects import choose, prepare
 from s2s.errors import UserError
@@ -238,7 +236,7 @@ def test_every_pass_tells_how_far_it_is(runs):
         yield on_progress
 
     measured(runs, "plain_1", bar, seed=5, beams=[1, 3], examples=7)
-    assert len(told) == len(PARTS) - 1  # there is no oracle
+    assert len(told) == len(PASSES) - 1  # there is no oracle
     assert all(size == done > 0 for size, done in told.values())
 
 
@@ -270,7 +268,7 @@ def test_the_truth_of_a_synthetic_task_is_known(tmp_path):
     settings = DiagnosisSettings(run=str(tmp_path), **SMALL)
     found = measure(prepare(tmp_path, choose(settings)), settings, no_bar)
     assert (found.truth, found.exact) == ("the task itself", True)
-    names = [head.name for head in headlines([found])]
+    names = [quantity.name for quantity in quantities([found])]
     assert names[-2:] == ["excess_error_50", "excess_error_90"]
     source, target = found.sources[0].split(), found.references[0].split()
     known = Transduction().along(source, target)[0]
@@ -286,7 +284,7 @@ WRONG = [
     (["rum=x"], "unknown key 'rum'; did you mean 'run'?"),
     (["run=RUNS/none"], "run 'RUNS/none': no run there (no run.json)"),
     (["data=x"], "run: missing; give run=FOLDER"),
-    (["run=RUNS/plain_0,RUNS/plain_0"], "run: RUNS/plain_0 stands there twice"),
+    (["run=RUNS/plain_0,RUNS/plain_0"], "run: RUNS/plain_0 is given twice"),
     (["run=RUNS/plain_0", "data=RUNS/none.jsonl"], "RUNS/none.jsonl: cannot be read: No such file or directory"),
     (["run=RUNS/plain_0", "beams=[4,2]"], "beams: [4, 2] are not different numbers from 1 on, in rising order"),
     (["run=RUNS/plain_0", "examples=0"], "examples: 0 is not at least 1"),

@@ -1,5 +1,5 @@
 "use strict";
-// A click on a head sorts its table by that column, up first; another click turns it round. Rows without a value stay last.
+// A click on a column's head sorts its table, upwards first; the next click reverses the order. Empty cells stay last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {

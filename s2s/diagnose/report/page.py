@@ -1,45 +1,41 @@
-"""From a record to the page."""
+"""The page of a record."""
 
 from pathlib import Path
-from typing import Any
 
-from s2s.diagnose.report.figures import plots
+from s2s.diagnose.report.figures import Plain, plots
 from s2s.errors import optional_module
 from s2s.metrics.significance import LEAST
 
-Plain = dict[str, Any]
-HERE = Path(__file__).resolve().parent
-
 
 def page(record: Plain) -> str:
-    """The page of a record: all texts in it are escaped. Raises ``UserError`` where a package is not installed."""
+    """Render the page of a record, with all texts escaped. Raises ``UserError`` where a package is not installed."""
     jinja2 = optional_module("jinja2", "diagnose", "the report")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(Path(__file__).resolve().parent), autoescape=True, trim_blocks=True,
+        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {"number": number, "interval": interval, "signed": signed, "value": value}
+    environment.filters |= {"number": number, "interval": interval, "signed": signed, "value": sort_key}
     return str(environment.get_template("page.html").render(record=record, plots=plots(record)))
 
 
-def number(found: float | None) -> str:
-    """A number of three digits that count."""
-    return "none" if found is None else f"{found:.3g}"
+def number(value: float | None) -> str:
+    """Write a number with three significant digits."""
+    return "none" if value is None else f"{value:.3g}"
 
 
-def signed(found: float | None) -> str:
-    """A difference."""
-    return "none" if found is None else f"{found:+.3g}"
+def signed(value: float | None) -> str:
+    """Write a difference with its sign."""
+    return "none" if value is None else f"{value:+.3g}"
 
 
-def value(found: float | None) -> str:
-    """What a column is sorted by; what has no value comes last."""
-    return "" if found is None else repr(found)
+def sort_key(value: float | None) -> str:
+    """Write the value by which ``page.js`` sorts a cell; empty cells are sorted last."""
+    return "" if value is None else repr(value)
 
 
-def interval(found: Plain) -> str:
-    """Return the ends of an interval, or why there is none."""
-    if found["low"] is not None:
-        return f"{found['low']:.3g} .. {found['high']:.3g}"
-    value = found["estimate"] if "estimate" in found else found["difference"]
+def interval(row: Plain) -> str:
+    """Write the ends of an interval, or why there is none."""
+    if row["low"] is not None:
+        return f"{row['low']:.3g} .. {row['high']:.3g}"
+    value = row["estimate"] if "estimate" in row else row["difference"]
     return "none" if value is None else f"none: fewer than {LEAST} sentences"

@@ -1,4 +1,4 @@
-"""Figures as inline SVG that takes the page's own colour of text, light or dark."""
+"""Figures as inline SVG that takes the page's colour of text, light or dark."""
 
 import re
 from collections.abc import Callable
@@ -8,9 +8,9 @@ from typing import Any
 from s2s.errors import matplotlib_module
 
 PALETTE = ["#3d84c6", "#d9772b", "#3f9b5b", "#a463c4", "#d0485f", "#2a9d9d", "#9c7148", "#808890"]
-"""One colour a method, of middling lightness: readable on white and on black."""
+"""One colour a method, of medium lightness: readable on white and on black."""
 _INK = "#010203"
-"""Stands for the page's colour of text until the SVG is written; nothing else is drawn in it."""
+"""A colour in which nothing else is drawn: in the written SVG ``currentColor`` replaces it."""
 _SETTINGS = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -33,7 +33,7 @@ _SETTINGS = {
 
 
 def draw(name: str, paint: Callable[[Any], None], height: float = 3.1) -> str:
-    """The SVG of a figure of phone's width; ``paint`` draws on its axes, and ``name`` keeps its ids apart from others'.
+    """Return the SVG of a figure as wide as a phone; ``paint`` draws on its axes, and ``name`` makes its ids unique.
 
     Raises ``UserError`` where matplotlib is not installed.
     """
@@ -50,7 +50,7 @@ def draw(name: str, paint: Callable[[Any], None], height: float = 3.1) -> str:
 
 
 def _inline(svg: str, name: str) -> str:
-    """An SVG file's text as an element of a page: no prologue, no metadata, no foreign names, ids of its own."""
+    """Turn an SVG file into an element of a page, without prologue, metadata and namespaces, and with unique ids."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href=", "href=")
     svg = re.sub(r'\bid="', f'id="{name}-', svg)

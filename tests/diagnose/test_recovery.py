@@ -1,6 +1,7 @@
 """Recovery from corrupted prefixes against one pass a token, and its summaries against loops."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from s2s.batch import collate
 from s2s.diagnose.corruptions import CORRUPTIONS, Prefix, corrupt, other_target
-from s2s.diagnose.recovery import NO_TOKEN, Recovery, half_life, recovery
+from s2s.diagnose.measurements import Recovery
+from s2s.diagnose.recovery import NO_TOKEN, curve, damage, half_life, measure_recovery, sentences, statistics
 from s2s.metrics.bootstrap import bootstrap
 
 NAMES = tuple(CORRUPTIONS)
@@ -57,7 +59,7 @@ def naive(model, pairs, example, name, length, distances, seed):
 @settings(deadline=None, max_examples=8)
 def test_deltas_are_a_loop_over_examples_corruptions_and_tokens(random_model, shape, lengths, seed):
     model, pairs = random_model(seed, **shape), pairs_of(lengths, seed)
-    found = recovery(model, TinyVocabulary(), pairs, (1, 3), 4, NAMES, seed, size=3)
+    found = measure_recovery(model, TinyVocabulary(), pairs, (1, 3), 4, NAMES, seed, size=3)
     for place, name in enumerate(NAMES):
         for column, length in enumerate((1, 3)):
             wanted = [naive(model, pairs, example, name, length, 4, seed) for example in range(len(pairs))]
@@ -70,7 +72,7 @@ def test_deltas_are_a_loop_over_examples_corruptions_and_tokens(random_model, sh
 
 def test_how_sentences_are_batched_changes_nothing(random_model):
     model, pairs = random_model(1), pairs_of([4, 9, 6, 7, 3], 1)
-    one, other = (recovery(model, TinyVocabulary(), pairs, (2, 5), 3, size=size).deltas for size in (1, 4))
+    one, other = (measure_recovery(model, TinyVocabulary(), pairs, (2, 5), 3, size=size).deltas for size in (1, 4))
     np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
     assert np.isfinite(one).any()
 
@@ -80,9 +82,9 @@ def test_a_model_that_ignores_its_prefix_takes_no_damage(random_model):
     with torch.no_grad():  # every row of the output is the bias
         model.final_norm.weight.zero_()
         model.final_norm.bias.zero_()
-    found = recovery(model, TinyVocabulary(), pairs, (2,), 3)
-    assert found.sentences("drop", 2) == 3
-    assert float(found.measure(found.statistics(NAMES).sum(axis=0))) == pytest.approx(0, abs=1e-9)
+    found = measure_recovery(model, TinyVocabulary(), pairs, (2,), 3)
+    assert sentences(found, "drop", 2) == 3
+    assert float(damage(statistics(found, NAMES).sum(axis=0), 3)) == pytest.approx(0, abs=1e-9)
 
 
 def test_damage_is_the_sum_of_mean_deltas_averaged_over_corruptions_and_lengths():
@@ -101,17 +103,17 @@ def test_damage_is_the_sum_of_mean_deltas_averaged_over_corruptions_and_lengths(
                 if np.isfinite(deltas[place, column, :, distance]).any()
             ]
             areas += [sum(means)] if means else []
-    rows = found.statistics(["drop", "distract"])
+    rows = statistics(found, ["drop", "distract"])
     assert len(areas) == 3
-    assert float(found.measure(rows.sum(axis=0))) == pytest.approx(np.mean(areas))
-    assert bootstrap(rows, found.measure, samples=50).estimate == pytest.approx(np.mean(areas))
-    assert found.curve("swap", 5)[1] == pytest.approx(np.nanmean(deltas[1, 1, :, 1]))
-    assert found.sentences("distract", 2) == 0
-    assert math.isnan(found.measure(found.statistics(["distract"], [2]).sum(axis=0)))
+    assert float(damage(rows.sum(axis=0), 4)) == pytest.approx(np.mean(areas))
+    assert bootstrap(rows, partial(damage, distances=4), samples=50).estimate == pytest.approx(np.mean(areas))
+    assert curve(found, "swap", 5)[1] == pytest.approx(np.nanmean(deltas[1, 1, :, 1]))
+    assert sentences(found, "distract", 2) == 0
+    assert math.isnan(damage(statistics(found, ["distract"], [2]).sum(axis=0), 4))
 
 
 @pytest.mark.parametrize(
-    ("curve", "wanted"),
+    ("values", "wanted"),
     [
         ([4, 3, 2, 1], 3),
         ([4, 2.1, 2.1], None),
@@ -121,5 +123,5 @@ def test_damage_is_the_sum_of_mean_deltas_averaged_over_corruptions_and_lengths(
         ([4, math.nan, 1], 3),
     ],
 )
-def test_half_life_is_the_first_distance_of_half_the_damage(curve, wanted):
-    assert half_life(np.array(curve, dtype=float)) == wanted
+def test_half_life_is_the_first_distance_of_half_the_damage(values, wanted):
+    assert half_life(np.array(values, dtype=float)) == wanted

@@ -18,12 +18,13 @@ from s2s.diagnose.oracle import (
     distributions,
     divergence,
     excess,
+    measure_divergences,
     model_oracle,
-    oracle_divergences,
     ratio,
+    statistics,
     task_oracle,
 )
-from s2s.diagnose.rollouts import rollouts
+from s2s.diagnose.traces import sample_texts
 from s2s.errors import UserError
 from s2s.metrics.bootstrap import bootstrap
 from s2s.vocabulary.sentence_pieces import train
@@ -112,13 +113,13 @@ def test_the_error_is_a_loop_over_texts_alive_on_both_sides():
             pytest.approx(length * own / data),
             pytest.approx((own / data - 1) * 100),
         )
-        statistics = Divergences(*sides, np.arange(9) // 3).statistics(length)
-        assert statistics.shape == (3, 2)
-        assert bootstrap(statistics, excess, samples=20).estimate == pytest.approx(percent)
+        rows = statistics(Divergences(*sides, np.arange(9) // 3), length)
+        assert rows.shape == (3, 2)
+        assert bootstrap(rows, excess, samples=20).estimate == pytest.approx(percent)
     assert len(found.texts) == sum(
         sum(np.isfinite(sides[0][:, place]) & np.isfinite(sides[1][:, place])) >= 2 for place in range(6)
     )
-    assert not Divergences(*sides, np.arange(9)).statistics(7).any()
+    assert not statistics(Divergences(*sides, np.arange(9)), 7).any()
 
 
 def test_nothing_over_nothing_is_no_excess():
@@ -143,20 +144,24 @@ def test_distributions_are_those_of_one_pair_at_a_time(random_model):
 
 def test_rollouts_depend_on_seed_and_pair_alone(random_model):
     model, pairs, vocabulary = random_model(7), pairs_of([1, 1, 1], 7), TinyVocabulary()
-    found = rollouts(model, vocabulary, pairs, 7, 3, seed=1, size=1)
-    assert found == rollouts(model, vocabulary, pairs, 7, 3, seed=1, size=3) != rollouts(model, vocabulary, pairs, 7, 3)
+    found = sample_texts(model, vocabulary, pairs, 7, 3, seed=1, size=1)
+    assert (
+        found
+        == sample_texts(model, vocabulary, pairs, 7, 3, seed=1, size=3)
+        != sample_texts(model, vocabulary, pairs, 7, 3)
+    )
     assert [len(row) for row in found] == [3, 3, 3]
 
 
 def test_a_model_that_is_its_own_oracle_has_no_divergence_and_another_one_has(random_model):
     model, other = talkative(random_model(8)), random_model(9)
     pairs, vocabulary = pairs_of([4, 6, 3], 8), TinyVocabulary()
-    own = oracle_divergences(model, vocabulary, model_oracle([model], vocabulary), pairs, 6, samples=2)
+    own = measure_divergences(model, vocabulary, model_oracle([model], vocabulary), pairs, 6, samples=2)
     assert np.nanmax(np.abs(np.concatenate([own.rollouts, own.data], axis=1))) < 1e-9
-    found = oracle_divergences(model, vocabulary, model_oracle([other, model], vocabulary), pairs, 6, samples=2)
+    found = measure_divergences(model, vocabulary, model_oracle([other, model], vocabulary), pairs, 6, samples=2)
     assert found.sources.tolist() == [0, 0, 1, 1, 2, 2]
     assert (~np.isnan(found.data)).sum(axis=1).tolist() == [5, 5, 7, 7, 4, 4]
-    texts = [text for row in rollouts(model, vocabulary, pairs, 6, 2) for text in row]
+    texts = [text for row in sample_texts(model, vocabulary, pairs, 6, 2) for text in row]
     assert (~np.isnan(found.rollouts)).sum(axis=1).tolist() == [len(text.ids) + text.ended for text in texts]
     source, ids = pairs[1][0], texts[2].ids
     ours, theirs = (next(distributions(one, vocabulary, [(source, ids)]))[1] for one in (model, other))
@@ -178,3 +183,5 @@ def test_the_task_is_an_oracle_over_a_vocabulary_s_ids():
     assert np.exp(found).sum(axis=1) == pytest.approx(1)
     with pytest.raises(UserError, match="'D'"):
         task_oracle(Transduction(letters=4), vocabulary)
+    with pytest.raises(UserError, match="an example is not of the run's task"):
+        task_oracle(TASK, vocabulary)(vocabulary.source_ids([]), target)

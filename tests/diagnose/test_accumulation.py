@@ -15,8 +15,10 @@ from s2s.diagnose.oracle import (
     distributions,
     divergence,
     excess,
+    measure_divergences,
     model_oracle,
-    oracle_divergences,
+    statistics,
+    sums,
 )
 from s2s.metrics.bootstrap import bootstrap
 
@@ -68,9 +70,9 @@ def test_the_excess_on_the_task_is_its_closed_form():
     both = Divergences(np.repeat(own, len(data), axis=0), np.tile(data, (len(own), 1)), np.arange(len(own) * len(data)))
     weights = np.outer(ours, theirs).ravel()
     for length in range(1, LONGEST + 1):
-        sums = both.sums(length)
-        alive = ~np.isnan(sums[:, 0])
-        assert excess(weights[alive] @ sums[alive]) == pytest.approx(closed_form(length), abs=1e-9)
+        totals = sums(both, length)
+        alive = ~np.isnan(totals[:, 0])
+        assert excess(weights[alive] @ totals[alive]) == pytest.approx(closed_form(length), abs=1e-9)
     assert closed_form(LONGEST) > 10
 
 
@@ -78,7 +80,7 @@ def test_measured_on_drawn_texts_it_is_the_closed_form_of_the_model(random_model
     model, vocabulary = talkative(random_model(3)), TinyVocabulary()
     oracle = model_oracle([random_model(4)], vocabulary)
     pairs = pairs_of([2], 5)
-    found = oracle_divergences(model, vocabulary, oracle, pairs, 2, samples=1000)
+    found = measure_divergences(model, vocabulary, oracle, pairs, 2, samples=1000)
     source = pairs[0][0]
     first = next(distributions(model, vocabulary, [(source, [])]))[1][0]
     along = {
@@ -88,18 +90,18 @@ def test_measured_on_drawn_texts_it_is_the_closed_form_of_the_model(random_model
     chances = {token: float(np.exp(first[token])) for token in along if token != vocabulary.end}
     own = sum(chance * along[token].sum() for token, chance in chances.items()) / sum(chances.values())
     data = divergence(oracle(*pairs[0]), next(distributions(model, vocabulary, pairs))[1])[:2].sum()
-    sums = found.sums(2)
-    sums = sums[~np.isnan(sums[:, 0])]
-    spread = 100 * sums[:, 0].std() / data / len(sums) ** 0.5
+    totals = sums(found, 2)
+    totals = totals[~np.isnan(totals[:, 0])]
+    spread = 100 * totals[:, 0].std() / data / len(totals) ** 0.5
     assert accumulate(found).excess[1] == pytest.approx(100 * (own / data - 1), abs=4 * spread)
     assert spread < 5
 
 
 def test_a_model_equal_to_the_oracle_is_nothing_over_nothing(random_model):
     model, pairs, vocabulary = talkative(random_model(1, torch.float32)), pairs_of([4, 3, 5], 1), TinyVocabulary()
-    found = oracle_divergences(model, vocabulary, model_oracle([model], vocabulary), pairs, 6, samples=2)
+    found = measure_divergences(model, vocabulary, model_oracle([model], vocabulary), pairs, 6, samples=2)
     assert accumulate(found, least=1).excess.tolist() == [0] * len(accumulate(found, least=1).texts)
-    assert bootstrap(found.statistics(3), excess, samples=50) == (0, 0, 0)
+    assert bootstrap(statistics(found, 3), excess, samples=50) == (0, 0, 0)
 
 
 def test_an_error_that_does_not_depend_on_the_prefix_does_not_accumulate(random_model):
@@ -107,7 +109,7 @@ def test_an_error_that_does_not_depend_on_the_prefix_does_not_accumulate(random_
     with torch.no_grad():  # every row of the output is the bias
         model.final_norm.weight.zero_()
         model.final_norm.bias.zero_()
-    found = oracle_divergences(
+    found = measure_divergences(
         model, vocabulary, lambda _, target: np.full((len(target) + 1, 23), -log(23)), pairs, 9, samples=4
     )
     assert found.data[0][0] > 0.01

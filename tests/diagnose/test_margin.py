@@ -8,7 +8,7 @@ import torch
 from diagnosed import TinyVocabulary, pairs_of
 
 from s2s.batch import collate
-from s2s.diagnose.margin import by_token, distractors, first_doubt, margins, negative
+from s2s.diagnose.margin import by_token, distractors, first_doubt, measure_margins, negative
 from s2s.losses.passes import target_log_probs
 from s2s.metrics.bootstrap import Interval
 
@@ -16,7 +16,7 @@ from s2s.metrics.bootstrap import Interval
 def test_margins_are_differences_of_scores_with_another_target_of_equal_length(random_model):
     model, pairs = random_model(0), pairs_of([3, 5, 3, 4, 3, 5], 0)
     chosen = distractors([target for _, target in pairs])
-    found = margins(model, TinyVocabulary(), pairs, size=4)
+    found = measure_margins(model, TinyVocabulary(), pairs, size=4)
     assert [other is None for other in chosen] == [False, False, False, True, False, False]
     for row, (source, target), other in zip(found, pairs, chosen, strict=True):
         if other is None:

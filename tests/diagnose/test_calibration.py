@@ -1,7 +1,6 @@
-"""Calibration errors, and differences of sets of texts, against loops and exact values."""
+"""Calibration errors against loops."""
 
 import math
-from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -20,15 +19,9 @@ from s2s.diagnose.calibration import (
     overconfidence,
     reliability,
 )
-from s2s.diagnose.mismatch import count, divergence, jensen_shannon, mismatch
+from s2s.diagnose.gap import aligned
 from s2s.diagnose.traces import Trace
 from s2s.metrics.bootstrap import paired_bootstrap
-
-counts = st.dictionaries(st.integers(0, 5), st.integers(1, 9), max_size=5)
-
-
-def entropy(chances):
-    return -sum(chance * math.log2(chance) for chance in chances if chance)
 
 
 def random_judged(seed, sentences=12):
@@ -78,55 +71,12 @@ def test_arms_on_the_same_bins_are_compared_sentence_by_sentence():
     assert found.low < found.difference < found.high or found.p > 0.05
 
 
-def test_what_is_judged_behind_gold_and_behind_own_prefixes():
+def test_tokens_are_judged_after_gold_and_after_own_prefixes():
     logs = np.log([0.5, 0.25, 0.2])
     gold = Trace(np.array([7, 8, 3]), logs, logs, np.array([7, 9, 3]), np.log([0.5, 0.7, 0.2]))
     own = Trace(np.array([8, 3]), logs[:2], logs[:2], np.array([8, 3]), logs[:2])
-    [forced], [free] = judge_forced([gold]), judge_free([own], [gold])
+    [forced], [free] = judge_forced([gold]), judge_free([own], aligned([own], [gold])[0])
     assert forced.confidences.tolist() == pytest.approx([0.5, 0.7, 0.2])
     assert forced.correct.tolist() == [True, False, True]
     assert free.confidences.tolist() == pytest.approx([0.5, 0.25])
     assert free.correct.tolist() == [True, True]  # the token left out shifts nothing
-
-
-@given(counts, counts, st.sampled_from([0.0, 0.5]))
-@settings(deadline=None, max_examples=40)
-def test_the_divergence_is_what_the_mixture_has_more_entropy_than_its_parts(ours, theirs, added):
-    found = jensen_shannon(Counter(ours), Counter(theirs), added)
-    assert found == pytest.approx(jensen_shannon(Counter(theirs), Counter(ours), added))
-    kinds = sorted(ours.keys() | theirs.keys())
-    p, q = (np.array([side.get(kind, 0) + added for kind in kinds]) for side in (ours, theirs))
-    if p.sum() and q.sum():
-        p, q = p / p.sum(), q / q.sum()
-        assert found == pytest.approx(entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2, abs=1e-9)
-    else:
-        assert found == bool(kinds)
-
-
-def test_sets_without_a_common_word_diverge_by_one_bit_and_gold_from_itself_as_expected():
-    texts, others = [["a", "b"], ["c"], ["a"], ["b", "c"]], [["x"], ["y", "x"], ["x"], []]
-    assert divergence(others, texts, 1).found == pytest.approx(1)
-    same = divergence(texts, texts, 1)
-    assert same.found == pytest.approx(same.expected)
-    assert same.excess == pytest.approx(0)
-    assert count(["abab", "ab", "c"], [0, 1], 2) == {("a", "b"): 3, ("b", "a"): 1}
-
-
-def test_the_excess_of_texts_of_the_same_kind_is_near_nothing_and_of_another_kind_is_not():
-    generator = np.random.default_rng(0)
-    skewed = [0.4, 0.3, 0.2, 0.1]
-    gold, like = (generator.choice(4, size=(300, 6), p=skewed).tolist() for _ in range(2))
-    other = generator.choice(4, size=(300, 6)).tolist()
-    assert abs(divergence(like, gold, 2).excess) < 0.02 < divergence(other, gold, 2).excess
-
-
-def test_a_mismatch_has_its_parts():
-    hypotheses, references = [["a", "a", "a", "a"], []], [["a", "b"], ["c", "d"]]
-    found = mismatch(hypotheses, references, orders=(1, 2))
-    assert found.length_ratio == 1
-    assert found.empty == (0.5, 0)
-    assert found.distinct == {1: (0.25, 1), 2: (pytest.approx(1 / 3), 1)}
-    assert found.repeated == {1: (0.375, 0), 2: (pytest.approx(1 / 3), 0)}
-    assert found.lengths == (1, 0)
-    with pytest.raises(ValueError, match="pairs"):
-        divergence([["a"]], [["a"]], 1)

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2s.batch import collate
-from s2s.diagnose.alignment import align, correct
-from s2s.diagnose.gap import accuracies, compare, costs, eb_slope, entropies, gap, language_slope, slope
-from s2s.diagnose.traces import Free, Trace, run_free, trace, trace_free
-from s2s.metrics.bootstrap import bootstrap, mean
+from s2s.diagnose.gap import (
+    ACCURACY,
+    COST,
+    ENTROPY,
+    accuracy,
+    align,
+    aligned,
+    along,
+    correct,
+    details,
+    eb_slope,
+    language_slope,
+    slope,
+    statistics,
+)
+from s2s.diagnose.traces import GreedyText, Trace, trace, trace_greedy, write_greedily
+from s2s.metrics.bootstrap import bootstrap
 
 short = st.lists(st.integers(0, 2), max_size=5)
 
@@ -39,23 +53,24 @@ def every_alignment(hypothesis, reference):
 
 @given(short, short)
 @settings(deadline=None, max_examples=60)
-def test_an_alignment_is_one_of_the_cheapest_and_its_places_are_those_of_its_edits(hypothesis, reference):
+def test_an_alignment_is_one_of_the_cheapest_and_pairs_equal_tokens_as_correct(hypothesis, reference):
     edits = align(hypothesis, reference)
     cheapest = min(sum(kind != "C" for kind in kinds) for kinds in every_alignment(hypothesis, reference))
-    assert sum(edit.kind != "C" for edit in edits) == cheapest
-    assert [edit.hypothesis for edit in edits if edit.kind != "D"] == list(range(len(hypothesis)))
-    assert [edit.reference for edit in edits if edit.kind != "I"] == list(range(len(reference)))
-    for kind, ours, theirs in edits:
-        assert (kind == "I") == (theirs is None)
-        assert (kind == "D") == (ours is None)
-        if ours is not None and theirs is not None:
-            assert (kind == "C") == (hypothesis[ours] == reference[theirs])
+    assert sum(kind != "C" for kind in edits) == cheapest
+    ours, theirs = list(hypothesis), list(reference)
+    for kind in edits:  # both sides are consumed from the left
+        first = ours.pop(0) if kind != "D" else None
+        second = theirs.pop(0) if kind != "I" else None
+        if kind in "CS":
+            assert (kind == "C") == (first == second)
+    assert ours == theirs == []
 
 
-def test_a_token_left_out_costs_one_place_not_all_behind_it():
-    assert "".join(edit.kind for edit in align("bcde", "abcde")) == "DCCCC"
-    assert "".join(edit.kind for edit in align("abxcd", "abcd")) == "CCICC"
-    assert correct("bcde", "abcde").all()
+def test_a_token_left_out_costs_one_position_not_all_after_it():
+    assert align("bcde", "abcde") == "DCCCC"
+    assert align("abxcd", "abcd") == "CCICC"
+    assert correct(align("bcde", "abcde")).tolist() == [True] * 4
+    assert correct(align("abxcd", "abcd")).tolist() == [True, True, False, True, True]
 
 
 @given(lengths=st.lists(st.integers(0, 6), min_size=1, max_size=4), seed=st.integers(0, 99))
@@ -76,14 +91,14 @@ def test_a_free_text_takes_the_likeliest_token_until_its_end_or_its_limit(random
     ends = set()
     for seed in (2, 3, 4):
         model, sources = talkative(random_model(seed)), [source for source, _ in pairs_of([1, 1, 1], seed)]
-        free = run_free(model, TinyVocabulary(), sources, 6, size=2)
-        traces = trace_free(model, TinyVocabulary(), sources, free)
+        free = write_greedily(model, TinyVocabulary(), sources, 6, size=2)
+        traces = trace_greedy(model, TinyVocabulary(), sources, free)
         for source, text, found in zip(sources, free, traces, strict=True):
             wanted = []
             while 3 not in wanted and len(wanted) < 6:
                 wanted.append(int(next_log_probs(model, source, wanted).argmax()))
-            assert text == Free([token for token in wanted if token != 3], 3 in wanted)
-            assert text.tokens(3) == wanted == found.tokens.tolist() == found.best.tolist()
+            assert text == GreedyText([token for token in wanted if token != 3], 3 in wanted)
+            assert wanted == found.tokens.tolist() == found.best.tolist()
             ends.add(text.ended)
     assert ends == {True, False}
 
@@ -103,40 +118,40 @@ def random_traces(seed, count):
 
 def test_sums_by_relative_position_are_a_loop_over_tokens():
     gold, own = random_traces(0, 30), random_traces(1, 30)
-    found = compare(gold, own, bins=4)
+    marks, _ = aligned(own, gold)
+    rows = statistics(gold, own, marks, bins=4)
     wanted = {(side, part): Counter() for side in (0, 1) for part in range(4)}
     for reference, text in zip(gold, own, strict=True):
-        right = {edit.hypothesis for edit in align(text.tokens.tolist(), reference.tokens.tolist()) if edit.kind == "C"}
+        right = correct(align(text.tokens.tolist(), reference.tokens.tolist()))
         for side, one in ((0, reference), (1, text)):
             for place in range(len(one.tokens)):
                 part = int(4 * (place + 0.5) / len(one.tokens))
-                hit = one.best[place] == one.tokens[place] if side == 0 else place in right
+                hit = one.best[place] == one.tokens[place] if side == 0 else right[place]
                 wanted[side, part].update(hit=int(hit), nats=-one.log_probs[place], entropy=one.entropies[place], n=1)
-    sums = found.statistics().sum(axis=0)
-    for measure, name in ((accuracies, "hit"), (costs, "nats"), (entropies, "entropy")):
-        for side, values in enumerate(measure(sums)):
+    sums = rows.sum(axis=0)
+    for kind, name in ((ACCURACY, "hit"), (COST, "nats"), (ENTROPY, "entropy")):
+        for side, values in enumerate(along(sums, kind)):
             assert values == pytest.approx([wanted[side, part][name] / wanted[side, part]["n"] for part in range(4)])
-    forced, free = accuracies(sums)
+    for side in (0, 1):
+        hits, tokens = (sum(wanted[side, part][name] for part in range(4)) for name in ("hit", "n"))
+        assert float(accuracy(sums, side)) == pytest.approx(hits / tokens)
+    forced, free = along(sums, ACCURACY)
     assert float(eb_slope(sums)) == pytest.approx(np.polyfit([0.125, 0.375, 0.625, 0.875], forced - free, 1)[0])
-    assert float(language_slope(sums)) == pytest.approx(float(slope(costs(sums)[0])))
-    assert bootstrap(found.statistics(), eb_slope, samples=50).estimate == pytest.approx(float(eb_slope(sums)))
+    assert float(language_slope(sums)) == pytest.approx(float(slope(along(sums, COST)[0])))
+    assert bootstrap(rows, eb_slope, samples=50).estimate == pytest.approx(float(eb_slope(sums)))
 
 
-def test_edits_and_the_share_of_the_same_place():
+def test_the_edits_of_texts_are_counted_by_kind():
     def traced(text):
         ids = np.array([ord(letter) for letter in text])
         return Trace(ids, np.zeros(len(ids)), np.zeros(len(ids)), ids, np.zeros(len(ids)))
 
-    found = compare([traced("abcde"), traced("abc")], [traced("bcde"), traced("abxc")])
-    assert found.edits.tolist() == [[4, 0, 0, 1], [3, 0, 1, 0]]
-    assert float(mean(found.same_place.sum(axis=0))) == pytest.approx(2 / 8)
-    assert found.free[..., 0].sum() == 7
-    assert found.forced[..., 0].sum() == 8
-
-
-def test_a_gap_is_that_of_the_traces(random_model):
-    model, pairs, vocabulary = talkative(random_model(4)), pairs_of([4, 6, 1], 4), TinyVocabulary()
-    sources = [source for source, _ in pairs]
-    free = run_free(model, vocabulary, sources, 8)
-    wanted = compare(trace(model, vocabulary, pairs), trace_free(model, vocabulary, sources, free))
-    np.testing.assert_allclose(gap(model, vocabulary, pairs, 8, size=1).statistics(), wanted.statistics())
+    gold, texts = [traced("abcde"), traced("abc")], [traced("bcde"), traced("abxc")]
+    marks, edits = aligned(texts, gold)
+    assert edits.tolist() == [[4, 0, 0, 1], [3, 0, 1, 0]]
+    sums = statistics(gold, texts, marks).sum(axis=0).reshape(2, -1, 4)
+    assert sums[..., 0].sum(axis=1).tolist() == [8, 7]
+    run = SimpleNamespace(forced=gold, free=texts, correct=marks, edits=edits)
+    found = details(run)
+    assert found["edits"] == {"correct": 7, "substituted": 0, "inserted": 1, "deleted": 1}
+    assert float(found["naive_accuracy"]) == pytest.approx(2 / 8)
