@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one clear message, no traceback."""
+"""Errors that the user can mend, shown as one line without a traceback, and packages that need not be installed."""
 
 import os
 import sys
@@ -13,31 +13,45 @@ from types import ModuleType
 
 
 class UserError(Exception):
-    """Something in the user's files, settings or machine is wrong; the message says what, where and what would do."""
+    """A fault in the user's files, settings or machine; the message says what is wrong, where, and what would work."""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """The ending of an error message: ``; did you mean 'x'?`` or the list of valid ``choices``."""
+    """Return the end of an error message: ``; did you mean 'x'?``, or all ``choices`` where none is similar."""
     names = sorted(choices)
     close = get_close_matches(word, names, n=1)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; valid: {', '.join(names)}"
+    return f"; did you mean '{close[0]}'?" if close else f"; valid: {', '.join(names)}"
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an exception says, or its kind where it says nothing: for a message of one line."""
+    """Return the first line of an exception's message, or the exception's class where the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 DISTRIBUTION = "s2s-exposure"
+"""The project's name on the package index, where ``s2s`` is an unrelated project."""
+
+
+def own_version() -> str:
+    """Return the version of this project, installed or run from a checkout that was never installed."""
+    return _checkout() or version(DISTRIBUTION)
+
+
+@lru_cache(maxsize=1)
+def _checkout() -> str | None:
+    """Return the version in the ``pyproject.toml`` next to this package, or None if it is not this project's."""
+    # The file comes before the metadata of an editable install, which are as old as that install.
+    try:
+        text = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    project = tomllib.loads(text).get("project", {})
+    return str(project["version"]) if project.get("name") == DISTRIBUTION else None
 
 
 def install_command(extra: str) -> str:
-    """Return the shell command that installs a group of optional dependencies of ``pyproject.toml``.
-
-    In a checkout it names the checkout: an install from the index would put another copy beside the code that runs.
-    """
+    """Return the shell command that installs a group of optional dependencies of ``pyproject.toml``."""
+    # In a checkout, an install from the index would add a second copy of the package next to the code that runs.
     return f"pip install -e '.[{extra}]'" if _checkout() else f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
@@ -54,10 +68,10 @@ def optional_module(name: str, extra: str, purpose: str) -> ModuleType:
 
 
 def matplotlib_module(name: str, extra: str, purpose: str) -> ModuleType:
-    """Import a module of matplotlib, whatever the variable ``MPLBACKEND`` asks for.
+    """Import a module of matplotlib, with whatever backend the variable ``MPLBACKEND`` names.
 
-    A notebook sets it for the commands that it starts too; where its backend is not installed, matplotlib refuses to be
-    imported at all. Figures are written to files here, for which no such backend is needed.
+    A notebook sets the variable for the commands that it starts, too. Where that backend is not installed, matplotlib
+    cannot be imported at all, although figures are only written to files here, for which no backend is needed.
     """
     try:
         return optional_module(name, extra, purpose)
@@ -65,28 +79,10 @@ def matplotlib_module(name: str, extra: str, purpose: str) -> ModuleType:
         backend = os.environ.pop("MPLBACKEND", None)
         if backend is None:
             raise
-        for loaded in [each for each in sys.modules if each.partition(".")[0] == "matplotlib"]:
-            del sys.modules[loaded]  # the parts that were loaded do not fit a second try
+        # The half-loaded modules of the first try would make a second one fail.
+        for module in [module for module in sys.modules if module.partition(".")[0] == "matplotlib"]:
+            del sys.modules[module]
         try:
             return optional_module(name, extra, purpose)
         finally:
             os.environ["MPLBACKEND"] = backend
-
-
-def own_version() -> str:
-    """Return the version of this project, of a checkout that was never installed too."""
-    return _checkout() or version(DISTRIBUTION)
-
-
-@lru_cache(maxsize=1)
-def _checkout() -> str | None:
-    """Return the version that the checkout around this package has, or None for an installed package.
-
-    A checkout's own file is asked first: the metadata of an editable install is as old as that install.
-    """
-    try:
-        project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
-    except OSError:
-        return None
-    named = project.get("project", {})
-    return str(named["version"]) if named.get("name") == DISTRIBUTION else None

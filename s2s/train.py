@@ -25,9 +25,8 @@ from s2s.console.terminal import log, no_log
 from s2s.data.batches import data_order
 from s2s.errors import UserError, first_line, install_command
 from s2s.files.atomic import naming
-from s2s.machine.allocator import keep_freed_memory
 from s2s.machine.matmul import kernel
-from s2s.machine.memory import enough_memory
+from s2s.machine.memory import enough_memory, keep_freed_memory
 from s2s.objective import Objective
 from s2s.randomness import forked_generators
 from s2s.recipe.idle import idle_run

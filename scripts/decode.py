@@ -33,7 +33,7 @@ from s2s.decoding.decode import Chunk, ChunkDecoder, Decoded, DecodingRuns, Read
 from s2s.decoding.resumable_output import ENDINGS, Journal, Output, Written, output_of
 from s2s.errors import UserError
 from s2s.inference import c_attention
-from s2s.machine.allocator import keep_freed_memory
+from s2s.machine.memory import keep_freed_memory
 from s2s.machine.worker_pool import in_order
 from s2s.recipe.idle import idle_search, most_hypotheses
 from s2s.runs.run import Run

@@ -7,7 +7,7 @@ import torch
 
 from s2s.console.terminal import leave_standard_streams, open_standard_streams
 from s2s.errors import UserError
-from s2s.machine.memory import ran_out, said
+from s2s.machine.memory import ran_out, shortage
 
 BROKEN_PIPE = 141
 """The exit code of a program that ends because nobody reads its output: 128 + SIGPIPE."""
@@ -31,7 +31,7 @@ def run(work: Callable[[], object], stopped: str = "stopped") -> int:
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         if not ran_out(error):
             raise
-        print(f"error: out of memory ({said(error)})", file=sys.stderr)
+        print(f"error: out of memory ({shortage(error)})", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)

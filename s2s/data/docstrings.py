@@ -19,7 +19,7 @@ from pathlib import Path
 from s2s.data.rows import Example
 from s2s.data.settings import DataSettings
 from s2s.errors import UserError
-from s2s.files.atomic import cache_folder
+from s2s.files.paths import cache_folder
 from s2s.files.foreign import parse_json
 
 VERSION = 1  # Part of the name of the cache: to be raised whenever a change below changes the pairs.

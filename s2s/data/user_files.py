@@ -19,7 +19,7 @@ from s2s.data.rows import Example, to_example
 from s2s.data.settings import DataSettings
 from s2s.data.splits import SPLITS, STEMS, locate, split_files
 from s2s.errors import UserError
-from s2s.files.atomic import cache_folder
+from s2s.files.paths import cache_folder
 
 Splits = dict[str, Examples]
 Fields = Sequence[str | None]

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and where those lie that are slow to make."""
+"""Files and folders that appear whole or not at all, even after a kill or a power failure."""
 
 import errno
 import os
@@ -7,56 +7,29 @@ import secrets
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from s2s.errors import UserError
-from s2s.files.paths import at_home
-
-
-def cache_folder(asked: str | None = None) -> Path:
-    """The folder that keeps what is slow to make: the one asked for, $S2S_CACHE or ~/.cache/s2s; it need not exist."""
-    if chosen := asked or os.environ.get("S2S_CACHE"):
-        return at_home(chosen)
-    try:
-        return at_home("~/.cache/s2s")
-    except UserError:  # a user without a home, as containers have
-        return _private_folder()
-
-
-def _private_folder() -> Path:
-    """Return a folder for temporary files that nobody else can write to: libraries are loaded from it."""
-    folder = Path(tempfile.gettempdir()) / f"s2s-{os.getuid()}"
-    with suppress(OSError):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
-            return folder
-    return Path(tempfile.mkdtemp(prefix="s2s-"))
-
 
 DESCRIPTORS = re.compile(r"/dev/fd|/proc/(?:self|\d+)(?:/task/\d+)?/fd")
-"""Folders whose entries are open files. They look like links; opening one again starts at the file's beginning."""
+"""Folders whose entries are open files. They look like links, but opening one starts at the file's beginning again."""
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's text: whole or not at all, also after a power failure. See ``open_output``."""
+    """Replace a file's text, whole or not at all; see ``open_output``."""
     with open_output(path) as file:
         file.write(text.encode())
 
 
 @contextmanager
 def naming(path: Path | str) -> Iterator[None]:
-    """Turn the system's errors of writing, which name no file ("No space left on device"), into a UserError that does.
-
-    A pipe without a reader stays as it is: the command knows what to do.
-    """
+    """Turn errors of writing into a UserError with the file's name, which the system leaves out ("No space left")."""
     try:
         yield
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader has left, which is no fault: the command ends with an exit code of its own
         raise
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
@@ -64,11 +37,10 @@ def naming(path: Path | str) -> Iterator[None]:
 
 @contextmanager
 def open_output(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of the one at ``path`` when all is written: whole or not at all.
+    """Open a new file that replaces the one at ``path`` when the block ends, whole or not at all.
 
-    A link stays, and the file that it leads to is written; mode and owner stay. What is no regular file (a device, a
-    pipe, a descriptor such as /dev/stdout) cannot be replaced: it is written to directly.
-    Errors: a UserError that names the file where it cannot be written; the content from before is whole then.
+    Links are followed; mode and owner of the old file stay. A device, a pipe or a descriptor such as /dev/stdout cannot
+    be replaced and is written to directly. Errors: a UserError with the file's name; the old content is then untouched.
     """
     with naming(path):
         if is_stream(path):
@@ -76,8 +48,7 @@ def open_output(path: Path) -> Iterator[BinaryIO]:
                 yield file
             return
         target = target_of(path)
-        # A name of its own: FILE.partial could be somebody's file, or another process's that writes the same one.
-        partial = target.with_name(f".s2s-{secrets.token_hex(4)}.partial")
+        partial = _partial_of(target)
         try:
             with partial.open("xb") as file:
                 yield file
@@ -95,8 +66,13 @@ def target_of(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def _partial_of(target: Path) -> Path:
+    """Return a random name next to a target: FILE.partial could be somebody's file, or that of another writer."""
+    return target.with_name(f".s2s-{secrets.token_hex(4)}.partial")
+
+
 def take_place(partial: Path, target: Path) -> None:
-    """Give a written file its name. It keeps the mode and, where this process may, the owner of the one it replaces."""
+    """Rename a written file to its target, with the target's mode and, where this process may set it, its owner."""
     with suppress(FileNotFoundError):
         before, now = target.stat(), partial.stat()
         if hasattr(os, "chown") and (before.st_uid, before.st_gid) != (now.st_uid, now.st_gid):
@@ -104,55 +80,72 @@ def take_place(partial: Path, target: Path) -> None:
                 os.chown(partial, before.st_uid, before.st_gid)
         partial.chmod(stat.S_IMODE(before.st_mode))
     if sys.platform == "win32" and target.is_dir():
-        target.rmdir()  # Windows puts nothing in the place of a folder, not even of an empty one
+        target.rmdir()  # Windows renames nothing onto a folder, not even onto an empty one
     partial.replace(target)
     sync_folder(target.parent)
 
 
 def is_stream(path: Path) -> bool:
-    """Return whether a path is written to as it is, because renaming a file onto it would destroy it."""
+    """Return whether a path must be written to directly, because renaming a file onto it would destroy it."""
     return _descriptor(path) is not None or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def open_stream(path: Path) -> BinaryIO:
-    """Open such a path; what is written goes after what is there."""
+    """Open a path of ``is_stream`` for writing; what is there already stays."""
     descriptor = _descriptor(path)
     if descriptor is not None and os.path.realpath(descriptor.parent) in ("/dev/fd", f"/proc/{os.getpid()}/fd"):
-        return os.fdopen(os.dup(int(descriptor.name)), "wb")  # shares the place in the file with who else writes there
+        # A duplicate shares its position in the file with everybody who writes to this descriptor.
+        return os.fdopen(os.dup(int(descriptor.name)), "wb")
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb")
 
 
 def _descriptor(path: Path) -> Path | None:
     """Return the entry among a process's open files that a path leads to, as /dev/stdout does."""
-    place = str(path)
-    for _ in range(40):  # as many links as Linux follows
-        folder, name = os.path.split(os.path.abspath(place))
+    link = str(path)
+    for _ in range(40):  # Linux gives up after 40 links, too
+        folder, name = os.path.split(os.path.abspath(link))
         if name.isdigit() and DESCRIPTORS.fullmatch(os.path.realpath(folder)):
             return Path(folder, name)
-        if not os.path.islink(place):
+        if not os.path.islink(link):
             return None
-        place = os.path.join(folder, os.readlink(place))
+        link = os.path.join(folder, os.readlink(link))
     return None
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which takes its name when all is written; raises ``UserError`` where something is already."""
+    """Yield a folder to fill, which gets its name when the block ends; raises ``UserError`` if the name is taken."""
     check_new_folder(folder)
     target = target_of(folder)
-    partial = target.with_name(f".s2s-{secrets.token_hex(4)}.partial")
+    with naming(folder), _filled_folder(_partial_of(target), target) as partial:
+        yield partial
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder to fill, which replaces the folder of that name when the block ends; for one writer at a time."""
+    # One fixed name: what a killed process left is removed when the same folder is written again.
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with _filled_folder(partial, folder, replaces=True):
+        yield partial
+
+
+@contextmanager
+def _filled_folder(partial: Path, target: Path, replaces: bool = False) -> Iterator[Path]:
     try:
-        with naming(folder):
-            partial.mkdir(parents=True)
-            yield partial
-            sync_files(partial)
-            take_place(partial, target)
+        partial.mkdir(parents=True)
+        yield partial
+        sync_files(partial)
+        if replaces:  # only now: if the disk were full, the old folder would be the only whole one
+            shutil.rmtree(target, ignore_errors=True)
+        take_place(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_new_folder(folder: Path) -> None:
-    """Refuse a folder that ``new_folder`` could not make: something is there, or it lies below what is no folder."""
+    """Refuse a folder that ``new_folder`` could not make: it has files, or the folder above cannot be written to."""
     with naming(folder):
         if os.path.lexists(target_of(folder)) and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder}: exists already; name a new folder or an empty one")
@@ -165,11 +158,11 @@ def check_new_folder(folder: Path) -> None:
 
 
 UNSYNCED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES, errno.EPERM)
-"""Errors of disks that sync files, but not folders (CIFS and some of FUSE among them)."""
+"""Errors of file systems that sync files, but not folders (CIFS and some FUSE ones)."""
 
 
 def sync_files(folder: Path) -> None:
-    """Put all files below a folder on the disk, and the folders with them."""
+    """Flush all files and folders below a folder, and the folder itself, to the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("r+b") as file:  # Windows syncs only what may be written
@@ -180,8 +173,8 @@ def sync_files(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a folder's entries on the disk, where the system and the disk can: a rename is then there for good."""
-    if sys.platform == "win32":  # which opens no folders; its file system keeps a log of renames
+    """Flush a folder's entries to the disk, so that a rename survives a power failure, where the disk supports it."""
+    if sys.platform == "win32":  # it cannot open folders, and its file system logs renames by itself
         return
     try:
         descriptor = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Locks that end with their process, on every system, and on disks that know none."""
+"""Locks that end with the process that holds them, on every system, and on file systems without locks."""
 
 import errno
 import logging
@@ -6,22 +6,23 @@ import sys
 import warnings
 from pathlib import Path
 
-with warnings.catch_warnings():  # where Python has no flock, which is told below
+with warnings.catch_warnings():  # on a Python without flock, of which ``Lock`` warns itself
     warnings.simplefilter("ignore")
     import filelock
 
 logger = logging.getLogger("s2s")
 
+# Errors of file systems without locks.
 UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 LEASE = 120.0
-"""Seconds without a sign of life after which a marker file counts as left behind, if its process is on another host.
+"""Seconds after which an unrenewed marker file is taken over, if its process ran on another host.
 
-One of this host that has died is noticed at once.
+The death of a process on this host is noticed at once.
 """
 
 
 class Lock:
-    """The lock of one file: of the system where it has such, else a marker file beside it whose holder renews it."""
+    """The lock of one file: the system's where there is one, else a marker file next to it that its holder renews."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,7 +39,7 @@ class Lock:
         return filelock.SoftFileLease(self.marker, lease_duration=LEASE, thread_local=False)
 
     def take(self, wait: bool) -> bool:
-        """Take the lock; return whether it was to be had, which is not so only without ``wait``."""
+        """Take the lock and return whether this process has it now; with ``wait``, wait until it has."""
         try:
             self.lock.acquire(timeout=-1 if wait else 0)
         except filelock.Timeout:
@@ -51,7 +52,8 @@ class Lock:
         return True
 
     def free(self, remove: bool = False) -> None:
-        """Let others have the lock; with ``remove``, its file goes."""
+        """Release the lock; with ``remove``, delete its file, too."""
         if remove and self.is_native and sys.platform != "win32" and self.lock.is_locked:
-            self.path.unlink(missing_ok=True)  # while it is held: whoever has opened it finds it gone and tries again
+            # Deleted while it is held: a waiting process sees that the file it has opened is gone, and tries again.
+            self.path.unlink(missing_ok=True)
         self.lock.release()

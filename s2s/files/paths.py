@@ -1,6 +1,8 @@
-"""Paths that people write: ``~`` stands for the home folder, wherever a path is read."""
+"""Paths that people write, with ``~`` for the home folder, and the folder for cached files."""
 
 import os
+import stat
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -8,23 +10,21 @@ from s2s.errors import UserError
 
 
 class Home:
-    """Marks a type's texts as paths, or as several with commas between them."""
+    """Annotation of settings whose text is a path, or several paths with commas between them."""
 
 
 def expanded(path: str) -> str:
     """Return a path as this system spells it, with ``~`` or ``~name`` at its beginning as the home folder.
 
-    In a list with commas between its paths, each is expanded. The text itself comes back where nothing changes.
-    Errors: a UserError where no home folder is known, and for what no file can be called.
+    In a list with commas between its paths, each is expanded. Errors: a UserError where the home folder is unknown, and
+    for what no file can be called.
     """
     spelled = _native(path)
-    if "~" in spelled:
-        spelled = ",".join(_at_home(part) for part in spelled.split(","))
-    return path if spelled == path else spelled
+    return ",".join(_at_home(part) for part in spelled.split(",")) if "~" in spelled else spelled
 
 
 def at_home(path: str | Path) -> Path:
-    """Return the same as a Path."""
+    """Return a single path, expanded in the same way, as a Path."""
     return Path(_at_home(_native(str(path))))
 
 
@@ -65,4 +65,25 @@ def _at_home(path: str) -> str:
     except RuntimeError as error:
         if path.strip().split("/")[0] == "~":
             raise UserError(f"{path}: this user has no home; name the folder without ~") from error
-        return path  # a file whose name begins so
+        return path  # ``~name`` with no user of that name is the name of a file
+
+
+def cache_folder(folder: str | None = None) -> Path:
+    """Return the folder for what is slow to make: ``folder``, else $S2S_CACHE, else ~/.cache/s2s; it may not exist."""
+    if chosen := folder or os.environ.get("S2S_CACHE"):
+        return at_home(chosen)
+    try:
+        return at_home("~/.cache/s2s")
+    except UserError:  # a user without a home, as in containers
+        return _private_folder()
+
+
+def _private_folder() -> Path:
+    """Return a folder among temporary files that nobody else can write to, because libraries are loaded from it."""
+    folder = Path(tempfile.gettempdir()) / f"s2s-{os.getuid()}"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022:
+            return folder
+    return Path(tempfile.mkdtemp(prefix="s2s-"))

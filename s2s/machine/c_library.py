@@ -1,8 +1,8 @@
 """C files of this project, compiled at first use where there is a compiler.
 
-A library is kept in ``$S2S_CACHE``, else ``~/.cache/s2s``, under the digest of all that it was made of, the processor
-included. It is built for the processor at hand, or for the one that ``$S2S_CPU_TARGET`` names in the compiler's words
-(``haswell``, ``x86-64-v3``): a processor can stand in for an older one.
+A library is cached in ``$S2S_CACHE``, else ``~/.cache/s2s``, under a digest of its source, compiler, flags and
+processor. It is built for this processor, or for the one that ``$S2S_CPU_TARGET`` names as compilers do (``haswell``,
+``x86-64-v3``), so that code for older processors can be tested here.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from s2s.files.atomic import cache_folder
+from s2s.files.paths import cache_folder
 
 FLAGS = ("-O3", "-funroll-loops", "-fopenmp-simd", "-shared", "-fPIC")
 LINKED = ("-lm",)
@@ -30,22 +30,22 @@ POINTER, LENGTH, NUMBER = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_float
 
 
 class Built(NamedTuple):
-    """The library, or None, and why."""
+    """A compiled library, or None, with the reason."""
 
     library: ctypes.CDLL | None
     reason: str
 
     @property
     def loaded(self) -> ctypes.CDLL:
-        """The library, which must be there."""
+        """The library; only for callers that know that there is one."""
         assert self.library is not None, self.reason
         return self.library
 
 
 def build(source: Path, functions: dict[str, list[Any]]) -> Built:
-    """The library of a C file, compiled at the first call on this machine: within a second.
+    """Return the library of a C file, which is compiled at the first call on this machine, within a second.
 
-    ``functions`` are its functions' names and the types of their arguments; they return nothing.
+    ``functions`` has the names of its functions and the types of their arguments; they return nothing.
     """
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
     if compiler is None:
@@ -53,8 +53,8 @@ def build(source: Path, functions: dict[str, list[Any]]) -> Built:
     try:
         library = ctypes.CDLL(str(_compiled(source, compiler)))
     except (OSError, subprocess.CalledProcessError) as error:
-        said = error.stderr.strip().splitlines()[:1] if isinstance(error, subprocess.CalledProcessError) else [error]
-        return Built(None, f"{compiler} failed: {said[0] if said else error}")
+        lines = error.stderr.strip().splitlines() if isinstance(error, subprocess.CalledProcessError) else []
+        return Built(None, f"{compiler} failed: {lines[0] if lines else error}")
     for name, types in functions.items():
         function = getattr(library, name)
         function.argtypes, function.restype = types, None
@@ -62,7 +62,7 @@ def build(source: Path, functions: dict[str, list[Any]]) -> Built:
 
 
 def spread(work: Callable[..., object], parts: Sequence[tuple[int, ...]]) -> None:
-    """Do the work on all parts, with as many threads as torch has; C runs without Python's lock."""
+    """Call ``work(*part)`` for each part, on torch's number of threads; ctypes releases Python's lock around C."""
     threads = torch.get_num_threads()
     if threads == 1 or len(parts) == 1:
         for part in parts:
@@ -78,22 +78,23 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _compiled(source: Path, compiler: str) -> Path:
-    """The library's file, made if it is not there, and whole if it is."""
+    """Return the library's file, compiled if the cache has none."""
     flags = (*FLAGS, _target())
     fingerprint_inputs = (source.read_bytes(), compiler, flags, LINKED, platform.machine(), _abilities())
     file = cache_folder() / f"{source.stem}-{sha256(repr(fingerprint_inputs).encode()).hexdigest()[:16]}.so"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
+        # Several processes may compile at once: each writes to a folder of its own, and the file appears whole.
         with TemporaryDirectory(dir=file.parent) as folder:
-            made = Path(folder) / file.name
-            command = [compiler, *flags, str(source), "-o", str(made), *LINKED]
+            compiled = Path(folder) / file.name
+            command = [compiler, *flags, str(source), "-o", str(compiled), *LINKED]
             subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace")
-            made.replace(file)
+            compiled.replace(file)
     return file
 
 
 def _abilities() -> list[str]:
-    """Return text that tells the processors apart that share a cache folder; Linux lists what each can do."""
+    """Return texts that differ between processors which share a cache folder; Linux lists the features of each."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # another system
@@ -102,6 +103,6 @@ def _abilities() -> list[str]:
 
 
 def _target() -> str:
-    """Return the compiler's flag for the processor to build for; Arm's compilers spell it in their own way."""
+    """Return the compiler's flag for the target processor, which is spelt differently for Arm."""
     flag = "-march" if platform.machine().lower() in ("x86_64", "amd64", "i686") else "-mcpu"
     return f"{flag}={os.environ.get(TARGET) or 'native'}"

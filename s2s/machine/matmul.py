@@ -1,14 +1,14 @@
-"""Which kernel computes float32 products on CPU, measured once and saved with the run.
+"""The kernel of float32 matrix products, on a CPU measured once and saved with the run.
 
-On some processors torch's default matrix product leaves half of the machine unused, and allowing "bf16" for float32
-products takes oneDNN's float32 kernel, which rounds nothing there. On others the same switch really rounds. So the
-speed and the error are measured before the switch is kept.
+On some processors torch's default product leaves half of the machine unused, and torch's switch that allows "bf16" for
+float32 products selects oneDNN's float32 kernel, which rounds nothing there. On others the same switch really rounds.
+So the switch is kept only after its speed and its error have been measured.
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any, TypeVar
 
 import torch
@@ -17,28 +17,28 @@ from torch.nn import functional
 Item = TypeVar("Item")
 
 KERNELS = {"default": "none", "onednn": "bf16"}
-"""A kernel's name and torch's ``mkldnn.matmul.fp32_precision`` for it."""
+"""The kernels of CPUs, with the value of torch's ``mkldnn.matmul.fp32_precision`` that selects each."""
 
 GPU_KERNELS = {"tf32": True, "ieee": False}
-"""The same for GPUs, and whether TF32 is allowed: float32 products of numbers rounded to 10 bits, much faster."""
+"""The kernels of GPUs, and whether TF32 is allowed: float32 products of numbers rounded to 10 bits, much faster."""
 
 WORTH = 1.5
-"""How many times faster the other kernel must be: far from noise, so that every start on a machine agrees.
+"""How many times as fast oneDNN must be to be chosen: far from noise, so that every start on a machine agrees.
 
-One product in a loop is not a step: where it was 1.1 times as fast, attention's small ones took twice as long. Large
-products of linear maps take oneDNN's kernel in any case (``s2s.model.layers``).
+A product in a loop is not a training step: where it was 1.1 times as fast, attention's small products took twice as
+long. Large products of linear maps use oneDNN's kernel in any case (``s2s.model.layers``).
 """
 
 COSTLY = 3
-"""From how many times float32's time on bfloat16 is told to be slow: processors that have it take less than once."""
+"""The ratio of bfloat16's time to float32's from which a warning is logged; with hardware support it is below 1."""
 
 ROUNDS = 20
-"""How often both are tried, in turn; the best time of each counts."""
+"""Number of timings of each kernel, in turn; the best one counts."""
 
 
 @contextmanager
 def kernel(name: str) -> Iterator[None]:
-    """Compute float32 products with the named kernel, of a CPU or a GPU; torch's own settings come back afterwards."""
+    """Compute float32 products with the named kernel, of a CPU or a GPU, and restore torch's settings at the end."""
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     on_gpu: Any = torch.backends.cuda.matmul
     before, before_on_gpu = matmul.fp32_precision, on_gpu.fp32_precision
@@ -50,13 +50,13 @@ def kernel(name: str) -> Iterator[None]:
     finally:
         matmul.fp32_precision = before
         if name in GPU_KERNELS:
-            # torch's older switch must agree with the newer one, or whoever reads it gets an error.
+            # torch's older switch must agree with the newer one, or reading it raises an error.
             on_gpu.allow_tf32 = before_on_gpu == "tf32"
             on_gpu.fp32_precision = before_on_gpu
 
 
 def stepwise(name: str, items: Iterable[Item]) -> Iterator[Item]:
-    """The items, each made with the named kernel; torch's own setting holds while they are used."""
+    """Yield the items, each computed with the named kernel; while the caller uses one, torch's settings are its own."""
     iterator = iter(items)
     while True:
         with kernel(name):
@@ -68,22 +68,21 @@ def stepwise(name: str, items: Iterable[Item]) -> Iterator[Item]:
 
 
 def kernel_on(device: torch.device, tf32: bool) -> tuple[str, str]:
-    """Return the kernel for a device, and a line that says why; ``tf32`` is a recipe's ``run.tf32``."""
+    """Return the kernel for a device and a line with the reason; ``tf32`` is a recipe's ``run.tf32``."""
     if device.type == "cpu":
         return _choice(torch.get_num_threads())
-    return {
-        True: ("tf32", "products: float32 ones in TF32 on the GPU (run.tf32)"),
-        False: ("ieee", "products: float32 ones in whole float32 on the GPU (run.tf32: false)"),
-    }[tf32]
+    if tf32:
+        return "tf32", "products: float32 ones in TF32 on the GPU (run.tf32)"
+    return "ieee", "products: float32 ones in whole float32 on the GPU (run.tf32: false)"
 
 
 def is_about_kernels(line: str) -> bool:
-    """Return whether a line is one that says why a kernel was chosen."""
+    """Return whether a line of the log is the reason for a kernel."""
     return line.startswith(("products:", "float32 products:"))
 
 
 def choose() -> tuple[str, str]:
-    """The kernel for this machine's processor, and a line that says why."""
+    """Measure the kernels on this processor; return the one to use and a line with the reason."""
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(2048, 512, generator=generator), torch.randn(1024, 512, generator=generator)
     exact = x.double() @ weight.double().T
@@ -115,13 +114,13 @@ def bfloat16_cost() -> float:
     x, weight = torch.zeros(8, 256), torch.zeros(1024, 256)
     seconds = {}
     for kind in (torch.float32, torch.bfloat16):
-        given = x.to(kind), weight.to(kind)
-        seconds[kind] = min(_seconds(lambda given=given: functional.linear(*given)) for _ in range(5))  # type: ignore[misc]
+        work = partial(functional.linear, x.to(kind), weight.to(kind))
+        seconds[kind] = min(_seconds(work) for _ in range(5))
     return seconds[torch.bfloat16] / seconds[torch.float32]
 
 
 def bfloat16_warning(key: str) -> list[str]:
-    """Return a line for a processor without bfloat16 arithmetic, where the setting ``key`` asks for it."""
+    """Return a line if this processor has no bfloat16 arithmetic, which the setting ``key`` asks for; else none."""
     cost = bfloat16_cost()
     if cost < COSTLY:
         return []
@@ -129,7 +128,7 @@ def bfloat16_warning(key: str) -> list[str]:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """The CPU time of the thread: by the clock, others that want the core can make either kernel twice as slow."""
+    # The thread's CPU time: by the clock, another process on this core could make either kernel look twice as slow.
     start = time.thread_time()
     work()
     return time.thread_time() - start

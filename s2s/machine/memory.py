@@ -1,37 +1,67 @@
-"""Memory that is not there: one line on what asked for it and what would need less, in the place of a traceback."""
+"""The process's memory: freed memory that it keeps, and one line where there is too little, instead of a traceback."""
 
+import ctypes
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
 
 import torch
 
 from s2s.errors import UserError
 
-SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "unable to allocate", "alloc_failed")
-"""What torch on GPUs, on processors and on Windows, numpy, and CUDA's own libraries say."""
+OPTIONS = {
+    "MALLOC_MMAP_MAX_": (-4, 0),  # large blocks come from the heap as well
+    "MALLOC_TRIM_THRESHOLD_": (-1, -1),  # which never shrinks
+    "MALLOC_TOP_PAD_": (-2, 1 << 28),  # and grows by a quarter of a gigabyte at a time
+}
+"""The environment variable of an option of glibc's allocator, its number in ``malloc.h``, and the value for training.
+
+By default glibc returns large freed blocks to the system, and every step faults the same pages in again.
+"""
+
+
+def keep_freed_memory() -> None:
+    """Make glibc keep the memory that this process frees; an option that the environment sets stays as it is."""
+    set_option = glibc_option()
+    for name, option in OPTIONS.items():
+        if set_option is not None and name not in os.environ:
+            set_option(*option)
+
+
+@lru_cache(maxsize=1)
+def glibc_option() -> Any:
+    """Return glibc's function ``mallopt``, or None for another C library."""
+    return getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+
+
+MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "unable to allocate", "alloc_failed")
+"""Parts of the messages of torch on GPUs, on processors and on Windows, of numpy, and of CUDA's libraries."""
 
 
 def ran_out(error: BaseException) -> bool:
-    """Return whether an exception means that memory ran out, on a GPU or beside it."""
+    """Return whether an exception means that memory ran out, on a GPU or on the processor."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in SIGNS)
+    return isinstance(error, RuntimeError) and any(message in str(error).lower() for message in MESSAGES)
+
+
+def shortage(error: BaseException) -> str:
+    """Return the sentence of an exception with the amount of memory that was requested, or its first sentence."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    sentences = [part.strip(" .") for part in text.replace("]", "].").split(". ")]
+    requests = [sentence for sentence in sentences if "allocate" in sentence.lower()]
+    return (requests or sentences)[0][:200]
 
 
 @contextmanager
-def enough_memory(place: Callable[[], str], remedy: str) -> Iterator[None]:
-    """Raise a UserError with the place and the remedy where what happens inside finds too little memory."""
+def enough_memory(subject: Callable[[], str], remedy: str) -> Iterator[None]:
+    """Raise a UserError with ``subject()`` and the remedy where the block runs out of memory."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
-        raise UserError(f"{place()}: out of memory ({said(error)}); {remedy}") from error
-
-
-def said(error: BaseException) -> str:
-    """Return the sentence of an exception that says how much was asked for, or its first one."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    sentences = [part.strip(" .") for part in text.replace("]", "].").split(". ")]
-    asked = [part for part in sentences if "allocate" in part.lower()]
-    return (asked or sentences)[0][:200]
+        raise UserError(f"{subject()}: out of memory ({shortage(error)}); {remedy}") from error

@@ -1,4 +1,4 @@
-"""What the passes of a run compute with, and the factor that keeps float16's gradients from vanishing."""
+"""The numbers that a run computes with, and the loss scale that keeps float16 gradients from vanishing."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
@@ -14,55 +14,50 @@ DECODING = ("auto", "fp32", "bf16", "fp16", "int8")
 
 
 class Choice(NamedTuple):
-    """A precision, and a line that says why."""
+    """A precision, and the reason for it in a line."""
 
     name: Name
     reason: str
 
 
 def choose_precision(setting: str, device: str | None = None, launcher: str | None = None) -> Choice:
-    """Return the precision of a recipe's ``run.precision`` on a kind of device, by default the one that there is.
+    """Return the precision that a recipe's ``run.precision`` means on a kind of device, by default this machine's.
 
-    ``auto`` is what the launcher asks for (``ACCELERATE_MIXED_PRECISION``), or else what the device is fast with:
-    bfloat16 on a GPU that computes with it, where torch emulates it float16, and float32 elsewhere.
+    ``auto`` is what the launcher asks for (``ACCELERATE_MIXED_PRECISION``), or else what is fast on the device:
+    bfloat16 on a GPU that computes with it, float16 on one where torch emulates it, and float32 elsewhere.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if setting == "auto":
-        found = (
-            _by_device(device) if launcher is None else _named(launcher, "as the launcher asks, for run.precision auto")
-        )
-    else:
-        found = _named(setting, "as run.precision says")
+    if setting != "auto":
+        choice = _named(setting, "as run.precision says")
         if launcher not in (None, setting):
-            found = found._replace(reason=f"{found.reason}; ACCELERATE_MIXED_PRECISION={launcher} is not used")
-    if found.name == "fp16" and device == "cpu" and not _half_on_cpu():
+            choice = choice._replace(reason=f"{choice.reason}; ACCELERATE_MIXED_PRECISION={launcher} is not used")
+    elif launcher is not None:
+        choice = _named(launcher, "as the launcher asks, for run.precision auto")
+    else:
+        choice = _fast(device)
+    if choice.name == "fp16" and device == "cpu" and not _half_on_cpu():
         raise UserError("run.precision: this processor's torch has no float16 products; bf16 or fp32 work here")
-    if found.name == "bf16" and device == "cuda" and not has_bfloat16():
-        found = found._replace(reason=f"{found.reason}; this GPU only emulates bfloat16, and fp16 is faster there")
-    return found._replace(reason=f"precision: {found.name}, {found.reason}")
-
-
-def chosen(setting: str, device: str | None = None) -> Name:
-    """Return the name alone."""
-    return choose_precision(setting, device).name
+    if choice.name == "bf16" and device == "cuda" and not has_bfloat16():
+        choice = choice._replace(reason=f"{choice.reason}; this GPU only emulates bfloat16, and fp16 is faster there")
+    return choice._replace(reason=f"precision: {choice.name}, {choice.reason}")
 
 
 def has_bfloat16() -> bool:
-    """Return whether the GPU computes with bfloat16 itself; torch emulates it, slowly, on every other one."""
+    """Return whether the GPU computes with bfloat16 itself; on every other one torch emulates it, slowly."""
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def decoding_precision(setting: str, trained: str, device: torch.device) -> str:
     """Return the row of ``s2s.inference.precisions.PRECISIONS`` that a ``search.precision`` means.
 
-    ``auto`` is float32 on a processor. On a GPU it is the precision that the run was trained in, or, where that is
-    bfloat16 and this GPU has none, what ``run.precision: auto`` would be there.
+    ``auto`` is float32 on a processor. On a GPU it is the precision of training; where that is bfloat16 and this GPU
+    has none, it is what ``run.precision: auto`` would be there.
     """
     if setting != "auto":
         return setting
     if device.type != "cuda" or trained not in HALVES:
         return "fp32"
-    return _by_device("cuda").name if trained == "bf16" and not has_bfloat16() else trained
+    return _fast("cuda").name if trained == "bf16" and not has_bfloat16() else trained
 
 
 def _named(name: str, reason: str) -> Choice:
@@ -70,13 +65,13 @@ def _named(name: str, reason: str) -> Choice:
     return Choice(name, reason)  # type: ignore[arg-type]
 
 
-def _by_device(device: str) -> Choice:
+def _fast(device: str) -> Choice:
     if device != "cuda":
         return Choice("fp32", "as on every processor unless run.precision says otherwise")
     name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
     if has_bfloat16():
         return Choice("bf16", f"which this GPU has ({name})")
-    # Half products are fast from 7.0 on; among older cards most are slower with them than with float32.
+    # Cards from 7.0 on have fast float16 products; on most older ones float16 is slower than float32.
     if (major, minor) >= (7, 0):
         return Choice("fp16", f"since this GPU has no bfloat16 of its own ({name}, compute capability {major}.{minor})")
     return Choice("fp32", f"since this GPU has no fast half precision ({name}, compute capability {major}.{minor})")
@@ -91,11 +86,11 @@ def _half_on_cpu() -> bool:
 
 
 class Precision:
-    """The forward context of a run and its loss scale, which is 1 but for fp16.
+    """The forward context of a run and its loss scale, which is 1 except in fp16.
 
-    Float32 needs neither; bfloat16's context is accelerate's, which wraps the objective. In fp16 losses are multiplied
-    by the scale before they are differentiated and gradients divided by it; an update that overflows is skipped and
-    halves it, 2000 good ones in a row double it (Micikevicius et al. 2018, section 3.2; torch's ``GradScaler``).
+    Float32 needs neither, and accelerate, which wraps the objective, gives bfloat16 its context. In fp16 the loss is
+    multiplied by the scale and the gradients are divided by it; an update that overflows is skipped and halves the
+    scale, 2000 good ones in a row double it (Micikevicius et al. 2018, section 3.2; torch's ``GradScaler``).
     """
 
     def __init__(self, name: Name = "fp32", device: str = "cpu") -> None:
@@ -103,25 +98,25 @@ class Precision:
         self.scaler = torch.amp.GradScaler(device, enabled=self.half)
 
     def context(self) -> AbstractContextManager[object]:
-        """Where an objective's forward runs."""
+        """Return the context for the forward of an objective that accelerate has wrapped."""
         return torch.autocast(self.device, torch.float16) if self.half else nullcontext()
 
     def evaluation(self) -> AbstractContextManager[object]:
-        """Return the context of passes outside of accelerate's wrapper: the numbers of training, bfloat16 included."""
+        """Return the context for passes outside of accelerate's wrapper, in the precision of training."""
         return torch.autocast(self.device, HALVES[self.name]) if self.name in HALVES else nullcontext()
 
     @property
     def scale(self) -> float:
-        """What losses are multiplied by."""
+        """The factor of the losses."""
         return float(self.scaler.get_scale())
 
     @property
     def can_shrink(self) -> bool:
-        """Whether an overflow may be the scale's doing, so that the update can be skipped."""
+        """Whether the scale may have caused an overflow, so that skipping the update and halving it may help."""
         return self.half and self.scale >= 1
 
     def settle(self, skipped: bool) -> dict[str, float]:
-        """Let the scale follow an update; returns what the log says of it."""
+        """Adapt the scale after an update; return the log's entries on it."""
         if not self.half:
             return {}
         used = self.scale

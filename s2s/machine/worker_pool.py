@@ -1,4 +1,4 @@
-"""Work of one function on many things, in several processes; results in order, few things in flight."""
+"""One function applied to many items in several processes, with results in order and few items in memory."""
 
 import os
 import threading
@@ -7,33 +7,33 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
-from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 import torch
 
 from s2s.errors import UserError
-from s2s.machine.allocator import keep_freed_memory
+from s2s.machine.memory import keep_freed_memory
 
-Thing = TypeVar("Thing")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_order(work: Callable[[Thing], Result], things: Iterable[Thing], processes: int) -> Iterator[Result]:
-    """``work`` (thing) of each thing; one process is this one, several are new ones that share its threads.
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
+    """Yield ``work(item)`` for each item: from this process if ``processes`` is 1, else from new ones.
 
-    ``work`` and the things are pickled. Raises what ``work`` raises, and a ``UserError`` where a process dies.
+    New processes share this one's threads, and ``work`` and the items are pickled for them. Raises what ``work``
+    raises, and a ``UserError`` where a process dies.
     """
     if processes == 1:
-        yield from map(work, things)
+        yield from map(work, items)
         return
     threads = max(1, torch.get_num_threads() // processes)
     with ProcessPoolExecutor(processes, get_context("spawn"), _begin, (threads,)) as pool:
         pending: deque[Future[Result]] = deque()
         try:
-            for thing in things:
-                pending.append(pool.submit(work, thing))
-                if len(pending) > 2 * processes:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) > 2 * processes:  # enough to keep all busy; the input may be endless
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
@@ -44,7 +44,7 @@ def in_order(work: Callable[[Thing], Result], things: Iterable[Thing], processes
 
 
 def cores() -> int:
-    """Return how many processor cores this process may use, where the system tells; else those of the machine."""
+    """Return the number of cores that this process may use, or that the machine has where the system has no limits."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13
         return os.process_cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # Linux
@@ -53,20 +53,20 @@ def cores() -> int:
 
 
 def _begin(threads: int) -> None:
-    """Set up a worker: its share of the threads, and an end with its parent's, even where that is killed."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     parent = parent_process()
     assert parent is not None
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
 
-def _end_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
+    # A parent that is killed cannot end its workers, which would wait for more work forever.
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def number() -> int:
-    """The number of this worker process among its siblings, from 0; 0 in a process that is none."""
+    """Return the number of this worker process among its siblings, from 0; 0 in the parent process."""
     identity: tuple[int, ...] = get_context("spawn").current_process()._identity
     return identity[0] - 1 if identity else 0

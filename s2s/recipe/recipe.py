@@ -18,7 +18,7 @@ from s2s.data.dataset import TRAINED, is_same, texts
 from s2s.data.sources import PLAIN, Labelling
 from s2s.data.tokenised import TokenisedSplit, tokenise
 from s2s.errors import UserError, first_line
-from s2s.files.atomic import cache_folder
+from s2s.files.paths import cache_folder
 from s2s.heads.run_heads import Head, Heads, make_heads
 from s2s.losses.fused_loss import fused_loss
 from s2s.losses.vocabulary_loss import vocabulary_loss

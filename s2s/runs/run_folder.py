@@ -11,7 +11,6 @@ checkpoints/      see s2s.runs.checkpoints
 """
 
 import logging
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 from s2s import vocabulary as vocabularies
 from s2s.console.terminal import Log
 from s2s.errors import UserError
-from s2s.files.atomic import naming, sync_files, write_atomically
+from s2s.files.atomic import naming, replaced_folder, write_atomically
 from s2s.files.folders import AGAIN, changed
 from s2s.files.foreign import parse_json
 from s2s.files.locks import Lock
@@ -80,14 +79,8 @@ def check_links(folder: Path) -> None:
 
 def create(folder: Path, recipe: Recipe, vocabulary: Vocabulary, metadata: RunMetadata) -> None:
     """Write a new run's folder."""
-    partial = folder / f"{VOCABULARY}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(folder / VOCABULARY, ignore_errors=True)
-    with naming(folder / VOCABULARY):
-        partial.mkdir()
+    with naming(folder / VOCABULARY), replaced_folder(folder / VOCABULARY) as partial:
         vocabularies.save(vocabulary, partial)
-        sync_files(partial)
-        partial.replace(folder / VOCABULARY)
     write_atomically(folder / RECIPE, recipe.to_yaml())
     write_metadata(folder, metadata)
 

@@ -3,8 +3,8 @@
 import torch
 
 from s2s.data.batches import real_share, updates
-from s2s.machine.allocator import glibc_option
 from s2s.machine.matmul import bfloat16_warning
+from s2s.machine.memory import glibc_option
 from s2s.machine.worker_pool import cores
 from s2s.objective import Objective
 from s2s.optim import AdafactorSettings

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from benchmarks.timing import Time
 from s2s.errors import UserError
-from s2s.machine.allocator import OPTIONS
+from s2s.machine.memory import OPTIONS
 
 ALLOCATOR = {name: str(value) for name, (_, value) in OPTIONS.items()}
 """Let glibc keep freed memory instead of returning it page by page, as this project's own training does."""

@@ -11,7 +11,7 @@ from torch.optim import AdamW, Optimizer
 from benchmarks.peers import Bert4Torch, Pairs, Shape, System, TransformersBart, TransformersBert
 from benchmarks.timing import END, PADDING, Lengths
 from s2s.batch import collate
-from s2s.machine.allocator import keep_freed_memory
+from s2s.machine.memory import keep_freed_memory
 from s2s.model import Architecture, PrefixTransformer
 from s2s.model.initialization import initialise
 from s2s.objective import Objective, ObjectiveSettings

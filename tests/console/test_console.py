@@ -19,7 +19,7 @@ import s2s
 from s2s.console.terminal import SafeStream, open_standard_streams, plain_console
 from s2s.decoding.resumable_output import Journal, Written
 from s2s.errors import UserError
-from s2s.files.atomic import cache_folder
+from s2s.files.paths import cache_folder
 
 CHECKOUT = Path(s2s.__file__).resolve().parents[1]
 

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from s2s.machine.allocator import OPTIONS, glibc_option
+from s2s.machine.memory import OPTIONS, glibc_option
 
 ROUNDS, PAGES = 8, 1 << 14
 PROGRAM = f"""
 import resource, numpy
-from s2s.machine.allocator import keep_freed_memory
+from s2s.machine.memory import keep_freed_memory
 KEEP and keep_freed_memory()
 for _ in range(3):
     numpy.ones({PAGES} * 512)

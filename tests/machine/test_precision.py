@@ -15,7 +15,7 @@ from s2s.data import load
 from s2s.data.batches import data_order
 from s2s.errors import UserError
 from s2s.losses.passes import Passes
-from s2s.machine.precision import Precision, chosen
+from s2s.machine.precision import Precision, choose_precision
 from s2s.objective import Objective
 from s2s.recipe.recipe import Recipe
 from s2s.runs.run_folder import read_vocabulary
@@ -118,8 +118,8 @@ def test_an_overflow_skips_the_update_and_halves_the_scale(base: Path, tmp_path:
 
 
 def test_a_precision_is_chosen_for_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert chosen("auto") in ("fp32", "bf16")
+    assert choose_precision("auto").name in ("fp32", "bf16")
     monkeypatch.setattr("s2s.machine.precision._half_on_cpu", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"run.precision: this processor's torch has no float16 products"):
-        chosen("fp16")
+        choose_precision("fp16")

@@ -93,7 +93,7 @@ import json, os, sys
 sys.path.insert(0, {scripts!r})
 import average, decode, evaluate, export, predict
 import s2s
-from s2s import diagnose
+from s2s.diagnose import __main__ as diagnose
 from s2s.errors import UserError
 
 refused = []
