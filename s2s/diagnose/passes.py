@@ -72,11 +72,8 @@ def _recovery(subject: Subject, settings: DiagnosisSettings, on_progress: OnProg
 
 
 def _margins(subject: Subject, settings: DiagnosisSettings, on_progress: OnProgress) -> Arrays:
-    run = subject.run
-    margins = margin.measure_margins(
-        run.model, run.vocabulary, subject.pairs, settings.seed, settings.batch, on_progress
-    )
-    return {"margins": margins}
+    run, seed, size = subject.run, settings.seed, settings.batch
+    return {"margins": margin.measure_margins(run.model, run.vocabulary, subject.pairs, seed, size, on_progress)}
 
 
 def _search(subject: Subject, settings: DiagnosisSettings, on_progress: OnProgress) -> Arrays:
