@@ -19,8 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import distributed
 
-from s2s.config.help import explain
-from s2s.console import exit_codes
+from s2s.console.command_line import run_command
 from s2s.console.terminal import log, no_log
 from s2s.data.batches import data_order
 from s2s.errors import UserError, first_line, install_command
@@ -46,11 +45,12 @@ from s2s.training.state import State
 from s2s.training.step import update
 
 USAGE = """\
-usage: accelerate launch s2s/train.py recipe=NAME_OR_PATH [key=value ...] [--dry-run]
-       accelerate launch s2s/train.py --help [SECTION]
+usage: s2s train recipe=NAME_OR_PATH [key=value ...] [--dry-run]
+       s2s train --help [SECTION]
+       accelerate launch -m s2s.train recipe=NAME_OR_PATH ...   on several GPUs; in a checkout also s2s/train.py
 
-Trains the run of a recipe, or goes on with it. A recipe is a YAML file that lists what differs from the defaults, and
-may name one other as its base; key=value (run.steps=500) comes last. --dry-run shows what would be trained, and trains
+Trains the run of a recipe, or resumes it. A recipe is a YAML file that lists what differs from the defaults, and may
+name one other as its base; key=value (run.steps=500) comes last. --dry-run shows what would be trained, and trains
 nothing. Exit codes: 0 finished, 2 an error that you can mend; after a checkpoint at the end of the step, 130 for SIGINT
 (Ctrl-C) and 143 for SIGTERM.
 """
@@ -199,24 +199,25 @@ def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, rep
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command: 0 when the run is finished, 2 after an error that the user can mend; see ``USAGE``."""
-    if not arguments:
-        print(USAGE)
-        return 2
-    if {"-h", "--help"} & set(arguments):
-        return exit_codes.run(lambda: print(explain(USAGE, SCHEMA, arguments)))
-    return exit_codes.run(lambda: _command(arguments), "stopped; the same command goes on from the last checkpoint")
+    """Run the command line: 0 when the run is finished, 2 after an error that the user can mend; see ``USAGE``."""
+    stopped = "stopped; the same command resumes at the last checkpoint"
+    return run_command(arguments, USAGE, SCHEMA, _command, _dry_run, stopped)
 
 
-def _command(arguments: Sequence[str]) -> None:
-    dry, arguments = "--dry-run" in arguments, [argument for argument in arguments if argument != "--dry-run"]
+def _read(arguments: Sequence[str]) -> Recipe:
+    """Return the recipe that the arguments name, with the other arguments as its overrides."""
     recipes = [argument.removeprefix("recipe=") for argument in arguments if argument.startswith("recipe=")]
     if len(recipes) != 1:
         raise UserError(f"command line: one recipe=NAME is needed, not {len(recipes)}\n{USAGE}")
-    recipe = Recipe.load(recipes[0], [argument for argument in arguments if not argument.startswith("recipe=")])
-    if dry:
-        rehearse(recipe)
-        return
+    return Recipe.load(recipes[0], [argument for argument in arguments if not argument.startswith("recipe=")])
+
+
+def _dry_run(arguments: Sequence[str]) -> None:
+    rehearse(_read(arguments))
+
+
+def _command(arguments: Sequence[str]) -> None:
+    recipe = _read(arguments)
     try:
         fit(recipe)
     except (KeyboardInterrupt, SystemExit):

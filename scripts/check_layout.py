@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = """
 __main__
-train
+train commands
 study
 training decoding serve diagnose integrations
 runs
@@ -29,7 +29,8 @@ search heads mitigations
 data optim losses
 vocabulary
 metrics model batch
-config console
+console
+config
 machine
 files
 errors randomness

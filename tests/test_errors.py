@@ -1,10 +1,13 @@
 """Messages name this project's own distribution; ``s2s`` on the package index is an unrelated project."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,8 +16,9 @@ import s2s
 from s2s.errors import DISTRIBUTION, UserError, optional_module, own_version
 
 CHECKOUT = Path(s2s.__file__).resolve().parents[1]
-PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-ELSEWHERE = re.compile(r"pip install[^\n]*?['\"\s]s2s(?=['\"\[\s]|$)")
+SETTINGS = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT, SETUPTOOLS = SETTINGS["project"], SETTINGS["tool"]["setuptools"]
+ELSEWHERE = re.compile(r"pip install[^\n#`]*?['\"\t ]s2s(?=['\"\[\s]|$)")
 
 
 def texts() -> list[Path]:
@@ -71,3 +75,40 @@ def test_every_named_extra_exists() -> None:
     extras = {extra for path in sources for extra in named.findall(path.read_text("utf-8"))}
     assert extras
     assert extras <= PROJECT["optional-dependencies"].keys()
+
+
+def test_every_room_is_packed() -> None:
+    rooms = {path.parent.relative_to(CHECKOUT) for path in (CHECKOUT / "s2s").rglob("__init__.py")}
+    assert {*SETUPTOOLS["packages"]} == {".".join(room.parts) for room in rooms} | {"s2s.shipped_recipes"}
+
+
+def test_a_wheel_has_the_recipes_and_every_file_that_is_no_module(tmp_path: Path) -> None:
+    """Built without network, from a copy, so that nothing is left in the checkout."""
+    if int(version("setuptools").partition(".")[0]) < 77:
+        pytest.skip("setuptools is older than the build needs")
+    for name in ("s2s", "recipes"):
+        shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(CHECKOUT / name, tmp_path)
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--wheel-dir", "wheel"]
+    command = [sys.executable, "-m", "pip", "wheel", ".", *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tmp_path / "wheel").iterdir()
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    files = [path for path in (CHECKOUT / "s2s").rglob("*") if path.is_file() and path.suffix not in (".pyc", ".md")]
+    assert packed >= {path.relative_to(CHECKOUT).as_posix() for path in files}
+    assert packed >= {f"s2s/shipped_recipes/{path.name}" for path in (CHECKOUT / "recipes").glob("*.yaml")}
+    assert not [name for name in packed if not name.startswith(("s2s/", "s2s_exposure-"))]
+    unpacked = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(unpacked)
+    program = "from s2s.config.recipe_files import recipe_layers; print(recipe_layers('toy_copy')[-1].origin)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path / "wheel",
+        env=os.environ | {"PYTHONPATH": str(unpacked)},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    assert done.stdout.strip() == str(unpacked / "s2s" / "shipped_recipes" / "toy_copy.yaml"), done.stderr

@@ -10,7 +10,10 @@ from s2s.config.values import MisreadError, text_of
 from s2s.errors import UserError, nearest
 from s2s.files.paths import at_home
 
-SHIPPED = Path(__file__).resolve().parent.parent.parent / "recipes"
+_PACKAGE = Path(__file__).resolve().parents[1]
+_IN_WHEEL = _PACKAGE / "shipped_recipes"
+SHIPPED = _IN_WHEEL if _IN_WHEEL.is_dir() else _PACKAGE.parent / "recipes"
+"""The folder of the recipes that come with the package: an installed package has them within, see pyproject.toml."""
 SUFFIXES = (".yaml", ".yml")
 MARK = "run.json"
 """A file that is in the folder of a recipe if, and only if, a run saved that recipe."""

@@ -1,4 +1,4 @@
-"""Measure exposure bias: ``python -m s2s.diagnose run=FOLDER[,FOLDER ...] data=FILE [output=FOLDER] ...``.
+"""Measure exposure bias: ``s2s diagnose run=FOLDER[,FOLDER ...] data=FILE [output=FOLDER] ...``.
 
 Writes ``report.html``, ``report.json`` and ``tokens.parquet``; the keys are those of ``DiagnosisSettings``.
 """
@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from s2s.config import merge, read_arguments
-from s2s.config.help import explain
-from s2s.console import exit_codes
+from s2s.console.command_line import run_command
 from s2s.console.outputs import check_output_files
 from s2s.console.terminal import plain_console, progress_bar
 from s2s.data.rows import json_text
@@ -24,7 +23,7 @@ from s2s.diagnose.traces import OnProgress, no_progress
 from s2s.files.atomic import write_atomically
 from s2s.metrics.significance import too_few
 
-USAGE = "usage: python -m s2s.diagnose run=FOLDER[,FOLDER ...] data=FILE|recipe [output=FOLDER] [key=value ...]"
+USAGE = "usage: s2s diagnose run=FOLDER[,FOLDER ...] data=FILE|recipe [output=FOLDER] [key=value ...]"
 PAGE, RECORD, TOKENS = "report.html", "report.json", "tokens.parquet"
 
 
@@ -55,13 +54,8 @@ def diagnose(settings: DiagnosisSettings, bar: Bar = no_bar) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command: return 0 when all is written, 2 after an error of the user's."""
-    if not arguments:
-        print(USAGE)
-        return 2
-    if {"-h", "--help"} & set(arguments):
-        return exit_codes.run(lambda: print(explain(USAGE, DiagnosisSettings, arguments)))
-    return exit_codes.run(lambda: _command(arguments))
+    """Run the command line: 0 when all is written, 2 after an error that the user can mend."""
+    return run_command(arguments, USAGE, DiagnosisSettings, _command)
 
 
 def _command(arguments: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The command: ``python -m s2s.serve run=FOLDER[,FOLDER ...] [port=8000] [host=127.0.0.1]``."""
+"""The command: ``s2s serve run=FOLDER[,FOLDER ...] [port=8000] [host=127.0.0.1]``."""
 
 import os
 import sys
@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from s2s.config import merge, read_arguments
-from s2s.config.help import explain
 from s2s.config.ranges import Count, PathText, Positive, Range, settle
-from s2s.console import exit_codes
+from s2s.console.command_line import run_command
 from s2s.errors import UserError, install_command
 
-USAGE = "usage: python -m s2s.serve run=FOLDER[,FOLDER ...] [port=8000] [host=127.0.0.1]\n"
+USAGE = "usage: s2s serve run=FOLDER[,FOLDER ...] [port=8000] [host=127.0.0.1]\n"
 
 Port = Annotated[int, Range(0, 65535)]
 
@@ -89,13 +88,8 @@ def serve(settings: Settings) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command: 0 when it was ended, 2 after an error of the user's."""
-    if not arguments:
-        print(USAGE, end="", file=sys.stderr)
-        return 2
-    if {"-h", "--help"} & set(arguments):
-        return exit_codes.run(lambda: print(explain(USAGE, Settings, arguments)))
-    return exit_codes.run(lambda: serve(merge(Settings, read_arguments(arguments))))
+    """Run the command line: 0 when it was ended, 2 after an error that the user can mend."""
+    return run_command(arguments, USAGE, Settings, lambda given: serve(merge(Settings, read_arguments(given))))
 
 
 if __name__ == "__main__":

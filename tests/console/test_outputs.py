@@ -23,7 +23,6 @@ from s2s.errors import UserError
 from s2s.files.atomic import new_folder, open_output, write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
 
 SOURCES = "a b c\nd e\n"
 
@@ -36,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(name: str) -> Callable[[list[str]], int]:
-    return importlib.import_module(name).main
+    return importlib.import_module(f"s2s.commands.{name}").main
 
 
 def refusal(capsys: pytest.CaptureFixture[str], code: int) -> str:
@@ -206,7 +205,7 @@ STREAMS = {
 WRITERS = [
     "from s2s.decoding.resumable_output import output_of; o = output_of(name); "
     "o.append(['x', 'y'], ''); o.finish(); o.close()",
-    "import predict; predict.write(name, ['x', 'y'])",
+    "from s2s.commands import predict; predict.write(name, ['x', 'y'])",
     "from s2s.files.atomic import write_atomically as w; from pathlib import Path; w(Path(name), 'x\\ny\\n')",
 ]
 
@@ -222,7 +221,7 @@ def test_what_is_no_regular_file_is_written_to_directly(tmp_path: Path, shell: s
     name, _, rest = shell.format(out, tmp_path).removeprefix("output=").partition(" ")
     if name.startswith(">("):
         name, rest = shell.format(out, tmp_path).removeprefix("output="), ""
-    program = f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); name = sys.argv[1]\n{writer}"
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); name = sys.argv[1]\n{writer}"
     line = f"{sys.executable} - {name} {rest}"
     done = subprocess.run(
         ["bash", "-c", line], input=program, capture_output=True, text=True, check=False, encoding="utf-8"

@@ -5,13 +5,12 @@ import json
 import random
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 import s2s
+from s2s.commands.decode import main as decode
 from s2s.data import load
 from s2s.runs.run import Run
 
@@ -22,17 +21,6 @@ ROOT = Path(__file__).parents[2]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("run") / "toy_copy"
     return s2s.fit(s2s.Recipe.load("toy_copy", [f"run.folder={folder}"]))
-
-
-def load_script() -> ModuleType:
-    loader = SourceFileLoader("decode_script", str(ROOT / "scripts" / "decode.py"))
-    # Dataclasses look their module up by its name.
-    module = sys.modules[loader.name] = ModuleType(loader.name)
-    loader.exec_module(module)
-    return module
-
-
-decode = load_script().main
 
 
 def test_toy_copy_reaches_exact_match(run: Run) -> None:

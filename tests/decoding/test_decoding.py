@@ -7,14 +7,13 @@ import io
 import json
 import random
 import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
 import s2s
+from s2s.commands.decode import main as command
 from s2s.data.rows import json_text
 from s2s.decoding.ensemble import ensemble, rerank
 from s2s.decoding.resumable_output import Journal
@@ -27,16 +26,6 @@ from s2s.search.methods import SEARCHES
 
 TINY = ["model.width=16", "model.layers=1", "data.size=240", "run.steps=3", "run.evaluate_examples=2"]
 SEARCH = ["search.beams=2", "search.max_length=5", "search.batch=4", "chunk=5"]
-
-
-def load_script() -> ModuleType:
-    loader = SourceFileLoader("decode_command", str(Path(__file__).parents[2] / "scripts" / "decode.py"))
-    module = sys.modules[loader.name] = ModuleType(loader.name)
-    loader.exec_module(module)
-    return module
-
-
-command = load_script().main
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +84,7 @@ def test_after_any_kill_every_line_is_there_once_in_order(
         killed_after(pieces, monkeypatch, runs[0], source, path)
         capsys.readouterr()
         assert decode(runs[0], source, path) == 0
-        assert (f"going on behind its {5 * pieces} lines" in capsys.readouterr().err) == bool(pieces)
+        assert (f"resuming after its {5 * pieces} lines" in capsys.readouterr().err) == bool(pieces)
         assert path.read_bytes() == whole
         assert list(path.parent.iterdir()) == [path]
 
@@ -115,7 +104,7 @@ def test_what_was_made_otherwise_is_begun_anew(
         more = [] if change == "input" else [change]
         capsys.readouterr()
         assert decode(runs[run], used, output, *more) == 0
-        assert f"made with other {reason}; begun anew" in capsys.readouterr().err
+        assert f"made with other {reason}; starting again" in capsys.readouterr().err
         assert decode(runs[run], used, expected, *more) == 0
         assert output.read_bytes() == expected.read_bytes()
 

@@ -1,7 +1,6 @@
 """Runs of heads alone through the commands: trained, resumed, predicted from; and what recipes of heads refuse."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,9 @@ import pytest
 
 import s2s
 from s2s import train
+from s2s.commands import predict
 from s2s.errors import UserError
 from s2s.recipe.recipe import Recipe
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-import predict
 
 WORDS = {"red": "B-C", "green": "B-C", "deep": "O", "sea": "B-P", "shore": "I-P", "the": "O"}
 SENTENCES = [[a, b, c] for a in WORDS for b in WORDS for c in WORDS if len({a, b, c}) == 3]

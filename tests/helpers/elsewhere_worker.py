@@ -9,7 +9,6 @@ from pathlib import Path
 
 import tiny_runs
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 HEADS = (
     *("data.source_field=words", "data.target_field=null", "data.max_source=20", "vocabulary.size=300"),
     *("model={layers: 1, width: 8, heads: 2}", "heads={tags: {name: crf, field: tags, scheme: bio}}"),
@@ -39,11 +38,8 @@ def trained() -> list[int]:
 
 def decoded() -> list[int]:
     """Decode, also with worker processes reading, into a file that is written piece by piece."""
-    sys.path.insert(0, str(SCRIPTS))
-    import decode
-    import predict
-
     from s2s import train
+    from s2s.commands import decode, predict
 
     Path("in.txt").write_text("a b c\nd e f\n", encoding="utf-8")
     assert decode.main(["run=run", "input=in.txt", "output=out.jsonl"]) == 0

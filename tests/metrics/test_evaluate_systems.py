@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
-from test_evaluate import as_jsonl, refusal, script, write
+from test_evaluate import as_jsonl, refusal, write
 
+from s2s.commands import evaluate
 from s2s.errors import UserError
 from s2s.metrics import paired_bootstrap, rouge_l_by_sentence, score
 from s2s.metrics.overlap import score_statistics
@@ -44,7 +45,7 @@ def compared(folder: Path, *arguments: str) -> dict[str, dict[str, float]]:
     for name, texts in zip(("r", "a", "b"), corpus(60), strict=True):
         write(folder / name, lines(texts))
     files = [f"hypotheses={folder / 'a'},{folder / 'b'}", f"references={folder / 'r'}", f"json={folder / 'json'}"]
-    assert script.main([*files, *arguments]) == 0
+    assert evaluate.main([*files, *arguments]) == 0
     record = json.loads((folder / "json").read_text(encoding="utf-8"))
     assert [row["hypotheses"] for row in record["systems"]] == [str(folder / "a"), str(folder / "b")]
     assert all((row["first"], row["second"]) == (str(folder / "a"), str(folder / "b")) for row in record["comparisons"])
@@ -94,7 +95,7 @@ def test_a_seed_fixes_the_draws_and_equal_files_do_not_differ(tmp_path: Path) ->
     assert once == again != other
     path = tmp_path / "a"
     arguments = [f"hypotheses={path},{path}", f"references={tmp_path / 'r'}", f"json={tmp_path / 'j'}", "samples=20"]
-    assert script.main(arguments) == 0
+    assert evaluate.main(arguments) == 0
     rows = json.loads((tmp_path / "j").read_text(encoding="utf-8"))["comparisons"]
     assert {(row["difference"], row["p_bootstrap"], row["p_randomisation"]) for row in rows} == {(0, 1, 1)}
 
@@ -109,7 +110,7 @@ def test_several_references_are_one_file_each_or_lists_in_rows(tmp_path: Path) -
     write(tmp_path / "both.jsonl", as_jsonl(rows))
     for references in (f"{tmp_path / '0'},{tmp_path / '1'}", str(tmp_path / "both.jsonl")):
         arguments = [f"hypotheses={tmp_path / 'h'}", f"references={references}", f"json={tmp_path / 'j'}"]
-        assert script.main([*arguments, "published=true"]) == 0
+        assert evaluate.main([*arguments, "published=true"]) == 0
         record = json.loads((tmp_path / "j").read_text(encoding="utf-8"))
         values = record["values"]
         assert values["bleu"] == pytest.approx(BLEU().corpus_score(hypotheses, columns).score)
@@ -132,7 +133,7 @@ def test_texts_may_have_different_numbers_of_references() -> None:
 
 def test_a_file_whose_name_has_a_comma_is_one_file(tmp_path: Path) -> None:
     path = write(tmp_path / "a,b", "the cat\n")
-    assert script.main([f"hypotheses={path}", f"references={path}"]) == 0
+    assert evaluate.main([f"hypotheses={path}", f"references={path}"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def few(folder: Path, texts: int) -> tuple[list[str], dict[str, Any]]:
     for name, lists in zip(("r", "a", "b"), corpus(texts), strict=True):
         write(folder / name, lines(lists))
     files = [f"hypotheses={folder / 'a'},{folder / 'b'}", f"references={folder / 'r'}", f"json={folder / 'json'}"]
-    assert script.main([*files, "samples=50"]) == 0
+    assert evaluate.main([*files, "samples=50"]) == 0
     return files, json.loads((folder / "json").read_text(encoding="utf-8"))
 
 

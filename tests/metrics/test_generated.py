@@ -5,9 +5,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import pytest
-from test_evaluate import refusal, script, write
+from test_evaluate import refusal, write
 from trained import trained
 
+from s2s.commands import evaluate
 from s2s.errors import UserError
 from s2s.metrics import word_movers_distance, word_rotators_distance
 from s2s.metrics.generated import repetition_statistics, transport_statistics
@@ -82,7 +83,7 @@ def test_the_command_scores_with_a_run_s_vectors(run, tmp_path, capsys):
     }
     arguments = [f"hypotheses={paths['ours']}", f"references={paths['gold']}", f"sources={paths['gold']}"]
     out = tmp_path / "scores.json"
-    assert script.main([*arguments, f"embeddings={run.folder}", f"json={out}"]) == 0
+    assert evaluate.main([*arguments, f"embeddings={run.folder}", f"json={out}"]) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
     vectors = token_vectors(["c c c c"], ["c d"], str(run.folder))
     assert found["values"]["wrd"] == pytest.approx(50 * word_rotators_distance(vectors("c c c c"), vectors("c d")))

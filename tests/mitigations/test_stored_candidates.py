@@ -3,8 +3,6 @@
 import gzip
 import json
 import math
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from sequences import END, MAX_LENGTH, candidates_strategy, source_of, training_
 
 import s2s
 from s2s.batch import collate
+from s2s.commands import decode
 from s2s.data import load
 from s2s.data.batches import tokenise
 from s2s.errors import UserError
@@ -108,13 +107,6 @@ def test_missing_sources_and_files_are_said(random_batch, tmp_path):
         read(str(tmp_path / "packed"), training_context())
 
 
-def script():
-    found = spec_from_file_location("decode_for_training", ROOT / "scripts" / "decode.py")
-    module = sys.modules[found.name] = module_from_spec(found)  # dataclasses look their module up by its name
-    found.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     tiny = ["data.size=203", "model.width=16", "model.layers=1", "run.steps=3", "run.evaluate_examples=1"]
@@ -129,7 +121,7 @@ def test_what_the_decoder_writes_is_what_methods_read_with_the_scores_of_the_run
     train = load(run.recipe.data).train
     source.write_text("".join(json.dumps({"source": example.source}) + "\n" for example in train), encoding="utf-8")
     decoded = tmp_path / "decoded.jsonl"
-    assert script().main([f"run={run.folder}", f"input={source}", f"output={decoded}"]) == 0
+    assert decode.main([f"run={run.folder}", f"input={source}", f"output={decoded}"]) == 0
     row = json.loads(decoded.read_text(encoding="utf-8").splitlines()[0])
     assert row["settings"]["max_length"] == run.recipe.data.max_target
     assert len(row["hypotheses"][0]["tokens"]) == run.recipe.data.max_target

@@ -1,6 +1,5 @@
 """Averages of weights: the moving one of a run, and the mean of its last checkpoints."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,11 @@ from tiny_runs import place, ready
 from torch import Tensor
 
 import s2s
+from s2s.commands import average
 from s2s.data import load
 from s2s.errors import UserError
 from s2s.runs.averaging import MovingAverage
 from s2s.runs.checkpoints import AVERAGE, WEIGHTS
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import average
 
 STEPS = 8
 

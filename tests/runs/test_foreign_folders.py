@@ -90,8 +90,7 @@ def names_hubs(values: dict[str, Any], secret: Path) -> None:
 
 ACTIONS = """
 import json, os, sys
-sys.path.insert(0, {scripts!r})
-import average, decode, evaluate, export, predict
+from s2s.commands import average, decode, evaluate, export, predict
 import s2s
 from s2s.diagnose import __main__ as diagnose
 from s2s.errors import UserError
@@ -175,7 +174,7 @@ def test_commands_reach_nothing_outside(
         caller |= {"utility": "rouge_l"}
     argued = [f"search.{key}={'null' if value is None else value}" for key, value in caller.items()]
     several = ["search.n_best=2", *([] if change is names_code else ["search.beams=2"])]
-    words = {"scripts": str(ROOT / "scripts"), "folder": str(folder), "place": str(tmp_path)}
+    words = {"folder": str(folder), "place": str(tmp_path)}
     found = audited(
         ACTIONS.format(**words, caller=caller, argued=argued, several=several), tmp_path, [], [elsewhere.secret]
     )

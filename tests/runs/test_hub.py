@@ -1,9 +1,6 @@
 """Runs as small folders and on a hub: written, uploaded, downloaded and read back."""
 
-import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -11,9 +8,9 @@ from hub_server import serving
 from huggingface_hub import constants
 
 import s2s
+from s2s.commands import export
 from s2s.errors import UserError
 
-ROOT = Path(__file__).parents[2]
 FILES = {"recipe.yaml", "run.json", "weights.safetensors", "README.md", "vocabulary"}
 TEXTS = ["a b c", "j i h g", ""]
 
@@ -116,23 +113,14 @@ def test_names_that_are_nowhere_are_one_line(run: s2s.Run, monkeypatch: pytest.M
         run.push_to_hub("titles")
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    loader = SourceFileLoader("export_script", str(ROOT / "scripts" / "export.py"))
-    # Dataclasses look their module up by its name.
-    module = sys.modules[loader.name] = ModuleType(loader.name)
-    loader.exec_module(module)
-    return module
-
-
 def test_the_command_writes_either_form_or_says_why_not(
-    run: s2s.Run, script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: s2s.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = tmp_path / "small"
-    assert script.main([f"run={run.folder}", f"output={small}", "form=s2s", "checkpoint=last"]) == 0
+    assert export.main([f"run={run.folder}", f"output={small}", "form=s2s", "checkpoint=last"]) == 0
     assert capsys.readouterr().out == f"{small}: step 2 of {run.folder}, form s2s\n"
     assert_same(s2s.load(small), run)
-    assert script.main([f"run={run.folder}", f"output={tmp_path / 'bert'}"]) == 2
+    assert export.main([f"run={run.folder}", f"output={tmp_path / 'bert'}"]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("error: export: BERT normalises after")
@@ -150,10 +138,8 @@ def test_the_command_writes_either_form_or_says_why_not(
         (["run=/nowhere", "output=y"], "no run there"),
     ],
 )
-def test_mistakes_are_one_line(
-    script: ModuleType, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert script.main(arguments) == 2
+def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export.main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.startswith("error: ")
