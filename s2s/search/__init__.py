@@ -1,8 +1,8 @@
-"""Search for the best continuations of a source under anything that can score a next token."""
+"""Searches for the best continuations of a source, with any scorer of next tokens."""
 
-from s2s.search.automata import AllowedOutputs, RequiredPhrases
 from s2s.search.beam import beam_search
 from s2s.search.constraints import (
+    AllowedOutputs,
     ConstrainedScorer,
     Constraint,
     ForbiddenPhrases,
@@ -14,6 +14,7 @@ from s2s.search.constraints import (
 from s2s.search.diverse import diverse_beam_search
 from s2s.search.length_scores import LengthScore, PowerPenalty, TranslationPenalty, WordReward, relative_lengths
 from s2s.search.mbr import aggregate_bayes_risk, minimum_bayes_risk
+from s2s.search.phrases import RequiredPhrases
 from s2s.search.rescoring import rerank, token_scores
 from s2s.search.sampling import Sample, sample_search
 from s2s.search.scorer import Ensemble, Scorer

@@ -1,4 +1,4 @@
-"""What a finished hypothesis is worth, given its length; and lengths that follow the source's."""
+"""Scores of finished hypotheses by their lengths, rules that stop a search, and lengths relative to the source's."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,11 +13,11 @@ from s2s.config.ranges import Exponent, Number, Range, marks
 MOST_RATIO = 1_000
 
 LengthScore = Callable[[float, int], float]
-"""(summed log-probability, length with the end) to the score; lengths are at least 1.
+"""A function of the summed log-probability and the length (at least 1, the end counted) that returns the score.
 
-It may not fall with the sum, and at one sum it only rises or only falls with the length (or falls and then rises): the
-best score within a range of lengths then stands at one of the range's ends, which is what ``best_reachable`` and so
-every safe early stop rely on.
+A greater sum may not give a lower score. At a fixed sum the score only rises or only falls with the length, or falls
+and then rises: the best score within a range of lengths is then at one of the range's ends, on which ``best_reachable``
+and so the safe stop rely.
 """
 
 
@@ -31,7 +31,7 @@ class PowerPenalty:
         _check("length_penalty", self.power, EXPONENTS)
 
     def __call__(self, total: float, length: int) -> float:
-        """The score."""
+        """Return the score."""
         return total / length**self.power
 
 
@@ -45,7 +45,7 @@ class TranslationPenalty:
         _check("translation_alpha", self.alpha, EXPONENTS)
 
     def __call__(self, total: float, length: int) -> float:
-        """The score."""
+        """Return the score."""
         return total / ((5 + length) / 6) ** self.alpha
 
 
@@ -59,72 +59,73 @@ class WordReward:
         _check("word_reward", self.gamma, REWARDS)
 
     def __call__(self, total: float, length: int) -> float:
-        """The score."""
+        """Return the score."""
         return total + self.gamma * length
 
 
 def _check(name: str, value: float, allowed: Range) -> None:
-    """Refuse a number that would turn the order of scores, or end in no number, with a ValueError."""
+    """Raise a ValueError for a number that would reverse the order of scores, or give infinite ones."""
     if not allowed.holds(value):
         raise ValueError(f"{name}: {value} is not in {allowed}")
 
 
 def best_reachable(score: LengthScore, total: float, shortest: int, longest: int) -> float:
-    """No hypothesis of a sum up to ``total`` and a length from ``shortest`` to ``longest`` scores higher."""
+    """Return the highest score of a sum of at most ``total`` at a length from ``shortest`` to ``longest``."""
     return max(score(total, shortest), score(total, longest))
 
 
 def relative_lengths(sources: Sequence[int], ratio: float, offset: int = 0, limit: int | None = None) -> list[int]:
-    """``ratio`` * length + ``offset`` for each source's length, rounded down, within 0 .. ``limit``."""
+    """Return ``ratio`` * length + ``offset`` for each source's length, rounded down, within 0 .. ``limit``."""
     if not 0 <= ratio <= MOST_RATIO:
         raise ValueError(f"a ratio of lengths is from 0 to {MOST_RATIO}, not {ratio}")
-    lengths = [max(0, _whole(ratio, source) + offset) for source in sources]
+    lengths = [max(0, _rounded_down(ratio, source) + offset) for source in sources]
     return lengths if limit is None else [min(length, limit) for length in lengths]
 
 
-def _whole(ratio: float, length: int) -> int:
-    """Return ``ratio`` * ``length`` rounded down, where 0.29 times 100, in floating point 28.999999999999996, is 29."""
+def _rounded_down(ratio: float, length: int) -> int:
+    # In floating point 0.29 * 100 is 28.999999999999996; as a fraction of its decimal digits it is 29.
     return max(math.floor(ratio * length), math.floor(Fraction(str(ratio)) * length))
 
 
 class SearchStatus(NamedTuple):
-    """How the search of one source stands."""
+    """The state of one source's search, from which a ``Stop`` decides."""
 
     total: float  # the largest sum of its live hypotheses
-    shortest: int  # the least length, end included, that one of them can still be finished with
-    longest: int  # the greatest
+    shortest: int  # the least length, end included, that one of them can still have
+    longest: int  # the greatest such length
     worst: float  # the score of the last of the n best found, -inf while there are fewer
     score: LengthScore
 
 
 Stop = Callable[[SearchStatus], bool]
+"""A function that returns whether the search of a source stops."""
 
 
-def nothing_better_can_come(standing: SearchStatus) -> bool:
-    """Whether no live hypothesis can come before the last of the n best: it changes no result.
+def nothing_better_can_come(status: SearchStatus) -> bool:
+    """Stop where no live hypothesis can become better than the last of the n best; this changes no result.
 
-    A sum is at most 0 and can only fall, so what this sum is worth at the best length bounds all that is to come
-    (Huang, Zhao and Ma, 2017, "When to Finish?").
+    A sum is at most 0 and can only fall, so the score of the present sum at the best length is a bound of all scores to
+    come (Huang, Zhao and Ma, 2017, "When to Finish?").
     """
-    total, shortest, longest, worst, score = standing
+    total, shortest, longest, worst, score = status
     return worst > -math.inf and best_reachable(score, total, shortest, longest) <= worst
 
 
-def nothing_better_ends_now(standing: SearchStatus) -> bool:
-    """A heuristic: whether the likeliest live hypothesis, were it to end now at no cost, would not be among the n best.
+def nothing_better_ends_now(status: SearchStatus) -> bool:
+    """Stop where the likeliest live hypothesis would not be among the n best if it ended now at no cost: a heuristic.
 
-    Where a longer hypothesis is worth more at one sum, one that would have come from behind is missed.
+    With a score that rises with the length, it misses hypotheses that would have caught up.
     """
-    return standing.score(standing.total, standing.shortest) <= standing.worst
+    return status.score(status.total, status.shortest) <= status.worst
 
 
-def enough_are_found(standing: SearchStatus) -> bool:
-    """A heuristic: whether n hypotheses have been found, the best ones or not."""
-    return standing.worst > -math.inf
+def enough_are_found(status: SearchStatus) -> bool:
+    """Stop where n hypotheses have finished, the best ones or not: a heuristic."""
+    return status.worst > -math.inf
 
 
 def never(_: SearchStatus) -> bool:
-    """Search to the greatest length; what it finds is what the safe stop finds."""
+    """Search to the greatest length, with the results of the safe stop."""
     return False
 
 

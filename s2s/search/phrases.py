@@ -1,9 +1,12 @@
-"""Texts that must or must not come in a hypothesis, however its tokens spell them.
+"""Phrases that must or must not come in a hypothesis: sequences of tokens, or texts in whatever tokens spell them.
 
-An automaton (Aho and Corasick 1975) follows what a hypothesis spells, token by token. It reads bytes and, before every
-character that does not go on with the word of the one before it and at the end, a ``BOUNDARY``: a text that begins and
-ends with a boundary comes as whole words only. Where a token ends within a character, the automaton keeps what its
-first bytes can lead to until the last one decides whether a boundary comes before them.
+An automaton (Aho and Corasick 1975) follows a hypothesis token by token: its state is the longest beginning of a phrase
+that the hypothesis ends with. For texts it reads bytes and, before every character that does not continue the word of
+the one before it and at the end, a ``BOUNDARY``: a text that begins and ends with a boundary comes as whole words only.
+Where a token ends within a character, a state also keeps the character's first bytes, until the last one decides
+whether a boundary comes before them.
+
+Shapes: V tokens, P states, C columns (tokens with the same effect in every state share one), N hypotheses.
 """
 
 import math
@@ -14,67 +17,54 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from s2s.vocabulary.boundaries import bytes_in_word, cut, endings
 
 MOST = 10
-"""Required texts: the table of what is missing doubles with each."""
+"""The most required texts: each of them doubles the table of what is missing."""
 BOUNDARY = 256
-"""The symbol after the bytes: here no word goes on."""
+"""The symbol after the bytes: no word continues here."""
 
 
-def whole_words(text: bytes, at_start: bool = True, at_end: bool = True) -> list[int]:
-    """Return the text as symbols, which no word may begin before (``at_start``) or go on after (``at_end``)."""
-    return [*[BOUNDARY] * at_start, *text, *[BOUNDARY] * at_end]
+class PhraseTables:
+    """Where tokens lead in an automaton, and the least number of tokens that complete a hypothesis.
 
-
-class SpelledTexts:
-    """Each required text comes in every hypothesis, overlaps allowed, and no forbidden one does.
-
-    A text is a sequence of bytes, within words too, or what ``whole_words`` makes of one. ``spelled`` [V] is what each
-    token adds to a text. The least number of tokens that complete what is missing is known for each place of the
-    automaton and each set of texts that have come. A token after which it is more than there is room for is impossible,
-    and so is the end before it is 0; so the best such hypothesis is found by a beam that is wide enough, and some such
-    hypothesis by any.
+    ``following`` [P, C] is the next state, ``gained`` [P, C] the required phrases that a column completes, as bits, and
+    ``banned`` [P, C] whether it completes a forbidden one; state 0 is the start. ``missing`` [P, sets] is the fewest
+    tokens after which the end may follow, from a state and the set of required phrases that have come.
     """
 
     def __init__(
-        self, required: Sequence[Sequence[int]], forbidden: Sequence[Sequence[int]], spelled: Sequence[bytes], end: int
+        self, columns: Tensor, following: Tensor, gained: Tensor, banned: Tensor, end: int, required: int
     ) -> None:
-        texts = [[symbol for symbol in text if symbol != BOUNDARY] for text in (*required, *forbidden)]
-        if not all(texts) or len(required) > MOST:
-            raise ValueError(f"texts have at least a byte, and at most {MOST} are required")
-        self.end, self.every = end, (1 << len(required)) - 1
-        # All forbidden texts share one bit: which of them comes does not matter, and there may be many.
-        bits = [*range(len(required)), *[len(required)] * len(forbidden)]
-        step, marks = automaton([bounded(text) for text in (*required, *forbidden)], bits)
-        self.columns, self.following, found = Tables(step, marks, spelled, end).reachable()
-        self.gained, self.banned = found & self.every, found > self.every
+        self.columns, self.following, self.gained, self.banned = columns, following, gained, banned
+        self.end, self.every = end, (1 << required) - 1
         self.missing = self._missing()
 
     def least(self) -> float:
-        """The fewest tokens that have all required texts; infinite where none can."""
+        """Return the fewest tokens that have all required phrases; infinite where none can."""
         return float(self.missing[0, 0])
 
-    def rule(self, longest: Sequence[int]) -> "TextRule":
-        """The constraint for sources with so many tokens at most."""
-        return TextRule(self, torch.tensor(longest, dtype=torch.int64))
+    def rule(self, longest: int | Sequence[int]) -> "PhraseRule":
+        """Return the constraint for sources whose hypotheses have at most ``longest`` tokens."""
+        return PhraseRule(self, longest)
 
-    def places(self, histories: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the rows' tokens [N, t] lead: a place and a set of required texts each, [N]."""
-        places = sets = torch.zeros(len(histories), dtype=torch.int64)
+    def after(self, histories: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the state and the set of required phrases, [N] each, after tokens [N, t] in the ``columns`` [V]."""
+        states = come = torch.zeros(len(histories), dtype=torch.int64)
         for tokens in histories.cpu().T:
-            columns = self.columns[tokens]
-            sets = sets | self.gained[places, columns]
-            places = self.following[places, columns]
-        return places, sets
+            taken = columns[tokens]
+            come = come | self.gained[states, taken]
+            states = self.following[states, taken]
+        return states, come
 
     def _missing(self) -> Tensor:
-        """The least number of tokens from each place and set to one where the text may end, backwards in breadth."""
+        """Return the distances by a breadth-first search, backwards from where the end may follow."""
         end, sets = self.columns[self.end], torch.arange(self.every + 1)
         kept = ~self.banned
         kept[:, end] = False
-        # One number for each step: torch.unique of rows takes twenty times as long.
+        # One number stands for each (state, next state, gained): torch.unique of rows takes twenty times as long.
         base = (len(self.following), self.every + 1)
         codes = (torch.arange(base[0])[:, None] * base[0] + self.following) * base[1] + self.gained
         codes = codes[kept].unique()
@@ -84,9 +74,9 @@ class SpelledTexts:
         for distance in range(1, base[0] * base[1]):
             known = table.isfinite()
             reached = torch.zeros_like(table)
-            for some in torch.arange(len(codes)).split(1 + (1 << 22) // base[1]):
-                leads = known[after[some, None], sets | gained[some, None]]
-                reached.index_add_(0, before[some], leads.float())
+            for part in torch.arange(len(codes)).split(1 + (1 << 22) // base[1]):
+                leads = known[after[part, None], sets | gained[part, None]]
+                reached.index_add_(0, before[part], leads.float())
             new = (reached > 0) & ~known
             if not bool(new.any()):
                 break
@@ -94,80 +84,132 @@ class SpelledTexts:
         return table
 
 
-class TextRule:
-    """A ``Constraint``: spelled texts, with room for ``longest`` tokens in each source's hypotheses."""
+class PhraseRule:
+    """A ``Constraint``: every required phrase comes, overlaps allowed, and no forbidden one does.
 
-    def __init__(self, texts: SpelledTexts, longest: Tensor) -> None:
-        self.texts, self.longest = texts, longest
+    A token is impossible after which more tokens are missing than the hypothesis has room for, and so is the end before
+    nothing is missing. A wide beam thus finds the best hypothesis with the phrases, a narrow one some hypothesis with
+    them: its phrases tend to come late, where they are forced.
+    """
+
+    def __init__(self, tables: PhraseTables, longest: int | Sequence[int]) -> None:
+        self.tables, self.longest = tables, torch.tensor(longest, dtype=torch.int64)
 
     def __call__(self, log_probs: Tensor, histories: Tensor, sources: Tensor) -> Tensor:
-        """-inf for tokens that spell what is forbidden or leave too little room, and for the end before its time."""
-        texts = self.texts
-        places, come = texts.places(histories)
-        room = self.longest[sources.cpu()] - histories.size(1) - 1
-        needed = texts.missing[texts.following[places], come[:, None] | texts.gained[places]]
-        forbidden = (texts.banned[places] | (needed > room[:, None]))[:, texts.columns]
-        forbidden[:, texts.end] = texts.missing[places, come] > 0
-        return log_probs.masked_fill(forbidden.to(log_probs.device), -math.inf)
+        """Set to -inf tokens that complete a forbidden phrase or leave too little room, and the end before its time."""
+        tables = self.tables
+        columns = pad(tables.columns, (0, log_probs.size(1) - len(tables.columns)))
+        states, come = tables.after(histories, columns)
+        longest = self.longest[sources.cpu()] if self.longest.ndim else self.longest
+        room = (longest - histories.size(1) - 1).view(-1, 1)
+        needed = tables.missing[tables.following[states], come[:, None] | tables.gained[states]]
+        refused = (tables.banned[states] | (needed > room))[:, columns]
+        refused[:, tables.end] = tables.missing[states, come] > 0
+        return log_probs.masked_fill(refused.to(log_probs.device), -math.inf)
+
+
+class RequiredPhrases(PhraseRule):
+    """Each of some token sequences comes in every hypothesis; they should be few, and have no end token."""
+
+    def __init__(self, phrases: Sequence[Sequence[int]], end: int, max_length: int | Sequence[int]) -> None:
+        alphabet = sorted({token for phrase in phrases for token in phrase})
+        if end in alphabet or not all(phrases):
+            raise ValueError("a required phrase has at least 1 token, and none of them is the end")
+        # Column 0 is for all tokens that are in no phrase, those beyond the greatest one included.
+        columns = torch.zeros(max(end, *alphabet, 0) + 1, dtype=torch.int64)
+        columns[[end, *alphabet]] = torch.arange(1, len(alphabet) + 2)
+        rows = [[int(columns[token]) for token in phrase] for phrase in phrases]
+        step, marks = automaton(rows, range(len(phrases)), len(alphabet) + 2)
+        never = torch.zeros_like(step, dtype=torch.bool)
+        super().__init__(PhraseTables(columns, step, marks[step], never, end, len(phrases)), max_length)
+
+
+class SpelledTexts(PhraseTables):
+    """Required and forbidden texts, each a sequence of bytes, within words too, or a result of ``whole_words``.
+
+    ``spelled`` [V] are the bytes that each token adds to a text.
+    """
+
+    def __init__(
+        self, required: Sequence[Sequence[int]], forbidden: Sequence[Sequence[int]], spelled: Sequence[bytes], end: int
+    ) -> None:
+        texts = [[symbol for symbol in text if symbol != BOUNDARY] for text in (*required, *forbidden)]
+        if not all(texts) or len(required) > MOST:
+            raise ValueError(f"texts have at least a byte, and at most {MOST} are required")
+        # All forbidden texts share one bit: it does not matter which of them comes, and there may be many.
+        bits = [*range(len(required)), *[len(required)] * len(forbidden)]
+        step, marks = automaton([bounded(text) for text in (*required, *forbidden)], bits, BOUNDARY + 1)
+        columns, following, passed = TokenTables(step, marks, spelled, end).reachable()
+        every = (1 << len(required)) - 1
+        super().__init__(columns, following, passed & every, passed > every, end, len(required))
+
+
+def whole_words(text: bytes, at_start: bool = True, at_end: bool = True) -> list[int]:
+    """Return the text as symbols that match only where a word begins (``at_start``) and where one ends (``at_end``)."""
+    return [*[BOUNDARY] * at_start, *text, *[BOUNDARY] * at_end]
 
 
 def bounded(text: Sequence[int]) -> list[int]:
-    """The symbols of a text with a boundary between any two of its characters of which the second begins a word."""
+    """Return the symbols of a text with a boundary between two characters where the second does not continue a word."""
     inner = bytes(symbol for symbol in text if symbol != BOUNDARY)
     symbols = symbols_after(inner, Ending())[0]
     return [*symbols[0 if text[0] == BOUNDARY or symbols[0] != BOUNDARY else 1 :], *[BOUNDARY] * (text[-1] == BOUNDARY)]
 
 
 class Ending(NamedTuple):
-    """Whether a text's last whole character is of a word, and the bytes after it, of one that lacks its last."""
+    """The end of a text: whether its last whole character is of a word, and the first bytes of an incomplete one."""
 
     in_word: bool = False
     begun: bytes = b""
 
 
-@lru_cache(maxsize=1 << 16)  # those of tokens within characters are asked for at each place
+@lru_cache(maxsize=1 << 16)  # tokens within characters are looked up in every state
 def symbols_after(spelled: bytes, ending: Ending) -> tuple[list[int], Ending]:
-    """The symbols that a token adds to a text with an ending, those of whole characters, and the new ending."""
+    """Return the symbols of the whole characters that a token adds after an ending, and the new ending."""
     symbols, in_word = list[int](), ending.in_word
     whole, begun = cut(spelled, ending.begun)
     for character in whole:
-        goes_on = bytes_in_word(character)
-        symbols.extend(character if in_word and goes_on else (BOUNDARY, *character))
-        in_word = goes_on
+        continues = bytes_in_word(character)
+        symbols.extend(character if in_word and continues else (BOUNDARY, *character))
+        in_word = continues
     return symbols, Ending(in_word, begun)
 
 
-def automaton(phrases: Sequence[Sequence[int]], bits: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The place [P, 257] after each symbol at each place, 0 first, and the bits [P] of the phrases that end there."""
+def automaton(phrases: Sequence[Sequence[int]], bits: Sequence[int], symbols: int) -> tuple[Tensor, Tensor]:
+    """Return the next node [nodes, symbols] of each node, the root first, and the phrases [nodes] that end there.
+
+    A node is a beginning of a phrase. The phrases that end in it, its ends included, are given by their bits.
+    """
     children: list[dict[int, int]] = [{}]
     marks = [0]
     for bit, phrase in zip(bits, phrases, strict=True):
-        place = 0
+        node = 0
         for symbol in phrase:
-            if symbol not in children[place]:
-                children[place][symbol] = len(children)
+            if symbol not in children[node]:
+                children[node][symbol] = len(children)
                 children.append({})
                 marks.append(0)
-            place = children[place][symbol]
-        marks[place] |= 1 << bit
-    step = torch.zeros(len(children), BOUNDARY + 1, dtype=torch.int64)
+            node = children[node][symbol]
+        marks[node] |= 1 << bit
+    step = torch.zeros(len(children), symbols, dtype=torch.int64)
     queue = deque([(0, 0)])
-    while queue:
-        place, fallback = queue.popleft()
-        marks[place] |= marks[fallback] if place else 0
-        row = step[fallback].clone() if place else step[0].clone()
-        for symbol, child in children[place].items():
-            queue.append((child, int(row[symbol]) if place else 0))
+    while queue:  # in breadth, so that a node's fallback, which is shorter, is complete before it
+        node, fallback = queue.popleft()
+        marks[node] |= marks[fallback] if node else 0
+        row = step[fallback].clone() if node else step[0].clone()
+        for symbol, child in children[node].items():
+            queue.append((child, int(row[symbol]) if node else 0))
             row[symbol] = child
-        step[place] = row
+        step[node] = row
     return step, torch.tensor(marks)
 
 
-class Tables:
-    """Where each token leads from each place of an automaton after each ending of a text.
+class TokenTables:
+    """Where tokens lead in an automaton of bytes: states are pairs of a node and the text's ending.
 
-    Tokens that lead to the same from everywhere share a column. Begun characters are the same where their bytes lead to
-    the same, with a boundary before them and without, and the same last bytes make them go on with a word.
+    Tokens that lead to the same state from everywhere share a column. Endings with begun characters are one state where
+    their bytes lead to the same node, with a boundary before them and without, and the same last bytes make them
+    continue a word.
     """
 
     def __init__(self, step: Tensor, marks: Tensor, spelled: Sequence[bytes], end: int) -> None:
@@ -175,29 +217,31 @@ class Tables:
         rows = [
             ([BOUNDARY], Ending()) if id == end else symbols_after(text, Ending()) for id, text in enumerate(spelled)
         ]
-        begun = {ending.begun: None for _, ending in rows} | {b"": None}
-        self.begun = [b"", *(each for each in begun if each)]
-        numbers = {each: number for number, each in enumerate(self.begun)}
+        self.begun = list(dict.fromkeys([b"", *(ending.begun for _, ending in rows)]))
+        numbers = {begun: number for number, begun in enumerate(self.begun)}
         halves = [self._half(step, marks, spelled, rows, in_word) for in_word in (False, True)]
         tails = torch.tensor([numbers[ending.begun] for _, ending in rows])
-        # What begins within a character, or says nothing, goes on with a begun one. The end has a column of its own.
-        self.within = list(dict.fromkeys(text for id, text in enumerate(spelled) if id != end and _is_within(text)))
-        chance = torch.Generator().manual_seed(0)
-        hashed = tails * _random(1, chance)
-        for codes, found in halves:
-            for each in (*codes, *found):
-                hashed = hashed + each * _random(1, chance)
-        alone = torch.tensor([id for id, text in enumerate(spelled) if id == end or _is_within(text)])
-        own = {text: number for number, text in enumerate(self.within)}
+        # Tokens that begin within a character, or are empty, depend on the begun character: a column for each text of
+        # theirs. The end has its own column.
+        self.inner = list(dict.fromkeys(text for id, text in enumerate(spelled) if id != end and _is_inner(text)))
+        # A random sum of a token's rows stands for all of them: equal sums share a column. Different rows have the same
+        # 64-bit sum with a chance of about V^2 / 2^64.
+        generator = torch.Generator().manual_seed(0)
+        hashed = tails * _random(generator)
+        for codes, passed in halves:
+            for row in (*codes, *passed):
+                hashed = hashed + row * _random(generator)
+        single = [id for id, text in enumerate(spelled) if id == end or _is_inner(text)]
+        inner = {text: number for number, text in enumerate(self.inner)}
         distinct, columns = hashed.unique(return_inverse=True)
         first = torch.zeros(len(distinct), dtype=torch.int64).scatter_(0, columns, torch.arange(len(spelled)))
         first = torch.cat([first, torch.tensor([end])])
-        columns[alone] = torch.tensor(
-            [len(distinct) if id == end else len(distinct) + 1 + own[spelled[id]] for id in alone.tolist()]
+        columns[single] = torch.tensor(
+            [len(distinct) if id == end else len(distinct) + 1 + inner[spelled[id]] for id in single]
         )
         self.columns = columns
         self.codes = [codes[:, first] + 2 * len(step) * tails[first] for codes, _ in halves]
-        self.found = [found[:, first] for _, found in halves]
+        self.passed = [passed[:, first] for _, passed in halves]
 
     def _half(
         self,
@@ -207,7 +251,10 @@ class Tables:
         rows: Sequence[tuple[list[int], Ending]],
         in_word: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Where tokens lead from each place after a whole character, with what it is as the last bit, and what ends."""
+        """Return where tokens lead from each node after a whole character, and the phrases that end on the way.
+
+        The nodes are doubled, and the last bit is whether the new last character is of a word.
+        """
         words = torch.tensor([ending.in_word or (in_word and not symbols) for symbols, ending in rows])
         after = [symbols for symbols, _ in rows]
         if in_word:  # only the boundary before a token's first character depends on what comes before the token
@@ -215,80 +262,80 @@ class Tables:
                 symbols[1:] if symbols and text and bytes_in_word(cut(text)[0][0]) else symbols
                 for symbols, text in zip(after, spelled, strict=True)
             ]
-        places, found = _after(step, marks, after)
-        return 2 * places + words, found
+        nodes, passed = _walk_all(step, marks, after)
+        return 2 * nodes + words, passed
 
     def reachable(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The column [V] of each token, and for each place that texts can lead to what comes with each column.
+        """Return the column [V] of each token, and for each state that texts can reach the effects of the columns.
 
-        That is the next place, and the phrases that end on the way, as bits: both [P, columns], the start first.
+        These are the next state and the phrases that end on the way, as bits: both [P, C], the start first.
         """
-        numbers: dict[tuple[object, ...], int] = {self._same(0, Ending()): 0}
+        numbers: dict[tuple[object, ...], int] = {self._effect(0, Ending()): 0}
         known: dict[tuple[int, Ending], int] = {}
         whole: dict[tuple[int, int], Tensor] = {}
         order = [(0, Ending())]
-        following, found = list[Tensor](), list[Tensor]()
+        following, passed = list[Tensor](), list[Tensor]()
 
-        def number(place: int, ending: Ending) -> int:
-            if (place, ending) not in known:
-                known[place, ending] = numbers.setdefault(self._same(place, ending), len(order))
-                if known[place, ending] == len(order):
-                    order.append((place, ending))
-            return known[place, ending]
+        def number(node: int, ending: Ending) -> int:
+            if (node, ending) not in known:
+                known[node, ending] = numbers.setdefault(self._effect(node, ending), len(order))
+                if known[node, ending] == len(order):
+                    order.append((node, ending))
+            return known[node, ending]
 
-        for place, ending in order:  # grows as it goes
-            start, half, come = place, int(ending.in_word), 0
-            if ending.begun:  # another character begins: the begun one stays unread
-                (start, come), half = self._walk(place, [BOUNDARY, *ending.begun]), 0
+        for node, ending in order:  # ``number`` appends to it
+            start, half, come = node, int(ending.in_word), 0
+            if ending.begun:  # a token that begins another character leaves the begun one unreadable
+                (start, come), half = self._walk(node, [BOUNDARY, *ending.begun]), 0
             if (start, half) not in whole:
                 codes, inverse = self.codes[half][start].unique(return_inverse=True)
                 pairs = [divmod(code, 2 * len(self.step)) for code in codes.tolist()]
-                ways = [number(rest // 2, Ending(bool(rest % 2), self.begun[begun])) for begun, rest in pairs]
-                whole[start, half] = torch.tensor(ways)[inverse]
+                states = [number(rest // 2, Ending(bool(rest % 2), self.begun[begun])) for begun, rest in pairs]
+                whole[start, half] = torch.tensor(states)[inverse]
             leads, ends = list[int](), list[int]()
-            for text in self.within:
+            for text in self.inner:
                 symbols, after = symbols_after(text, ending)
-                to, bits = self._walk(place, symbols)
-                leads.append(number(to, after))
+                target, bits = self._walk(node, symbols)
+                leads.append(number(target, after))
                 ends.append(bits)
             following.append(torch.cat([whole[start, half], torch.tensor(leads, dtype=torch.int64)]))
-            found.append(torch.cat([self.found[half][start] | come, torch.tensor(ends, dtype=torch.int64)]))
-        return self.columns, torch.stack(following), torch.stack(found)
+            passed.append(torch.cat([self.passed[half][start] | come, torch.tensor(ends, dtype=torch.int64)]))
+        return self.columns, torch.stack(following), torch.stack(passed)
 
-    def _same(self, place: int, ending: Ending) -> tuple[object, ...]:
-        """What is the same for places and endings after which all texts lead to the same."""
+    def _effect(self, node: int, ending: Ending) -> tuple[object, ...]:
+        """Return a key that is equal for nodes and endings after which all texts lead to the same state."""
         if not ending.begun:
-            return place, ending.in_word
-        apart = self._walk(place, [BOUNDARY, *ending.begun])
-        joined = self._walk(place, ending.begun) if ending.in_word else apart
+            return node, ending.in_word
+        apart = self._walk(node, [BOUNDARY, *ending.begun])
+        joined = self._walk(node, ending.begun) if ending.in_word else apart
         return apart, joined, endings(ending.begun)
 
-    def _walk(self, place: int, symbols: Sequence[int]) -> tuple[int, int]:
-        """The place after symbols, and the phrases that end on the way, as bits."""
-        found = 0
+    def _walk(self, node: int, symbols: Sequence[int]) -> tuple[int, int]:
+        """Return the node after symbols, and the phrases that end on the way, as bits."""
+        passed = 0
         for symbol in symbols:
-            place = self.step[place][symbol]
-            found |= self.marks[place]
-        return place, found
+            node = self.step[node][symbol]
+            passed |= self.marks[node]
+        return node, passed
 
 
-def _is_within(text: bytes) -> bool:
+def _is_inner(text: bytes) -> bool:
     return not text or text[0] & 0xC0 == 0x80
 
 
-def _random(count: int, chance: torch.Generator) -> Tensor:
-    return torch.randint(-(2**62), 2**62, (count,), generator=chance)
+def _random(generator: torch.Generator) -> Tensor:
+    return torch.randint(-(2**62), 2**62, (1,), generator=generator)
 
 
-def _after(step: Tensor, marks: Tensor, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """The place after each row of symbols from each place, and what ends on the way, as bits: both [P, rows]."""
+def _walk_all(step: Tensor, marks: Tensor, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Return the node after each row of symbols from each node, and the phrases on the way: both [nodes, rows]."""
     table = torch.full((len(rows), max(map(len, rows))), -1, dtype=torch.int64)
     for token, row in enumerate(rows):
         table[token, : len(row)] = torch.tensor(row, dtype=torch.int64)
-    places = torch.arange(len(step))[:, None].repeat(1, len(rows))
-    found = torch.zeros_like(places)
+    nodes = torch.arange(len(step))[:, None].repeat(1, len(rows))
+    passed = torch.zeros_like(nodes)
     for symbol in table.T:
-        real = symbol >= 0
-        places[:, real] = step[places[:, real], symbol[real]]
-        found[:, real] |= marks[places[:, real]]
-    return places, found
+        valid = symbol >= 0
+        nodes[:, valid] = step[nodes[:, valid], symbol[valid]]
+        passed[:, valid] |= marks[nodes[:, valid]]
+    return nodes, passed

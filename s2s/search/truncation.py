@@ -1,8 +1,8 @@
-"""What a sample may be drawn from: each filter leaves some tokens of a distribution, one at least.
+"""Filters of a distribution before a sample is drawn; each of them keeps at least one token.
 
-A filter is given log-probabilities that sum to 1 and sets those of the tokens it cuts off to -inf. Of equally likely
-tokens the first are kept. A bound that a probability or a sum of them meets up to rounding is met: .5 and .3 have a
-mass of .8 together, though in float32 they add up to a little less.
+A filter takes normalised log-probabilities and sets those of the tokens that it cuts off to -inf. Of equally likely
+tokens it keeps the first. Bounds hold up to rounding: .5 and .3 have a mass of .8 together, though in float32 they add
+up to a little less.
 """
 
 import math
@@ -14,10 +14,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 Filter = Callable[[Tensor], Tensor]
-"""Log-probabilities [N, V] to the same with -inf for what is cut off; each row by itself."""
+"""A function that sets log-probabilities [N, V] of the tokens that it cuts off to -inf, in each row by itself."""
 ROUNDINGS = 16
-"""How many units in the last place log-probabilities, and sums of probabilities, may be off: a softmax over V tokens
-loses a few, and sum p |log p| of them, at most log V, is what rounding its logarithms costs a sum."""
+"""The error of log-probabilities and of sums of probabilities, in units of the last place.
+
+A softmax over V tokens loses a few units; rounding its logarithms changes a sum of probabilities by sum p |log p|
+units, at most log V.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class TopK:
             raise ValueError(f"top-k keeps at least 1 token, not {self.count}")
 
     def __call__(self, log_probs: Tensor) -> Tensor:
-        """-inf for all but the likeliest."""
+        """Keep the likeliest tokens."""
         order = log_probs.sort(dim=1, descending=True, stable=True).indices
         return log_probs.masked_fill(
             ~_members(order, torch.arange(order.size(1), device=order.device) < min(self.count, order.size(1))),
@@ -49,7 +52,7 @@ class TopP:
         _check_share("top-p", self.mass)
 
     def __call__(self, log_probs: Tensor) -> Tensor:
-        """-inf for the tokens before which the likelier ones already have the mass."""
+        """Cut off the tokens before which the likelier ones already have the mass."""
         order = log_probs.sort(dim=1, descending=True, stable=True).indices
         return _leading(log_probs, order, self.mass)
 
@@ -58,7 +61,7 @@ class TopP:
 class Typical:
     """The fewest tokens whose surprise is nearest the entropy that have ``mass`` together (Meister et al. 2023).
 
-    The likeliest token may be cut off here; the most typical one never is.
+    This may cut off the likeliest token, but never the most typical one.
     """
 
     mass: float
@@ -67,7 +70,7 @@ class Typical:
         _check_share("typical sampling", self.mass)
 
     def __call__(self, log_probs: Tensor) -> Tensor:
-        """-inf for the tokens before which the more typical ones already have the mass."""
+        """Cut off the tokens before which the more typical ones already have the mass."""
         distances = (-log_probs - _entropy(log_probs)).abs()
         return _leading(log_probs, distances.sort(dim=1, stable=True).indices, self.mass)
 
@@ -82,7 +85,7 @@ class MinP:
         _check_share("min-p", self.share)
 
     def __call__(self, log_probs: Tensor) -> Tensor:
-        """-inf for what is less likely."""
+        """Cut off less likely tokens."""
         return _at_least(log_probs, log_probs.amax(dim=1, keepdim=True) + math.log(self.share))
 
 
@@ -96,7 +99,7 @@ class Epsilon:
         _check_share("epsilon sampling", self.cutoff)
 
     def __call__(self, log_probs: Tensor) -> Tensor:
-        """-inf for what is less likely."""
+        """Cut off less likely tokens."""
         return _at_least(log_probs, torch.full_like(log_probs[:, :1], math.log(self.cutoff)))
 
 
@@ -110,7 +113,7 @@ class Eta:
         _check_share("eta sampling", self.cutoff)
 
     def __call__(self, log_probs: Tensor) -> Tensor:
-        """-inf for what is less likely."""
+        """Cut off less likely tokens."""
         logarithm = math.log(self.cutoff)
         return _at_least(log_probs, (logarithm / 2 - _entropy(log_probs)).clamp(max=logarithm))
 
@@ -121,21 +124,21 @@ def _check_share(name: str, share: float) -> None:
 
 
 def _entropy(log_probs: Tensor) -> Tensor:
-    """The entropy [N, 1] in nats; impossible tokens add nothing."""
+    """Return the entropy [N, 1] in nats; impossible tokens add nothing."""
     return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(dim=1, keepdim=True)
 
 
 def _at_least(log_probs: Tensor, threshold: Tensor) -> Tensor:
-    """-inf for what is below the row's threshold [N, 1], a log-probability, but for the likeliest token."""
+    """Cut off tokens below the row's threshold [N, 1], a log-probability, but never the likeliest token."""
     threshold = threshold - _rounding(log_probs) * (1 + threshold.abs())
     likeliest = torch.zeros_like(log_probs, dtype=torch.bool).scatter(1, log_probs.argmax(dim=1, keepdim=True), True)
     return log_probs.masked_fill((log_probs < threshold) & ~likeliest, -math.inf)
 
 
 def _leading(log_probs: Tensor, order: Tensor, mass: float) -> Tensor:
-    """-inf for the tokens before which, in the order [N, V], others already have ``mass``; the first one stays."""
+    """Cut off the tokens before which, in the order [N, V], others already have ``mass``; the first one is kept."""
     if mass == 1:
-        return log_probs  # all of them; rounding must not end the sum before its last terms
+        return log_probs  # a rounded sum could reach 1 before its last terms
     wide = log_probs.dtype if log_probs.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
     before = pad(log_probs.gather(1, order).exp().cumsum(dim=1, dtype=wide)[:, :-1], (1, 0))
     rounding = _rounding(log_probs) + log_probs.size(1) * torch.finfo(torch.float64).eps  # of terms, and of their sum
@@ -147,5 +150,5 @@ def _rounding(log_probs: Tensor) -> float:
 
 
 def _members(order: Tensor, kept: Tensor) -> Tensor:
-    """Which tokens [N, V] are at places of the order [N, V] that are kept [N, V] or [V]."""
+    """Return a mask [N, V] of the tokens at the ranks of ``order`` [N, V] that are ``kept`` [N, V] or [V]."""
     return torch.empty_like(order, dtype=torch.bool).scatter(1, order, kept.expand_as(order))

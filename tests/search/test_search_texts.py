@@ -340,7 +340,7 @@ def test_words_end_alike_however_bytes_and_pieces_spell_them(phrase):
         for id in [*tokens, 0]:
             banned |= bool(forbidden.banned[place, forbidden.columns[id]])
             place = int(forbidden.following[place, forbidden.columns[id]])
-        place, come = required.places(torch.tensor([tokens]))
+        place, come = required.after(torch.tensor([tokens]), required.columns)
         assert banned == (required.missing[place, come] == 0) == comes(phrase, text), (text, tokens)
         seen.add(comes(phrase, text))
     assert seen == {True, False}

@@ -1,4 +1,4 @@
-"""The ways of searching: each row of the table is a ``name`` in a recipe's ``search:``."""
+"""The search methods: each row of the table is a ``name`` in a recipe's ``search:``."""
 
 from s2s.search.methods.base import SearchMethod
 from s2s.search.methods.beam import DiverseSettings, SearchSettings, ShrinkingSettings

@@ -1,4 +1,4 @@
-"""What every way of searching has in a recipe's ``search:``, and what it is asked."""
+"""The settings shared by all search methods (beam, sampling, MBR ...), and the request that each of them answers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +22,9 @@ def never_interrupt() -> None:
 
 
 class Prefix(NamedTuple):
-    """The tokens with which hypotheses begin; ``in_word``: whether the text ends in a word that may not go on.
+    """The first tokens of hypotheses; ``in_word`` is whether the text ends in a word, which must end there.
 
-    None for ``in_word`` where anything may follow.
+    None for ``in_word`` means that anything may follow.
     """
 
     tokens: Sequence[int] = ()
@@ -32,61 +32,61 @@ class Prefix(NamedTuple):
 
 
 class SearchRequest(NamedTuple):
-    """The sources of one search, a value each, and how to read what is found."""
+    """The sources of one search with a value for each, and the means to read its hypotheses."""
 
     sources: Sequence[Sequence[int]]  # ids, begin and end included
     longest: list[int]
     shortest: list[int]
-    prefixes: Sequence[Prefix]  # with which their hypotheses begin
+    prefixes: Sequence[Prefix]
     vocabulary: Vocabulary
-    attention: Attention  # of what is found, for a coverage penalty
-    check: Callable[[], object] = never_interrupt  # called between the parts of long work; it raises to end the search
+    attention: Attention  # of hypotheses, for a coverage penalty
+    check: Callable[[], object] = never_interrupt  # called between parts of long work; an exception ends the search
 
 
 @dataclass
 class SearchMethod:
-    """The keys that all rows of ``s2s.search.methods.SEARCHES`` have; lengths are in tokens, without the end."""
+    """The keys of all rows of ``s2s.search.methods.SEARCHES``; lengths are in tokens, without the end."""
 
     max_length: Size | None = None  # null: the longest target of training, data.max_target
-    min_length: CountOrZero = 0  # no end before so many tokens
+    min_length: CountOrZero = 0  # the end may not come before this number of tokens
     max_length_ratio: Ratio | None = None  # of the source's tokens, begin and end left out; at most max_length
-    max_length_offset: Offset = 0  # so many tokens more than max_length_ratio says
+    max_length_offset: Offset = 0  # tokens that are added to max_length_ratio's length
     min_length_ratio: Ratio | None = None  # of the source's tokens; at least min_length
-    no_repeat_ngram: CountOrZero = 0  # no n-gram of so many tokens twice; 0: any
-    repetition_penalty: Factor = 1.0  # log-probabilities of tokens that were there already are multiplied by it
-    # with which every hypothesis begins, unless its source has one of its own; whole words: of cap* the word may go on
+    no_repeat_ngram: CountOrZero = 0  # no n-gram of this number of tokens comes twice; 0: any may
+    repetition_penalty: Factor = 1.0  # log-probabilities of tokens that a hypothesis already has are multiplied by it
+    # the beginning of every hypothesis whose source gives no other, as whole words; cap* lets the word continue
     prefix: str = ""
-    required: list[str] = field(default_factory=list)  # whole words that come in every hypothesis; *er*: within words
-    forbidden: list[str] = field(default_factory=list)  # whole words that come in none; *er*: within words too
-    # a file of lines: every hypothesis is one of them, as it stands there
+    required: list[str] = field(default_factory=list)  # whole words that every hypothesis has; *er* is within words too
+    forbidden: list[str] = field(default_factory=list)  # whole words that no hypothesis has; *er* is within words too
+    # a file of lines: every hypothesis is one of them, exactly as written
     allowed: PathText | None = field(default=None, metadata=outside("FILE"))
-    token_scores: bool = False  # tell the log-probability of each token of what is found
+    token_scores: bool = False  # also give the log-probability of each token
     precision: str = "auto"  # fp32, bf16, fp16 or int8 products with weights; auto: the run's on a GPU, fp32 on CPU
     batch: Size = 32  # sources searched together
 
-    def find(self, scorer: Scorer[Any], job: SearchRequest) -> list[list[Hypothesis]]:
-        """The hypotheses of each source, best first."""
+    def find(self, scorer: Scorer[Any], request: SearchRequest) -> list[list[Hypothesis]]:
+        """Return the hypotheses of each source, best first."""
         raise NotImplementedError
 
     def width(self) -> int:
-        """Return how many hypotheses of a source the search keeps, on which its time and memory depend."""
+        """Return the number of hypotheses that the search keeps of a source; its time and memory grow with it."""
         raise NotImplementedError
 
-    def stream(self, scorer: Scorer[Any], job: SearchRequest) -> Iterator[StreamedToken]:  # noqa: ARG002
-        """The tokens of what is found as they come; a ``UserError`` for searches that look back."""
+    def stream(self, scorer: Scorer[Any], request: SearchRequest) -> Iterator[StreamedToken]:  # noqa: ARG002
+        """Return the tokens of the hypothesis one by one; raise a UserError where a later token may change them."""
         raise UserError("stream: only greedy decoding (beams=1) and one sample (name=sample) come token by token")
 
     def longest(self, sources: Sequence[int], limit: int) -> list[int]:
-        """The most tokens for each source, given the sources' own lengths."""
+        """Return the greatest number of tokens for each source length."""
         if self.max_length_ratio is None:
             return [limit] * len(sources)
         lengths = relative_lengths(sources, self.max_length_ratio, self.max_length_offset, limit)
         return [max(1, length) for length in lengths]
 
     def shortest(self, sources: Sequence[int], longest: Sequence[int]) -> list[int]:
-        """The fewest tokens for each source; where that is more than the most, the most."""
+        """Return the least number of tokens for each source length, at most the greatest."""
         relative = relative_lengths(sources, self.min_length_ratio or 0.0)
-        return [min(limit, max(self.min_length, own)) for own, limit in zip(relative, longest, strict=True)]
+        return [min(limit, max(self.min_length, length)) for length, limit in zip(relative, longest, strict=True)]
 
     def names_outside(self) -> dict[str, str]:
         """Return key and value of each setting that names code or a file, such as ``utility: module:function``."""
@@ -97,7 +97,7 @@ class SearchMethod:
         if self.precision not in DECODING:
             raise UserError(f"search.precision: no '{self.precision}'{nearest(self.precision, DECODING)}")
         if self.max_length is not None and self.max_length < self.min_length:
-            raise UserError(f"search.min_length: {self.min_length} must lie in 0 .. max_length ({self.max_length})")
+            raise UserError(f"search.min_length: {self.min_length} is not in 0 .. max_length ({self.max_length})")
         if self.allowed is not None and self.max_length_ratio is not None:
             raise UserError("search.max_length_ratio: with search.allowed an output could be cut short; use max_length")
         if self.max_length_offset and self.max_length_ratio is None:
@@ -105,5 +105,5 @@ class SearchMethod:
 
 
 def not_ending_early(scorer: Scorer[Any], shortest: list[int]) -> Scorer[Any]:
-    """The scorer under a minimum length, for searches that have no such setting."""
+    """Return the scorer under a minimum length, for searches without such a setting."""
     return ConstrainedScorer(scorer, [MinimumLength(shortest, scorer.end)]) if any(shortest) else scorer

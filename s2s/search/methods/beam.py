@@ -1,4 +1,4 @@
-"""Settings of the searches with beams: rows of ``s2s.search.methods.SEARCHES``."""
+"""Settings of searches with beams: rows of ``s2s.search.methods.SEARCHES``."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from s2s.search.diverse import diverse_beam_search
 from s2s.search.hypotheses import Hypothesis
 from s2s.search.length_scores import STOPS, LengthScore, PowerPenalty, TranslationPenalty, WordReward
 from s2s.search.methods.base import SearchMethod, SearchRequest, not_ending_early
-from s2s.search.rescoring import covered
+from s2s.search.rescoring import best_first, covered
 from s2s.search.scorer import Scorer
 from s2s.search.shrinking import shrinking_beam_search
 from s2s.search.streaming import StreamedToken, likeliest, stream
@@ -20,15 +20,15 @@ from s2s.search.streaming import StreamedToken, likeliest, stream
 
 @dataclass
 class LengthScored(SearchMethod):
-    """The keys of searches that weigh sums of log-probabilities by length."""
+    """The keys of searches whose scores depend on the length."""
 
     length_penalty: Exponent = 0.0  # scores are divided by length ** length_penalty
     translation_alpha: Exponent | None = None  # instead: divided by ((5 + length) / 6) ** translation_alpha
-    word_reward: Number | None = None  # instead: so much is added for each token
+    word_reward: Number | None = None  # instead: this is added for each token
 
     def length_score(self) -> LengthScore:
-        """What a hypothesis is worth, given its length."""
-        if self.translation_alpha:  # 0 is none, as in the check that one alone is given
+        """Return the score of a hypothesis as a function of its sum and its length."""
+        if self.translation_alpha:  # 0 is no penalty, as in the check below
             return TranslationPenalty(self.translation_alpha)
         return WordReward(self.word_reward) if self.word_reward else PowerPenalty(self.length_penalty)
 
@@ -45,30 +45,33 @@ class SearchSettings(LengthScored):
 
     beams: Few = 4  # 1: greedy
     n_best: Few = 1  # hypotheses of each source, at most beams
-    # when a source is left: a row of s2s.search.length_scores.STOPS; all but safe and never may miss some
+    # when the search of a source stops: a row of s2s.search.length_scores.STOPS; all but safe and never are heuristics
     stop: str = "safe"
 
-    # Scores of the beam's best hypotheses, as many as beams, get so many times the log of how much of each source token
-    # was attended to, by the last layer's mean head; they are ranked anew.
+    # The beam's best hypotheses are ranked again with this multiple of the log of each source token's attention (of the
+    # last layer, the mean of its heads) added to their scores.
     coverage_penalty: Strength = 0.0
 
-    def find(self, scorer: Scorer[Any], job: SearchRequest) -> list[list[Hypothesis]]:
-        """The best hypotheses that the beam met."""
+    def find(self, scorer: Scorer[Any], request: SearchRequest) -> list[list[Hypothesis]]:
+        """Return the best hypotheses that the beam met."""
+        # All finished hypotheses are needed where a coverage penalty may move a later one to the front.
         count = self.beams if self.coverage_penalty else self.n_best
-        found = beam_search(scorer, self.beams, job.longest, count, self.length_score(), job.shortest, STOPS[self.stop])
+        hypotheses = beam_search(
+            scorer, self.beams, request.longest, count, self.length_score(), request.shortest, STOPS[self.stop]
+        )
         if not self.coverage_penalty:
-            return found
-        return [rows[: self.n_best] for rows in covered(found, job.attention, self.coverage_penalty)]
+            return hypotheses
+        return [rows[: self.n_best] for rows in covered(hypotheses, request.attention, self.coverage_penalty)]
 
     def width(self) -> int:
-        """Return the beams."""
+        """Return the number of beams."""
         return self.beams
 
-    def stream(self, scorer: Scorer[Any], job: SearchRequest) -> Iterator[StreamedToken]:
-        """What one beam finds."""
+    def stream(self, scorer: Scorer[Any], request: SearchRequest) -> Iterator[StreamedToken]:
+        """Return the tokens of greedy decoding."""
         if self.beams > 1:
-            return super().stream(scorer, job)
-        return stream(not_ending_early(scorer, job.shortest), job.longest, likeliest)
+            return super().stream(scorer, request)
+        return stream(not_ending_early(scorer, request.shortest), request.longest, likeliest)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,22 +83,29 @@ class SearchSettings(LengthScored):
 
 @dataclass
 class DiverseSettings(LengthScored):
-    """``diverse``: groups of beams, each of which avoids the tokens that the groups before it took."""
+    """``diverse``: groups of beams, each of which avoids the tokens that earlier groups took."""
 
     groups: Few = 4  # searched one after another
     beams: Few = 1  # of each group
-    strength: Strength = 0.5  # nats that a token loses for each time that a group before took it at the same step
-    n_best: Few | None = None  # of different ones, each group's best before any group's second; null: one a group
+    strength: Strength = 0.5  # nats that a token loses for each earlier group that took it at the same step
+    n_best: Few | None = None  # different hypotheses, each group's best before any group's second; null: groups
 
-    def find(self, scorer: Scorer[Any], job: SearchRequest) -> list[list[Hypothesis]]:
-        """The groups' hypotheses."""
-        found = diverse_beam_search(
-            scorer, self.groups, self.beams, job.longest, self.strength, self.beams, self.length_score(), job.shortest
+    def find(self, scorer: Scorer[Any], request: SearchRequest) -> list[list[Hypothesis]]:
+        """Return the groups' hypotheses."""
+        by_group = diverse_beam_search(
+            scorer,
+            self.groups,
+            self.beams,
+            request.longest,
+            self.strength,
+            self.beams,
+            self.length_score(),
+            request.shortest,
         )
-        return [interleaved(groups, self.n_best or self.groups) for groups in found]
+        return [interleaved(groups, self.n_best or self.groups) for groups in by_group]
 
     def width(self) -> int:
-        """Return the beams of all groups."""
+        """Return the number of beams of all groups."""
         return self.groups * self.beams
 
     def __post_init__(self) -> None:
@@ -106,16 +116,16 @@ class DiverseSettings(LengthScored):
 
 @dataclass
 class ShrinkingSettings(SearchMethod):
-    """``shrinking``: the compat search of Su's article, whose beams shrink; its one hypothesis."""
+    """``shrinking``: the search of Su's article, whose beams shrink, for comparison; it has one hypothesis."""
 
     beams: Few = 4  # at the start; 1: greedy
 
-    def find(self, scorer: Scorer[Any], job: SearchRequest) -> list[list[Hypothesis]]:
-        """What the search ends with."""
-        return shrinking_beam_search(scorer, self.beams, job.longest, job.vocabulary.never_written)
+    def find(self, scorer: Scorer[Any], request: SearchRequest) -> list[list[Hypothesis]]:
+        """Return the search's one hypothesis of each source."""
+        return shrinking_beam_search(scorer, self.beams, request.longest, request.vocabulary.never_written)
 
     def width(self) -> int:
-        """Return the beams of the start."""
+        """Return the number of beams at the start."""
         return self.beams
 
     def __post_init__(self) -> None:
@@ -126,10 +136,10 @@ class ShrinkingSettings(SearchMethod):
 
 
 def interleaved(groups: list[list[Hypothesis]], count: int) -> list[Hypothesis]:
-    """The first different ones of each group's best, each group's second ..., best first."""
+    """Return ``count`` different hypotheses, best first: the best of each group, then the second of each group ..."""
     chosen: dict[tuple[int, ...], Hypothesis] = {}
     for rank in zip_longest(*groups):
         for hypothesis in rank:
             if hypothesis is not None and len(chosen) < count:
                 chosen.setdefault(tuple(hypothesis[0]), hypothesis)
-    return sorted(chosen.values(), key=lambda hypothesis: -hypothesis[1])
+    return best_first(chosen.values())

@@ -1,4 +1,4 @@
-"""The constraints that search settings ask for, for one job."""
+"""The constraints that search settings ask for, for one request."""
 
 import logging
 from collections.abc import Sequence
@@ -11,8 +11,7 @@ from s2s.config.outside_names import refuse_foreign
 from s2s.data.lines import place, read_rows
 from s2s.data.rows import given_text
 from s2s.errors import UserError
-from s2s.search.automata import AllowedOutputs
-from s2s.search.constraints import Constraint, ForcedPrefixes, NoRepeatedNgram, RepetitionPenalty
+from s2s.search.constraints import AllowedOutputs, Constraint, ForcedPrefixes, NoRepeatedNgram, RepetitionPenalty
 from s2s.search.methods.base import Prefix, SearchMethod, SearchRequest
 from s2s.search.phrases import MOST, SpelledTexts, whole_words
 from s2s.vocabulary import Vocabulary
@@ -21,84 +20,86 @@ from s2s.vocabulary.boundaries import in_word, is_blank
 
 logger = logging.getLogger("s2s")
 HOW = "give search.{key}={form} on the command line, or {key}= to generate, if that is what you want"
-"""What to do where a folder names a file or code."""
+"""The advice of an error where a run's folder names a file or code."""
 OPEN = "*"
-"""At an end of a text: a word may go on there. A star that belongs to the text is written with a backslash."""
+"""A star at an end of a text: a word may continue there. A star of the text itself is written with a backslash."""
 
 
-def constraints_of(settings: SearchMethod, job: SearchRequest) -> list[Constraint]:
-    """What the hypotheses of a job's sources may not do; a ``UserError`` for what none of them can keep to."""
-    found: list[Constraint] = []
+def constraints_of(settings: SearchMethod, request: SearchRequest) -> list[Constraint]:
+    """Return the constraints of a search; raise a UserError for settings that no hypothesis can satisfy."""
+    constraints: list[Constraint] = []
     if settings.no_repeat_ngram:
-        found.append(NoRepeatedNgram(settings.no_repeat_ngram))
+        constraints.append(NoRepeatedNgram(settings.no_repeat_ngram))
     if settings.repetition_penalty != 1:
-        found.append(RepetitionPenalty(settings.repetition_penalty))
-    if any(prefix.tokens for prefix in job.prefixes):
-        found.append(forced(job))
+        constraints.append(RepetitionPenalty(settings.repetition_penalty))
+    if any(prefix.tokens for prefix in request.prefixes):
+        constraints.append(forced(request))
     if settings.allowed is not None:
-        found.append(allowed(settings.allowed, job))
+        constraints.append(allowed(settings.allowed, request))
     if settings.required or settings.forbidden:
-        texts = spelled_texts(job.vocabulary, tuple(settings.required), tuple(settings.forbidden))
-        check_room(texts.least(), settings, job)
-        check_begun(texts, job)
-        found.append(texts.rule(job.longest))
-    return found
+        texts = spelled_texts(request.vocabulary, tuple(settings.required), tuple(settings.forbidden))
+        check_room(texts.least(), settings, request)
+        check_begun(texts, request)
+        constraints.append(texts.rule(request.longest))
+    return constraints
 
 
-def check_room(tokens: float, settings: SearchMethod, job: SearchRequest) -> None:
-    """A ``UserError`` where the required texts take more tokens than any of the sources may have."""
-    if not job.longest or tokens <= max(job.longest):
+def check_room(tokens: float, settings: SearchMethod, request: SearchRequest) -> None:
+    """Raise a UserError where the required texts take more tokens than the hypotheses of any source may have."""
+    if not request.longest or tokens <= max(request.longest):
         return
     if tokens < float("inf"):
-        reason = f"the texts take {tokens:.0f} tokens, but max_length is {max(job.longest)}"
-    elif spelled_texts(job.vocabulary, tuple(settings.required), ()).least() < float("inf"):
+        reason = f"the texts take {tokens:.0f} tokens, but max_length is {max(request.longest)}"
+    elif spelled_texts(request.vocabulary, tuple(settings.required), ()).least() < float("inf"):
         reason = "the texts cannot come without one that search.forbidden names; leave one of the two out"
     else:
-        reason = "the vocabulary cannot write the texts as whole words; put a star where a word may go on"
+        reason = "the vocabulary cannot write the texts as whole words; put a star where a word may continue"
     raise UserError(f"search.required: {reason}")
 
 
-def check_begun(texts: SpelledTexts, job: SearchRequest) -> None:
-    """A ``UserError`` for a prefix that has a forbidden text already, or after which one must come."""
-    for prefix in job.prefixes:
-        place, come, banned = 0, 0, False
+def check_begun(texts: SpelledTexts, request: SearchRequest) -> None:
+    """Raise a UserError for a prefix that has a forbidden text, or after which one must come."""
+    for prefix in request.prefixes:
+        state, come, banned = 0, 0, False
         for id in prefix.tokens:
             column = texts.columns[id]
-            banned |= bool(texts.banned[place, column])
-            come |= int(texts.gained[place, column])
-            place = int(texts.following[place, column])
-        if prefix.in_word is not None:  # no word goes on after it, as at the end
-            banned |= bool(texts.banned[place, texts.columns[texts.end]])
-        if banned or texts.missing[place, come] == float("inf"):
+            banned |= bool(texts.banned[state, column])
+            come |= int(texts.gained[state, column])
+            state = int(texts.following[state, column])
+        if prefix.in_word is not None:  # no word may continue after it, as at the end
+            banned |= bool(texts.banned[state, texts.columns[texts.end]])
+        if banned or texts.missing[state, come] == float("inf"):
             raise UserError(
-                f"search.forbidden: the prefix {job.vocabulary.decode(prefix.tokens)!r} has a text that is forbidden; "
-                "leave one of the two out"
+                f"search.forbidden: the prefix {request.vocabulary.decode(prefix.tokens)!r} has a text that is "
+                "forbidden; leave one of the two out"
             )
 
 
-def textless(job: SearchRequest, settings: SearchMethod) -> list[int]:
-    """Return the tokens that are never written: all without text where a word may not go on after them."""
-    if settings.required or settings.forbidden or any(prefix.tokens for prefix in job.prefixes):
-        return sorted({*job.vocabulary.never_written, *_textless(job.vocabulary)} - {job.vocabulary.end})
-    return job.vocabulary.never_written
+def textless(request: SearchRequest, settings: SearchMethod) -> list[int]:
+    """Return the tokens that are never written: where words matter, all tokens without text."""
+    # A token without text between two words, or two parts of one, would hide where words begin and end.
+    if settings.required or settings.forbidden or any(prefix.tokens for prefix in request.prefixes):
+        return sorted({*request.vocabulary.never_written, *_textless(request.vocabulary)} - {request.vocabulary.end})
+    return request.vocabulary.never_written
 
 
-def forced(job: SearchRequest) -> ForcedPrefixes:
-    """Each source's own beginning."""
-    for prefix, limit in zip(job.prefixes, job.longest, strict=True):
+def forced(request: SearchRequest) -> ForcedPrefixes:
+    """Return the constraint of the prefixes; raise a UserError where one is longer than the search allows."""
+    for prefix, limit in zip(request.prefixes, request.longest, strict=True):
         if len(prefix.tokens) > limit:
             raise UserError(f"search.prefix: it has {len(prefix.tokens)} tokens, but max_length is {limit}")
     continuing = [
-        None if prefix.in_word is None else _continuing(job.vocabulary, prefix.in_word) for prefix in job.prefixes
+        None if prefix.in_word is None else _continuing(request.vocabulary, prefix.in_word)
+        for prefix in request.prefixes
     ]
-    return ForcedPrefixes([prefix.tokens for prefix in job.prefixes], continuing)
+    return ForcedPrefixes([prefix.tokens for prefix in request.prefixes], continuing)
 
 
 def prefix_of(text: str, vocabulary: Vocabulary, key: str = "search.prefix") -> Prefix:
-    """Return the prefix that a text means: whole words, unless a star at its end lets the last one go on.
+    """Return the prefix of a text: whole words, unless a star at its end lets the last one continue.
 
-    After ``the cap`` comes a new word, a mark or the end, and after ``the cap*`` also ``tain``. Writing without blanks
-    goes on with anything. Blanks at the end say nothing. Errors: a UserError that begins with ``key``.
+    After ``the cap`` comes a new word, a mark or the end, and after ``the cap*`` also ``tain``. After writing without
+    blanks, such as Chinese, anything may come. Blanks at the end are ignored. A UserError begins with ``key``.
     """
     text, _, is_open = stars(text, at_start=False)
     if not text.strip():
@@ -118,7 +119,7 @@ def stars(text: str, at_start: bool = True) -> tuple[str, bool, bool]:
 
 
 def written(text: str, vocabulary: Vocabulary, key: str) -> list[int]:
-    """Return the ids of a text that is to be written; a ``UserError`` where the vocabulary cannot write all of it."""
+    """Return the ids of a text; raise a UserError where it is blank or the vocabulary cannot write all of it."""
     ids = vocabulary.encode(given_text(text, key))
     if is_blank(text) or not ids or not set(ids).isdisjoint(_textless(vocabulary)):
         reason = "is blank" if is_blank(text) else "has characters that the vocabulary cannot write"
@@ -137,50 +138,50 @@ def _textless(vocabulary: Vocabulary) -> frozenset[int]:
 
 
 class Allowed(NamedTuple):
-    """The outputs of a file: their prefix tree, the line of each of them, and the longest one's tokens and place."""
+    """The outputs of a file: their prefix tree, the line of each, and the length of the longest and where it is."""
 
     tree: AllowedOutputs
     lines: dict[tuple[int, ...], str]
     longest: int
-    place: str
+    location: str
     vocabulary: Vocabulary
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the line, just as the file has it."""
+        """Return the line exactly as it is in the file."""
         return self.lines.get(tuple(ids)) or self.vocabulary.decode(ids)
 
     def settled(self, ids: Sequence[int]) -> str:
-        """Return the beginning that all lines share whose tokens begin with the ids."""
+        """Return the common beginning of all lines whose tokens begin with the ids."""
         begun = tuple(ids)
         lines = [line for tokens, line in self.lines.items() if tokens[: len(begun)] == begun]
         same = takewhile(lambda column: len(set(column)) == 1, zip(*lines, strict=False))
         return "".join(column[0] for column in same)
 
     def shares(self, ids: Sequence[int]) -> list[str]:
-        """Return what each id makes certain of the line."""
+        """Return the text of the line that each id makes certain."""
         return increments(self, ids)
 
 
-def allowed(path: str, job: SearchRequest) -> AllowedOutputs:
-    """The outputs of a file."""
-    outputs = allowed_lines(path, job.vocabulary)
-    if job.longest and outputs.longest > min(job.longest):
-        least = f"{outputs.place} has {outputs.longest} tokens"
-        raise UserError(f"search.allowed: {least}, but max_length is {min(job.longest)}")
+def allowed(path: str, request: SearchRequest) -> AllowedOutputs:
+    """Return the constraint of a file's outputs; raise a UserError where one is longer than the search allows."""
+    outputs = allowed_lines(path, request.vocabulary)
+    if request.longest and outputs.longest > min(request.longest):
+        longest = f"{outputs.location} has {outputs.longest} tokens"
+        raise UserError(f"search.allowed: {longest}, but max_length is {min(request.longest)}")
     return outputs.tree
 
 
 def reader(settings: SearchMethod, vocabulary: Vocabulary) -> Reader:
-    """Return what makes texts of found ids: the vocabulary, or the file whose lines alone are allowed.
+    """Return the reader of a search's ids: the vocabulary, or the file of allowed lines.
 
-    Errors: a UserError for a file that only the run's folder names.
+    Raises a UserError for a file that only the run's folder names.
     """
     refuse_foreign(settings, "search", HOW)
     return vocabulary if settings.allowed is None else allowed_lines(settings.allowed, vocabulary)
 
 
 def allowed_lines(path: str, vocabulary: Vocabulary) -> Allowed:
-    """Return the outputs of a file, read again where it has changed."""
+    """Return the outputs of a file, which is read again after it has changed."""
     status = Path(path).stat() if Path(path).exists() else None
     return _read_allowed(path, status and (status.st_mtime_ns, status.st_size), vocabulary)
 
@@ -189,23 +190,23 @@ def allowed_lines(path: str, vocabulary: Vocabulary) -> Allowed:
 def _read_allowed(path: str, status: object, vocabulary: Vocabulary) -> Allowed:  # noqa: ARG001
     lines, rows = read_rows(path)
     if rows is not None:
-        raise UserError(f"search.allowed: {path} has objects; plain lines are wanted, an output each")
+        raise UserError(f"search.allowed: {path} has objects; it must have plain lines, one for each output")
     blank = next((at for at, line in enumerate(lines) if is_blank(line)), None)
     if blank is not None or not lines:
         raise UserError(f"search.allowed: {place(path, blank or 0)}: no output")
     outputs, first = vocabulary.encode_all(lines), dict[tuple[int, ...], int]()
-    textless, again = _textless(vocabulary), list[tuple[int, int]]()
+    textless, repeated = _textless(vocabulary), list[tuple[int, int]]()
     for at, ids in enumerate(outputs):
         if not ids or not textless.isdisjoint(ids):
             written(lines[at], vocabulary, f"search.allowed: {place(path, at)}")
         if lines[first.setdefault(tuple(ids), at)] != lines[at]:
-            again.append((first[tuple(ids)], at))
-    if again:
-        before, at = again[0]
+            repeated.append((first[tuple(ids)], at))
+    if repeated:
+        before, at = repeated[0]
         logger.warning(
             "search.allowed: %d lines of %s are the same to the vocabulary as an earlier one, which is written instead "
             "(first: line %d as line %d)",
-            *(len(again), path, at + 1, before + 1),
+            *(len(repeated), path, at + 1, before + 1),
         )
     longest = max(range(len(outputs)), key=lambda at: len(outputs[at]))
     texts = {ids: lines[at] for ids, at in first.items()}
@@ -214,9 +215,9 @@ def _read_allowed(path: str, status: object, vocabulary: Vocabulary) -> Allowed:
     )
 
 
-@lru_cache(maxsize=1)  # its tables are large: a server would keep those of several requests
+@lru_cache(maxsize=1)  # a server would otherwise keep the large tables of several requests
 def spelled_texts(vocabulary: Vocabulary, required: Sequence[str], forbidden: Sequence[str]) -> SpelledTexts:
-    """The automaton of texts, as the vocabulary spells them."""
+    """Return the automaton of required and forbidden texts for a vocabulary's spelling."""
     if len(required) > MOST:
         raise UserError(f"search.required: {len(required)} texts are more than {MOST}")
     spelled = vocabulary.spell()
@@ -228,7 +229,7 @@ def spelled_texts(vocabulary: Vocabulary, required: Sequence[str], forbidden: Se
 
 
 def pattern(key: str, text: str, vocabulary: Vocabulary, spelled: Sequence[bytes]) -> list[int]:
-    """The symbols of a text, without a blank at either end: whole words, but where it has a star."""
+    """Return the symbols of a text without blanks at its ends: whole words, except at an end with a star."""
     text, opens, closes = stars(text)
     ids = written(text, vocabulary, key)
     return whole_words(b"".join(spelled[id] for id in ids).strip(), not opens, not closes)

@@ -1,4 +1,4 @@
-"""Search settings from keys that a caller or a command line gives, over those of a recipe."""
+"""Search settings from keys of a caller or a command line, merged over those of a recipe."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
@@ -18,9 +18,10 @@ class _Section:
 
 
 def asked(recipe: SearchMethod, beams: int | None, n_best: int | None, keys: Mapping[str, Any]) -> SearchMethod:
-    """A caller's settings over a recipe's: beam search, one beam and one hypothesis unless more are given.
+    """Return a caller's settings merged over a recipe's: one beam and one hypothesis unless the caller gives more.
 
-    A ``name`` among the keys picks another row; without one and without ``beams`` it is the recipe's.
+    A ``name`` among the keys chooses another method; without it, the method is ``beam`` if ``beams`` is given, and else
+    the recipe's.
     """
     name = keys.get("name", name_of(SEARCHES, recipe) if beams is None else "beam")
     given = {key: value for key, value in (("beams", beams), ("n_best", n_best)) if value is not None}
@@ -31,32 +32,32 @@ def asked(recipe: SearchMethod, beams: int | None, n_best: int | None, keys: Map
 
 
 def with_keys(settings: SearchMethod, keys: dict[str, Any], origin: str) -> SearchMethod:
-    """The settings with other values for some keys; with the ``name`` of another row, that row with these values."""
+    """Return the settings with other values for some keys; a ``name`` among them chooses another method."""
     layers = [layer_of(settings), Layer(origin, {"search": keys}, {"search": 0})]
     return still_foreign(merge(Schema(_Section, {"search": SEARCHES}), layers).search, settings, keys)
 
 
 def layer_of(settings: SearchMethod, origin: str = "recipe") -> Layer:
-    """Return settings as a layer under others, every text in it as it stands."""
+    """Return settings as a layer for ``merge``, with every text in it taken literally."""
     return Layer(origin, {"search": plain(settings)}, {})
 
 
-def still_foreign(found: SearchMethod, settings: SearchMethod, keys: Collection[str]) -> SearchMethod:
-    """Return what was found over a run's ``settings``: names that its folder gave are still marked, but for ``keys``.
+def still_foreign(merged: SearchMethod, settings: SearchMethod, keys: Collection[str]) -> SearchMethod:
+    """Mark in ``merged`` the names of code or files that a run's folder gave in its ``settings``, except for ``keys``.
 
-    Under those a caller has given a name; see ``s2s.config.outside_names``.
+    The values of those are the caller's; see ``s2s.config.outside_names``.
     """
-    marked: SearchMethod = outside_names.with_foreign(found, outside_names.foreign_keys(settings) - set(keys))
+    marked: SearchMethod = outside_names.with_foreign(merged, outside_names.foreign_keys(settings) - set(keys))
     return marked
 
 
 def plain(settings: SearchMethod) -> dict[str, Any]:
-    """The settings as a recipe holds them, the name of their row first."""
+    """Return the settings in a recipe's form, the name of the method first."""
     return {"name": name_of(SEARCHES, settings), **outside_names.plain(settings)}
 
 
 def check_names(name: object, keys: Mapping[str, Any]) -> None:
-    """A ``UserError`` for an unknown row, and for a key that the row does not have."""
+    """Raise a UserError for an unknown method, or for a key that the method does not have."""
     if not isinstance(name, str) or name not in SEARCHES:
         raise UserError(f"search key 'name': no '{name}'{nearest(str(name), SEARCHES)}")
     known = {item.name for item in fields(SEARCHES[name])} | {"name"}

@@ -14,6 +14,7 @@ from s2s.search.mbr import Decision, aggregate_bayes_risk, minimum_bayes_risk
 from s2s.search.methods.base import SearchMethod, SearchRequest
 from s2s.search.methods.beam import SearchSettings
 from s2s.search.methods.sampling import SampleSettings
+from s2s.search.rescoring import best_first
 from s2s.search.scorer import Scorer
 from s2s.search.streaming import StreamedToken
 
@@ -22,23 +23,23 @@ Decide = Callable[[list[str], list[float]], Decision]
 
 @dataclass
 class RiskSettings(SampleSettings):
-    """``mbr``: of the samples that whose text is most like the others; scores are expected utilities, in [0, 1]."""
+    """``mbr``: the sample whose text is most similar to the others; scores are expected utilities, in [0, 1]."""
 
     samples: Few = 32  # of each source
-    n_best: Few | None = 1  # so many different ones, by their expected utility; null: all
+    n_best: Few | None = 1  # different hypotheses with the greatest expected utilities; null: all
     # a row of s2s.metrics.sentence.METRICS, or module:function of (hypothesis, reference)
     utility: str = field(default="chrf", metadata=outside("module:function", METRICS))
-    aggregate: bool = False  # chrF against all samples' n-grams at once: a time linear in their number
+    aggregate: bool = False  # chrF against the average n-grams of all samples, in time linear in their number
 
-    def find(self, scorer: Scorer[Any], job: SearchRequest) -> list[list[Hypothesis]]:
-        """The different samples, best first; each counts as often as it was drawn."""
-        decide = decision(self.utility, self.aggregate, job.check)
-        found = self.draw(scorer, job)
-        return [ranked(rows, [1.0] * len(rows), decide, job)[: self.n_best] for rows in found]
+    def find(self, scorer: Scorer[Any], request: SearchRequest) -> list[list[Hypothesis]]:
+        """Return the different samples, best first; each is weighted by the number of times that it was drawn."""
+        decide = decision(self.utility, self.aggregate, request.check)
+        samples = self.draw(scorer, request)
+        return [ranked(rows, [1.0] * len(rows), decide, request)[: self.n_best] for rows in samples]
 
-    def stream(self, scorer: Scorer[Any], job: SearchRequest) -> Iterator[StreamedToken]:
-        """Nothing: what is best is known at the end."""
-        return SearchMethod.stream(self, scorer, job)
+    def stream(self, scorer: Scorer[Any], request: SearchRequest) -> Iterator[StreamedToken]:
+        """Raise a UserError: the best sample is only known at the end."""
+        return SearchMethod.stream(self, scorer, request)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,22 +48,22 @@ class RiskSettings(SampleSettings):
 
 @dataclass
 class BeamRiskSettings(SearchSettings):
-    """``mbr_beam``: the same over all hypotheses of a beam, which count by their probability (e to their score)."""
+    """``mbr_beam``: the same with all hypotheses of a beam, weighted by their probabilities (e to their scores)."""
 
     beams: Few = 16  # the candidates
     utility: str = field(default="chrf", metadata=outside("module:function", METRICS))  # as for mbr
     aggregate: bool = False  # as for mbr
 
-    def find(self, scorer: Scorer[Any], job: SearchRequest) -> list[list[Hypothesis]]:
-        """The beam's hypotheses, by their expected utility."""
-        decide = decision(self.utility, self.aggregate, job.check)
-        found = SearchSettings.find(replace(self, n_best=self.beams), scorer, job)
-        weighted = [(rows, probabilities([score for _, score in rows])) for rows in found]
-        return [ranked(rows, weights, decide, job)[: self.n_best] for rows, weights in weighted]
+    def find(self, scorer: Scorer[Any], request: SearchRequest) -> list[list[Hypothesis]]:
+        """Return the beam's hypotheses by their expected utilities, the greatest first."""
+        decide = decision(self.utility, self.aggregate, request.check)
+        hypotheses = SearchSettings.find(replace(self, n_best=self.beams), scorer, request)
+        weighted = [(rows, probabilities([score for _, score in rows])) for rows in hypotheses]
+        return [ranked(rows, weights, decide, request)[: self.n_best] for rows, weights in weighted]
 
-    def stream(self, scorer: Scorer[Any], job: SearchRequest) -> Iterator[StreamedToken]:
-        """Nothing: what is best is known at the end."""
-        return SearchMethod.stream(self, scorer, job)
+    def stream(self, scorer: Scorer[Any], request: SearchRequest) -> Iterator[StreamedToken]:
+        """Raise a UserError: the best sample is only known at the end."""
+        return SearchMethod.stream(self, scorer, request)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,7 +71,7 @@ class BeamRiskSettings(SearchSettings):
 
 
 def check_utility(utility: str, aggregate: bool) -> None:
-    """A ``UserError`` for a metric that is none, or has no aggregate form."""
+    """Raise a UserError for an unknown metric, or one without an aggregate form."""
     try:
         check_metric(utility)
     except UserError as error:
@@ -80,7 +81,7 @@ def check_utility(utility: str, aggregate: bool) -> None:
 
 
 def decision(utility: str, aggregate: bool, check: Callable[[], object]) -> Decide:
-    """Return the function that decides among texts of given weights; it calls ``check`` before each pair of texts."""
+    """Return a function that chooses among weighted texts; it calls ``check`` before each pair of texts."""
     if aggregate:
         return aggregate_bayes_risk
     metric: Metric = sentence_metric(utility)
@@ -93,14 +94,14 @@ def decision(utility: str, aggregate: bool, check: Callable[[], object]) -> Deci
 
 
 def probabilities(scores: Sequence[float]) -> list[float]:
-    """Numbers in proportion to the exponentials of the scores, 1 for the greatest."""
+    """Return numbers proportional to the exponentials of the scores, 1 for the greatest."""
     return [math.exp(score - max(scores)) for score in scores]
 
 
-def ranked(rows: list[Hypothesis], weights: list[float], decide: Decide, job: SearchRequest) -> list[Hypothesis]:
-    """The different hypotheses with their expected utilities, best first."""
+def ranked(rows: list[Hypothesis], weights: list[float], decide: Decide, request: SearchRequest) -> list[Hypothesis]:
+    """Return the different hypotheses with their expected utilities, best first."""
     if not rows:
         return []
-    _, utilities = decide([job.vocabulary.decode(tokens) for tokens, _ in rows], weights)
+    _, utilities = decide([request.vocabulary.decode(tokens) for tokens, _ in rows], weights)
     worth = {tuple(tokens): utility for (tokens, _), utility in zip(rows, utilities, strict=True)}
-    return sorted(((list(tokens), utility) for tokens, utility in worth.items()), key=lambda found: -found[1])
+    return best_first((list(tokens), utility) for tokens, utility in worth.items())
