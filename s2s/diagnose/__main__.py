@@ -47,6 +47,7 @@ def diagnose(settings: DiagnosisSettings, bar: Bar = no_bar) -> dict[str, Any]:
     runs = [measure(subject, settings, bar) for subject in subjects]
     results = record(settings, examples, subjects, runs)
     folder.mkdir(parents=True, exist_ok=True)
+    # The page comes last: where it exists, the files that it is made of do too.
     write_tokens(folder / TOKENS, runs)
     write_atomically(folder / RECORD, json_text(results, indent=1) + "\n")
     write_atomically(folder / PAGE, page(results))

@@ -54,6 +54,8 @@ def write(path: Path, arrays: Arrays) -> None:
 def read(path: Path) -> Arrays | None:
     """Return the arrays of a file, or None where there is none, or one that is not as it was written."""
     try:
+        # A pickle could run code, and the folder of a run may come from elsewhere. A zip has its own checksums, but
+        # they fit a file too whose arrays were renamed or replaced.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
             return arrays if str(arrays.pop(DIGEST)) == _digest(arrays) else None

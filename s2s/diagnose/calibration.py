@@ -34,6 +34,7 @@ def quantities(runs: Sequence[Measurements]) -> list[Quantity]:  # noqa: ARG001
         return np.concatenate([statistics(side, edges) for side in judged(run).values()], axis=1)
 
     def growth(sums: Numbers, measure: Measure) -> Numbers:
+        # Both sides are in one row of sums, so a bootstrap draws the same sentences for both.
         forced, free = np.split(sums, 2, axis=-1)
         return measure(free) - measure(forced)
 

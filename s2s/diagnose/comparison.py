@@ -69,6 +69,7 @@ class Resampling:
         """
         first, others = self.methods[0], self.methods[1:]
         tests = [self._test(quantity, other, first) for other in others]
+        # A test without a p-value stays in Holm's family, as one that finds nothing.
         corrected = holm([test.p if np.isfinite(test.p) else 1.0 for test, _ in tests])
         return [
             {

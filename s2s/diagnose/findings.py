@@ -54,6 +54,7 @@ def _compared(row: Plain, record: Plain) -> Row:
     head = record["headlines"][row["headline"]]
     gain = {"lower": -1, "higher": 1, "neither": 0}[head["better"]] * row["difference"]
     sure = row["p_holm"] < LEVEL
+    # A quantity without a better side has gain 0 and is only called different.
     verdict = "better than" if gain > 0 else "worse than" if gain < 0 else "different from"
     difference = f"{row['difference']:+.3g} ({row['low']:+.3g} .. {row['high']:+.3g}) {head['unit']}"
     verdict = verdict if sure else "not surely different from"

@@ -42,6 +42,7 @@ def details(run: Measurements) -> Plain:
     sums = statistics(run.forced, run.free, run.correct).sum(axis=0)
     kinds = {"accuracy": ACCURACY, "cost": COST, "entropy": ENTROPY}
     curves = {name: dict(zip(("forced", "free"), along(sums, kind), strict=True)) for name, kind in kinds.items()}
+    # The naive accuracy ignores shifts: one token left out makes all later ones wrong. It is shown for contrast.
     equal = [_same_position(text.tokens, gold.tokens) for text, gold in zip(run.free, run.forced, strict=True)]
     naive = mean(np.array([sum(equal), sum(len(text.tokens) for text in run.free)]))
     edits = dict(zip(KINDS.values(), run.edits.sum(axis=0), strict=True))
@@ -94,7 +95,7 @@ def slope(values: Numbers) -> Numbers:
 def _binned(trace: Trace, correct: Marks, bins: int) -> Numbers:
     """Sum a trace by parts, [bins, 4]; the middle of a token decides to which part it belongs."""
     sums, tokens = np.zeros((bins, 4)), len(trace.tokens)
-    parts = ((np.arange(tokens) + 0.5) * bins / max(tokens, 1)).astype(int)
+    parts = ((np.arange(tokens) + 0.5) * bins / tokens).astype(int)
     np.add.at(sums, parts, np.stack([correct, -trace.log_probs, trace.entropies, np.ones(tokens)], axis=1))
     return sums
 

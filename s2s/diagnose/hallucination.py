@@ -62,6 +62,7 @@ def perturbed(sources: Sequence[Sequence[int]], limit: int, seed: int = 0) -> li
     longer = []
     for number, source in enumerate(sources):
         others = [token for token in frequent if token != source[1]]
+        # In a set of one word no other token can be put in front.
         token = Random(seed_of(seed, "perturbed source", number)).choice(others or frequent)
         longer.append([source[0], *[token, *source[1:-1]][: limit - 2], source[-1]])
     return longer

@@ -100,6 +100,7 @@ def distractors(targets: Sequence[Sequence[int]], seed: int = 0) -> list[Sequenc
     """Draw for each target another one of its length, from (seed, number of the target); None where there is none."""
     chosen: list[Sequence[int] | None] = []
     for number, target in enumerate(targets):
+        # Of equal length, since log-probabilities of more tokens sum to less.
         others = [other for other in targets if len(other) == len(target) and list(other) != list(target)]
         chosen.append(Random(seed_of(seed, "margin", number)).choice(others) if others else None)
     return chosen

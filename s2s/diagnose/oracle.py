@@ -147,6 +147,7 @@ def measure_divergences(
     texts = sample_texts(model, vocabulary, pairs, max_length, samples, seed, size, on_progress)
     drawn = along([(source, text.ids) for (source, _), row in zip(pairs, texts, strict=True) for text in row])
     ended = [text.ended for row in texts for text in row]
+    # A pass judges an end after every text; a text that was cut at the limit never chose one.
     drawn = [row[: len(row) - (not whole)] for row, whole in zip(drawn, ended, strict=True)]
     data = [row for row in along(pairs) for _ in range(samples)]
     return Divergences(_filled(drawn), _filled(data), np.repeat(np.arange(len(pairs)), samples))
@@ -175,6 +176,7 @@ def task_oracle(task: Transduction, vocabulary: Vocabulary) -> Oracle:
         except ValueError as error:
             raise UserError(f"data: an example is not of the run's task: {error}") from error
         rows = np.full((len(known), vocabulary.size), -np.inf)
+        # All ids that are no word of the task are impossible.
         rows[:, [*names, vocabulary.end]] = known
         return rows
 
@@ -197,6 +199,7 @@ def distributions(
 ) -> Iterator[tuple[int, Numbers]]:
     """Yield each pair's number, in no order, and log-probabilities [tokens + 1, V] of its target's tokens and end."""
     for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device):
+        # KL subtracts nearly equal numbers: in float32 rounding alone would look like a divergence.
         log_probs = Passes(model, 0.0, model).score(batch).logits.double().log_softmax(dim=-1).cpu().numpy()
         ends = (batch.labels != IGNORED).sum(dim=1).cumsum(0)[:-1].tolist()
         yield from zip(indices.tolist(), np.split(log_probs, ends), strict=True)

@@ -81,10 +81,12 @@ def _search(subject: Subject, settings: DiagnosisSettings, on_progress: OnProgre
     run, sources = subject.run, _searched(subject, settings)
     arrays: Arrays = {}
     for beams in settings.beams:
+        # A step's memory grows with beams times sources, so fewer sources are read together at more beams.
         search = SearchSettings(beams=beams, batch=max(1, ROWS // beams))
         best = generate(run.model, run.vocabulary, sources, search, max_length(subject), lambda _: None)
         arrays |= flatten(f"beams_{beams}", [hypotheses[0][0] for hypotheses in best])
         arrays[f"scores_{beams}"] = np.array([hypotheses[0][1] for hypotheses in best])
+        # The time of a search grows with its beams, so a unit of progress is one beam of one source.
         on_progress(beams * len(sources))
     return arrays
 
@@ -137,6 +139,7 @@ def measure(subject: Subject, settings: DiagnosisSettings, bar: Bar) -> Measurem
     ids = [[list(source), list(target)] for source, target in subject.pairs]
     ids_hash = sha256(json.dumps(ids).encode()).hexdigest()
     code_hash = sha256("".join(map(getsource, MEASURING)).encode()).hexdigest()
+    # The kernel of matrix products is part of it, since another kernel rounds differently.
     identity = [own_version(), code_hash, weights_hash(subject.run), ids_hash, subject.run.kernel]
     kept, arrays = Cache(subject.run.folder / "diagnosis" / "cache", identity), dict[str, Arrays]()
     for name, row in PASSES.items():
@@ -164,6 +167,7 @@ def _view(subject: Subject, settings: DiagnosisSettings, arrays: dict[str, Array
     for row, ended in zip(free, arrays["traces"]["ended"].tolist(), strict=True):
         assert not ended or row.tokens[-1] == end
         texts.append(GreedyText(row.tokens[: len(row.tokens) - ended].tolist(), ended))
+    # Quadratic in a text's length and in plain Python: made once, for all quantities that read it.
     correct, edits = gap.aligned(free, forced)
     beams = {
         width: list(

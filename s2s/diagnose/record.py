@@ -64,6 +64,7 @@ def record(
         ],
         "samples": samples(runs[0], settings.seed),
     }
+    # Findings read plain values, in which a number that does not exist is None and cannot slip into a sentence.
     plainly = plain(results)
     return {**plainly, "findings": findings(plainly)}
 
@@ -127,6 +128,7 @@ def samples(run: Measurements, seed: int) -> list[Plain]:
     for row, name in enumerate(run.recovery.corruptions):
         valid = ~np.isnan(run.recovery.deltas[row]).all(axis=-1)  # [prefixes, N]
         examples = np.flatnonzero(valid.any(axis=0)).tolist()
+        # A draw of its own for each corruption: one more corruption does not change the samples of the others.
         chosen = Random(seed_of(seed, "samples", name)).sample(examples, min(SAMPLES, len(examples)))
         drawn += [_sample(run, row, int(np.flatnonzero(valid[:, example])[-1]), example) for example in chosen]
     return drawn

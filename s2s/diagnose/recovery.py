@@ -28,6 +28,7 @@ def quantities(runs: Sequence[Measurements]) -> list[Quantity]:
     """Return the damage by groups of corruptions, and the clean cost, which mitigations must not buy it with."""
     unseen = held_out(runs)
     others = [name for name in runs[0].recovery.corruptions if name not in unseen and name != "own_errors"]
+    # Names that a single run has seen are held out for none: methods are compared on the same corruptions.
     groups = [
         ("damage_held_out", "damage under held-out corruptions", unseen),
         ("damage_own_errors", "damage under the model's own errors", ["own_errors"]),
@@ -71,6 +72,7 @@ def damage(sums: Numbers, distances: int) -> Numbers:
     """
     split = sums.reshape(*sums.shape[:-1], -1, distances, 2)
     deltas, counted = np.nan_to_num(mean(split)), (split[..., 1] > 0).any(axis=-1)
+    # Areas are averaged, not tokens: a corruption that applies to few sentences counts as much as the others.
     return mean(np.stack([deltas.sum(axis=-1).sum(axis=-1), counted.sum(axis=-1)], axis=-1))
 
 
@@ -156,6 +158,7 @@ def _gold(passes: Passes, batch: Batch, vocabulary: Vocabulary) -> tuple[Numbers
     costs = np.full(valid.shape, np.nan)
     costs[valid] = -scores.log_probs().double().cpu().numpy()
     greedy = np.zeros(valid.shape, dtype=np.int64)
+    # No gold prefix holds special tokens, and an early end would leave nothing to continue.
     special = special_ids(vocabulary).to(scores.logits.device)
     greedy[valid] = scores.logits.index_fill(1, special, -torch.inf).argmax(dim=1).cpu().numpy()
     return costs, greedy
@@ -170,6 +173,7 @@ def _copy(tokens: Ids | None, target: Ids, length: int, distances: int, end: int
         return [end], [IGNORED]
     inputs = [end, *tokens, *target[length : length + distances - 1]]
     labels = [*[IGNORED] * len(tokens), *[*target, end][length : length + distances]]
+    # The position after the clean target may be beyond the model's table of positions.
     return inputs[: len(target) + 1], labels[: len(target) + 1]
 
 
@@ -180,6 +184,7 @@ def _costs_after(passes: Passes, batch: Batch, copies: Sequence[tuple[Ids, Ids]]
         target=pad([inputs for inputs, _ in copies], int(batch.target[0, 0])).view(shape).to(device),
         labels=pad([labels for _, labels in copies], IGNORED).view(shape).to(device),
     )
+    # Scores exist for valid labels alone, in the order of the rows: an iterator deals them out again.
     log_probs = iter(passes.score(packed, copies=len(copies) // len(batch.target)).log_probs().tolist())
     costs = np.full((len(copies), distances), np.nan)
     for row, (_, labels) in zip(costs, copies, strict=True):
@@ -190,5 +195,6 @@ def _costs_after(passes: Passes, batch: Batch, copies: Sequence[tuple[Ids, Ids]]
 
 def _window(costs: Numbers, length: int, distances: int) -> Numbers:
     """Return the costs [B, distances] of the tokens after the first ``length``; NaN where there are no more."""
+    # Padded first, so that the slice has its whole width for the shortest targets too.
     wide = np.pad(costs, ((0, 0), (0, length + distances)), constant_values=np.nan)
     return wide[:, length : length + distances]

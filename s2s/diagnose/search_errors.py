@@ -41,6 +41,7 @@ def quantities(runs: Sequence[Measurements]) -> list[Quantity]:
     widest = list(runs[0].beams)[-1]
 
     def curse(sums: Numbers) -> Numbers:
+        # Each resample has its own best width, so the interval includes the uncertainty of that choice.
         means = sums[..., :-1] / sums[..., -1:]
         return means.max(axis=-1) - means[..., -1]
 
@@ -85,6 +86,7 @@ def _share(marks: Marks, among: Marks) -> Numbers:
 
 
 def _golds(run: Measurements) -> list[Gold]:
+    # Only the first examples are searched: 64 beams cost as much as 64 greedy texts.
     return golds(run.forced[: len(next(iter(run.beams.values())))])
 
 

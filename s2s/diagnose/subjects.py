@@ -80,6 +80,7 @@ def choose(settings: DiagnosisSettings) -> Examples:
     report: list[str] = []
     pairs: Sequence[Example]
     if settings.data == RECIPE:
+        # The caller has asked for this data by name, so its paths are no longer a stranger's.
         data, origin = unmarked(data), f"{first}, {settings.split}"
         dataset = load(data, splits=TRAINED if settings.split == "dev" else SPLITS)
         _check_same_data(settings.folders, dataset, data)
@@ -93,6 +94,7 @@ def choose(settings: DiagnosisSettings) -> Examples:
     chosen = list(pairs)
     if len(pairs) > settings.examples:
         numbers = Random(seed_of(settings.seed, "diagnosis")).sample(range(len(pairs)), settings.examples)
+        # In the order of the file, so that a reader of the report finds them there again.
         chosen = [pairs[number] for number in sorted(numbers)]
         report = [*report, f"{len(chosen)} of {len(pairs)} examples, drawn with seed {settings.seed}"]
     return Examples(chosen, fingerprint({"test": chosen}), origin, report)
@@ -126,6 +128,7 @@ def _truth(run: Run, folders: Sequence[Path]) -> Truth | None:
         known = run.recipe.data.source == "synthetic"
         return Truth(task_oracle(Transduction(), run.vocabulary), "the task itself", True, "task") if known else None
     runs = [load_run(folder) for folder in folders]
+    # Equal sizes are not enough: the mean adds up probabilities id by id.
     words = [run.vocabulary.decode([token]) for token in range(run.vocabulary.size)]
     for other in runs:
         if [other.vocabulary.decode([token]) for token in range(other.vocabulary.size)] != words:

@@ -26,6 +26,7 @@ def write_tokens(path: Path, runs: Sequence[Measurements]) -> None:
     pyarrow, parquet = (
         optional_module(name, "diagnose", "the table of tokens") for name in ("pyarrow", "pyarrow.parquet")
     )
+    # Each arm is its own table, since columns differ: pyarrow fills the missing ones with null.
     tables = [pyarrow.table(columns) for run in runs for columns in _arms(run)]
     with open_output(path) as file:
         parquet.write_table(pyarrow.concat_tables(tables, promote_options="default"), file)

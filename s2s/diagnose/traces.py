@@ -63,6 +63,7 @@ def batches(
     on_progress: OnProgress = no_progress,
 ) -> Iterator[tuple[Integers, Batch]]:
     """Yield batches of pairs of similar length, each with the numbers of its pairs."""
+    # lexsort sorts by its last key first: sources of one length are encoded together without padding.
     order = np.lexsort(([len(target) for _, target in pairs], [len(source) for source, _ in pairs]))
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
@@ -85,9 +86,10 @@ def trace(
         scores = Passes(model, 0.0, model).score(batch)
         log_probs = scores.logits.log_softmax(dim=-1)
         best = log_probs.max(dim=-1)
-        # A token that is ruled out has -inf, and 0 * -inf is NaN: the clamp makes it the 0 of the limit.
+        # 0 * -inf is NaN, where p log p has the limit 0.
         entropies = -(log_probs.exp() * log_probs.clamp(min=-1e30)).sum(dim=-1)
         parts = (scores.labels, scores.log_probs(), entropies, best.indices, best.values)
+        # Scores exist for valid labels alone, row after row, so the rows' lengths say where to cut.
         ends = (batch.labels != IGNORED).sum(dim=1).cumsum(0)[:-1].tolist()
         split = [np.split(part.cpu().numpy(), ends) for part in parts]
         traces.update(zip(indices.tolist(), (Trace(*row) for row in zip(*split, strict=True)), strict=True))
@@ -104,6 +106,7 @@ def write_greedily(
 ) -> list[GreedyText]:
     """Write the greedy text of each source, of at most ``max_length`` tokens."""
     hypotheses = generate(model, vocabulary, sources, SearchSettings(beams=1, batch=size), max_length, on_progress)
+    # A search cuts a text at max_length tokens and then adds no end, so the length tells the two apart.
     return [GreedyText(best[0][0], len(best[0][0]) < max_length) for best in hypotheses]
 
 
@@ -134,7 +137,9 @@ def sample_texts(
     """Draw ``samples`` texts for each source, token by token; they depend on (seed, number of the pair) alone."""
     texts: dict[int, list[Candidate]] = {}
     for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device, on_progress):
+        # A seed for each pair and not for each batch, so the batch size changes no text.
         seeds = torch.tensor([seed_of(seed, "rollout", index) for index in indices.tolist()]).to(batch.source.device)
+        # Training's sampler expects a training step: this is step 0, with the method at full strength.
         context = StepContext(Passes(model, 0.0, model), Draws(seeds, "rollout"), count(batch), 0, 1.0)
         with torch.no_grad():
             rows = sample(batch, context, samples, max_length, vocabulary.end)

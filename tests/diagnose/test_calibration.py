@@ -33,7 +33,7 @@ def random_judged(seed, sentences=12):
 def naive_error(judged, edges):
     """Bins as (edge, next edge], one token after the other."""
     bounds = [-math.inf, *edges, math.inf]
-    tokens = [pair for one in judged for pair in zip(one.confidences, one.correct, strict=True)]
+    tokens = [pair for sentence in judged for pair in zip(sentence.confidences, sentence.correct, strict=True)]
     error = 0.0
     for low, high in pairwise(bounds):
         inside = [(confidence, right) for confidence, right in tokens if low < confidence <= high]
@@ -48,7 +48,7 @@ def test_the_calibration_error_is_a_loop_over_bins(seed, bins):
     for edges in (equal_width(bins), equal_mass(judged, bins)):
         sums = calibration.statistics(judged, edges).sum(axis=0)
         assert float(expected_calibration_error(sums)) == pytest.approx(naive_error(judged, edges))
-        tokens = [(c, r) for one in judged for c, r in zip(one.confidences, one.correct, strict=True)]
+        tokens = [(c, r) for sentence in judged for c, r in zip(sentence.confidences, sentence.correct, strict=True)]
         wanted = np.mean([confidence - right for confidence, right in tokens])
         assert float(overconfidence(sums)) == pytest.approx(wanted)
         accuracy, confidence, size = reliability(sums)
@@ -64,18 +64,20 @@ def test_bins_of_equal_mass_hold_equally_many():
 
 
 def test_arms_on_the_same_bins_are_compared_sentence_by_sentence():
-    one, other = random_judged(2, 80), random_judged(3, 80)
-    a, b = (calibration.statistics(judged, equal_width()) for judged in (one, other))
-    found = paired_bootstrap(a, b, expected_calibration_error, samples=200)
-    assert found.difference == pytest.approx(naive_error(one, equal_width()) - naive_error(other, equal_width()))
-    assert found.low < found.difference < found.high or found.p > 0.05
+    first, second = random_judged(2, 80), random_judged(3, 80)
+    a, b = (calibration.statistics(judged, equal_width()) for judged in (first, second))
+    comparison = paired_bootstrap(a, b, expected_calibration_error, samples=200)
+    assert comparison.difference == pytest.approx(
+        naive_error(first, equal_width()) - naive_error(second, equal_width())
+    )
+    assert comparison.low < comparison.difference < comparison.high or comparison.p > 0.05
 
 
 def test_tokens_are_judged_after_gold_and_after_own_prefixes():
     logs = np.log([0.5, 0.25, 0.2])
     gold = Trace(np.array([7, 8, 3]), logs, logs, np.array([7, 9, 3]), np.log([0.5, 0.7, 0.2]))
-    own = Trace(np.array([8, 3]), logs[:2], logs[:2], np.array([8, 3]), logs[:2])
-    [forced], [free] = judge_forced([gold]), judge_free([own], aligned([own], [gold])[0])
+    text = Trace(np.array([8, 3]), logs[:2], logs[:2], np.array([8, 3]), logs[:2])
+    [forced], [free] = judge_forced([gold]), judge_free([text], aligned([text], [gold])[0])
     assert forced.confidences.tolist() == pytest.approx([0.5, 0.7, 0.2])
     assert forced.correct.tolist() == [True, False, True]
     assert free.confidences.tolist() == pytest.approx([0.5, 0.25])

@@ -14,16 +14,16 @@ targets = st.lists(st.integers(4, 9), min_size=2, max_size=12)
 
 
 class Scripted(Random):
-    """Draws as told: places as numbers, coins as they come."""
+    """Returns the given draws: positions as numbers, coins as they come."""
 
     def __init__(self, *draws: float) -> None:
         super().__init__(0)
         self.draws = list(draws)
 
     def randrange(self, count):
-        place = self.draws.pop(0)
-        assert place < count
-        return place
+        position = self.draws.pop(0)
+        assert position < count
+        return position
 
     def choice(self, pool):
         return list(pool)[self.randrange(len(pool))]
@@ -84,21 +84,21 @@ def test_what_cannot_be_changed_is_none(name, which):
 def test_laws_of_the_corruptions(target, seed, example, data):
     length = data.draw(st.integers(1, len(target)))
     which = prefix(target, length, other=list(range(20, 40)), greedy=[token + 30 for token in target])
-    found = {name: corrupt(name, which, seed, example) for name in CORRUPTIONS}
-    assert found == {name: corrupt(name, which, seed, example) for name in CORRUPTIONS}  # again, the same
+    corrupted = {name: corrupt(name, which, seed, example) for name in CORRUPTIONS}
+    assert corrupted == {name: corrupt(name, which, seed, example) for name in CORRUPTIONS}  # again, the same
     gold = target[:length]
-    assert all(tokens != gold for tokens in found.values())
-    assert found["drop"] in [gold[:place] + gold[place + 1 :] for place in range(length)]
-    assert found["duplicate"] in [gold[: place + 1] + gold[place:] for place in range(length)]
+    assert all(tokens != gold for tokens in corrupted.values())
+    assert corrupted["drop"] in [gold[:index] + gold[index + 1 :] for index in range(length)]
+    assert corrupted["duplicate"] in [gold[: index + 1] + gold[index:] for index in range(length)]
     for name, pool in (("replace_from_target", target), ("replace_from_vocabulary", PLAIN)):
-        tokens = found[name]
+        tokens = corrupted[name]
         assert tokens is None or (len(tokens) == length and set(tokens) <= set(pool))
-    swapped = found["swap"]
+    swapped = corrupted["swap"]
     if swapped is not None:
-        places = [place for place in range(length) if swapped[place] != gold[place]]
+        positions = [index for index in range(length) if swapped[index] != gold[index]]
         assert sorted(swapped) == sorted(gold)
-        assert len(places) == 2
-        assert places[1] == places[0] + 1
+        assert len(positions) == 2
+        assert positions[1] == positions[0] + 1
 
 
 def test_one_token_is_replaced_surely_and_each_other_one_at_the_rate():

@@ -75,47 +75,47 @@ def test_runs_that_differ_in_their_seed_are_one_method(record):
     assert {row["method"] for row in record["comparisons"]} == {"swap_noise"}
     for method in record["methods"]:
         for key, row in method["headlines"].items():
-            each = [record["runs"][run]["headlines"][key]["estimate"] for run in method["runs"]]
-            assert row["values"] == each
-            if None not in each:
-                assert row["estimate"] == pytest.approx(np.mean(each))
+            values = [record["runs"][run]["headlines"][key]["estimate"] for run in method["runs"]]
+            assert row["values"] == values
+            if None not in values:
+                assert row["estimate"] == pytest.approx(np.mean(values))
 
 
 def all_of(record, *keys):
     """Every value under one of the keys, anywhere in a record."""
     if isinstance(record, list):
-        return [value for each in record for value in all_of(each, *keys)]
+        return [value for item in record for value in all_of(item, *keys)]
     if not isinstance(record, dict):
         return []
-    found = [value for key, value in record.items() if key in keys and not isinstance(value, dict | list)]
-    return [*found, *(value for each in record.values() for value in all_of(each, *keys))]
+    values = [value for key, value in record.items() if key in keys and not isinstance(value, dict | list)]
+    return [*values, *(value for item in record.values() for value in all_of(item, *keys))]
 
 
 @pytest.mark.parametrize("sentences", [1, 2, 9])
 def test_of_too_few_sentences_nothing_is_found_and_nothing_has_an_interval(runs, sentences, capsys):
-    folders, told = ",".join(str(runs / name) for name in ("plain_0", "swap_0")), {**SMALL, "search_examples": 9}
-    settings = DiagnosisSettings(run=folders, output=str(runs / f"few_{sentences}"), **told | {"examples": sentences})
-    found = diagnose(settings)
-    assert set(all_of(found, "low", "high", "p", "p_randomisation", "p_holm")) == {None}
-    assert found["findings"]["found"] == []
-    assert found["findings"]["not_found"] == []
-    (note,) = [note for note in found["findings"]["notes"] if "too few for an interval (at least 10)" in note]
+    folders, small = ",".join(str(runs / name) for name in ("plain_0", "swap_0")), {**SMALL, "search_examples": 9}
+    settings = DiagnosisSettings(run=folders, output=str(runs / f"few_{sentences}"), **small | {"examples": sentences})
+    results = diagnose(settings)
+    assert set(all_of(results, "low", "high", "p", "p_randomisation", "p_holm")) == {None}
+    assert results["findings"]["found"] == []
+    assert results["findings"]["not_found"] == []
+    (note,) = [note for note in results["findings"]["notes"] if "too few for an interval (at least 10)" in note]
     assert note.startswith(f"{sentences} sentence")
-    show(found, settings)
+    show(results, settings)
     assert capsys.readouterr().out.splitlines()[2] == note.partition(":")[0]
-    damage = found["methods"][0]["headlines"]["clean_cost"]
+    damage = results["methods"][0]["headlines"]["clean_cost"]
     assert damage["estimate"] is not None
-    for row in found["comparisons"]:
-        first, second = (found["methods"][place]["headlines"][row["headline"]]["estimate"] for place in (0, 1))
+    for row in results["comparisons"]:
+        first, second = (results["methods"][number]["headlines"][row["headline"]]["estimate"] for number in (0, 1))
         if None not in (first, second):
             assert row["difference"] == pytest.approx(second - first)
     page = (runs / f"few_{sentences}" / "report.html").read_text(encoding="utf-8")
     assert "none: fewer than 10 sentences" in page
     assert ">nan<" not in page.lower()
-    assert all(run["margin"]["first_doubt"] is None for run in found["runs"])
+    assert all(run["margin"]["first_doubt"] is None for run in results["runs"])
 
 
-def test_intervals_stand_where_sentences_are_enough(record):
+def test_enough_sentences_have_intervals(record):
     for name in ("clean_cost", "accuracy_forced", "damage_held_out", "eb_slope"):
         for method in record["methods"]:
             head = method["headlines"][name]
@@ -132,20 +132,20 @@ def test_damage_can_be_computed_again_from_the_table_of_tokens(runs, record):
     rows = pyarrow.parquet.read_table(runs / "report" / "tokens.parquet").to_pylist()
     assert {row["arm"] for row in rows} == {"forced", "free", "damaged"}
     for number, run in enumerate(record["runs"]):
-        own = [row for row in rows if row["run"] == run["name"]]
-        gold = {(row["example"], row["place"]): row["log_prob"] for row in own if row["arm"] == "forced"}
+        tokens = [row for row in rows if row["run"] == run["name"]]
+        gold = {(row["example"], row["place"]): row["log_prob"] for row in tokens if row["arm"] == "forced"}
         areas = []
         for name in record["held_out"]:
             for length in SMALL["prefixes"]:
                 deltas: dict[int, list[float]] = {}
-                for row in own:
+                for row in tokens:
                     if (row["arm"], row["corruption"], row["prefix"]) == ("damaged", name, length):
                         delta = gold[row["example"], row["place"]] - row["log_prob"]
                         deltas.setdefault(row["place"] - length, []).append(delta)
-                areas.append(sum(np.mean(each) for each in deltas.values()))
+                areas.append(sum(np.mean(values) for values in deltas.values()))
         damage = record["runs"][number]["headlines"]["damage_held_out"]["estimate"]
         assert damage == pytest.approx(np.mean(areas), rel=1e-5)
-        correct = np.mean([row["correct"] for row in own if row["arm"] == "free"])
+        correct = np.mean([row["correct"] for row in tokens if row["arm"] == "free"])
         assert run["headlines"]["accuracy_free"]["estimate"] == pytest.approx(correct)
 
 
@@ -181,16 +181,16 @@ def rewritten(path, change):
 
 def flipped(path):
     content = bytearray(path.read_bytes())
-    for place in range(60, len(content) - 300, 7):
-        content[place] ^= 0x55
+    for offset in range(60, len(content) - 300, 7):
+        content[offset] ^= 0x55
     path.write_bytes(content)
 
 
-def marked(path, place, value):
+def marked(path, offset, value):
     """Change a byte of each entry in a zip file's directory."""
     content, at = bytearray(path.read_bytes()), 0
     while (at := content.find(b"PK\x01\x02", at)) >= 0:
-        content[at + place] = value
+        content[at + offset] = value
         at += 4
     path.write_bytes(content)
 
@@ -212,32 +212,32 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_kept_measures_that_are_not_as_written_are_not_there(tmp_path, kind):
+def test_kept_measures_that_are_not_as_written_are_not_read(tmp_path, kind):
     path = tmp_path / "a.npz"
     arrays = {"ids": np.arange(1, 400), "empty": np.zeros((0, 3)), "costs": np.ones((2, 3), np.float32)}
     cache.write(path, arrays)
-    assert {name: found.tolist() for name, found in cache.read(path).items()} == {
+    assert {name: array.tolist() for name, array in cache.read(path).items()} == {
         name: array.tolist() for name, array in arrays.items()
     }
     DAMAGE[kind](path)
     assert cache.read(path) is None
 
 
-def test_every_pass_tells_how_far_it_is(runs):
-    told = {}
+def test_every_pass_reports_its_progress(runs):
+    progress = {}
 
     @contextmanager
     def bar(title, size):
-        told[title] = [size, 0]
+        progress[title] = [size, 0]
 
         def on_progress(done):
-            told[title][1] += done
+            progress[title][1] += done
 
         yield on_progress
 
     measured(runs, "plain_1", bar, seed=5, beams=[1, 3], examples=7)
-    assert len(told) == len(PASSES) - 1  # there is no oracle
-    assert all(size == done > 0 for size, done in told.values())
+    assert len(progress) == len(PASSES) - 1  # there is no oracle
+    assert all(size == done > 0 for size, done in progress.values())
 
 
 def test_a_file_of_examples_has_the_run_s_fields_and_the_command_says_where_the_report_is(runs, capsys):
@@ -249,35 +249,35 @@ def test_a_file_of_examples_has_the_run_s_fields_and_the_command_says_where_the_
     out = capsys.readouterr().out
     assert f"{runs / 'own' / 'report.html'}" in out
     assert "diagnosis|data:" in out
-    found = json.loads((runs / "own" / "report.json").read_text(encoding="utf-8"))
-    assert (found["data"]["pairs"], found["data"]["origin"]) == (4, str(path))
+    results = json.loads((runs / "own" / "report.json").read_text(encoding="utf-8"))
+    assert (results["data"]["pairs"], results["data"]["origin"]) == (4, str(path))
 
 
-def test_the_mean_of_other_runs_stands_in_for_the_truth(runs):
-    found = measured(runs, "plain_0", oracle=f"{runs / 'plain_1'},{runs / 'swap_0'}", samples=2)
-    assert not found.exact
-    told = details(found, 0)["accumulation"]
-    assert told["oracle"] == f"the mean of {runs / 'plain_1'}, {runs / 'swap_0'}"
-    assert found.divergences.data.shape[0] == 60
-    assert np.nanmin(found.divergences.data) >= 0
+def test_the_mean_of_other_runs_replaces_an_unknown_truth(runs):
+    measurements = measured(runs, "plain_0", oracle=f"{runs / 'plain_1'},{runs / 'swap_0'}", samples=2)
+    assert not measurements.exact
+    accumulation = details(measurements, 0)["accumulation"]
+    assert accumulation["oracle"] == f"the mean of {runs / 'plain_1'}, {runs / 'swap_0'}"
+    assert measurements.divergences.data.shape[0] == 60
+    assert np.nanmin(measurements.divergences.data) >= 0
 
 
 def test_the_truth_of_a_synthetic_task_is_known(tmp_path):
     steps = [f"run.{key}=2" for key in ("steps", "evaluate_every", "save_every", "evaluate_examples")]
     run = fit(Recipe.load("synthetic_oracle", ["data.size=300", "model.width=32", f"run.folder={tmp_path}", *steps]))
     settings = DiagnosisSettings(run=str(tmp_path), **SMALL)
-    found = measure(prepare(tmp_path, choose(settings)), settings, no_bar)
-    assert (found.truth, found.exact) == ("the task itself", True)
-    names = [quantity.name for quantity in quantities([found])]
+    measurements = measure(prepare(tmp_path, choose(settings)), settings, no_bar)
+    assert (measurements.truth, measurements.exact) == ("the task itself", True)
+    names = [quantity.name for quantity in quantities([measurements])]
     assert names[-2:] == ["excess_error_50", "excess_error_90"]
-    source, target = found.sources[0].split(), found.references[0].split()
+    source, target = measurements.sources[0].split(), measurements.references[0].split()
     known = Transduction().along(source, target)[0]
-    ours = run.score([found.sources[0]], [found.references[0]])[0][0]
-    first = next(distributions(run.model, run.vocabulary, [(found.source_ids[0], [])]))[1][0]
+    score = run.score([measurements.sources[0]], [measurements.references[0]])[0][0]
+    first = next(distributions(run.model, run.vocabulary, [(measurements.source_ids[0], [])]))[1][0]
     ids = [run.vocabulary.encode(word)[0] for word in Transduction().words]
-    assert first[ids["ABCDEFGH".index(target[0])]] == pytest.approx(float(ours), abs=1e-5)
+    assert first[ids["ABCDEFGH".index(target[0])]] == pytest.approx(float(score), abs=1e-5)
     kl = sum(np.exp(p) * (p - first[token]) for p, token in zip(known, ids, strict=False))
-    assert found.divergences.data[0][0] == pytest.approx(kl, abs=1e-5)
+    assert measurements.divergences.data[0][0] == pytest.approx(kl, abs=1e-5)
 
 
 WRONG = [
@@ -293,7 +293,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG)
-def test_a_mistake_is_told_in_one_line(runs, capsys, arguments, message):
+def test_a_mistake_is_one_line(runs, capsys, arguments, message):
     assert main([argument.replace("RUNS", str(runs)) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert message.replace("RUNS", str(runs)) in error

@@ -12,14 +12,14 @@ sources = st.lists(st.lists(st.integers(4, 200), min_size=1, max_size=8).map(lam
 
 @given(rows=sources, seed=st.integers(0, 9))
 def test_a_source_gets_one_frequent_token_that_it_does_not_begin_with(rows, seed):
-    found = perturbed(rows, 10, seed)
+    longer = perturbed(rows, 10, seed)
     tokens = [token for row in rows for token in row[1:-1]]
-    for row, new in zip(rows, found, strict=True):
+    for row, new in zip(rows, longer, strict=True):
         assert (new[0], new[-1]) == (2, 3)
         assert new[2:-1] == (row[1:-1] if len(row) < 10 else row[1:-2])
         assert new[1] in tokens
         assert new[1] != row[1] or set(tokens) == {row[1]}
-    assert found == perturbed(rows, 10, seed)
+    assert longer == perturbed(rows, 10, seed)
     extended = perturbed([*rows, rows[0]], 10, seed)
     assert len(extended) == len(rows) + 1
 

@@ -16,9 +16,9 @@ from s2s.metrics.bootstrap import Interval
 def test_margins_are_differences_of_scores_with_another_target_of_equal_length(random_model):
     model, pairs = random_model(0), pairs_of([3, 5, 3, 4, 3, 5], 0)
     chosen = distractors([target for _, target in pairs])
-    found = measure_margins(model, TinyVocabulary(), pairs, size=4)
+    margins = measure_margins(model, TinyVocabulary(), pairs, size=4)
     assert [other is None for other in chosen] == [False, False, False, True, False, False]
-    for row, (source, target), other in zip(found, pairs, chosen, strict=True):
+    for row, (source, target), other in zip(margins, pairs, chosen, strict=True):
         if other is None:
             assert np.isnan(row).all()
             continue
@@ -32,12 +32,12 @@ def test_margins_are_differences_of_scores_with_another_target_of_equal_length(r
 
 
 def test_summaries_of_margins():
-    found = np.array([[1.0, -3.0, math.nan], [2.0, -1.0, 4.0], [3.0, 1.0, -5.0], [math.nan] * 3])
-    assert [one.estimate for one in by_token(found, 20)] == pytest.approx([2, -1, -0.5])
-    assert negative(found) == pytest.approx(2 / 3)
-    assert negative(found, 2) == pytest.approx(1 / 3)
-    assert negative(found, 3) == 0.5
-    assert math.isnan(negative(found, 4))
+    margins = np.array([[1.0, -3.0, math.nan], [2.0, -1.0, 4.0], [3.0, 1.0, -5.0], [math.nan] * 3])
+    assert [interval.estimate for interval in by_token(margins, 20)] == pytest.approx([2, -1, -0.5])
+    assert negative(margins) == pytest.approx(2 / 3)
+    assert negative(margins, 2) == pytest.approx(1 / 3)
+    assert negative(margins, 3) == 0.5
+    assert math.isnan(negative(margins, 4))
     intervals = [Interval(1.0, 0.5, 2.0), Interval(1.0, 0.0, 2.0)]
     assert first_doubt(intervals) == 2
     assert first_doubt(intervals[:1]) is None

@@ -41,16 +41,16 @@ def naive(model, pairs, example, name, length, distances, seed):
     deltas = [math.nan] * distances
     if len(target) <= length:
         return deltas
-    greedy = [likeliest(model, source, target[:place]) for place in range(length)]
+    greedy = [likeliest(model, source, target[:position]) for position in range(length)]
     other = other_target([target for _, target in pairs], example, length, seed)
     tokens = corrupt(name, Prefix(target, length, other, greedy, PLAIN), seed, example)
     whole = [*target, 3]
     for distance in range(distances if tokens is not None else 0):
-        place = length + distance
-        between = whole[length:place]
-        if place < len(whole) and len(tokens) + len(between) <= len(target):
-            wrong = cost(model, source, [*tokens, *between], whole[place])
-            deltas[distance] = wrong - cost(model, source, target[:place], whole[place])
+        position = length + distance
+        between = whole[length:position]
+        if position < len(whole) and len(tokens) + len(between) <= len(target):
+            wrong = cost(model, source, [*tokens, *between], whole[position])
+            deltas[distance] = wrong - cost(model, source, target[:position], whole[position])
     return deltas
 
 
@@ -59,22 +59,22 @@ def naive(model, pairs, example, name, length, distances, seed):
 @settings(deadline=None, max_examples=8)
 def test_deltas_are_a_loop_over_examples_corruptions_and_tokens(random_model, shape, lengths, seed):
     model, pairs = random_model(seed, **shape), pairs_of(lengths, seed)
-    found = measure_recovery(model, TinyVocabulary(), pairs, (1, 3), 4, NAMES, seed, size=3)
-    for place, name in enumerate(NAMES):
+    result = measure_recovery(model, TinyVocabulary(), pairs, (1, 3), 4, NAMES, seed, size=3)
+    for position, name in enumerate(NAMES):
         for column, length in enumerate((1, 3)):
             wanted = [naive(model, pairs, example, name, length, 4, seed) for example in range(len(pairs))]
-            np.testing.assert_allclose(found.deltas[place, column], wanted, rtol=1e-7, atol=1e-9)
-    for (source, target), sums in zip(pairs, found.clean, strict=True):
+            np.testing.assert_allclose(result.deltas[position, column], wanted, rtol=1e-7, atol=1e-9)
+    for (source, target), sums in zip(pairs, result.clean, strict=True):
         whole = [*target, 3]
-        costs = [cost(model, source, whole[:place], token) for place, token in enumerate(whole)]
+        costs = [cost(model, source, whole[:position], token) for position, token in enumerate(whole)]
         assert sums.tolist() == pytest.approx([sum(costs), len(whole)])
 
 
 def test_how_sentences_are_batched_changes_nothing(random_model):
     model, pairs = random_model(1), pairs_of([4, 9, 6, 7, 3], 1)
-    one, other = (measure_recovery(model, TinyVocabulary(), pairs, (2, 5), 3, size=size).deltas for size in (1, 4))
-    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
-    assert np.isfinite(one).any()
+    single, batched = (measure_recovery(model, TinyVocabulary(), pairs, (2, 5), 3, size=size).deltas for size in (1, 4))
+    np.testing.assert_allclose(single, batched, rtol=1e-9, atol=1e-9)
+    assert np.isfinite(single).any()
 
 
 def test_a_model_that_ignores_its_prefix_takes_no_damage(random_model):
@@ -82,9 +82,9 @@ def test_a_model_that_ignores_its_prefix_takes_no_damage(random_model):
     with torch.no_grad():  # every row of the output is the bias
         model.final_norm.weight.zero_()
         model.final_norm.bias.zero_()
-    found = measure_recovery(model, TinyVocabulary(), pairs, (2,), 3)
-    assert sentences(found, "drop", 2) == 3
-    assert float(damage(statistics(found, NAMES).sum(axis=0), 3)) == pytest.approx(0, abs=1e-9)
+    result = measure_recovery(model, TinyVocabulary(), pairs, (2,), 3)
+    assert sentences(result, "drop", 2) == 3
+    assert float(damage(statistics(result, NAMES).sum(axis=0), 3)) == pytest.approx(0, abs=1e-9)
 
 
 def test_damage_is_the_sum_of_mean_deltas_averaged_over_corruptions_and_lengths():
@@ -93,23 +93,23 @@ def test_damage_is_the_sum_of_mean_deltas_averaged_over_corruptions_and_lengths(
     deltas[generator.random(deltas.shape) < 0.3] = np.nan
     deltas[2, 0] = np.nan  # a corruption that changed nothing
     deltas[0, 0, :, 3] = np.nan  # a distance that no sentence has
-    found = Recovery(("drop", "swap", "distract"), (2, 5), deltas, np.ones((7, 2)), np.full((3, 2, 7, 6), NO_TOKEN))
+    result = Recovery(("drop", "swap", "distract"), (2, 5), deltas, np.ones((7, 2)), np.full((3, 2, 7, 6), NO_TOKEN))
     areas = []
-    for place in (0, 2):
+    for row in (0, 2):
         for column in (0, 1):
             means = [
-                np.mean([value for value in deltas[place, column, :, distance] if not math.isnan(value)])
+                np.mean([value for value in deltas[row, column, :, distance] if not math.isnan(value)])
                 for distance in range(4)
-                if np.isfinite(deltas[place, column, :, distance]).any()
+                if np.isfinite(deltas[row, column, :, distance]).any()
             ]
             areas += [sum(means)] if means else []
-    rows = statistics(found, ["drop", "distract"])
+    rows = statistics(result, ["drop", "distract"])
     assert len(areas) == 3
     assert float(damage(rows.sum(axis=0), 4)) == pytest.approx(np.mean(areas))
     assert bootstrap(rows, partial(damage, distances=4), samples=50).estimate == pytest.approx(np.mean(areas))
-    assert curve(found, "swap", 5)[1] == pytest.approx(np.nanmean(deltas[1, 1, :, 1]))
-    assert sentences(found, "distract", 2) == 0
-    assert math.isnan(damage(statistics(found, ["distract"], [2]).sum(axis=0), 4))
+    assert curve(result, "swap", 5)[1] == pytest.approx(np.nanmean(deltas[1, 1, :, 1]))
+    assert sentences(result, "distract", 2) == 0
+    assert math.isnan(damage(statistics(result, ["distract"], [2]).sum(axis=0), 4))
 
 
 @pytest.mark.parametrize(

@@ -39,13 +39,13 @@ def record(tmp_path_factory):
     settings = DiagnosisSettings(
         run=str(folder), data="recipe", examples=30, search_examples=10, beams=[1, 2, 4], resamples=50, prefixes=[2, 5]
     )
-    found = diagnose(settings)
-    assert (folder / "diagnosis" / "report.html").read_text(encoding="utf-8") == page(found)
-    return found
+    results = diagnose(settings)
+    assert (folder / "diagnosis" / "report.html").read_text(encoding="utf-8") == page(results)
+    return results
 
 
 def dom(path, text):
-    """What chromium makes of a page, and the lines of its console."""
+    """The document that chromium makes of a page, and the lines of its console."""
     path.write_text(text, encoding="utf-8")
     command = [CHROMIUM, *OPTIONS, f"--user-data-dir={path.parent / 'profile'}", path.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, encoding="utf-8")
@@ -97,16 +97,16 @@ def test_texts_are_escaped(record):
 
 @browser
 def test_a_browser_shows_every_picture_without_a_complaint(record, tmp_path):
-    found, console = dom(tmp_path / "page.html", page(record))
+    html, console = dom(tmp_path / "page.html", page(record))
     assert console == []
     for name in FIGURES:
-        figure = found[found.index(f'id="figure-{name}"') :]
+        figure = html[html.index(f'id="figure-{name}"') :]
         assert "<path" in figure[: figure.index("</figure>")]
-    assert "What was found" in found
+    assert "What was found" in html
 
 
 SORT = """<script>
-const told = [];
+const tables = [];
 for (const table of document.querySelectorAll("table.sortable")) {
   for (const turn of [0, 1]) {
     for (const column of [...table.tHead.rows[0].cells].keys()) {
@@ -115,24 +115,24 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const rows = [...table.tBodies[0].rows];
       const values = rows.map((row) => row.cells[column].dataset.value ?? row.cells[column].textContent);
       const head = table.tHead.rows[0].cells[column];
-      told.push([table.id, head.classList.contains("n"), head.getAttribute("aria-sort"), values]);
+      tables.push([table.id, head.classList.contains("n"), head.getAttribute("aria-sort"), values]);
     }
   }
 }
-document.body.dataset.told = JSON.stringify(told);
+document.body.dataset.tables = JSON.stringify(tables);
 </script></body>"""
 
 
 @browser
 def test_tables_sort_up_and_down_by_every_column(record, tmp_path):
-    found, console = dom(tmp_path / "page.html", page(record).replace("</body>", SORT))
+    html, console = dom(tmp_path / "page.html", page(record).replace("</body>", SORT))
     assert console == []
-    told = json.loads(re.search(r'data-told="([^"]*)"', found)[1].replace("&quot;", '"').replace("&amp;", "&"))
-    assert list(dict.fromkeys(table for table, *_ in told)) == TABLES
-    for _, numeric, order, values in told:
+    tables = json.loads(re.search(r'data-tables="([^"]*)"', html)[1].replace("&quot;", '"').replace("&amp;", "&"))
+    assert list(dict.fromkeys(table for table, *_ in tables)) == TABLES
+    for _, numeric, order, values in tables:
         there = [value for value in values if value != ""]
         assert values == there + [""] * (len(values) - len(there))
         if numeric:
             numbers = [float(value) for value in there]
             assert numbers == sorted(numbers, reverse=order == "descending")
-    assert {order for _, _, order, _ in told} == {"ascending", "descending"}
+    assert {order for _, _, order, _ in tables} == {"ascending", "descending"}

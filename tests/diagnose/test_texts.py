@@ -19,16 +19,16 @@ def entropy(chances):
 
 @given(counts, counts)
 @settings(deadline=None, max_examples=40)
-def test_the_divergence_is_what_the_mixture_has_more_entropy_than_its_parts(ours, theirs):
-    found = jensen_shannon(Counter(ours), Counter(theirs))
-    assert found == pytest.approx(jensen_shannon(Counter(theirs), Counter(ours)))
-    kinds = sorted(ours.keys() | theirs.keys())
-    p, q = (np.array([side.get(kind, 0) for kind in kinds]) for side in (ours, theirs))
+def test_the_divergence_is_the_entropy_of_the_mixture_beyond_that_of_its_parts(first, second):
+    bits = jensen_shannon(Counter(first), Counter(second))
+    assert bits == pytest.approx(jensen_shannon(Counter(second), Counter(first)))
+    kinds = sorted(first.keys() | second.keys())
+    p, q = (np.array([side.get(kind, 0) for kind in kinds]) for side in (first, second))
     if p.sum() and q.sum():
         p, q = p / p.sum(), q / q.sum()
-        assert found == pytest.approx(entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2, abs=1e-9)
+        assert bits == pytest.approx(entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2, abs=1e-9)
     else:
-        assert found == bool(kinds)
+        assert bits == bool(kinds)
 
 
 def test_sets_without_a_common_word_diverge_by_one_bit_and_gold_from_itself_as_expected():
@@ -46,21 +46,21 @@ def test_the_excess_of_texts_of_the_same_kind_is_near_nothing_and_of_another_kin
     other = generator.choice(4, size=(300, 6)).tolist()
 
     def excess(texts):
-        found = divergence(texts, gold, 2)
-        return found.observed - found.expected
+        measured = divergence(texts, gold, 2)
+        return measured.observed - measured.expected
 
     assert abs(excess(like)) < 0.02 < excess(other)
 
 
 def test_a_mismatch_has_its_parts():
     hypotheses, references = [["a", "a", "a", "a"], []], [["a", "b"], ["c", "d"]]
-    found = mismatch(hypotheses, references, orders=(1, 2))
-    assert found["length_ratio"] == 1
-    assert found["empty"] == {"hypotheses": 0.5, "references": 0}
-    assert found["distinct"]["1"] == {"hypotheses": 0.25, "references": 1}
-    assert found["distinct"]["2"] == {"hypotheses": pytest.approx(1 / 3), "references": 1}
-    assert found["repeated"]["1"] == {"hypotheses": 0.375, "references": 0}
-    assert found["repeated"]["2"] == {"hypotheses": pytest.approx(1 / 3), "references": 0}
-    assert found["lengths"] == {"found": 1, "expected": 0}
+    measured = mismatch(hypotheses, references, orders=(1, 2))
+    assert measured["length_ratio"] == 1
+    assert measured["empty"] == {"hypotheses": 0.5, "references": 0}
+    assert measured["distinct"]["1"] == {"hypotheses": 0.25, "references": 1}
+    assert measured["distinct"]["2"] == {"hypotheses": pytest.approx(1 / 3), "references": 1}
+    assert measured["repeated"]["1"] == {"hypotheses": 0.375, "references": 0}
+    assert measured["repeated"]["2"] == {"hypotheses": pytest.approx(1 / 3), "references": 0}
+    assert measured["lengths"] == {"found": 1, "expected": 0}
     with pytest.raises(ValueError, match="pairs"):
         divergence([["a"]], [["a"]], 1)

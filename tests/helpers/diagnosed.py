@@ -1,4 +1,4 @@
-"""What tests of measurements share: a vocabulary of numbers and random pairs of ids."""
+"""Helpers for tests of measurements: a vocabulary of numbers and random pairs of ids."""
 
 import torch
 
@@ -34,7 +34,7 @@ def pairs_of(lengths, seed):
 
 
 def talkative(model):
-    """A random model whose greedy texts end at all places: its own kind says one word for ever, or none at all."""
+    """A random model whose greedy texts end at all places: an unchanged one repeats one word, or writes none."""
     with torch.no_grad():
         model.embedding.positions.weight *= 20
         model.output_bias[3] += 1

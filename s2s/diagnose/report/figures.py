@@ -87,6 +87,7 @@ def damage(axes: Any, record: Plain) -> None:
             ends = [head["estimate"] if head[side] is None else head[side] for side in ("low", "high")]
             axes.plot(ends, [row + shift] * 2, color=colour, linewidth=1.5)
             axes.plot(head["estimate"], row + shift, "o", color=colour, fillstyle="none" if name in seen else "full")
+        # An empty curve gives the legend one entry for the method, and not one for each corruption.
         axes.plot([], [], "o", color=colour, label=method["name"])
     axes.axvline(0, color=PALETTE[-1], linewidth=0.8)
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])

@@ -10,6 +10,7 @@ from s2s.metrics.significance import LEAST
 def page(record: Plain) -> str:
     """Render the page of a record, with all texts escaped. Raises ``UserError`` where a package is not installed."""
     jinja2 = optional_module("jinja2", "diagnose", "the report")
+    # StrictUndefined: a key that the record lacks is an error, and not a blank in the page.
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).resolve().parent), autoescape=True, trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined,

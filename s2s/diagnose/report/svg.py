@@ -40,6 +40,7 @@ def draw(name: str, paint: Callable[[Any], None], height: float = 3.1) -> str:
     matplotlib, figures = (
         matplotlib_module(name, "diagnose", "the report") for name in ("matplotlib", "matplotlib.figure")
     )
+    # Ids of clipping paths are hashes: with a fixed salt, and no date, a record always gives the same page.
     settings = {**_SETTINGS, "axes.prop_cycle": matplotlib.cycler(color=PALETTE), "svg.hashsalt": name}
     with matplotlib.rc_context(settings):
         figure = figures.Figure(figsize=(4.6, height), layout="constrained")
@@ -53,6 +54,7 @@ def _inline(svg: str, name: str) -> str:
     """Turn an SVG file into an element of a page, without prologue, metadata and namespaces, and with unique ids."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href=", "href=")
+    # All figures are in one page, where equal ids would let one figure use the clipping paths of another.
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
     return svg.replace(_INK, "currentColor")
