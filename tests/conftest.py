@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import served
+import tiny_runs
 import torch
 from mitigations_worker import TINY as TINY_RECIPE
 from mitigations_worker import update
+from shared_runs import shared_folder
 from transformers import PreTrainedModel
 
 import s2s
@@ -82,3 +85,27 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Vocabular
     folder = tmp_path_factory.mktemp("methods")
     s2s.fit(Recipe.load("toy_copy", [*TINY_RECIPE, "run.steps=2", f"run.folder={folder / 'reference'}"]))
     return folder, *update(folder)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny run that is ready for training, for ``tiny_runs.ready`` to copy."""
+    return shared_folder(tmp_path_factory, "base", tiny_runs.prepare)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny run of three steps, see ``tiny_runs.train``."""
+    return shared_folder(tmp_path_factory, "tiny", tiny_runs.train)
+
+
+@pytest.fixture(scope="session")
+def other_tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of another seed."""
+    return shared_folder(tmp_path_factory, "other_tiny", lambda folder: tiny_runs.train(folder, "run.seed=1"))
+
+
+@pytest.fixture(scope="session")
+def roomy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose model has positions for searches that last."""
+    return shared_folder(tmp_path_factory, "roomy", served.run_with_room)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import tiny_runs
 from rich.table import Table
 from tiny_runs import arguments, ready
 
@@ -25,11 +24,6 @@ CHECKOUT = Path(s2s.__file__).resolve().parents[1]
 
 KEYS = ("run.steps=6", "run.evaluate_every=3", "run.save_every=3")
 ENCODINGS = [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_runs.prepare(tmp_path_factory.mktemp("base") / "run")
 
 
 @pytest.fixture(scope="module")

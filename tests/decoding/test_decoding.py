@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -20,19 +21,18 @@ from s2s.decoding.resumable_output import Journal
 from s2s.diagnose.__main__ import diagnose
 from s2s.diagnose.settings import DiagnosisSettings
 from s2s.errors import UserError
-from s2s.recipe.recipe import Recipe
 from s2s.runs.run import Run
 from s2s.search.methods import SEARCHES
 
-TINY = ["model.width=16", "model.layers=1", "data.size=240", "run.steps=3", "run.evaluate_examples=2"]
 SEARCH = ["search.beams=2", "search.max_length=5", "search.batch=4", "chunk=5"]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
-    folders = [tmp_path_factory.mktemp("run") for _ in range(2)]
-    recipes = [[*TINY, f"run.seed={seed}", f"run.folder={folder}"] for seed, folder in enumerate(folders)]
-    return [s2s.fit(Recipe.load("toy_copy", keys)) for keys in recipes]
+def runs(tiny_folder: Path, other_tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Copies, since a diagnosis keeps its measures in a run's folder."""
+    folder = tmp_path_factory.mktemp("runs")
+    copies = [shutil.copytree(run, folder / run.name) for run in (tiny_folder, other_tiny_folder)]
+    return [s2s.load(copy) for copy in copies]
 
 
 @pytest.fixture
@@ -310,10 +310,10 @@ def test_what_is_written_is_json_whatever_a_row_or_a_score_holds() -> None:
 
 
 @pytest.fixture(scope="module")
-def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def damaged(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose weights are finite and useless."""
     folder = tmp_path_factory.mktemp("damaged")
-    run = s2s.fit(Recipe.load("toy_copy", [*TINY, f"run.folder={folder / 'run'}"]))
+    run = s2s.load(tiny_folder)
     with torch.no_grad():
         for parameter in run.objective.parameters():
             parameter.fill_(1e38)

@@ -30,6 +30,13 @@ def recipe(folder: Path, *overrides: str) -> Recipe:
     return Recipe.load("toy_copy", [*TINY, f"run.folder={folder}", *overrides])
 
 
+def train(folder: Path, *overrides: str) -> s2s.Run:
+    """A run of three steps whose numbers do not depend on the batch, as in bfloat16 and TF32 on a GPU they would."""
+    keys = ("model.width=16", "model.layers=1", "data.size=240", "run.steps=3", "run.evaluate_examples=2")
+    precise = ("run.precision=fp32", "run.tf32=false", f"run.folder={folder}")
+    return s2s.fit(Recipe.load("toy_copy", [*keys, *precise, *overrides]))
+
+
 def prepare(folder: Path) -> Path:
     """A run's folder after no steps."""
     s2s.fit(recipe(folder, "run.steps=1"))

@@ -46,11 +46,6 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_runs.prepare(tmp_path_factory.mktemp("base") / "run")
-
-
 @needs_fake_cuda
 @pytest.mark.parametrize("devices", [0, 1, 2, 3])
 def test_the_cards_own_line_trains_goes_on_after_a_kill_and_decodes(

@@ -32,11 +32,6 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_runs.prepare(tmp_path_factory.mktemp("base") / "run")
-
-
-@pytest.fixture(scope="module")
 def material(base: Path) -> tuple[Vocabulary, Batch]:
     run = tiny_runs.recipe(base)
     vocabulary = read_vocabulary(base)

@@ -20,11 +20,6 @@ STEPS = 8
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_runs.prepare(tmp_path_factory.mktemp("base") / "run")
-
-
-@pytest.fixture(scope="module")
 def averaged(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose checkpoints all stay, with the average of its last three."""
     folder = tmp_path_factory.mktemp("averaged") / "run"

@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_runs
 import torch
 
 import s2s
 from s2s.decoding.ensemble import ensemble, rerank
 from s2s.errors import UserError
 from s2s.metrics.sentence import sentence_metric
-from s2s.recipe.recipe import Recipe
 from s2s.runs.run import Run
 from s2s.search.methods import SEARCHES
 
-# In bfloat16, which a GPU takes by itself, scores depend on the batch. ``search.precision`` is not another row's.
-TINY = ["model.width=16", "model.layers=1", "data.size=240", "run.steps=3", "run.evaluate_examples=2"]
-TINY += ["run.precision=fp32", "run.tf32=false"]
 TEXTS = ["a b c d e", "b a", "j i h", "c c c", "d e f g h i", "a"]
 ROWS: dict[str, dict[str, object]] = {
     "beam": {"beams": 3, "n_best": 2, "word_reward": 0.4},
@@ -40,19 +37,14 @@ LIMITS: list[dict[str, object]] = [
 ]
 
 
-def make(tmp_path_factory: pytest.TempPathFactory, *keys: str) -> Run:
-    folder: Path = tmp_path_factory.mktemp("run")
-    return s2s.fit(Recipe.load("toy_copy", [*TINY, *keys, f"run.folder={folder}"]))
+@pytest.fixture(scope="module")
+def run(tiny_folder: Path) -> Run:
+    return s2s.load(tiny_folder)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return make(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return make(tmp_path_factory, "run.seed=1")
+def other(other_tiny_folder: Path) -> Run:
+    return s2s.load(other_tiny_folder)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -140,8 +132,10 @@ def test_samples_depend_on_source_and_seed_alone(run: Run) -> None:
     assert drawn("a b", samples=2)[0] < one
 
 
-def test_the_recipe_s_row_is_used_unless_another_is_asked_for(tmp_path_factory: pytest.TempPathFactory) -> None:
-    run = make(tmp_path_factory, "search={name: sample, samples: 2, temperature: 0.5, max_length: 4, seed: 5}")
+def test_the_recipe_s_row_is_used_unless_another_is_asked_for(tmp_path: Path) -> None:
+    run = tiny_runs.train(
+        tmp_path / "run", "search={name: sample, samples: 2, temperature: 0.5, max_length: 4, seed: 5}"
+    )
     found = run.generate(["a b"])
     assert found == run.generate(["a b"], name="sample", samples=2, temperature=0.5, max_length=4, seed=5)
     assert len(found[0]) == 2

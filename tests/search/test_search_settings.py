@@ -7,7 +7,6 @@ import pytest
 
 import s2s
 from s2s.errors import UserError
-from s2s.recipe.recipe import Recipe
 from s2s.runs.run import Run
 from s2s.search.methods.beam import SearchSettings
 
@@ -15,10 +14,8 @@ TEXTS = ["a b c d e", "b a", "j i h"]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    tiny = ["model.width=16", "model.layers=1", "data.size=240", "run.steps=3", "run.evaluate_examples=2"]
-    folder: Path = tmp_path_factory.mktemp("run")
-    return s2s.fit(Recipe.load("toy_copy", [*tiny, f"run.folder={folder}"]))
+def run(tiny_folder: Path) -> Run:
+    return s2s.load(tiny_folder)
 
 
 def best(run: Run, **search: object) -> list[tuple[list[int], float]]:

@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from served import Serving, run_with_room, serving
+from served import Serving, serving
 from starlette.testclient import TestClient
 
 import s2s
@@ -23,8 +24,8 @@ from s2s.serve.worker import Worker
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> s2s.Run:
-    return run_with_room(tmp_path_factory.mktemp("run") / "toy")
+def run(roomy_folder: Path) -> s2s.Run:
+    return s2s.load(roomy_folder)
 
 
 @pytest.fixture(scope="module")

@@ -6,17 +6,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from served import run_with_room, serving
+from served import serving
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from s2s.errors import UserError
 from s2s.serve.hosts import HostGuard, Hosts, hosts_of, is_loopback, listening, name_in
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_with_room(tmp_path_factory.mktemp("run") / "toy").folder
 
 
 def resolved(name: str) -> set[str]:
@@ -192,8 +187,8 @@ def test_under_every_name_a_proxy_s_page_may_post_to_its_own_host_alone() -> Non
 
 
 @pytest.mark.parametrize("host", ["LOCALHOST", "127.0.0.2"])
-def test_the_command_answers_where_it_listens_and_to_its_own_names_alone(folder: Path, host: str) -> None:
-    with serving(f"run={folder}", f"host={host}") as server, httpx.Client(trust_env=False, timeout=60) as client:
+def test_the_command_answers_where_it_listens_and_to_its_own_names_alone(roomy_folder: Path, host: str) -> None:
+    with serving(f"run={roomy_folder}", f"host={host}") as server, httpx.Client(trust_env=False, timeout=60) as client:
         address = "127.0.0.1" if host == "LOCALHOST" else host
         url = f"http://{address}:{server.port}"
         assert client.get(f"{url}/health").status_code == 200

@@ -10,20 +10,15 @@ from pathlib import Path
 
 import httpx
 import pytest
-from served import GENEROUS, LONG, Serving, answer_of, question, run_with_room, serving
+from served import GENEROUS, LONG, Serving, answer_of, question, serving
 
 from s2s.serve.bodies import BodyLimit
 from s2s.serve.worker import BusyError, LeftError, TimeLimitError, Worker
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_with_room(tmp_path_factory.mktemp("run") / "toy").folder
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Serving]:
-    with serving(f"run={folder}", "time_limit=2") as found:
+def server(roomy_folder: Path) -> Iterator[Serving]:
+    with serving(f"run={roomy_folder}", "time_limit=2") as found:
         yield found
 
 
@@ -57,10 +52,10 @@ def test_a_stream_that_takes_too_long_ends_with_an_error(server: Serving) -> Non
 
 
 @pytest.mark.parametrize("path", ["/generate", "/stream"])
-def test_work_whose_client_has_left_keeps_nobody_waiting(folder: Path, path: str) -> None:
+def test_work_whose_client_has_left_keeps_nobody_waiting(roomy_folder: Path, path: str) -> None:
     """With a time limit of an hour each, twelve of them would take half a day."""
     search = LONG if path == "/generate" else {"min_length": 2900, "max_length": 2900}
-    with serving(f"run={folder}", "time_limit=3600") as server, server.client() as client:
+    with serving(f"run={roomy_folder}", "time_limit=3600") as server, server.client() as client:
         for _ in range(12):
             server.ask(path, source="a b", search=search).close()
         assert client.post("/generate", json={"source": "a b"}).status_code == 200
@@ -71,8 +66,8 @@ def test_work_whose_client_has_left_keeps_nobody_waiting(folder: Path, path: str
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_server_with_work_running_and_clients_connected(folder: Path, number: int) -> None:
-    with serving(f"run={folder}", "time_limit=3600") as server:
+def test_a_signal_ends_the_server_with_work_running_and_clients_connected(roomy_folder: Path, number: int) -> None:
+    with serving(f"run={roomy_folder}", "time_limit=3600") as server:
         asked = [server.ask("/generate", source="a", search=LONG) for _ in range(3)]
         asked.append(server.ask("/stream", source="a", search={"min_length": 2900, "max_length": 2900}))
         half = server.connect()
@@ -202,8 +197,8 @@ def test_the_command_refuses_limits_that_are_none(capsys: pytest.CaptureFixture[
         assert given.partition("=")[0] in capsys.readouterr().err
 
 
-def test_as_many_requests_as_may_wait_wait(folder: Path) -> None:
-    with serving(f"run={folder}", "time_limit=3600", "waiting=2") as server, server.client() as client:
+def test_as_many_requests_as_may_wait_wait(roomy_folder: Path) -> None:
+    with serving(f"run={roomy_folder}", "time_limit=3600", "waiting=2") as server, server.client() as client:
         asked = [server.ask("/generate", source="a", search=LONG) for _ in range(2)]
         deadline = time.monotonic() + GENEROUS
         while client.get("/health").json()["waiting"] < 2 and time.monotonic() < deadline:

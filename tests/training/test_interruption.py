@@ -30,11 +30,6 @@ EMA = ("run.ema=0.9", "run.save_every=5", "run.evaluate_every=4", "run.patience=
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_runs.prepare(tmp_path_factory.mktemp("base") / "run")
-
-
-@pytest.fixture(scope="module")
 def undisturbed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     s2s.fit(ready(base, folder, *EMA))

@@ -39,11 +39,6 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_runs.prepare(tmp_path_factory.mktemp("base") / "run")
-
-
 @pytest.mark.parametrize(
     ("environment", "told"),
     [

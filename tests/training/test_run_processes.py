@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import tiny_runs
 import torch
 from safetensors.torch import load_file
 from tiny_runs import device_of_two, log, place, ready
@@ -39,11 +38,6 @@ def together(made: Sequence[str]) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [*command, *made], capture_output=True, text=True, check=False, env=environment, timeout=500, encoding="utf-8"
     )
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_runs.prepare(tmp_path_factory.mktemp("base") / "run")
 
 
 def vector(folder: Path, step: int, file: str) -> Tensor:

@@ -22,11 +22,6 @@ from s2s.training import plots, trackers
 KEYS = ("run.evaluate_every=3", "run.steps=6", "run.save_every=2")
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_runs.prepare(tmp_path_factory.mktemp("base") / "run")
-
-
 def test_the_picture_shows_the_log(base: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     folder = tmp_path / "run"
