@@ -20,7 +20,7 @@ from s2s.console.terminal import plain_console
 from s2s.data import Dataset, Example, load
 from s2s.files.atomic import write_atomically
 from s2s.metrics import paired_bootstrap, rouge_l_by_sentence
-from s2s.metrics.significance import too_few
+from s2s.metrics.bootstrap import too_few
 
 RECIPE = "title_gen"
 SAMPLES = 6

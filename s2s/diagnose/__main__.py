@@ -21,7 +21,7 @@ from s2s.diagnose.subjects import choose, prepare
 from s2s.diagnose.token_table import write_tokens
 from s2s.diagnose.traces import OnProgress, no_progress
 from s2s.files.atomic import write_atomically
-from s2s.metrics.significance import too_few
+from s2s.metrics.bootstrap import too_few
 
 USAGE = "usage: s2s diagnose run=FOLDER[,FOLDER ...] data=FILE|recipe [output=FOLDER] [key=value ...]"
 PAGE, RECORD, TOKENS = "report.html", "report.json", "tokens.parquet"

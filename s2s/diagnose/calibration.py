@@ -92,7 +92,7 @@ def equal_mass(judged: Sequence[Judged], bins: int = BINS) -> Numbers:
 def statistics(judged: Sequence[Judged], edges: Numbers) -> Numbers:
     """Sum each sentence, [N, bins * 3], for the measures of this module: (correct, confidence, tokens) of each bin.
 
-    A bin holds its upper edge. With the same edges for two models, ``paired_bootstrap`` tests their difference.
+    A bin holds its upper edge. With the same edges for two models, ``compare`` tests their difference.
     """
     sums = np.zeros((len(judged), len(edges) + 1, 3))
     for row, (confidences, correct) in zip(sums, judged, strict=True):

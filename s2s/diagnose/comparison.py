@@ -9,16 +9,16 @@ import numpy as np
 from s2s.diagnose.measurements import Measurements, Plain, Quantity
 from s2s.diagnose.subjects import Subject
 from s2s.metrics.bootstrap import (
+    Comparison,
     Interval,
     Numbers,
     approximate_randomisation,
     bootstrap_over_seeds,
+    compare,
     enough,
     hierarchical_bootstrap,
     holm,
-    paired_bootstrap,
 )
-from s2s.metrics.significance import Comparison
 from s2s.mitigations import MITIGATIONS
 from s2s.runs.run import Run
 
@@ -91,7 +91,7 @@ class Resampling:
         if max(map(len, sides)) > 1:
             return hierarchical_bootstrap(*sides, value, self.resamples, self.seed), None
         pair = sides[0][0], sides[1][0]
-        comparison = paired_bootstrap(*pair, value, self.resamples, self.seed)
+        comparison = compare(*pair, value, self.resamples, self.seed)
         return comparison, approximate_randomisation(*pair, value, self.resamples, self.seed)
 
     def _sums(self, quantity: Quantity, runs: Sequence[int]) -> Numbers:

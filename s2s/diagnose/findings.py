@@ -1,7 +1,7 @@
 """The results of a diagnosis in words: what is sure, what is not, and what to keep in mind."""
 
 from s2s.diagnose.measurements import Plain
-from s2s.metrics.significance import LEAST, too_few
+from s2s.metrics.bootstrap import LEAST, too_few
 
 LEVEL = 0.05
 FEW = 30

@@ -13,9 +13,8 @@ from random import Random
 import numpy as np
 
 from s2s.diagnose.measurements import Measurements, Plain, Quantity
-from s2s.metrics.bootstrap import Interval, Numbers, mean
+from s2s.metrics.bootstrap import Interval, Numbers, mean, too_few
 from s2s.metrics.sentence import sentence_metric
-from s2s.metrics.significance import too_few
 from s2s.randomness import seed_of
 
 FREQUENT = 100

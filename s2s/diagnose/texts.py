@@ -13,6 +13,7 @@ from s2s.diagnose.measurements import Measurements, Plain, Quantity
 from s2s.metrics.bootstrap import Numbers, mean, weighted
 from s2s.metrics.repetition import Tokens, copy_rate, distinct_n, length_ratio, seq_rep_n
 from s2s.metrics.sentence import sentence_metric
+from s2s.metrics.table import better
 
 ORDERS = (1, 2, 3, 4)
 
@@ -51,11 +52,11 @@ def quantities(runs: Sequence[Measurements]) -> list[Quantity]:  # noqa: ARG001
     chrf, rouge = (partial(quality, metric=sentence_metric(name)) for name in ("chrf", "rouge_l"))
     copying = "tokens copied from the source in runs of 2 or more"
     return [
-        Quantity("chrf", "chrF of greedy texts, mean of sentences", "0..100", "higher", chrf, mean),
-        Quantity("rouge_l", "ROUGE-L of greedy texts by words", "0..100", "higher", rouge, mean),
-        Quantity("length_ratio", "tokens of greedy texts over gold's", "ratio", "neither", lengths, mean),
-        Quantity("repetition", "repeated bigrams (seq-rep-2)", "share", "lower", repeated, mean),
-        Quantity("copying", copying, "share", "neither", copied, mean),
+        Quantity("chrf", "chrF of greedy texts, mean of sentences", "0..100", better("chrf"), chrf, mean),
+        Quantity("rouge_l", "ROUGE-L of greedy texts by words", "0..100", better("rouge_l"), rouge, mean),
+        Quantity("length_ratio", "tokens of greedy texts over gold's", "ratio", better("length_ratio"), lengths, mean),
+        Quantity("repetition", "repeated bigrams (seq-rep-2)", "share", better("seq_rep_2"), repeated, mean),
+        Quantity("copying", copying, "share", better("copy_2"), copied, mean),
     ]
 
 

@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy
-
 from s2s.batch import IGNORED
 from s2s.data.rows import Example, Value
 from s2s.data.sources import Source
 from s2s.errors import UserError
 from s2s.heads.chains.tag_schemes import Tagged, check_tags
+from s2s.metrics.sequences import CommonSubsequences
 
 ABSENT = -1
 """In a set of labels: the set is empty. At a column: the token has a tag, but the train split has no such tag."""
@@ -143,32 +142,7 @@ def copy_tags(source: Sequence[int], target: Sequence[int]) -> list[int]:
     OUTSIDE elsewhere.
     """
     tags, before = [OUTSIDE] * len(source), (-2, -2)
-    for i, j in common_subsequence(source, target):
+    for i, j in CommonSubsequences(source, target).pairs():
         tags[i] = INSIDE if before == (i - 1, j - 1) else BEGIN
         before = i, j
     return tags
-
-
-def common_subsequence(first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the index pairs of a longest common subsequence, in order; of several, the one that ends earliest in both.
-
-    L(i, j) = max(L(i - 1, j), L(i, j - 1), L(i - 1, j - 1) + [first_i = second_j]), computed a row at a time: within a
-    row the second case is a running maximum.
-    """
-    row = numpy.zeros(len(second) + 1, dtype=numpy.int32)
-    lengths, columns = [row], numpy.asarray(second, dtype=numpy.int64)
-    for id in first:
-        longer = numpy.maximum(row[1:], row[:-1] + (columns == id))
-        row = numpy.concatenate([row[:1], numpy.maximum.accumulate(longer)])
-        lengths.append(row)
-    # From the last pair back to the first: the indices at which the length grows.
-    pairs, i, j = [], len(first), len(second)
-    while lengths[i][j]:
-        if lengths[i - 1][j] == lengths[i][j]:
-            i -= 1
-        elif lengths[i][j - 1] == lengths[i][j]:
-            j -= 1
-        else:
-            i, j = i - 1, j - 1
-            pairs.append((i, j))
-    return pairs[::-1]

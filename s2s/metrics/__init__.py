@@ -1,16 +1,17 @@
-"""Scores of generated texts and tests of their differences.
+"""Scores of generated texts and tests of their differences; ``s2s.metrics.table`` lists the scores.
 
-Scores of words count single characters in Chinese, Japanese, Thai and their like, syllables in Korean: see ``words``.
+Scores of words count single characters in Chinese, Japanese, Thai and other scripts without blanks, and syllables in
+Korean: see ``words``.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from s2s.metrics.bootstrap import Comparison, paired_bootstrap
 from s2s.metrics.overlap import Scores, published_score, rouge_l_by_sentence, score, show
 from s2s.metrics.published import method1_bleu, published_bleu, published_rouge
 from s2s.metrics.repetition import copy_rate, distinct_n, length_ratio, longest_copy, seq_rep_n
-from s2s.metrics.rouge import rouge_l, rouge_n
-from s2s.metrics.significance import Comparison, paired_bootstrap
+from s2s.metrics.sequences import rouge_l, rouge_n
 from s2s.metrics.tokenisation import characters, words
 from s2s.metrics.transport.bags import movers_problem, rotators_problem
 from s2s.metrics.transport.bounds import (
@@ -20,19 +21,17 @@ from s2s.metrics.transport.bounds import (
     word_centroid_distance_article,
     word_rotators_bound,
 )
-from s2s.metrics.transport.corpus import corpus_distances
 from s2s.metrics.transport.exact import (
     transport_plan,
     word_movers_distance,
     word_movers_distance_article,
     word_rotators_distance,
 )
-from s2s.metrics.transport.vectors import centring, changed, table_embedding, whitening
+from s2s.metrics.transport.vectors import centring, changed, corpus_distances, table_embedding, whitening
 
 if TYPE_CHECKING:
     from s2s.metrics.transport.batched import movers_problems, rotators_problems
-    from s2s.metrics.transport.corpus_sinkhorn import corpus_sinkhorn_distances
-    from s2s.metrics.transport.sinkhorn import sinkhorn_transport
+    from s2s.metrics.transport.sinkhorn import corpus_sinkhorn_distances, sinkhorn_transport
 
 __all__ = [
     "Comparison",
@@ -76,9 +75,9 @@ __all__ = [
     "words",
 ]
 
-# Looked up when first asked for: scoring a file should not wait for torch.
-_HOMES = {
-    "corpus_sinkhorn_distances": "s2s.metrics.transport.corpus_sinkhorn",
+# Imported on first use: scoring a file should not wait for the import of torch.
+_MODULES = {
+    "corpus_sinkhorn_distances": "s2s.metrics.transport.sinkhorn",
     "movers_problems": "s2s.metrics.transport.batched",
     "rotators_problems": "s2s.metrics.transport.batched",
     "sinkhorn_transport": "s2s.metrics.transport.sinkhorn",
@@ -86,6 +85,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 's2s.metrics' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

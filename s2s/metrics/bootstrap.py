@@ -1,8 +1,8 @@
-"""How sure a difference is: the bootstrap and randomisation over sentences, over seeds too, and Holm's correction.
+"""Significance of a difference: bootstrap and randomisation over sentences, also over seeds, and Holm's correction.
 
-A measure is given by its sufficient statistics: a row of sums a sentence, [N, F], and a function of their sum [..., F]
-to the measure [...]. So one test serves means, ratios, slopes, calibration errors and corpus metrics alike. Sentences
-are drawn, never tokens, and what is drawn is a function of the seed and the number of sentences.
+A measure is given by sufficient statistics: a row of sums for each sentence, [N, F], and a function from their total
+[..., F] to the measure [...]. One test then serves means, ratios, slopes, calibration errors and corpus metrics. The
+unit of resampling is the sentence, never the token, and the draws depend on the seed and the number of sentences alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,14 +12,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from s2s.errors import UserError
-from s2s.metrics.significance import LEAST, Comparison
 
 Numbers = NDArray[np.float64]
 Measure = Callable[[Numbers], Numbers]
 """Sums [..., F] to a measure [...]."""
 
-# Draws held at a time: 8 MiB of numbers of sentences and as much of counts, whatever the number of replicates.
-_HELD = 1 << 20
+LEAST = 10
+"""The fewest sentences for which the commands show an interval or a p-value.
+
+Exchanging n sentences of two systems at random cannot give a p-value below 2^(1 - n): 0.06 for 5, 0.002 for 10, which
+leaves room to correct for 25 comparisons. And resampling makes the variance too small by (n - 1) / n, so a 95 %
+interval of a mean holds it in some 84 % of cases for 5 sentences, in 90 % for 10.
+"""
+
+# Drawn sentences in memory at a time: 8 MiB of their numbers and as much of counts, whatever the number of replicates.
+_MOST_DRAWS = 1 << 20
+
+# Tied differences count as extreme even where rounding put them just below the observed one.
+_TIE = 1 - 1e-9
 
 
 class Interval(NamedTuple):
@@ -30,42 +40,58 @@ class Interval(NamedTuple):
     high: float
 
 
+class Comparison(NamedTuple):
+    """A difference of two systems, its 95 % interval, and the two-sided p-value of no difference."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def too_few(sentences: int) -> str | None:
+    """Return a line that says why there is no interval and no p-value; None for enough sentences."""
+    if sentences >= LEAST:
+        return None
+    return f"{sentences} sentence{'s are' if sentences != 1 else ' is'} too few for an interval (at least {LEAST})"
+
+
 def mean(sums: Numbers) -> Numbers:
-    """The measure of statistics (value, weight): values over weights, NaN where there is no weight."""
+    """Return sums of values over sums of weights, from statistics (value, weight); NaN where there is no weight."""
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio: Numbers = sums[..., 0] / sums[..., 1]
     return ratio
 
 
 def weighted(values: ArrayLike) -> Numbers:
-    """Statistics [N, 2] for ``mean`` of one value a sentence; a value of NaN is no value."""
-    each = np.asarray(values, dtype=np.float64)
-    return np.stack([np.nan_to_num(each), ~np.isnan(each)], axis=-1)
+    """Return statistics [N, 2] for ``mean`` from one value for each sentence; NaN is no value and has no weight."""
+    numbers = np.asarray(values, dtype=np.float64)
+    return np.stack([np.nan_to_num(numbers), ~np.isnan(numbers)], axis=-1)
 
 
 def informative(statistics: ArrayLike) -> int:
-    """Return how many sentences of statistics [..., N, F] have a value: a row that is not all 0 in some of the runs."""
+    """Return the number of sentences of statistics [..., N, F] with a value: a row that is not all 0 in every run."""
     rows = np.asarray(statistics) != 0
     return int(rows.any(axis=-1).reshape(-1, rows.shape[-2]).any(axis=0).sum())
 
 
 def enough(*statistics: ArrayLike) -> bool:
-    """Return whether there are sentences enough, in all of the statistics, for an interval and a p-value."""
-    return min(informative(each) for each in statistics) >= LEAST
+    """Return whether all of the statistics have enough sentences for an interval and a p-value."""
+    return min(map(informative, statistics)) >= LEAST
 
 
 def percentile_interval(replicates: ArrayLike, estimate: float, level: float = 0.95) -> Interval:
-    """The central ``level`` of the replicates that are finite; NaN where none is."""
-    found = np.asarray(replicates, dtype=np.float64)
-    found = found[np.isfinite(found)]
-    if not found.size:
+    """Return the central ``level`` of the finite replicates; NaN where none is finite."""
+    finite = np.asarray(replicates, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    if not finite.size:
         return Interval(estimate, np.nan, np.nan)
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, float(low), float(high))
 
 
 def bootstrap(statistics: ArrayLike, measure: Measure, samples: int = 10_000, seed: int = 0) -> Interval:
-    """A measure and its 95% interval, from statistics [N, F] of each sentence, by drawing sentences.
+    """Return a measure and its 95 % interval, from statistics [N, F] of the sentences.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3 (percentiles).
     """
@@ -74,11 +100,36 @@ def bootstrap(statistics: ArrayLike, measure: Measure, samples: int = 10_000, se
     return percentile_interval(np.concatenate(drawn), float(measure(rows.sum(axis=0))))
 
 
-def paired_bootstrap(a: ArrayLike, b: ArrayLike, measure: Measure, samples: int = 10_000, seed: int = 0) -> Comparison:
-    """measure(a) - measure(b), for statistics [N, F] of two systems on the same sentences, drawn together.
+def paired_bootstrap(
+    a: Sequence[float] | Numbers, b: Sequence[float] | Numbers, samples: int = 10_000, seed: int = 0
+) -> Comparison:
+    """Compare the mean scores of two systems on the same sentences: mean(a) - mean(b).
 
-    The interval holds the central 95% of the resampled differences; p = (1 + #{|d* - d| >= |d|}) / (samples + 1) as in
-    ``s2s.metrics.paired_bootstrap``. Raises ``UserError`` for statistics that do not pair.
+    Interval and p-value are those of ``compare``. Below some thirty sentences p comes out too small; below ``LEAST``
+    the commands show neither. Raises ``UserError`` for scores that do not pair, are not finite or are fewer than 2,
+    and for no samples.
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.ndim != 1 or first.shape != second.shape:
+        raise UserError(f"two lists of scores of the same sentences, not of shapes {first.shape} and {second.shape}")
+    if first.size < 2:
+        raise UserError(f"a comparison needs at least 2 sentences, not {first.size}")
+    differences = first - second
+    finite = np.isfinite(differences)
+    if not finite.all():
+        raise UserError(f"sentence {int(np.argmin(finite)) + 1} has a score that is not finite")
+    if samples < 1:
+        raise UserError(f"the bootstrap needs at least 1 sample, not {samples}")
+    return compare(weighted(differences), weighted(np.zeros(first.size)), mean, samples, seed)
+
+
+def compare(a: ArrayLike, b: ArrayLike, measure: Measure, samples: int = 10_000, seed: int = 0) -> Comparison:
+    """Compare two systems by a measure of statistics [N, F] of the same sentences: measure(a) - measure(b).
+
+    Each replicate d* draws the same sentences for both. The interval holds the central 95 % of the d*;
+    p = (1 + #{|d* - d| >= |d|}) / (samples + 1). Raises ``UserError`` for statistics that do not pair.
+    Sources: Koehn, "Statistical Significance Tests for Machine Translation Evaluation", 2004 (the resampling);
+    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 16.4 (the null moved to mean 0).
     """
     first, second = _pair(a, b)
     observed = float(measure(first.sum(axis=0)) - measure(second.sum(axis=0)))
@@ -92,7 +143,7 @@ def paired_bootstrap(a: ArrayLike, b: ArrayLike, measure: Measure, samples: int 
 def approximate_randomisation(
     a: ArrayLike, b: ArrayLike, measure: Measure, trials: int = 10_000, seed: int = 0
 ) -> float:
-    """The two-sided p-value of measure(a) - measure(b) when the two systems' sentences change sides at random.
+    """Return the two-sided p-value of measure(a) - measure(b) when sentences are exchanged between systems at random.
 
     p = (1 + #{|d'| >= |d|}) / (trials + 1). Source: Riezler and Maxwell, "On Some Pitfalls in Automatic Evaluation
     and Significance Testing for MT", 2005. Raises ``UserError`` for statistics that do not pair.
@@ -106,23 +157,22 @@ def approximate_randomisation(
     for size in _chunks(trials, len(first)):
         signs = np.where(generator.random((size, len(first))) < 0.5, -1.0, 1.0)
         moved = signs @ extra
-        found = np.abs(measure((total + moved) / 2) - measure((total - moved) / 2))
-        # Ties count as extreme even where rounding put them just below, and so does a trial without a value.
-        extreme += int((~(found < observed * (1 - 1e-9))).sum())
+        differences = np.abs(measure((total + moved) / 2) - measure((total - moved) / 2))
+        extreme += int((~(differences < observed * _TIE)).sum())  # not ">=": a trial without a value (NaN) counts too
     return (1 + extreme) / (trials + 1)
 
 
 def hierarchical_bootstrap(
     a: ArrayLike, b: ArrayLike, measure: Measure, samples: int = 10_000, seed: int = 0
 ) -> Comparison:
-    """The difference of two methods' measures, averaged over training seeds, from statistics [seeds, N, F].
+    """Compare two methods by their measures averaged over training seeds, from statistics [seeds, N, F].
 
-    Each replicate draws seeds for either method and, once for all of them, sentences: all models have read the same
-    ones. The methods may have different numbers of seeds. p is as in ``paired_bootstrap``.
+    Each replicate draws seeds for either method, and sentences once for all of them, since all models read the same
+    ones. The methods may have different numbers of seeds. p is as in ``compare``.
     Source: Owen, "The Pigeonhole Bootstrap", 2007 (both factors of a crossed table are drawn).
     Raises ``UserError`` for statistics that are not of the same sentences.
     """
-    first, second = (np.asarray(each, dtype=np.float64) for each in (a, b))
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.ndim != 3 or second.ndim != 3 or first.shape[1:] != second.shape[1:]:
         raise UserError(f"statistics [seeds, sentences, sums] of two methods, not {first.shape} and {second.shape}")
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
@@ -137,22 +187,23 @@ def hierarchical_bootstrap(
 
 
 def bootstrap_over_seeds(statistics: ArrayLike, measure: Measure, samples: int = 10_000, seed: int = 0) -> Interval:
-    """The mean measure over training seeds and its 95% interval, from statistics [seeds, N, F].
+    """Return the mean measure over training seeds and its 95 % interval, from statistics [seeds, N, F].
 
-    Seeds and sentences are drawn as in ``hierarchical_bootstrap``; of one seed it is ``bootstrap``.
+    Seeds and sentences are drawn as in ``hierarchical_bootstrap``; with one seed this is ``bootstrap``.
     """
-    each = np.asarray(statistics, dtype=np.float64)
-    if each.ndim != 3:
-        raise UserError(f"statistics are [seeds, sentences, sums], not of shape {each.shape}")
-    if len(each) == 1:
-        return bootstrap(each[0], measure, samples, seed)
+    numbers = np.asarray(statistics, dtype=np.float64)
+    if numbers.ndim != 3:
+        raise UserError(f"statistics are [seeds, sentences, sums], not of shape {numbers.shape}")
+    if len(numbers) == 1:
+        return bootstrap(numbers[0], measure, samples, seed)
     generator = np.random.default_rng(seed)
-    drawn = [_over_seeds(each, counts, measure, generator) for counts in _draws(each.shape[1], samples, generator)]
-    return percentile_interval(np.concatenate(drawn), float(measure(each.sum(axis=1)).mean()))
+    draws = _draws(numbers.shape[1], samples, generator)
+    drawn = [_over_seeds(numbers, counts, measure, generator) for counts in draws]
+    return percentile_interval(np.concatenate(drawn), float(measure(numbers.sum(axis=1)).mean()))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given: the family's error rate is at most what they are compared with.
+    """Return Holm's adjusted p-values, in the given order; compared with alpha they keep the family's error below it.
 
     Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979.
     """
@@ -164,9 +215,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _over_seeds(statistics: Numbers, counts: Numbers, measure: Measure, generator: np.random.Generator) -> Numbers:
-    """The mean measure [samples] over drawn seeds, each on sentences taken so often, [samples, N]."""
+    """Return the mean measure [samples] over drawn seeds, on sentences drawn ``counts`` [samples, N] times."""
     drawn = generator.integers(len(statistics), size=(len(counts), len(statistics)))
-    measured: Numbers = np.stack([measure(counts @ each) for each in statistics], axis=1)
+    measured: Numbers = np.stack([measure(counts @ rows) for rows in statistics], axis=1)
     means: Numbers = np.take_along_axis(measured, drawn, axis=1).mean(axis=1)
     return means
 
@@ -176,7 +227,7 @@ def _comparison(observed: float, replicates: Numbers) -> Comparison:
     if not np.isfinite(observed):
         return Comparison(observed, low, high, np.nan)
     finite = replicates[np.isfinite(replicates)]
-    extreme = int((np.abs(finite - observed) >= abs(observed) * (1 - 1e-9)).sum())
+    extreme = int((np.abs(finite - observed) >= abs(observed) * _TIE).sum())
     return Comparison(observed, low, high, (1 + extreme) / (finite.size + 1))
 
 
@@ -197,13 +248,16 @@ def _rows(statistics: ArrayLike) -> Numbers:
 
 
 def _draws(sentences: int, samples: int, generator: np.random.Generator) -> Iterator[Numbers]:
-    """How often each sentence is drawn, [some samples, N] at a time."""
+    """Yield how often each sentence is drawn, [n, N] for the n samples of a chunk."""
     for size in _chunks(samples, sentences):
-        chosen = generator.integers(sentences, size=(size, sentences)) + np.arange(size)[:, None] * sentences
-        yield np.bincount(chosen.ravel(), minlength=size * sentences).reshape(size, sentences).astype(np.float64)
+        chosen = generator.integers(sentences, size=(size, sentences))
+        chosen += np.arange(size)[:, None] * sentences
+        counts = np.bincount(chosen.ravel(), minlength=size * sentences)
+        del chosen  # 8 MiB less while the counts are converted
+        yield counts.reshape(size, sentences).astype(np.float64)
 
 
 def _chunks(samples: int, sentences: int) -> Iterator[int]:
-    rows = max(1, _HELD // max(1, sentences))
+    rows = max(1, _MOST_DRAWS // max(1, sentences))
     for start in range(0, samples, rows):
         yield min(rows, samples - start)

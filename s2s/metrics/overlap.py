@@ -1,6 +1,6 @@
-"""Overlap of a set of texts with their references: ROUGE, BLEU and chrF, with a signature of how they were taken.
+"""Overlap of a set of texts with their references: ROUGE, BLEU and chrF, with a signature of how they were computed.
 
-Every score is kept as statistics of single texts and a measure of their sum, so that tests of differences can draw
+Every score is kept as statistics of each text and a measure of their sum, so that significance tests can resample
 texts.
 """
 
@@ -16,12 +16,14 @@ from sacrebleu.metrics import BLEU, CHRF
 from s2s.errors import UserError, own_version
 from s2s.metrics.published import published_bleu, published_rouge, spaced
 from s2s.metrics.references import References, listed, number, streams
-from s2s.metrics.rouge import rouge_l, rouge_n
+from s2s.metrics.sequences import rouge_l, rouge_n
+from s2s.metrics.table import better
 from s2s.metrics.tokenisation import characters, composed, words
 
 Numbers = NDArray[np.float64]
 Tokens = TypeVar("Tokens")
-# By the codes of two letters and of three; of scripts without blanks that sacrebleu has no tokenizer for, by character.
+# By language codes of two and three letters. Scripts without blanks for which sacrebleu has no tokenizer are scored by
+# character: its default would count a whole Thai sentence as one word.
 _BLEU_TOKENIZERS = {
     code: tokenizer
     for tokenizer, codes in {
@@ -45,19 +47,18 @@ class Scores(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """A score's statistics, a row of sums [N, F] a text, and its measure, sums [..., F] to [...] in 0..100."""
+    """The statistics of a score, sums [N, F] of N texts, and its measure: sums [..., F] to [...] in 0..100."""
 
     rows: Numbers
     measure: Callable[[Numbers], Numbers]
 
 
 def score(hypotheses: Sequence[str], references: References, lang: str = "en") -> Scores:
-    """ROUGE-1, -2 and -L on words and on characters, BLEU and chrF of hypotheses, with a reference each or several.
+    """Return ROUGE-1, -2 and -L of words and of characters, BLEU and chrF, with one or several references for a text.
 
-    ROUGE is the mean of the sentences' F1, each with the best of its references; BLEU and chrF are sacrebleu's scores
-    of the corpus, with its defaults. All read the texts in NFC, so that one text in two encodings is one. ``lang`` (a
-    code such as "zh" or "zh-TW") chooses BLEU's tokenizer and nothing else. sacrebleu's warning about texts that look
-    tokenised is off (its ``force``): titles and lower-cased corpora set it off, and scores stay equal.
+    ROUGE is the mean F1 of the texts, each against its best reference; BLEU and chrF are sacrebleu's corpus scores with
+    its defaults. Texts are compared in NFC, so that two encodings of one text are equal. ``lang`` (a code such as "zh"
+    or "zh-TW") only chooses BLEU's tokenizer.
     Raises ``UserError`` for unpaired or no texts, and for a ``lang`` whose tokenizer is not installed.
     """
     statistics, signature = score_statistics(hypotheses, references, lang)
@@ -67,13 +68,12 @@ def score(hypotheses: Sequence[str], references: References, lang: str = "en") -
 def score_statistics(
     hypotheses: Sequence[str], references: References, lang: str = "en"
 ) -> tuple[dict[str, Statistics], str]:
-    """The statistics behind ``score``, and its signature."""
+    """Return the statistics of ``score``, and its signature."""
     hypotheses = [composed(text) for text in hypotheses]
     lists = [[composed(text) for text in row] for row in listed(hypotheses, references)]
     statistics = {**_rouge(hypotheses, lists, words, ""), **_rouge(hypotheses, lists, characters, "_char")}
-    signatures = [
-        f"rouge|nrefs:{number(lists)}|case:lc|tok:words|norm:nfc|char:nospace|stem:no|avg:sentence-f1|version:s2s-{own_version()}"
-    ]
+    form = f"nrefs:{number(lists)}|case:lc|tok:words|norm:nfc|char:nospace|stem:no|avg:sentence-f1"
+    signatures = [f"rouge|{form}|version:s2s-{own_version()}"]
     for name, label, metric in (("bleu", "BLEU", _bleu(lang)), ("chrf", "chrF2", CHRF())):
         statistics[name] = _of_corpus(metric, hypotheses, lists)
         signatures.append(f"{label}|{metric.get_signature()}|norm:nfc")
@@ -81,39 +81,38 @@ def score_statistics(
 
 
 def published_score(hypotheses: Sequence[str], references: References) -> Scores:
-    """The four columns of Su Jianlin's tables, by the rules of ``s2s.metrics.published``: means over the texts.
+    """Return the four columns of Su Jianlin's tables by the rules of ``s2s.metrics.published``, as means over texts.
 
-    Of several references ROUGE takes the best and BLEU all at once. Raises ``UserError`` for unpaired or no texts.
+    Of several references ROUGE takes the best one, and BLEU all at once. Raises ``UserError`` for unpaired or no texts.
     """
     statistics, signature = published_statistics(hypotheses, references)
     return Scores(measured(statistics), signature)
 
 
 def published_statistics(hypotheses: Sequence[str], references: References) -> tuple[dict[str, Statistics], str]:
-    """The statistics behind ``published_score``, and its signature."""
+    """Return the statistics of ``published_score``, and its signature."""
     lists = listed(hypotheses, references)
     rouge = _best(hypotheses, lists, spaced, published_rouge)
     bleu = [published_bleu(hypothesis, row) for hypothesis, row in zip(hypotheses, lists, strict=True)]
-    values = {"l": rouge[:, 2], "1": rouge[:, 0], "2": rouge[:, 1]}
-    statistics = {f"published_rouge_{kind}": _mean(each) for kind, each in values.items()}
-    form, ours = f"nrefs:{number(lists)}|case:lc|tok:char", f"version:s2s-{own_version()}"
-    signature = f"published rouge|{form}|like:rouge-1.0.0|l:unique-tokens|avg:sentence-f1|{ours}"
-    bleu_signature = f"published BLEU|{form}|like:nltk-sentence_bleu|smooth:method1|avg:sentence|{ours}"
-    return statistics | {"published_bleu": _mean(np.array(bleu))}, f"{signature} + {bleu_signature}"
+    columns = {"rouge_l": rouge[:, 2], "rouge_1": rouge[:, 0], "rouge_2": rouge[:, 1], "bleu": np.array(bleu)}
+    form, version = f"nrefs:{number(lists)}|case:lc|tok:char", f"version:s2s-{own_version()}"
+    signature = f"published rouge|{form}|like:rouge-1.0.0|l:unique-tokens|avg:sentence-f1|{version}"
+    bleu_signature = f"published BLEU|{form}|like:nltk-sentence_bleu|smooth:method1|avg:sentence|{version}"
+    return {f"published_{name}": mean_of(values) for name, values in columns.items()}, f"{signature} + {bleu_signature}"
 
 
 def rouge_l_by_sentence(hypotheses: Sequence[str], references: References) -> Numbers:
-    """ROUGE-L on words of each sentence, in 0..100, for a significance test; its mean is ``score``'s ``rouge_l``.
+    """Return ROUGE-L of words for each text, in 0..100, for a significance test; the mean is ``score``'s ``rouge_l``.
 
     Raises ``UserError`` for unpaired or no texts.
     """
     lists = listed(hypotheses, references)
-    rows: Numbers = 100 * _best(hypotheses, lists, words, lambda ours, theirs: (rouge_l(ours, theirs),))[:, 0]
+    rows: Numbers = 100 * _best(hypotheses, lists, words, lambda text, gold: (rouge_l(text, gold),))[:, 0]
     return rows
 
 
 def show(scores: Scores, console: Console) -> None:
-    """Print a table of the scores and their signature; tab-separated lines where the console is no terminal."""
+    """Print a table of the scores and their signature, or tab-separated lines if the console is not a terminal."""
     if not console.is_terminal:
         # Not through the console, which wraps lines and turns tabs into spaces.
         for name, value in scores.values.items():
@@ -122,8 +121,9 @@ def show(scores: Scores, console: Console) -> None:
         return
     table = Table("metric")
     table.add_column("score", justify="right")
+    table.add_column("better")
     for name, value in scores.values.items():
-        table.add_row(name, f"{value:.2f}")
+        table.add_row(name, f"{value:.2f}", better(name))
     console.print(table, soft_wrap=False)
     console.out(scores.signature, highlight=False)
 
@@ -132,26 +132,33 @@ def _bleu(lang: str) -> BLEU:
     primary = lang.replace("_", "-").split("-")[0].lower()
     tokenizer = _BLEU_TOKENIZERS.get(primary, "13a")
     try:
+        # force: no warning about texts that look tokenised, as titles and lower-cased corpora do. It changes no score.
         return BLEU(tokenize=tokenizer, force=True)
     except RuntimeError as error:
-        # sacrebleu raises this, over several lines, where the package behind a tokenizer is missing.
+        # sacrebleu's own message on the missing package of a tokenizer has several lines.
         needed = f"pip install 'sacrebleu[{tokenizer.partition('-')[0]}]'"
         raise UserError(f"BLEU for lang={lang} needs a tokenizer that is not installed: {needed}") from error
 
 
 def measured(statistics: dict[str, Statistics]) -> dict[str, float]:
-    """The scores of all the texts."""
+    """Return the scores of all texts together."""
     return {name: float(measure(rows.sum(axis=0))) for name, (rows, measure) in statistics.items()}
 
 
-def _mean(values: Numbers) -> Statistics:
-    """The statistics of a mean over the texts, of values in [0, 1]."""
-    return Statistics(np.stack([values, np.ones(len(values))], axis=-1), lambda sums: 100 * sums[..., 0] / sums[..., 1])
+def percent(sums: Numbers) -> Numbers:
+    """Return a hundred times the ratio of two sums [..., 2]."""
+    ratio: Numbers = 100 * sums[..., 0] / sums[..., 1]
+    return ratio
+
+
+def mean_of(values: Numbers) -> Statistics:
+    """Return the statistics of the mean over texts, times 100, of one value for each text."""
+    return Statistics(np.stack([values, np.ones(len(values))], axis=-1), percent)
 
 
 def _of_corpus(metric: BLEU | CHRF, hypotheses: Sequence[str], lists: Sequence[Sequence[str]]) -> Statistics:
-    """Statistics of each text and the score of their sum, both sacrebleu's own."""
-    # None is for no reference; its types do not know that.
+    """Return sacrebleu's own statistics of each text, and its own score of their sum."""
+    # sacrebleu reads None as a missing reference, which its types leave out.
     rows = metric._extract_corpus_statistics(list(hypotheses), streams(lists))  # type: ignore[arg-type]
 
     def measure(sums: Numbers) -> Numbers:
@@ -166,11 +173,11 @@ def _of_corpus(metric: BLEU | CHRF, hypotheses: Sequence[str], lists: Sequence[S
 def _rouge(
     hypotheses: Sequence[str], lists: Sequence[Sequence[str]], tokenize: Callable[[str], list[str]], suffix: str
 ) -> dict[str, Statistics]:
-    def of_pair(ours: list[str], theirs: list[str]) -> tuple[float, float, float]:
-        return rouge_n(ours, theirs, 1), rouge_n(ours, theirs, 2), rouge_l(ours, theirs)
+    def of_pair(text: list[str], gold: list[str]) -> tuple[float, float, float]:
+        return rouge_n(text, gold, 1), rouge_n(text, gold, 2), rouge_l(text, gold)
 
     columns = _best(hypotheses, lists, tokenize, of_pair).T
-    return {f"rouge_{kind}{suffix}": _mean(column) for kind, column in zip("12l", columns, strict=True)}
+    return {f"rouge_{kind}{suffix}": mean_of(column) for kind, column in zip("12l", columns, strict=True)}
 
 
 def _best(
@@ -179,9 +186,9 @@ def _best(
     tokenize: Callable[[str], Tokens],
     of_pair: Callable[[Tokens, Tokens], Sequence[float]],
 ) -> Numbers:
-    """The scores [N, F] of the texts, each the best over the text's references."""
+    """Return the scores [N, F] of the texts, each the best over the text's references."""
     rows = []
     for hypothesis, references in zip(hypotheses, lists, strict=True):
-        ours = tokenize(hypothesis)
-        rows.append(np.max([of_pair(ours, tokenize(reference)) for reference in references], axis=0))
+        tokens = tokenize(hypothesis)
+        rows.append(np.max([of_pair(tokens, tokenize(reference)) for reference in references], axis=0))
     return np.array(rows, dtype=np.float64)

@@ -9,7 +9,7 @@ References = Sequence[str | Sequence[str]]
 
 
 def listed(hypotheses: Sequence[str], references: References) -> list[list[str]]:
-    """The references of each text as a list; raises ``UserError`` for unpaired or no texts, and where there is none."""
+    """Return a list of references for each text; raises ``UserError`` for unpaired texts, and for none."""
     counts = f"{len(hypotheses)} hypotheses and {len(references)} references"
     if len(hypotheses) != len(references):
         raise UserError(f"{counts}: there must be one reference for each hypothesis")
@@ -22,12 +22,12 @@ def listed(hypotheses: Sequence[str], references: References) -> list[list[str]]
 
 
 def streams(lists: Sequence[Sequence[str]]) -> list[list[str | None]]:
-    """The layout of sacrebleu: the first reference of all texts, then the second ...; None where a text has fewer."""
+    """Return the first references of all texts, then the second ones, as sacrebleu takes them; None for none."""
     most = max(map(len, lists))
     return [[row[index] if index < len(row) else None for row in lists] for index in range(most)]
 
 
 def number(lists: Sequence[Sequence[str]]) -> str:
-    """How many references a text has, for a signature."""
+    """Return the number of references of a text for a signature; "var" where it varies."""
     counts = {len(row) for row in lists}
     return str(counts.pop()) if len(counts) == 1 else "var"

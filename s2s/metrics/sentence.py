@@ -6,7 +6,7 @@ from importlib import import_module
 from sacrebleu.metrics import BLEU, CHRF
 
 from s2s.errors import UserError, nearest
-from s2s.metrics.rouge import rouge_l, rouge_n
+from s2s.metrics.sequences import rouge_l, rouge_n
 from s2s.metrics.tokenisation import characters, composed, words
 
 Metric = Callable[[str, str], float]
@@ -15,23 +15,18 @@ Metric = Callable[[str, str], float]
 
 def _sentence_chrf() -> Metric:
     chrf = CHRF()
-
-    def score(hypothesis: str, reference: str) -> float:
-        return min(1.0, chrf.sentence_score(composed(hypothesis), [composed(reference)]).score / 100)
-
-    return score
+    return lambda hypothesis, reference: min(
+        1.0, chrf.sentence_score(composed(hypothesis), [composed(reference)]).score / 100
+    )
 
 
 def _sentence_bleu() -> Metric:
-    # Exponential smoothing and the sentence's own n-gram order, sacrebleu's settings for sentences; over words, so
-    # that ideographs count one by one.
+    # sacrebleu's settings for single sentences: exponential smoothing, and no n-grams longer than the sentence. The
+    # tokens are our words, so that ideographs count one by one.
     bleu = BLEU(tokenize="none", effective_order=True)
-
-    def score(hypothesis: str, reference: str) -> float:
-        found = bleu.sentence_score(" ".join(words(hypothesis)), [" ".join(words(reference))])
-        return min(1.0, found.score / 100)
-
-    return score
+    return lambda hypothesis, reference: min(
+        1.0, bleu.sentence_score(" ".join(words(hypothesis)), [" ".join(words(reference))]).score / 100
+    )
 
 
 METRICS: dict[str, Callable[[], Metric]] = {
@@ -40,18 +35,18 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "rouge_1": lambda: lambda hypothesis, reference: rouge_n(words(hypothesis), words(reference), 1),
     "rouge_2": lambda: lambda hypothesis, reference: rouge_n(words(hypothesis), words(reference), 2),
     "rouge_l": lambda: lambda hypothesis, reference: rouge_l(words(hypothesis), words(reference)),
-    "rouge_l_char": lambda: lambda ours, theirs: rouge_l(characters(composed(ours)), characters(composed(theirs))),
+    "rouge_l_char": lambda: lambda text, gold: rouge_l(characters(composed(text)), characters(composed(gold))),
 }
 
 
 def check_metric(name: str) -> None:
-    """Raises a ``UserError`` for what is neither a name in ``METRICS`` nor ``module:function``."""
+    """Raise a ``UserError`` for anything but a name in ``METRICS`` or ``module:function``."""
     if name not in METRICS and ":" not in name:
         raise UserError(f"metric: no '{name}'{nearest(name, METRICS)}, or module:function")
 
 
 def sentence_metric(name: str) -> Metric:
-    """The metric of a name in ``METRICS``, or a function of one's own as ``module:function``."""
+    """Return the metric of a name in ``METRICS``, or the user's function that ``module:function`` names."""
     check_metric(name)
     if name in METRICS:
         return METRICS[name]()

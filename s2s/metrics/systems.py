@@ -1,4 +1,4 @@
-"""Two systems' texts against the same references: differences of all scores, with their intervals and p-values."""
+"""Comparison of two systems on the same references: differences of all scores, with intervals and p-values."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,15 +7,15 @@ from rich.console import Console
 from rich.table import Table
 
 from s2s.errors import UserError
-from s2s.metrics.bootstrap import approximate_randomisation, paired_bootstrap
+from s2s.metrics.bootstrap import LEAST, approximate_randomisation, compare, too_few
 from s2s.metrics.overlap import Scores, Statistics, measured
-from s2s.metrics.significance import LEAST, too_few
+from s2s.metrics.table import better
 
 SAMPLES = 10_000
 
 
 class System(NamedTuple):
-    """The scores of one file of hypotheses, and the statistics that they are made of."""
+    """The scores of one file of hypotheses, and their statistics."""
 
     name: str
     scores: Scores
@@ -23,9 +23,9 @@ class System(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """The first system's score minus the second's, and its 95 % interval, in 0..100; two p-values for no difference.
+    """The first system's score minus the second's, its 95 % interval, and the p-values of two tests of no difference.
 
-    None of too few sentences: see ``LEAST``.
+    With fewer sentences than ``LEAST`` there is no interval and no p-value.
     """
 
     difference: float
@@ -38,7 +38,7 @@ class Difference(NamedTuple):
 def differences(
     first: Mapping[str, Statistics], second: Mapping[str, Statistics], samples: int = SAMPLES, seed: int = 0
 ) -> dict[str, Difference]:
-    """The difference in each score that both systems have, texts being drawn together for both.
+    """Return the difference in each score that both systems have; a resample draws the same texts for both.
 
     Raises ``UserError`` for statistics of different texts, and for less than one sample.
     """
@@ -48,7 +48,7 @@ def differences(
 
 
 def signature(samples: int = SAMPLES, seed: int = 0) -> str:
-    """How ``differences`` are tested, for the signature of a result."""
+    """Return how ``differences`` are tested, for the signature of a result."""
     return (
         f"paired-bootstrap|samples:{samples}|seed:{seed}|interval:percentile-95 + "
         f"approximate-randomisation|trials:{samples}|seed:{seed}|both from {LEAST} sentences on"
@@ -57,22 +57,22 @@ def signature(samples: int = SAMPLES, seed: int = 0) -> str:
 
 def _difference(first: Statistics, second: Statistics, samples: int, seed: int) -> Difference:
     if too_few(len(first.rows)) and len(first.rows) == len(second.rows):
-        ours, theirs = (measured({"": each})[""] for each in (first, second))
-        return Difference(ours - theirs)
-    drawn = paired_bootstrap(first.rows, second.rows, first.measure, samples, seed)
+        values = [measured({"": statistics})[""] for statistics in (first, second)]
+        return Difference(values[0] - values[1])
+    drawn = compare(first.rows, second.rows, first.measure, samples, seed)
     p = approximate_randomisation(first.rows, second.rows, first.measure, samples, seed)
     return Difference(*drawn, p)
 
 
-def show_comparison(first: System, second: System, found: dict[str, Difference], how: str, console: Console) -> None:
-    """Print both systems' scores, their differences and how they were tested; tab-separated where it is no terminal."""
+def show_comparison(first: System, second: System, compared: dict[str, Difference], how: str, console: Console) -> None:
+    """Print both systems' scores, their differences and how these were tested; tab-separated if not on a terminal."""
     columns = ["metric", first.name, second.name, "difference", "low", "high", "p (bootstrap)", "p (randomisation)"]
     rows = [
         [name, *(f"{system.scores.values[name]:.2f}" for system in (first, second)), *_cells(row)]
-        for name, row in found.items()
+        for name, row in compared.items()
     ]
     closing = f"{first.scores.signature} + {how}"
-    note = too_few(min(len(each.rows) for each in first.statistics.values()))
+    note = too_few(min(len(statistics.rows) for statistics in first.statistics.values()))
     if not console.is_terminal:
         last = [["note", note]] if note else []
         print(*("\t".join(row) for row in [columns, *rows, *last, ["signature", closing]]), sep="\n", file=console.file)
@@ -80,8 +80,9 @@ def show_comparison(first: System, second: System, found: dict[str, Difference],
     table = Table(columns[0])
     for column in columns[1:]:
         table.add_column(column, justify="right", overflow="fold")
+    table.add_column("better")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*row, better(row[0]))
     console.print(table, soft_wrap=False)
     if note:
         console.out(note, highlight=False)
@@ -89,9 +90,5 @@ def show_comparison(first: System, second: System, found: dict[str, Difference],
 
 
 def _cells(row: Difference) -> list[str]:
-    shown = [*(_shown(value, "+.2f") for value in row[:3]), *(_shown(p, ".4f") for p in row[3:])]
-    return shown
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+    forms = ("+.2f", "+.2f", "+.2f", ".4f", ".4f")
+    return ["" if value is None else format(value, form) for value, form in zip(row, forms, strict=True)]

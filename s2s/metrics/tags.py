@@ -8,7 +8,7 @@ Label = Hashable
 
 
 class Span(NamedTuple):
-    """Tokens ``start`` to ``end``, the last one not included, and what they are."""
+    """A span of tokens from ``start`` up to, but not including, ``end``, and its type."""
 
     kind: str
     start: int
@@ -16,87 +16,77 @@ class Span(NamedTuple):
 
 
 def spans(tags: Sequence[str | None]) -> list[Span]:
-    """Return the spans that tags of BIO, IOB1, BMES, BIOES or BILOU mark, by seqeval's and conlleval's lenient rules.
+    """Return the spans of BIO, IOB1, BMES, BIOES or BILOU tags, by the lenient rules of seqeval and conlleval.
 
-    Every tag but O belongs to a span. I, M, E and L go on with the span before them if that is of their type and none
-    of E, L, S and U has closed it; otherwise they begin one, as B, S and U always do. seqeval itself knows no M, and L
+    Every tag but O belongs to a span. I, M, E and L continue the span before them if it has their type and no E, L, S
+    or U has closed it; otherwise they begin one, as B, S and U always do. seqeval itself does not know M, and knows L
     and U only in its strict mode.
     """
-    found: list[Span] = []
+    marked: list[Span] = []
     before, kind_before = "O", ""
     for column, name in enumerate(tags):
         tag, _, kind = (name or "O").partition("-")
         if tag in ("I", "M", "E", "L") and before in ("B", "I", "M") and kind == kind_before:
-            found[-1] = found[-1]._replace(end=column + 1)
+            marked[-1] = marked[-1]._replace(end=column + 1)
         elif tag != "O":
-            found.append(Span(kind, column, column + 1))
+            marked.append(Span(kind, column, column + 1))
         before, kind_before = tag, kind
-    return found
+    return marked
 
 
-class Hits(NamedTuple):
-    """How many were right, how many were said and how many there are."""
-
-    right: int
-    said: int
-    real: int
-
-    def f1(self) -> float:
-        """The harmonic mean of precision and recall; 0 where nothing is right."""
-        return 200 * self.right / (self.said + self.real) if self.right else 0.0
+def _f1(right: int, predicted: int, gold: int) -> float:
+    """Return the harmonic mean of precision and recall in percent; 0 where nothing is right."""
+    return 200 * right / (predicted + gold) if right else 0.0
 
 
-def _hits(pairs: Iterable[tuple[set[Label], set[Label]]]) -> Hits:
-    counts = [(len(said & real), len(said), len(real)) for said, real in pairs]
-    return Hits(*(sum(column) for column in zip(*counts, strict=True))) if counts else Hits(0, 0, 0)
+def micro_f1(predicted: Sequence[Iterable[Label]], gold: Sequence[Iterable[Label]]) -> float:
+    """Return the F1 of all labels of all examples together."""
+    pairs = [(set(labels), set(golds)) for labels, golds in zip(predicted, gold, strict=True)]
+    right = sum(len(labels & golds) for labels, golds in pairs)
+    return _f1(right, sum(len(labels) for labels, _ in pairs), sum(len(golds) for _, golds in pairs))
 
 
-def micro_f1(said: Sequence[Iterable[Label]], real: Sequence[Iterable[Label]]) -> float:
-    """The F1 of all labels of all examples together."""
-    return _hits((set(ours), set(theirs)) for ours, theirs in zip(said, real, strict=True)).f1()
+def macro_f1(predicted: Sequence[Iterable[Label]], gold: Sequence[Iterable[Label]]) -> float:
+    """Return the mean F1 over the labels that are predicted or gold anywhere."""
+    right, guesses, golds = Counter[Label](), Counter[Label](), Counter[Label]()
+    for labels, gold_labels in zip(predicted, gold, strict=True):
+        right.update(set(labels) & set(gold_labels))
+        guesses.update(set(labels))
+        golds.update(set(gold_labels))
+    every = guesses.keys() | golds.keys()
+    return sum(_f1(right[label], guesses[label], golds[label]) for label in every) / max(1, len(every))
 
 
-def macro_f1(said: Sequence[Iterable[Label]], real: Sequence[Iterable[Label]]) -> float:
-    """The mean over labels of their F1, over those that occur in what was said or in what is real."""
-    right, ours, theirs = Counter[Label](), Counter[Label](), Counter[Label]()
-    for some, others in zip(said, real, strict=True):
-        right.update(set(some) & set(others))
-        ours.update(set(some))
-        theirs.update(set(others))
-    labels = ours.keys() | theirs.keys()
-    return sum(Hits(right[label], ours[label], theirs[label]).f1() for label in labels) / max(1, len(labels))
-
-
-def precision_at(k: int, rankings: Sequence[Sequence[Label]], real: Sequence[Iterable[Label]]) -> float:
-    """The mean share of the first k labels of a ranking that are real."""
-    shares = [len(set(ranking[:k]) & set(labels)) / k for ranking, labels in zip(rankings, real, strict=True)]
+def precision_at(k: int, rankings: Sequence[Sequence[Label]], gold: Sequence[Iterable[Label]]) -> float:
+    """Return the mean share of gold labels among the first k of a ranking."""
+    shares = [len(set(ranking[:k]) & set(labels)) / k for ranking, labels in zip(rankings, gold, strict=True)]
     return 100 * sum(shares) / max(1, len(shares))
 
 
-def accuracy(said: Sequence[Sequence[Label]], real: Sequence[Sequence[Label]]) -> float:
+def accuracy(predicted: Sequence[Sequence[Label]], gold: Sequence[Sequence[Label]]) -> float:
     """Return the share of tokens whose tag is right. Raises ``ValueError`` for rows of unequal length."""
-    _check_pairs(said, real)
-    pairs = [pair for ours, theirs in zip(said, real, strict=True) for pair in zip(ours, theirs, strict=True)]
-    return 100 * sum(ours == theirs for ours, theirs in pairs) / max(1, len(pairs))
+    _check_pairs(predicted, gold)
+    pairs = [pair for tags, golds in zip(predicted, gold, strict=True) for pair in zip(tags, golds, strict=True)]
+    return 100 * sum(tag == gold_tag for tag, gold_tag in pairs) / max(1, len(pairs))
 
 
-def _check_pairs(said: Sequence[Sequence[object]], real: Sequence[Sequence[object]]) -> None:
-    """Refuse rows that do not pair, or whose tokens do not: a row cut short would only lack spans and pass as good."""
-    if len(said) != len(real):
-        raise ValueError(f"{len(said)} rows of tags, but {len(real)} are real")
-    for row, (ours, theirs) in enumerate(zip(said, real, strict=True)):
-        if len(ours) != len(theirs):
-            raise ValueError(f"row {row}: {len(ours)} tags, but {len(theirs)} are real")
+def _check_pairs(predicted: Sequence[Sequence[object]], gold: Sequence[Sequence[object]]) -> None:
+    # Spans would not notice: a row that is cut short only lacks its last spans, and scores well.
+    if len(predicted) != len(gold):
+        raise ValueError(f"{len(predicted)} rows of tags, but {len(gold)} are gold")
+    for row, (tags, golds) in enumerate(zip(predicted, gold, strict=True)):
+        if len(tags) != len(golds):
+            raise ValueError(f"row {row}: {len(tags)} tags, but {len(golds)} are gold")
 
 
-def entity_f1(said: Sequence[Sequence[str | None]], real: Sequence[Sequence[str | None]]) -> float:
-    """Return the F1 of spans, right if type, start and end are. Raises ``ValueError`` for rows of unequal length."""
-    _check_pairs(said, real)
-    return micro_f1([spans(tags) for tags in said], [spans(tags) for tags in real])
+def entity_f1(predicted: Sequence[Sequence[str | None]], gold: Sequence[Sequence[str | None]]) -> float:
+    """Return the F1 of spans; type, start and end must be right. Raises ``ValueError`` for rows of unequal length."""
+    _check_pairs(predicted, gold)
+    return micro_f1([spans(tags) for tags in predicted], [spans(tags) for tags in gold])
 
 
-def tag_macro_f1(said: Sequence[Sequence[Label]], real: Sequence[Sequence[Label]]) -> float:
+def tag_macro_f1(predicted: Sequence[Sequence[Label]], gold: Sequence[Sequence[Label]]) -> float:
     """Return the mean over tags of the F1 of the tokens that have them; errors as in ``accuracy``."""
-    _check_pairs(said, real)
-    ours, theirs = ([{tag} for tags in rows for tag in tags] for rows in (said, real))
-    return macro_f1(ours, theirs)
+    _check_pairs(predicted, gold)
+    tokens, golds = ([{tag} for tags in rows for tag in tags] for rows in (predicted, gold))
+    return macro_f1(tokens, golds)

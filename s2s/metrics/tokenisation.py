@@ -1,14 +1,13 @@
-"""How metrics cut a text into words and characters, in any script.
+"""Words and characters of a text in any script, for metrics.
 
-Texts are compared in Unicode's composed form (NFC), in which an accent is the same whether it was typed as a letter of
-its own or after one. A mark (an Arabic or Hebrew vowel, a Devanagari vowel sign or virama, a Thai tone, a combining
-accent, the voicing of half-width katakana) belongs to the letter before it and never ends a word; neither does a joiner
-(ZWJ, ZWNJ) between two letters. Signs that only choose a glyph (variation selectors, the keycap of emoji) are left out.
+Texts are compared in Unicode's composed form (NFC), in which an accented letter is one character however it was typed.
+A mark (an Arabic or Hebrew vowel, a Devanagari vowel sign or virama, a Thai tone, a combining accent, the voicing of
+half-width katakana) belongs to the letter before it and never ends a word; neither does a joiner (ZWJ, ZWNJ) between
+two letters. Characters that only choose a glyph (variation selectors, the keycap of emoji) are left out.
 
-Scripts that write no blanks between words have none to be found without a dictionary: there a word is one character
-with its marks and with what is stacked below it, for Chinese and Japanese as for Thai, Lao, Khmer and Burmese. Korean
-has blanks, but between phrases of several parts; each of its syllables is counted as a word. Emoji and punctuation are
-in no word.
+Scripts without blanks cannot be split into words without a dictionary. There a word is one character with its marks
+and with the letters stacked below it: Chinese, Japanese, Thai, Lao, Khmer, Burmese. Korean has blanks, but between
+phrases of several parts, so each of its syllables counts as a word. Emoji and punctuation are not part of any word.
 """
 
 import re
@@ -26,9 +25,9 @@ _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\uaa80-\uaadf"
     "\U00011700-\U0001174f"
 )
-_DIGITS = r"\d\u17f0-\u17f9\u19da\U0001173a\U0001173b"  # Python's class lacks those of divination and of tens
+_DIGITS = r"\d\u17f0-\u17f9\u19da\U0001173a\U0001173b"  # digits that Python's \d leaves out
 _JOINERS = "\u200c\u200d"
-_STACKING = "\u1039\u17d2\u1a60"  # the signs by which Myanmar, Khmer and Tai Tham put the next letter below this one
+_STACKING = "\u1039\u17d2\u1a60"  # signs of Myanmar, Khmer and Tai Tham that stack the next letter below this one
 _GLYPHS = re.compile("[\ufe00-\ufe0f\u20e3\u180b-\u180d\u180f\U000e0100-\U000e01ef]")
 
 
@@ -38,9 +37,9 @@ def composed(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    r"""Return lower-cased runs of word characters (``\w``) with their marks; of scripts without blanks, each character.
+    r"""Return lower-cased runs of word characters (``\w``) with their marks; in scripts without blanks, each character.
 
-    Of Korean each syllable is a word. Digits form runs in every script.
+    In Korean each syllable is a word. Digits form runs in every script.
     """
     text = text.lower()
     if text.isascii():
@@ -49,21 +48,20 @@ def words(text: str) -> list[str]:
 
 
 def characters(text: str) -> list[str]:
-    """Return lower-cased code points without white space, marks apart from their letters, as chrF counts them."""
+    """Return the lower-cased code points other than white space; marks are separate, as chrF counts them."""
     return list("".join(text.lower().split()))
 
 
 @cache
 def _word() -> re.Pattern[str]:
-    """Return the pattern of a word, made when a text needs it: Python has no class of marks."""
-    # Marks stand in the first two planes alone, but for the variation selectors. The vowel AM of Thai and Lao is a
-    # letter by its category, and a mark with a vowel by its decomposition; the half-width voicing marks of katakana are
-    # letters too, and the combining ones by theirs.
+    """Return the pattern of a word; it is built on first use, from all code points, as ``re`` has no class of marks."""
+    # All marks but the variation selectors are in the first two planes. Four are letters by their category: the vowel
+    # AM of Thai and of Lao, which decomposes into a mark and a vowel, and the half-width voicing marks of katakana.
     is_mark = lambda code: unicodedata.category(chr(code)).startswith("M")  # noqa: E731
-    runs = [list(codes) for found, codes in groupby(range(0x300, 0x20000), is_mark) if found]
+    runs = [list(codes) for marks, codes in groupby(range(0x300, 0x20000), is_mark) if marks]
     mark = f"[{''.join(f'{chr(codes[0])}-{chr(codes[-1])}' for codes in runs)}\u0e33\u0eb3\uff9e\uff9f]"
-    # The look-aheads drop what these blocks hold besides letters, such as the middle dot between katakana.
-    alone, other = rf"(?=\w)(?![{_DIGITS}])[{_UNSPACED}]", rf"(?:(?![{_UNSPACED}])\w|[{_DIGITS}])"
+    # The look-aheads exclude characters of these blocks that are no letters, such as the middle dot of katakana.
+    single, other = rf"(?=\w)(?![{_DIGITS}])[{_UNSPACED}]", rf"(?:(?![{_UNSPACED}])\w|[{_DIGITS}])"
     return re.compile(
-        rf"{alone}(?:[{_JOINERS}]*{mark}|(?<=[{_STACKING}])\w)*|{other}(?:[{_JOINERS}]*(?:{mark}|{other}))*"
+        rf"{single}(?:[{_JOINERS}]*{mark}|(?<=[{_STACKING}])\w)*|{other}(?:[{_JOINERS}]*(?:{mark}|{other}))*"
     )

@@ -8,6 +8,7 @@ import numpy
 from s2s.data import Dataset, DataSettings, Example
 from s2s.errors import UserError, nearest
 from s2s.heads.base import HeadSettings
+from s2s.metrics.table import named
 from s2s.model import ModelSettings
 from s2s.model.attention_variants import has_slots
 from s2s.search.methods.base import SearchMethod
@@ -37,10 +38,6 @@ def _check(key: str, tokens: int | None, limit: str, slots: int | None) -> None:
         raise UserError(f"{key}: {tokens} tokens, but {limit} is {slots}")
 
 
-GENERATED = ("rouge_1", "rouge_2", "rouge_l", "bleu", "chrf")
-"""The scores of generated texts that ``run.select`` may name."""
-
-
 def check_heads(
     heads: Mapping[str, HeadSettings], data: DataSettings, mitigations: Sequence[object], select: str
 ) -> None:
@@ -63,7 +60,7 @@ def check_heads(
 
 def selectable(heads: Mapping[str, HeadSettings], data: DataSettings) -> list[str]:
     """The scores that the best step may be chosen by."""
-    generated = GENERATED if data.target_field is not None else ()
+    generated = named("references") if data.target_field is not None else []
     own = [f"{name}.{metric}" for name, head in heads.items() for metric in ("loss", *head.metrics())]
     return ["loss", *generated, *own]
 

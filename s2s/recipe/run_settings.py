@@ -36,7 +36,8 @@ class RunSettings:
     patience: Count | None = None  # the run ends after so many evaluations without a better one
     trackers: list[str] = field(default_factory=list)  # also told of each step: tensorboard, wandb, ...
     evaluate_examples: Count = 200  # of the dev split, decoded at each evaluation; the loss is over all of it
-    # what best means: loss, rouge_1, rouge_2, rouge_l, bleu, chrf, or a head's, such as tags.accuracy; of equal scores
+    # what best means: loss, rouge_1, rouge_2, rouge_l (or rouge_l_char ...), bleu, chrf, or a head's, such as
+    # tags.accuracy; of equal scores
     # the later one, which patience counts as no better
     select: str = "rouge_l"
 

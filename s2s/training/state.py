@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from s2s.errors import UserError, first_line
 from s2s.files.folders import AGAIN
 from s2s.machine.precision import Precision
+from s2s.metrics.table import better
 from s2s.objective import Objective
 from s2s.optim.saved_state import check_saved
 from s2s.recipe.run_settings import RunSettings
@@ -66,7 +67,7 @@ class State:
                 f"run.select: the dev split gives no {self.run.select} (step {self.step}): there is nothing to take it "
                 f"of; select another score, or give the dev split what it needs"
             )
-        sign = -1 if self.run.select.rpartition(".")[2] == "loss" else 1
+        sign = 1 if better(self.run.select) == "higher" else -1
         is_better = self.best is None or sign * value > sign * self.best.value
         self.waited = 0 if is_better else self.waited + 1
         if self.best is None or is_better or value == self.best.value:

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 import s2s
 from s2s.data.settings import root_folder
 from s2s.errors import UserError
-from s2s.files.paths import cache_folder
-from s2s.files.paths import at_home
+from s2s.files.paths import at_home, cache_folder
 from s2s.model import pretrained
 from s2s.recipe.recipe import Recipe
 from s2s.train import main

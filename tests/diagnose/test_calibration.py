@@ -21,7 +21,7 @@ from s2s.diagnose.calibration import (
 )
 from s2s.diagnose.gap import aligned
 from s2s.diagnose.traces import Trace
-from s2s.metrics.bootstrap import paired_bootstrap
+from s2s.metrics.bootstrap import compare
 
 
 def random_judged(seed, sentences=12):
@@ -66,7 +66,7 @@ def test_bins_of_equal_mass_hold_equally_many():
 def test_arms_on_the_same_bins_are_compared_sentence_by_sentence():
     first, second = random_judged(2, 80), random_judged(3, 80)
     a, b = (calibration.statistics(judged, equal_width()) for judged in (first, second))
-    comparison = paired_bootstrap(a, b, expected_calibration_error, samples=200)
+    comparison = compare(a, b, expected_calibration_error, samples=200)
     assert comparison.difference == pytest.approx(
         naive_error(first, equal_width()) - naive_error(second, equal_width())
     )

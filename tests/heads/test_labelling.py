@@ -14,8 +14,9 @@ from s2s.data import DataSettings, Example
 from s2s.data.sources import Source
 from s2s.errors import UserError
 from s2s.heads import CRF, HEADS, MEMM, zlpr_loss
-from s2s.heads.labels import ABSENT, BEGIN, INSIDE, FieldTags, common_subsequence, copy_tags
+from s2s.heads.labels import ABSENT, BEGIN, INSIDE, FieldTags, copy_tags
 from s2s.heads.run_heads import Heads, make_heads, rows_of
+from s2s.metrics.sequences import CommonSubsequences
 from s2s.mitigations import MITIGATIONS
 from s2s.objective import Objective, ObjectiveSettings
 
@@ -173,7 +174,7 @@ def slow_length(ours: Sequence[int], theirs: Sequence[int]) -> int:
 @given(st.lists(st.integers(0, 3), max_size=7), st.lists(st.integers(0, 3), max_size=6))
 @few
 def test_copies_are_a_longest_common_subsequence(ours: list[int], theirs: list[int]) -> None:
-    pairs = common_subsequence(ours, theirs)
+    pairs = CommonSubsequences(ours, theirs).pairs()
     assert len(pairs) == slow_length(ours, theirs)
     assert all(ours[i] == theirs[j] for i, j in pairs)
     assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(pairs))

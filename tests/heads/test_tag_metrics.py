@@ -66,7 +66,7 @@ def test_precision_is_over_k_even_where_fewer_are_real() -> None:
     [([["B-X"]], [["B-X", "I-X"]]), ([["B-X", "O"], ["O"]], [["B-X", "O"]]), ([["O", "O"], ["O"]], [["O", "O"], []])],
 )
 def test_rows_of_unequal_length_are_refused(score, said: list[list[str]], real: list[list[str]]) -> None:
-    with pytest.raises(ValueError, match=r"^row \d: \d tags, but \d are real|^2 rows of tags, but 1 are real"):
+    with pytest.raises(ValueError, match=r"^row \d: \d tags, but \d are gold|^2 rows of tags, but 1 are gold"):
         score(said, real)
 
 

@@ -15,10 +15,10 @@ from s2s.metrics.bootstrap import (
     approximate_randomisation,
     bootstrap,
     bootstrap_over_seeds,
+    compare,
     hierarchical_bootstrap,
     holm,
     mean,
-    paired_bootstrap,
     percentile_interval,
     weighted,
 )
@@ -73,8 +73,12 @@ def test_the_tests_of_bleu_agree_with_those_of_sacrebleu(wrong):
 
 def test_of_means_it_is_the_bootstrap_of_the_metrics():
     a, b = scores(0, 50), scores(1, 50)
-    theirs = metrics.paired_bootstrap(a, b, samples=3000, seed=7)
-    assert paired_bootstrap(weighted(a), weighted(b), mean, 3000, seed=7) == pytest.approx(theirs)
+    differences, observed = np.subtract(a, b), np.mean(a) - np.mean(b)
+    means = differences[np.random.default_rng(7).integers(50, size=(3000, 50))].mean(axis=1)
+    p = (1 + int((np.abs(means - observed) >= abs(observed)).sum())) / 3001
+    resampled = (observed, *np.quantile(means, [0.025, 0.975]), p)
+    assert compare(weighted(a), weighted(b), mean, 3000, seed=7) == pytest.approx(resampled)
+    assert metrics.paired_bootstrap(a, b, samples=3000, seed=7) == pytest.approx(resampled)
 
 
 def test_the_bootstrap_of_few_sentences_is_the_enumeration_of_all_draws():
@@ -122,7 +126,7 @@ def test_holm_of_an_example():
 
 def test_the_same_seed_gives_the_same_numbers_and_another_one_others():
     a, b = weighted(scores(0, 30)), weighted(scores(1, 30))
-    one, again, other = (paired_bootstrap(a, b, mean, 500, seed) for seed in (1, 1, 2))
+    one, again, other = (compare(a, b, mean, 500, seed) for seed in (1, 1, 2))
     assert one == again != other
     assert approximate_randomisation(a, b, mean, 500, 1) == approximate_randomisation(a, b, mean, 500, 1)
 
@@ -139,7 +143,7 @@ def test_what_has_no_value_counts_for_nothing():
 
 @pytest.mark.parametrize("b", [np.ones((3, 2)), np.ones(4), np.full((4, 2), np.nan)])
 def test_what_does_not_pair_is_refused(b):
-    for test in (paired_bootstrap, approximate_randomisation):
+    for test in (compare, approximate_randomisation):
         with pytest.raises(UserError, match="sentence"):
             test(np.ones((4, 2)), b, mean)
 

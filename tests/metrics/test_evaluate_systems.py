@@ -16,8 +16,8 @@ from test_evaluate import as_jsonl, refusal, write
 from s2s.commands import evaluate
 from s2s.errors import UserError
 from s2s.metrics import paired_bootstrap, rouge_l_by_sentence, score
+from s2s.metrics.bootstrap import LEAST
 from s2s.metrics.overlap import score_statistics
-from s2s.metrics.significance import LEAST
 from s2s.metrics.systems import System, differences, show_comparison
 
 WORDS = np.array(["the", "cat", "sat", "on", "a", "mat", "while", "dogs", "ran", "home"])

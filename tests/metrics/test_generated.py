@@ -10,9 +10,10 @@ from trained import trained
 
 from s2s.commands import evaluate
 from s2s.errors import UserError
-from s2s.metrics import word_movers_distance, word_rotators_distance
-from s2s.metrics.generated import repetition_statistics, transport_statistics
+from s2s.metrics import published_score, score, word_movers_distance, word_rotators_distance
+from s2s.metrics.generated import DISTANCES, repetition_statistics, transport_statistics
 from s2s.metrics.overlap import measured
+from s2s.metrics.table import better, named
 from s2s.runs.token_vectors import embedded, token_vectors
 
 TABLE = np.random.default_rng(0).normal(size=(26, 4))
@@ -104,3 +105,13 @@ def test_an_encoder_by_name_gives_its_last_layer_without_special_tokens():
     assert (long.shape, short.shape) == ((5, 384), (1, 384))
     np.testing.assert_allclose(embed_texts(["words"])[0], short, atol=1e-4)  # padding changes nothing
     assert embed_texts([""])[0].shape == (0, 384)
+
+
+def test_every_score_is_in_the_table_under_what_it_needs() -> None:
+    texts, references, sources = ["a b", "c d e"], ["a b c", "c d"], ["a b c", "d e"]
+    assert list(score(texts, references).values) == named("references")
+    assert list(published_score(texts, references).values) == named("published")
+    assert list(repetition_statistics(texts, references, sources)) == named("sources")
+    assert list(DISTANCES) == named("embeddings")
+    assert {better(name) for name in ("loss", "tags.loss", "wmd")} == {"lower"}
+    assert {better(name) for name in ("tags.accuracy", "bleu", "rouge_l_char")} == {"higher"}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from s2s.diagnose.report.figures import Plain, plots
 from s2s.errors import optional_module
-from s2s.metrics.significance import LEAST
+from s2s.metrics.bootstrap import LEAST
 
 
 def page(record: Plain) -> str:

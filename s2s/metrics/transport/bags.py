@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 Vectors = NDArray[np.float64]
 
 _ROUNDING = 1e-5
-"""How far from 1 weights may add up: they may come from float32."""
+"""Largest distance of a sum of weights from 1; float32 weights do not add up exactly."""
 
 
 class Bags(NamedTuple):
-    """Two bags of vectors, [n, D] and [m, D], and the share of each vector in its bag, [n] and [m]."""
+    """Two sentences as vectors, [n, D] and [m, D], and the weight of each vector in its sentence, [n] and [m]."""
 
     x: Vectors
     y: Vectors
@@ -24,7 +24,7 @@ class Bags(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A transport problem: the cost [n, m] of each move, what there is [n] and what is wanted [m]."""
+    """A transport problem: the cost [n, m] of each move, the supply [n] and the demand [m]."""
 
     cost: Vectors
     x_weights: Vectors
@@ -32,7 +32,7 @@ class Problem(NamedTuple):
 
 
 def bags(x: ArrayLike, y: ArrayLike, x_weights: ArrayLike | None = None, y_weights: ArrayLike | None = None) -> Bags:
-    """Two sentences with given or equal weights, in float64.
+    """Return two sentences with given or equal weights, in float64.
 
     Raises ``ValueError`` for an empty sentence, other shapes, numbers that are not finite, and weights that are
     negative or do not add up to 1.
@@ -47,13 +47,13 @@ def bags(x: ArrayLike, y: ArrayLike, x_weights: ArrayLike | None = None, y_weigh
 def movers_problem(
     x: ArrayLike, y: ArrayLike, x_weights: ArrayLike | None = None, y_weights: ArrayLike | None = None
 ) -> Problem:
-    """Word mover's problem: Euclidean distances, equal weights unless given; errors as in ``bags``."""
+    """Return the word mover's problem: Euclidean distances, equal weights unless given; errors as in ``bags``."""
     first, second, *weights = bags(x, y, x_weights, y_weights)
     return Problem(_distances(first, second), *weights)
 
 
 def rotators_problem(x: ArrayLike, y: ArrayLike) -> Problem:
-    """Word rotator's problem: 1 - cosine as half the squared distance of the directions, weights by norm.
+    """Return the word rotator's problem: 1 - cosine, as half the squared distance of the directions; weights by norm.
 
     Raises ``ValueError`` as ``bags``, and for a vector of zeros.
     """
@@ -63,8 +63,8 @@ def rotators_problem(x: ArrayLike, y: ArrayLike) -> Problem:
 
 
 def array(values: ArrayLike) -> Vectors:
-    """Numbers, a tensor of any device and type among them, as float64."""
-    # numpy reads neither tensors of a GPU nor bfloat16, and torch is not imported to ask what is a tensor.
+    """Return numbers, or a tensor of any device and type, as float64."""
+    # numpy reads neither tensors on a GPU nor bfloat16. Asking for "detach" avoids an import of torch.
     if hasattr(values, "detach"):
         values = values.detach().cpu().double()
     return np.asarray(values, dtype=np.float64)
@@ -103,23 +103,23 @@ def _directions(vectors: Vectors, name: str) -> tuple[Vectors, Vectors]:
 
 
 def _distances(x: Vectors, y: Vectors) -> Vectors:
-    """Euclidean distances [n, m], by differences: products would lose half of the digits of short ones."""
-    return _between()(x, y)
+    """Return Euclidean distances [n, m]."""
+    # By differences: |x|^2 + |y|^2 - 2xy would lose half of the digits of short distances.
+    return _distance_function()(x, y)
 
 
 @cache
-def _between() -> Callable[[Vectors, Vectors], Vectors]:
-    """Scipy's distances, which are those of numpy in a fifth of the time; POT brings it, other metrics do without."""
+def _distance_function() -> Callable[[Vectors, Vectors], Vectors]:
+    # scipy takes a fifth of numpy's time. It is installed with POT, and the bounds need neither.
     try:
-        spatial = import_module("scipy.spatial.distance")
+        cdist: Callable[[Vectors, Vectors], Vectors] = import_module("scipy.spatial.distance").cdist
     except ImportError:
         return distances_by_rows
-    found: Callable[[Vectors, Vectors], Vectors] = spatial.cdist
-    return found
+    return cdist
 
 
 def distances_by_rows(x: Vectors, y: Vectors) -> Vectors:
-    """The same where there is no scipy."""
+    """Return Euclidean distances [n, m] without scipy."""
     return np.stack([np.linalg.norm(y - vector, axis=1) for vector in x])
 
 

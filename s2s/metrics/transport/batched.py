@@ -1,4 +1,4 @@
-"""Batches of padded sentences as transport problems, in torch and differentiable."""
+"""Transport problems of batches of padded sentences, in torch and differentiable."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Problems(NamedTuple):
-    """Costs [..., n, m] of each move, what there is [..., n] and what is wanted [..., m]; weight 0 is padding."""
+    """Costs [..., n, m] of each move, supplies [..., n] and demands [..., m]; weight 0 is padding."""
 
     cost: Tensor
     x_weights: Tensor
@@ -15,10 +15,10 @@ class Problems(NamedTuple):
 
 
 def movers_problems(x: Tensor, y: Tensor, x_lengths: Tensor | None = None, y_lengths: Tensor | None = None) -> Problems:
-    """Word mover's problems of sentences [..., n, D] and [..., m, D]: Euclidean distances, equal weights.
+    """Return the word mover's problems of sentences [..., n, D] and [..., m, D]: Euclidean distances, equal weights.
 
-    ``x_lengths`` and ``y_lengths`` [...] are the numbers of tokens without padding, whose vectors may be anything; all
-    of n and m unless given. Where two vectors coincide the gradient is 0, one of the subgradients.
+    ``x_lengths`` and ``y_lengths`` [...] are numbers of tokens without padding, n and m unless given; padding may hold
+    any vectors. Where two vectors coincide the gradient is 0, one of the subgradients.
     Raises ``ValueError`` for an empty sentence, lengths beyond the width and shapes that do not fit.
     """
     (first, x_mask), (second, y_mask) = _padded(x, x_lengths, "x"), _padded(y, y_lengths, "y")
@@ -28,18 +28,18 @@ def movers_problems(x: Tensor, y: Tensor, x_lengths: Tensor | None = None, y_len
 def rotators_problems(
     x: Tensor, y: Tensor, x_lengths: Tensor | None = None, y_lengths: Tensor | None = None
 ) -> Problems:
-    """Word rotator's problems of sentences [..., n, D] and [..., m, D]: 1 - cosine, weights by norm.
+    """Return the word rotator's problems of sentences [..., n, D] and [..., m, D]: 1 - cosine, weights by norm.
 
     Lengths and errors are those of ``movers_problems``, and a ``ValueError`` for a vector of zeros within a sentence.
     """
     (first, x_mask), (second, y_mask) = _padded(x, x_lengths, "x"), _padded(y, y_lengths, "y")
     (x_units, x_weights), (y_units, y_weights) = _directions(first, x_mask, "x"), _directions(second, y_mask, "y")
-    # Half the squared distance of unit vectors: it stays in [0, 2], and autocast computes it in float32.
+    # 1 - cosine as half the squared distance of unit vectors stays in [0, 2], and autocast computes it in float32.
     return Problems(_distances(x_units, y_units).square() / 2, x_weights, y_weights)
 
 
 def _padded(vectors: Tensor, lengths: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
-    """Vectors of float32 or more with zeros for padding, and the mask [..., n] of what is none."""
+    """Return the vectors in float32 or more, zero in padding, and the mask [..., n] of tokens."""
     if vectors.dim() < 2:
         raise ValueError(f"{name}: sentences are a tensor [..., tokens, width], not of shape {tuple(vectors.shape)}")
     width = vectors.shape[-2]
@@ -71,5 +71,5 @@ def _directions(vectors: Tensor, mask: Tensor, name: str) -> tuple[Tensor, Tenso
 def _distances(x: Tensor, y: Tensor) -> Tensor:
     if x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-1]:
         raise ValueError(f"x and y: shapes {tuple(x.shape)} and {tuple(y.shape)} do not pair")
-    # Not by products, which lose half of the digits of short distances.
+    # Matrix products would be faster, but lose half of the digits of short distances.
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")

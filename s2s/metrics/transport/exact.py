@@ -1,7 +1,4 @@
-"""Distances of two sentences by exact optimal transport between the vectors of their tokens.
-
-They need the package POT, an optional dependency: the extra ``transport``.
-"""
+"""Distances of two sentences by exact optimal transport between their token vectors, with POT (extra ``transport``)."""
 
 from types import ModuleType
 
@@ -12,13 +9,13 @@ from s2s.errors import optional_module
 from s2s.metrics.transport.bags import Problem, Vectors, array, movers_problem, rotators_problem
 
 _PIVOTS = 10_000_000
-"""Where the network simplex gives up; the package's own limit is too low for some pairs of a thousand tokens."""
+"""Limit of the network simplex. POT's default of 100 000 is too low for some pairs of a thousand tokens."""
 
 
 def word_movers_distance(
     x: ArrayLike, y: ArrayLike, x_weights: ArrayLike | None = None, y_weights: ArrayLike | None = None
 ) -> float:
-    """The least mean distance over which the vectors of one sentence can be moved onto those of the other.
+    """Return the least mean distance by which the vectors of one sentence can be moved onto those of the other.
 
     x [n, D] and y [m, D], arrays or tensors; weights [n] and [m], equal unless given, must add up to 1. A vector of
     weight 0 counts for nothing. With Euclidean d: min over plans P >= 0 with row sums ``x_weights`` and column sums
@@ -36,7 +33,7 @@ def word_movers_distance(
 def word_movers_distance_article(
     x: ArrayLike, y: ArrayLike, x_weights: ArrayLike | None = None, y_weights: ArrayLike | None = None
 ) -> float:
-    """Word mover's distance with the root of the mean, not of the sum, of the squared differences as its cost.
+    """Return word mover's distance with the root of the mean, not of the sum, of the squared differences as its cost.
 
     Equal to ``word_movers_distance`` / sqrt(D), and so are its bounds; arguments and errors are the same.
     Source: Su Jianlin's article 7388 on WMD and WRD, 2020, whose code takes the mean where the text takes the sum.
@@ -45,7 +42,7 @@ def word_movers_distance_article(
 
 
 def word_rotators_distance(x: ArrayLike, y: ArrayLike) -> float:
-    """The least mean 1 - cosine for which the vectors of one sentence can be turned onto those of the other.
+    """Return the least mean 1 - cosine by which the vectors of one sentence can be turned onto those of the other.
 
     x [n, D] and y [m, D], arrays or tensors; a vector's weight is its norm over the sum of the sentence's norms.
     In [0, 2]; 1 - distance is a similarity in [-1, 1]. Symmetric, and blind to the length of a whole sentence's
@@ -59,7 +56,7 @@ def word_rotators_distance(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def transport_plan(problem: Problem) -> Vectors:
-    """The cheapest plan [n, m] of ``movers_problem`` or ``rotators_problem``: how much of which token goes where.
+    """Return the cheapest plan [n, m] for ``movers_problem`` or ``rotators_problem``: the weight of each move.
 
     Its rows add up to the first sentence's weights and its columns to the second's. Solved by network simplex.
     Raises ``UserError`` where POT is not installed.
@@ -75,5 +72,5 @@ def _cost(problem: Problem) -> float:
 
 
 def _pot() -> ModuleType:
-    # Looked up at the first distance: it imports scipy, and torch where there is one.
+    # Imported at the first distance, since it imports scipy, and torch if installed.
     return optional_module("ot", "transport", "exact optimal transport (POT)")

@@ -1,28 +1,39 @@
-"""Transport with an entropy term, by Sinkhorn's iteration on logarithms: for batches, on any device, differentiable."""
+"""Entropic transport by Sinkhorn's iteration on logarithms: for batches, on any device, differentiable."""
 
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.nn.utils.rnn import pad_sequence
 
+from s2s.metrics.transport.bags import Vectors
 from s2s.metrics.transport.batched import Problems
+from s2s.metrics.transport.vectors import Embed
+
+logger = logging.getLogger("s2s")
 
 _CHECKS = 10
-"""Iterations between two looks at the convergence: each waits for the device."""
+"""Iterations between two convergence checks. A check copies a number from the device, which waits for its queue."""
 
 _ANNEALING = 0.9
-"""What an iteration leaves of the entropy's weight until it is down at epsilon."""
+"""Factor by which each iteration lowers the weight of the entropy, until it is epsilon."""
+
+_MISS = 1e-3
+"""Error of a plan's column sums, as a share of the plan, from which a warning counts the plan."""
 
 _ROUNDING = 1e-5
-"""How far from 1 weights may add up."""
+"""Largest distance of a sum of weights from 1."""
 
 
 class Transport(NamedTuple):
-    """The mean cost [...] of the plans [..., n, m], and by how much [...] their column sums miss what is wanted.
+    """The mean cost [...] of the plans [..., n, m], and the error [...] of their column sums.
 
-    The miss is the sum of absolute differences; rows are met exactly.
+    ``miss`` is the sum of absolute errors of the columns; row sums are exact.
     """
 
     cost: Tensor
@@ -33,7 +44,7 @@ class Transport(NamedTuple):
 def sinkhorn_transport(
     problems: Problems, epsilon: float = 0.05, iterations: int = 1000, tolerance: float = 1e-6
 ) -> Transport:
-    """The plans P that minimise sum P cost - epsilon entropy(P) under given row and column sums, and their costs.
+    """Return the plans P that minimise sum P cost - epsilon entropy(P) under the given row and column sums.
 
     ``problems`` come from ``movers_problems`` or ``rotators_problems``, any number of batch dimensions first; points of
     weight 0 are padding, whatever their cost. ``epsilon`` is in the unit of the costs: the smaller, the nearer to
@@ -41,8 +52,8 @@ def sinkhorn_transport(
     epsilon (or by rounding error), at latest after ``iterations``: look at ``miss``, and raise ``iterations`` or
     ``epsilon`` where it is too large. float64 costs are worth it for epsilon below a thousandth of them.
 
-    Differentiable once in costs and weights (on weights that go on adding up to 1), at the price of about as many
-    iterations again and no memory for them: by the implicit function theorem for the plan's marginals.
+    Differentiable once, in costs and in weights that keep adding up to 1, by the implicit function theorem for the
+    plan's marginals: the backward pass iterates about as often as the forward pass, and stores no iteration.
 
     Raises ``ValueError`` for an epsilon, iterations or tolerance of 0 or less, and for weights that are negative or do
     not add up to 1.
@@ -104,7 +115,7 @@ class _Plan(Function):
 
 
 def _precision(largest: Tensor, epsilon: float, tolerance: float) -> Tensor:
-    """The relative change of potentials at which to stop: never below rounding."""
+    """Return the relative change of potentials at which to stop: never below rounding error."""
     wanted = tolerance * epsilon / largest.clamp(min=epsilon)
     return wanted.clamp(min=8 * torch.finfo(largest.dtype).eps)
 
@@ -112,10 +123,11 @@ def _precision(largest: Tensor, epsilon: float, tolerance: float) -> Tensor:
 def _potentials(
     cost: Tensor, x_weights: Tensor, y_weights: Tensor, epsilon: float, iterations: int, stop: Tensor
 ) -> Tensor:
-    """The column potentials g [..., m], with epsilon annealed from the largest cost."""
+    """Return the column potentials g [..., m]."""
     largest = cost.abs().amax(dim=(-2, -1), keepdim=True)
     x_weights, y_weights = x_weights[..., :, None], y_weights[..., None, :]
     g = torch.zeros_like(y_weights)
+    # Annealing from the largest cost: at a small epsilon from the start, potentials move by epsilon an iteration.
     for iteration in range(iterations):
         temperature = (largest * _ANNEALING**iteration).clamp(min=epsilon)
         f = -temperature * _exponents(cost - g, y_weights, temperature).logsumexp(dim=-1, keepdim=True)
@@ -128,7 +140,7 @@ def _potentials(
 def _centres(
     gradient: Tensor, by_row: Tensor, by_column: Tensor, iterations: int, stop: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What of a gradient belongs to rows, a [..., n], and to columns, b [..., m], found by turns."""
+    """Return the parts of a gradient that change row sums, a [..., n], and column sums, b [..., m], by alternation."""
     b = torch.zeros_like(gradient[..., 0, :])
     for iteration in range(iterations):
         a = (by_row * (gradient - b[..., None, :])).sum(dim=-1)
@@ -139,9 +151,46 @@ def _centres(
 
 
 def _exponents(values: Tensor, weights: Tensor, temperature: float | Tensor) -> Tensor:
-    """The logarithms of weights exp(-values / temperature); weights of 0 leave a value out of sums."""
+    """Return log(weights exp(-values / temperature)); a weight of 0 gives -inf, which leaves the value out of sums."""
     return weights.log() - values / temperature
 
 
 def _settled(change: Tensor, stop: Tensor, annealed: Tensor) -> bool:
     return bool(((change.abs().amax(dim=-1) <= stop) & annealed.reshape(stop.shape)).all())
+
+
+@torch.no_grad()
+def corpus_sinkhorn_distances(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    embed: Embed,
+    problems: Callable[[Tensor, Tensor, Tensor, Tensor], Problems],
+    epsilon: float = 0.05,
+    iterations: int = 1000,
+    batch: int = 64,
+    on_progress: Callable[[int], object] = lambda _: None,
+) -> Vectors:
+    """Return the distance [N] of each hypothesis from its reference, on the device of the vectors.
+
+    ``problems`` is ``rotators_problems`` or ``movers_problems``; ``epsilon`` and ``iterations`` are those of
+    ``sinkhorn_transport``; ``batch`` pairs are solved together; ``on_progress`` gets the number of pairs done since its
+    last call. A warning of the logger ``s2s`` counts the plans that did not converge.
+    Raises ``ValueError`` for texts that do not pair, and for vectors that ``problems`` refuses.
+    """
+    if len(hypotheses) != len(references):
+        raise ValueError(f"{len(hypotheses)} hypotheses, but {len(references)} references")
+    distances, missed = np.empty(len(hypotheses)), 0
+    for start in range(0, len(hypotheses), batch):
+        rows = slice(start, start + batch)
+        vectors = [[torch.as_tensor(embed(text)) for text in texts[rows]] for texts in (hypotheses, references)]
+        x, y = (pad_sequence(sentences, batch_first=True) for sentences in vectors)
+        x_lengths, y_lengths = (torch.tensor(list(map(len, sentences)), device=x.device) for sentences in vectors)
+        plans = sinkhorn_transport(problems(x, y, x_lengths, y_lengths), epsilon, iterations)
+        distances[rows] = plans.cost.double().cpu().numpy()
+        missed += int((plans.miss > _MISS).sum())
+        on_progress(len(plans.cost))
+    if missed:
+        logger.warning(
+            "%d of %d transport plans did not converge: raise iterations or epsilon", missed, len(hypotheses)
+        )
+    return distances

@@ -1,4 +1,4 @@
-"""Vectors of the tokens of a text: from an embedding table, centred or whitened over a corpus."""
+"""Token vectors of texts (rows of an embedding table, centred or whitened over a corpus), and distances by them."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -10,21 +10,24 @@ from s2s.metrics.transport.bags import Vectors, array
 Embed = Callable[[str], ArrayLike]
 """Text to the vectors of its tokens, [n, D]."""
 
+Distance = Callable[[ArrayLike, ArrayLike], float]
+"""Vectors [n, D] of a hypothesis and [m, D] of its reference to a distance."""
+
 Change = Callable[[ArrayLike], Vectors]
 """Vectors [n, D] to others of the same tokens, [n, D']."""
 
 
 def table_embedding(table: ArrayLike, encode: Callable[[str], Sequence[int]]) -> Embed:
-    """Look the tokens of a text up in a table [V, D], by the ids that ``encode`` gives; no ids give [0, D].
+    """Return a function that looks a text's tokens up in a table [V, D], by the ids of ``encode``; no ids give [0, D].
 
-    A trained run's: ``table_embedding(run.model.embedding.tokens.weight, run.vocabulary.encode)``.
+    For a trained run: ``table_embedding(run.model.embedding.tokens.weight, run.vocabulary.encode)``.
     """
     rows = array(table)
     return lambda text: rows[np.asarray(encode(text), dtype=np.int64)]
 
 
 def changed(embed: Embed, *changes: Change) -> Embed:
-    """``embed`` followed by changes such as ``centring`` or ``whitening``, in their order."""
+    """Return ``embed`` followed by changes such as ``centring`` or ``whitening``, in this order."""
 
     def embed_changed(text: str) -> ArrayLike:
         vectors = embed(text)
@@ -36,7 +39,7 @@ def changed(embed: Embed, *changes: Change) -> Embed:
 
 
 def centring(corpus: Iterable[ArrayLike]) -> Change:
-    """Subtract the mean of a corpus's vectors, an iterable of [n, D].
+    """Return a function that subtracts the mean of a corpus's vectors, an iterable of [n, D].
 
     Raises ``ValueError`` for a corpus without vectors.
     """
@@ -45,10 +48,10 @@ def centring(corpus: Iterable[ArrayLike]) -> Change:
 
 
 def whitening(corpus: Iterable[ArrayLike], width: int | None = None) -> Change:
-    """Give a corpus's vectors, an iterable of [n, D], mean 0 and the covariance of the identity.
+    """Return a function under which a corpus's vectors, an iterable of [n, D], have mean 0 and identity covariance.
 
     x to (x - mean) U L^(-1/2), where U L U^T is the corpus's covariance (divided by the number of vectors), eigenvalues
-    in falling order; ``width`` keeps the first columns. One vector stands for one token, so frequent ones weigh more.
+    in falling order; ``width`` keeps the first columns. Every token counts, so frequent ones weigh more.
     Raises ``ValueError`` for a corpus without vectors, and where they vary in fewer than ``width`` (or D) directions.
     Source: Su et al., "Whitening Sentence Representations for Better Semantics and Faster Retrieval", 2021, section 3.
     """
@@ -64,14 +67,45 @@ def whitening(corpus: Iterable[ArrayLike], width: int | None = None) -> Change:
 
 
 def _moments(corpus: Iterable[ArrayLike]) -> tuple[Vectors, Vectors]:
-    """Mean [D] and covariance [D, D], sentence by sentence, without the cancellation of a mean of squares."""
+    """Return mean [D] and covariance [D, D], updated sentence by sentence (Chan et al., 1979)."""
+    # Scatter around a running mean: a mean of squares minus the squared mean would cancel.
     count, mean, scatter = 0, np.zeros(()), np.zeros(())
     for vectors in filter(len, map(array, corpus)):
         total = count + len(vectors)
-        own = vectors.mean(axis=0)
-        shift, centred = own - mean, vectors - own
+        mean_here = vectors.mean(axis=0)
+        shift, centred = mean_here - mean, vectors - mean_here
         scatter = scatter + centred.T @ centred + np.multiply.outer(shift, shift) * count * len(vectors) / total
         mean, count = mean + shift * len(vectors) / total, total
     if not count:
         raise ValueError("corpus: no vectors to take a mean of")
     return mean, scatter / count
+
+
+def corpus_distances(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    embed: Embed,
+    distance: Distance,
+    on_progress: Callable[[int], object] = lambda _: None,
+    empty: float | None = None,
+) -> Vectors:
+    """Return the distance [N] of each hypothesis from its reference, for a mean or a paired test.
+
+    ``distance`` is ``word_rotators_distance``, ``word_movers_distance``, one of their bounds or your own function.
+    ``on_progress`` gets the number of pairs done since its last call. A pair with a text of no tokens has the distance
+    ``empty``; without it, it is an error.
+
+    Raises ``ValueError`` for texts that do not pair, and with the number of the pair, from 1, for vectors that
+    ``distance`` refuses.
+    """
+    if len(hypotheses) != len(references):
+        raise ValueError(f"{len(hypotheses)} hypotheses, but {len(references)} references")
+    distances = np.empty(len(hypotheses))
+    for index, (hypothesis, reference) in enumerate(zip(hypotheses, references, strict=True)):
+        x, y = array(embed(hypothesis)), array(embed(reference))
+        try:
+            distances[index] = empty if empty is not None and not (len(x) and len(y)) else distance(x, y)
+        except ValueError as error:
+            raise ValueError(f"pair {index + 1}: {error}") from error
+        on_progress(1)
+    return distances
