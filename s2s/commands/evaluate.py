@@ -23,10 +23,10 @@ from s2s.data.rows import json_text
 from s2s.errors import UserError
 from s2s.files.atomic import write_atomically
 from s2s.metrics import Scores, show
+from s2s.metrics.bootstrap import LEAST, too_few
 from s2s.metrics.generated import WORDS, repetition_statistics
 from s2s.metrics.overlap import measured, published_statistics, score_statistics
 from s2s.metrics.references import References
-from s2s.metrics.significance import LEAST, too_few
 from s2s.metrics.systems import SAMPLES, Difference, System, differences, show_comparison, signature
 
 USAGE = f"""\

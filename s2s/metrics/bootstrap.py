@@ -250,11 +250,16 @@ def _rows(statistics: ArrayLike) -> Numbers:
 def _draws(sentences: int, samples: int, generator: np.random.Generator) -> Iterator[Numbers]:
     """Yield how often each sentence is drawn, [n, N] for the n samples of a chunk."""
     for size in _chunks(samples, sentences):
-        chosen = generator.integers(sentences, size=(size, sentences))
-        chosen += np.arange(size)[:, None] * sentences
-        counts = np.bincount(chosen.ravel(), minlength=size * sentences)
-        del chosen  # 8 MiB less while the counts are converted
-        yield counts.reshape(size, sentences).astype(np.float64)
+        yield _counts(generator.integers(sentences, size=(size, sentences)))
+
+
+def _counts(chosen: NDArray[np.int64]) -> Numbers:
+    """Return how often each of N sentences is among the N of each row, [n, N]."""
+    shape = chosen.shape
+    chosen += np.arange(shape[0])[:, None] * shape[1]
+    counts = np.bincount(chosen.ravel(), minlength=chosen.size)
+    del chosen  # no longer needed while the counts, as large again, are converted
+    return counts.reshape(shape).astype(np.float64)
 
 
 def _chunks(samples: int, sentences: int) -> Iterator[int]:
