@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from s2s.losses.fsdp import is_sharded
 from s2s.losses.passes import Passes
 from s2s.losses.terms import Losses, Term, share
 from s2s.losses.vocabulary_loss import VocabularyLoss, vocabulary_loss
-from s2s.mitigations.base import LossMethod, LossTerms, Mitigation, PrefixMethod, StepContext
+from s2s.mitigations.base import LossMethod, LossTerms, PrefixMethod, PreparedMethod, StepContext
 from s2s.model import PrefixTransformer
 from s2s.randomness import Draws
 
@@ -30,13 +29,6 @@ class ObjectiveSettings:
 
     def __post_init__(self) -> None:
         settle(self, "objective.")
-
-
-class Named(NamedTuple):
-    """A method and the name that seeds its draws: the recipe's, with a number from its second use on."""
-
-    name: str
-    method: Mitigation
 
 
 class Objective(nn.Module):
@@ -52,7 +44,7 @@ class Objective(nn.Module):
         self,
         model: PrefixTransformer,
         settings: ObjectiveSettings,
-        mitigations: Sequence[tuple[str, Mitigation]] = (),
+        mitigations: Sequence[PreparedMethod] = (),
         heads: Heads | None = None,
         generates: bool = True,
         loss: VocabularyLoss = vocabulary_loss,
@@ -100,12 +92,13 @@ class Objective(nn.Module):
         """Return the loss of generation as sums: that of the loss method, given what the prefix methods feed it."""
         fed, kept = batch, 1.0
         loss_method, loss_context = LossMethod(), StepContext(passes, Draws(batch.seeds, ""), counts, 0, 1.0)
-        for name, method in self.mitigations:
+        for name, method, prepared in self.mitigations:
             if not (strength := method.strength(step)):
                 continue
             if not method.shardable and is_sharded(self):
                 raise UserError(f"mitigations: '{name}' does not run where parameters are sharded")
-            context = StepContext(passes, Draws(batch.seeds, name), counts, step - method.start_step, strength)
+            draws, since = Draws(batch.seeds, name), step - method.start_step
+            context = StepContext(passes, draws, counts, since, strength, prepared)
             if isinstance(method, PrefixMethod):
                 fed, kept = method.feed(fed, context), kept * method.weight
             elif isinstance(method, LossMethod):
@@ -122,11 +115,11 @@ def _anchored(terms: LossTerms, kept: float, passes: Passes, batch: Batch) -> Lo
     return LossTerms({"anchor": Term((1 - kept) * loss), **scaled}, nll)
 
 
-def _numbered(mitigations: Sequence[tuple[str, Mitigation]]) -> list[Named]:
+def _numbered(mitigations: Sequence[PreparedMethod]) -> list[PreparedMethod]:
     # Two uses of one method need names of their own: with one name both would draw the same numbers.
     uses: Counter[str] = Counter()
     named = []
-    for name, method in mitigations:
+    for name, method, prepared in mitigations:
         uses[name] += 1
-        named.append(Named(name if uses[name] == 1 else f"{name} {uses[name]}", method))
+        named.append(PreparedMethod(name if uses[name] == 1 else f"{name} {uses[name]}", method, prepared))
     return named

@@ -29,8 +29,8 @@ from s2s.batch import Batch
 from s2s.data.batches import TokenisedSplit
 from s2s.errors import UserError
 from s2s.machine.matmul import KERNELS, choose, kernel
+from s2s.mitigations import Mitigation, PreparedMethod, TrainingContext
 from s2s.mitigations.adversarial import FastGradient
-from s2s.mitigations.base import Mitigation, TrainingContext
 from s2s.mitigations.consistency import NoiseConsistency, RDrop
 from s2s.mitigations.gradient_penalty import GradientPenalty
 from s2s.mitigations.prefix_noise import RandomReplacement
@@ -83,12 +83,12 @@ def methods() -> dict[str, tuple[str, Mitigation] | None]:
 
 def objectives(model: PrefixTransformer) -> dict[str, Objective]:
     """Return the objective of each row, all of the same model."""
-    context = TrainingContext(cast(Vocabulary, _ids(model)), lambda: TokenisedSplit([], [], []), 512, 512)
+    vocabulary, train = cast(Vocabulary, _ids(model)), TokenisedSplit([], [], [])
+    context = TrainingContext(vocabulary, lambda: train, max_source=512, max_length=512, load_model=lambda _: model)
     works = {}
-    for name, method in methods().items():
-        if method is not None:
-            method[1].prepare(context)
-        works[name] = Objective(model, ObjectiveSettings(), [] if method is None else [method])
+    for row, named in methods().items():
+        prepared = [] if named is None else [PreparedMethod(*named, named[1].prepare(context))]
+        works[row] = Objective(model, ObjectiveSettings(), prepared)
     return works
 
 

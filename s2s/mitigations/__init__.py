@@ -1,8 +1,15 @@
-"""Mitigations of exposure bias: each row of the table is a line in a recipe."""
+"""Mitigations of exposure bias: each row of ``MITIGATIONS`` is a line in a recipe."""
 
 from s2s.mitigations.adversarial import FastGradient, FreeLargeBatch, ProjectedGradient, VirtualAdversarial
-from s2s.mitigations.base import Composition, LossMethod, Mitigation, PrefixMethod, TrainingContext
-from s2s.mitigations.composition import check
+from s2s.mitigations.base import (
+    Composition,
+    LossMethod,
+    Mitigation,
+    PrefixMethod,
+    PreparedMethod,
+    TrainingContext,
+    check,
+)
 from s2s.mitigations.consistency import ArticleRDrop, NoiseConsistency, RDrop
 from s2s.mitigations.gold import OffPolicy
 from s2s.mitigations.gradient_penalty import ArticleFastGradient, ArticlePenalty, GradientPenalty
@@ -14,7 +21,16 @@ from s2s.mitigations.scheduled_sampling import ScheduledSampling
 from s2s.mitigations.teaforn import TeacherForcingWithNGrams
 from s2s.mitigations.token_losses import GraduatedLabelSmoothing, MixedCrossEntropy, Unlikelihood
 
-__all__ = ["MITIGATIONS", "Composition", "LossMethod", "Mitigation", "PrefixMethod", "TrainingContext", "check"]
+__all__ = [
+    "MITIGATIONS",
+    "Composition",
+    "LossMethod",
+    "Mitigation",
+    "PrefixMethod",
+    "PreparedMethod",
+    "TrainingContext",
+    "check",
+]
 
 MITIGATIONS: dict[str, type[Mitigation]] = {
     "random_replacement": RandomReplacement,

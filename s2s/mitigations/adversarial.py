@@ -1,8 +1,8 @@
 """Adversarial perturbation of token embeddings: fast gradient, projected gradient, FreeLB and virtual adversarial.
 
-Everywhere ``scope: target`` perturbs the decoder's inputs only, so that all passes share the encoded source, and
-``scope: all`` perturbs the source as well. Norms are those of one sequence, over all that is perturbed of it, so that
-a row's perturbation does not depend on its neighbours. Padding has no gradient and stays as it is.
+In all of them ``scope: target`` perturbs the decoder's inputs only, so that all passes share the encoded source, and
+``scope: all`` perturbs the source as well. Norms are those of one sequence, over all its perturbed embeddings, so that
+a row's perturbation does not depend on the other rows. Padding has no gradient and is not perturbed.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ class Perturbed(LossMethod):
     def ascended(
         self, fed: Batch, context: StepContext, name: str, step_of: Callable[[Sequence[Tensor]], Perturbation]
     ) -> LossTerms:
-        """(1 - share) L(e) + share L(e + d), where d is made of the gradients of L(e) and held constant."""
+        """Return (1 - share) L(e) + share L(e + d); ``step_of`` makes the constant d of the gradients of L(e)."""
         passes, words = context.passes, context.passes.words(fed, self.scope)
         scores = passes.score(fed, words)
         loss = passes.cross_entropy(scores)
@@ -48,10 +48,10 @@ class Perturbed(LossMethod):
 class FastGradient(Perturbed):
     """FGM: (1 - weight) L(e) + weight L(e + d), d = epsilon g / (|g| + 1e-8), g = dL/de of each sequence's own loss.
 
-    Source: Miyato et al. 2017, section 3, and Su 2020 (7234), where d is constant in the second pass. The gradient of
-    the first pass walks target rows only (``scope: target``). Cost: a target pass, and the way back through one; with
-    ``scope: all`` a whole step more. Teacher forcing at weight 0 or epsilon 0. It does not normalise over the batch or
-    over the table, as ``fgm_article`` does.
+    Source: Miyato et al. 2017, section 3, and Su 2020 (7234), where d is constant in the second pass. Cost: a target
+    pass and a backward through one (with ``scope: target`` g needs the target's columns only); with ``scope: all`` a
+    whole step more. Teacher forcing at weight 0 or epsilon 0. It does not normalise over the batch or over the table,
+    as ``fgm_article`` does.
     """
 
     weight: Share = 0.5
@@ -65,7 +65,7 @@ class ProjectedGradient(Perturbed):
     """PGD: (1 - weight) L(e) + weight L(e + d), d after ``steps`` of d <- project(d + stride g / |g|) from d = 0.
 
     ``project`` shortens a sequence's d to length epsilon. Source: Madry et al. 2018, section 2.1, in the l2 norm. Cost:
-    ``steps`` target passes and ways back. Teacher forcing at weight 0 or epsilon 0; one step with a stride of epsilon
+    ``steps`` target passes and backwards. Teacher forcing at weight 0 or epsilon 0; one step with a stride of epsilon
     or more is FGM. It does not use the gradients of the inner steps (see ``free_lb``).
     """
 
@@ -86,7 +86,7 @@ class ProjectedGradient(Perturbed):
         return LossTerms(mixed(self.share(context), loss, "adversarial", moved), scores.nll())
 
     def next(self, step: Perturbation, gradients: Sequence[Tensor]) -> Perturbation:
-        """The perturbation after one ascent."""
+        """Return the perturbation after one ascent."""
         ascent = scaled(gradients, self.stride)
         return projected([part + more for part, more in zip(step, ascent, strict=True)], self.epsilon)
 
@@ -96,8 +96,8 @@ class FreeLargeBatch(ProjectedGradient):
     """FreeLB: (1 - weight) L(e) + weight mean_k L(e + d_k) over the ``steps`` perturbations of an ascent.
 
     d_0 is uniform in [-epsilon, epsilon] / sqrt(numbers of the sequence); d_k+1 as in PGD. Source: Zhu et al. 2020,
-    algorithm 1. Cost: ``steps`` target passes with their ways back, and the clean one where the weight is below 1.
-    Teacher forcing at weight 0 or epsilon 0. It does not replay one dropout mask in all passes.
+    algorithm 1. Cost: ``steps`` target passes with their backwards, and a clean one where the weight is below 1.
+    Teacher forcing at weight 0 or epsilon 0. It does not repeat one dropout mask in all passes.
     """
 
     weight: Share = 1.0
@@ -118,7 +118,7 @@ class FreeLargeBatch(ProjectedGradient):
         return LossTerms(mixed(self.share(context), loss, "adversarial", method), nll)
 
     def _start(self, words: InputEmbeddings, fed: Batch, context: StepContext) -> Perturbation:
-        """Uniform numbers at the real positions, no longer than epsilon."""
+        """Draw uniform numbers at the positions that are no padding, no longer than epsilon."""
         steps = noise(words, fed, context, gaussian=False)
         numbers = torch.stack([part.ne(0).flatten(1).sum(1) for part in steps]).sum(0).clamp(min=1)
         return [part * self.epsilon / numbers.to(part.dtype).sqrt()[:, None, None] for part in steps]
@@ -130,7 +130,7 @@ class VirtualAdversarial(Perturbed):
 
     d is a random direction of length 1, replaced by g / |g| in each of ``iterations``; p(e) is a constant. Source:
     Miyato et al. 2018, section 3.3; epsilon, xi and one iteration as in Su's code (7466). The KL is summed over a
-    sequence's positions. Cost: two target passes and two ways back. Teacher forcing at weight 0 or epsilon 0. It does
+    sequence's positions. Cost: two target passes and two backwards. Teacher forcing at weight 0 or epsilon 0. It does
     not use labels, so it does not follow the loss where model and label differ.
     """
 
@@ -155,29 +155,29 @@ class VirtualAdversarial(Perturbed):
 
 
 def scaled(step: Perturbation, length: float) -> Perturbation:
-    """The perturbation with each sequence's norm brought to a length; a zero stays a zero."""
+    """Return the perturbation with each sequence's norm scaled to a length; a zero stays a zero."""
     factor = (length / (_norm(step) + 1e-8))[:, None, None]
     return [part * factor for part in step]
 
 
 def projected(step: Perturbation, length: float) -> Perturbation:
-    """The perturbation with each sequence's norm cut down to a length."""
+    """Return the perturbation with each sequence's norm reduced to at most a length."""
     factor = (length / (_norm(step) + 1e-8)).clamp(max=1)[:, None, None]
     return [part * factor for part in step]
 
 
 def noise(words: InputEmbeddings, batch: Batch, context: StepContext, gaussian: bool) -> Perturbation:
-    """Random numbers at the positions that are no padding: normal, or uniform in [-1, 1]."""
+    """Draw random numbers at the positions that are no padding: normal, or uniform in [-1, 1]."""
     columns = torch.arange(batch.source.shape[1], device=batch.source.device)
-    real = [real_inputs(batch), columns < batch.source_lengths[:, None]]
-    found = []
-    for name, part, mask in zip(("target", "source"), words.tensors(), real, strict=False):
+    masks = [real_inputs(batch), columns < batch.source_lengths[:, None]]
+    steps = []
+    for name, part, mask in zip(("target", "source"), words.tensors(), masks, strict=False):
         shape = part.shape[1:]
         drawn = context.draws.normal(name, *shape) if gaussian else 2 * context.draws.uniform(name, *shape) - 1
-        found.append((drawn * mask[..., None]).to(part.dtype))
-    return found
+        steps.append((drawn * mask[..., None]).to(part.dtype))
+    return steps
 
 
 def _norm(step: Perturbation) -> Tensor:
-    """The norm [B] of each sequence's perturbation over all its parts."""
+    """Return the norm [B] of each sequence's perturbation over all its parts."""
     return torch.stack([part.flatten(1).square().sum(1) for part in step]).sum(0).sqrt()

@@ -20,19 +20,19 @@ class GradientPenalty(Perturbed):
 
     Each occurrence of a token has its own gradient. In sums of losses it is epsilon / 2 sum_i |d(N L)/de_i|^2 / N, so
     that its strength does not depend on the size of the update. Source: Su 2020 (7234, 7259); without N it is
-    ``gradient_penalty_article``. Cost: a differentiable way back through the target rows and its own way back, in
-    attention's plain kernel; not possible under sharding. With ``first_order`` L(e + d), d = epsilon d(N L)/de held
-    constant, takes its place: its gradient is the penalty's up to O(epsilon^2), and it costs what FGM costs, anywhere.
-    Teacher forcing at weight 0 or epsilon 0. It does not penalise the gradient of the output layer, which the
-    article's code also holds through its tied table.
+    ``gradient_penalty_article``. With ``first_order`` the penalty is replaced by L(e + d), d = epsilon d(N L)/de held
+    constant, whose gradient is the penalty's up to O(epsilon^2). Cost: a differentiable backward through the target
+    rows and a backward of that, in attention's unfused kernel, and not under sharding; with ``first_order`` the cost
+    of FGM, anywhere. Teacher forcing at weight 0 or epsilon 0. It does not penalise the gradient of the output layer,
+    which the article's code includes through its tied table.
     """
 
     epsilon: Strength = 0.003  # 1 / 320: the article's 1 at the 320 labels of its update
     first_order: bool = False  # the loss at a perturbation instead: no double backward
 
     def divisor(self, context: StepContext) -> Tensor | float:  # noqa: ARG002
-        """Return what a squared gradient is divided by: a factor of 1 / int64 would have the digits of float32."""
-        return 1.0
+        """Return the divisor of a squared gradient."""
+        return 1.0  # a divisor and no factor: 1 / an int64 tensor would have the digits of float32 only
 
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
         return self._first_order(fed, context) if self.first_order else self._exact(fed, context)
@@ -40,7 +40,7 @@ class GradientPenalty(Perturbed):
     def _exact(self, fed: Batch, context: StepContext) -> LossTerms:
         passes = context.passes
         if self.scope == "target":
-            passes.memory(fed)  # outside of the plain kernel: only what is differentiated twice needs it
+            passes.memory(fed)  # outside of the unfused kernel, which only twice differentiated passes need
         with sdpa_kernel(SDPBackend.MATH):
             words = passes.words(fed, self.scope)
             scores = passes.score(fed, words)
@@ -54,10 +54,10 @@ class GradientPenalty(Perturbed):
         divisor = self.divisor(context)
         return self.ascended(fed, context, "penalty", lambda slopes: [self.epsilon * part / divisor for part in slopes])
 
-    def refuse(self, beside: Composition) -> str | None:
-        if beside.compiled and not self.first_order:
-            return "what is compiled cannot be differentiated twice; set first_order=true or run.compile=false"
-        return super().refuse(beside)
+    def refuse(self, composition: Composition) -> str | None:
+        if composition.compiled and not self.first_order:
+            return "compiled blocks cannot be differentiated twice; set first_order=true or run.compile=false"
+        return super().refuse(composition)
 
     @property
     def shardable(self) -> bool:
@@ -66,11 +66,11 @@ class GradientPenalty(Perturbed):
 
 @dataclass
 class ArticlePenalty(GradientPenalty):
-    """L + weight epsilon / 2 sum_i |dL/de_i|^2, the script's form, which shrinks as the update grows.
+    """L + weight epsilon / 2 sum_i |dL/de_i|^2, the form of Su's gradient_penalty.py, which shrinks as updates grow.
 
-    As ``gradient_penalty``, and with its defaults the whole sequence, as in Su's gradient_penalty.py; the mean is over
-    the labels of the whole update, so micro-batches and processes change nothing. The script's update has about 320
-    labels. Teacher forcing at weight 0 or epsilon 0.
+    It is ``gradient_penalty`` without N, by default over the whole sequence, as in the script, whose update has about
+    320 labels. L is the mean over the labels of the whole update, so micro-batches and processes change nothing. Cost:
+    that of ``gradient_penalty``. Teacher forcing at weight 0 or epsilon 0.
     """
 
     scope: Literal["target", "all"] = "all"
@@ -82,12 +82,12 @@ class ArticlePenalty(GradientPenalty):
 
 @dataclass
 class ArticleFastGradient(LossMethod):
-    """L(E + D), D = epsilon G / (|G| + 1e-8), G = dL/dE over the whole table of token embeddings E; only its gradient.
+    """(1 - weight) L(E) + weight L(E + D), D = epsilon G / (|G| + 1e-8), G = dL/dE, E the table of token embeddings.
 
-    G is the gradient of the update's mean loss, through inputs and tied output layer alike, and its norm that of the
-    whole table: a token has one perturbation wherever it stands. Source: Su 2020 (7234). Cost: a whole step more.
-    Teacher forcing at weight 0 or epsilon 0. It is not defined on parts of an update, so it is refused with several
-    processes or micro-batches, and under sharding.
+    G is the gradient of the update's mean loss, through inputs and tied output layer, and its norm that of the whole
+    table: all occurrences of a token have the same perturbation. Source: Su 2020 (7234), whose code has weight 1, the
+    adversarial gradient alone. Cost: a whole step more. Teacher forcing at weight 0 or epsilon 0. It is not defined on
+    parts of an update, so it is refused with several processes or micro-batches, and under sharding.
     """
 
     epsilon: Strength = 1.0  # length of the table's perturbation
@@ -95,8 +95,8 @@ class ArticleFastGradient(LossMethod):
     def teaches(self) -> set[str]:
         return set()
 
-    def refuse(self, beside: Composition) -> str | None:
-        if beside.updates_in_parts:
+    def refuse(self, composition: Composition) -> str | None:
+        if composition.updates_in_parts:
             return "its gradient is that of a whole update; it needs run.processes 1 and run.accumulate 1 (or use fgm)"
         return None
 

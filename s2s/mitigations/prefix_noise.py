@@ -1,7 +1,7 @@
-"""Noise in the decoder's input that needs no pool: word dropout, duplicates, shifts and swaps.
+"""Noise in the decoder's input: word dropout, duplicates, shifts, swaps and random replacement.
 
-None of them shows a place the token that it has to predict: noise that moves tokens moves them to the right only, and
-where a swap cannot but show one, the label there does not count.
+No column may read the token that it has to predict. Noise that moves tokens therefore moves them to the right only,
+and where a swap has to show a token early, the label there does not count.
 """
 
 from dataclasses import dataclass
@@ -15,27 +15,27 @@ from s2s.batch import IGNORED, Batch, real_inputs
 from s2s.config.ranges import Count, Positive, Share
 from s2s.errors import UserError, nearest
 from s2s.mitigations.base import PrefixMethod, StepContext, TrainingContext
-from s2s.mitigations.replacement_pools import POOLS, TAUGHT, Choice, frequencies, plain_ids, special_ids
+from s2s.mitigations.replacement_pools import POOLS, TAUGHT, PoolData, frequencies, plain_ids, special_ids
 
 
 @dataclass
 class Noise(PrefixMethod):
-    """The keys of methods that touch each token of the decoder's input with a probability.
+    """The keys of methods that change each token of the decoder's input with a probability.
 
-    The begin symbol and padding are never touched.
+    The begin symbol and padding never change.
     """
 
-    rate: Share = 0.1  # probability that a token is touched
-    gate: Share = 1.0  # probability that an example is touched at all
+    rate: Share = 0.1  # probability that a token changes
+    gate: Share = 1.0  # probability that an example may change at all
     position_decay: Share = 0.0  # the rate of token t = 1, 2 ... is rate (1 - position_decay^t): it grows with t
 
     @property
     def touches_any(self) -> bool:
-        """Whether any token of any example can be touched."""
+        """Whether any token of any example can change."""
         return bool(self.rate and self.gate)
 
     def hits(self, batch: Batch, context: StepContext) -> Tensor:
-        """The decoder inputs [B, T] to be touched."""
+        """Draw which decoder inputs [B, T] change."""
         columns = torch.arange(batch.target.shape[1], device=batch.target.device)
         rates = context.strength * self.rate * (1 - self.position_decay**columns)
         drawn = context.draws.uniform("hit", len(columns)) < rates
@@ -47,9 +47,9 @@ class Noise(PrefixMethod):
 class WordDropout(Noise):
     """Each token of the decoder's input, and of the source with ``scope: all``, loses its embedding at the rate.
 
-    A vector of zeros takes its place; position and segment stay. Source: Gal and Ghahramani 2016; Takase and Kiyono
-    2021, who drop both sides at 0.1. Begin and end symbols stay. Cost: none. Teacher forcing at rate 0 or weight 0. It
-    drops occurrences, not all places of a type at once; ``position_decay`` is for the target alone.
+    A vector of zeros replaces it; position and segment stay. Begin and end symbols stay. Source: Gal and Ghahramani
+    2016; Takase and Kiyono 2021, who drop both sides at 0.1. Cost: none. Teacher forcing at rate 0 or weight 0. It
+    drops single occurrences, not all those of a type at once; ``position_decay`` is for the target alone.
     """
 
     scope: Literal["target", "all"] = "target"  # the decoder's input, or the source as well
@@ -70,10 +70,10 @@ class WordDropout(Noise):
 
 @dataclass
 class DuplicateNoise(Noise):
-    """Each token is read twice at the rate; what follows it comes a place late, and the last tokens are lost.
+    """Each token is read twice at the rate; what follows it moves a column to the right, and the last tokens are lost.
 
-    A stand-in for stuttering. Labels stay. Cost: none. Teacher forcing at rate 0 or weight 0. The prefix stays as long
-    as it was.
+    It imitates stuttering, and has no source. Labels and the prefix's length stay. Cost: none. Teacher forcing at rate
+    0 or weight 0.
     """
 
     def teaches(self) -> set[str]:
@@ -82,7 +82,7 @@ class DuplicateNoise(Noise):
     def feed(self, batch: Batch, context: StepContext) -> Batch:
         hits = self.hits(batch, context)
         columns = torch.arange(hits.shape[1], device=hits.device).repeat(len(hits), 1)
-        first = columns + hits.cumsum(dim=1) - hits.long()  # where each token is read first
+        first = columns + hits.cumsum(dim=1) - hits.long()  # the column at which each token is read first
         order = torch.searchsorted(first, columns, right=True) - 1
         target = torch.where(real_inputs(batch), batch.target.gather(1, order), batch.target)
         return batch._replace(target=target)
@@ -90,10 +90,10 @@ class DuplicateNoise(Noise):
 
 @dataclass
 class ShiftNoise(Noise):
-    """Each token is left out at the rate; what stood before it comes a place late, behind repeated begin symbols.
+    """Each token is left out at the rate; what preceded it moves a column to the right, after repeated begin symbols.
 
-    A stand-in for skipping. Labels stay; were the rest moved to the left instead, each place would be shown its
-    label. Cost: none. Teacher forcing at rate 0 or weight 0. The prefix stays as long as it was.
+    It imitates skipping, and has no source. Labels and the prefix's length stay. Cost: none. Teacher forcing at rate 0
+    or weight 0.
     """
 
     def teaches(self) -> set[str]:
@@ -102,7 +102,8 @@ class ShiftNoise(Noise):
     def feed(self, batch: Batch, context: StepContext) -> Batch:
         target = batch.target
         kept = ~self.hits(batch, context)
-        # Stable sort: the begin symbol and the tokens left out go first, then all others in their order.
+        # Moving the rest to the left would close the gap, but show each column its label. A stable sort puts the begin
+        # symbol and one copy of it for each token left out first, then all others in their order.
         columns = torch.arange(target.shape[1], device=target.device)
         order = torch.where(kept & (columns > 0), columns, 0).sort(dim=1, stable=True).values
         return batch._replace(target=target.gather(1, order))
@@ -110,10 +111,10 @@ class ShiftNoise(Noise):
 
 @dataclass
 class SwapNoise(Noise):
-    """Each token changes places with the one behind it at the rate; a token takes part in one swap at most.
+    """Each token is swapped with the next one at the rate; a token takes part in one swap at most.
 
-    Where the swap brings a token forward to the place that has to predict it, the label does not count. Cost: none.
-    Teacher forcing at rate 0 or weight 0. The update is divided by all its labels, those too.
+    Where the swap moves a token to the column that has to predict it, the label does not count; the update is divided
+    by all its labels, those included. It has no source. Cost: none. Teacher forcing at rate 0 or weight 0.
     """
 
     def teaches(self) -> set[str]:
@@ -140,18 +141,18 @@ def _not_after_another(marks: Tensor) -> Tensor:
 class RandomReplacement(Noise):
     """With probability ``gate`` an example has each token of its decoder input replaced with probability ``rate``.
 
-    The new token is drawn from ``pool``; labels, source and the begin symbol stay. Source: Su 2020 (7259): gate 0.5,
-    rate 0.3, pool "target". His script random_replacement.py has pool "sequence". Cost: none, but for "model_top_k" (a
-    target pass without gradients). Teacher forcing at rate 0, gate 0 or weight 0. A draw may be the token itself, and
-    the prefix stays as long as it was. Pools:
+    The new token is drawn from ``pool``; labels, source, the begin symbol and the prefix's length stay. Source: Su 2020
+    (7259): gate 0.5, rate 0.3, pool "target". His script random_replacement.py has pool "sequence". Cost: none, except
+    for "model_top_k" (a target pass without gradients). Teacher forcing at rate 0, gate 0 or weight 0. A draw may be
+    the token itself. Pools, each uniform unless stated otherwise:
 
-    - target: the tokens of the example's own target, each occurrence alike
-    - sequence: begin, source, end, target, end of the example, each occurrence alike
-    - vocabulary: all tokens but special ones, alike
-    - unigram: all tokens as often as the training targets have them
-    - similar: other tokens v in proportion to exp(cos(e_v, e_t) / temperature), but special ones (Takase and Kiyono
-      2021's similarity-based replacement, with the cosine)
-    - model_top_k: the model's ``top_k`` likeliest tokens for the place given the gold prefix, alike
+    - target: the occurrences of tokens in the example's target
+    - sequence: the occurrences of tokens in begin, source, end, target, end of the example
+    - vocabulary: all tokens but special ones
+    - unigram: all tokens in proportion to their counts in the training targets
+    - similar: other tokens v in proportion to exp(cos(e_v, e_t) / temperature), special ones excluded (Takase and
+      Kiyono 2021's similarity-based replacement, with the cosine)
+    - model_top_k: the model's ``top_k`` likeliest tokens for the column given the gold prefix
     """
 
     rate: Share = 0.3
@@ -165,14 +166,14 @@ class RandomReplacement(Noise):
         if self.pool not in POOLS:
             raise UserError(f"pool: no '{self.pool}'{nearest(self.pool, POOLS)}")
 
-    def prepare(self, context: TrainingContext) -> None:
-        counted = frequencies(context) if self.pool == "unigram" else None
+    def prepare(self, context: TrainingContext) -> PoolData:
+        counts = frequencies(context) if self.pool == "unigram" else None
         plain, special = plain_ids(context.vocabulary), special_ids(context.vocabulary)
-        self._choice = Choice(plain, special, counted, self.top_k, self.temperature)
+        return PoolData(plain, special, counts, self.top_k, self.temperature)
 
     def teaches(self) -> set[str]:
         return TAUGHT[self.pool] if self.touches_any else set()
 
     def feed(self, batch: Batch, context: StepContext) -> Batch:
-        drawn = POOLS[self.pool](batch, context, self._choice)
+        drawn = POOLS[self.pool](batch, context, context.prepared)
         return batch._replace(target=torch.where(self.hits(batch, context), drawn, batch.target))

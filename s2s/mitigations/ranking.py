@@ -13,13 +13,13 @@ from s2s.config.outside_names import outside
 from s2s.config.ranges import Exponent, Few, PathText, Strength
 from s2s.errors import UserError, nearest
 from s2s.losses.terms import Term
-from s2s.mitigations.base import LossTerms, StepContext, TrainingContext, teacher_forcing
+from s2s.mitigations.base import Composition, LossTerms, StepContext, TrainingContext, teacher_forcing
 from s2s.mitigations.candidates import Candidate, Packed, read
-from s2s.mitigations.minimum_risk import Sampled, has_labels
+from s2s.mitigations.minimum_risk import CandidateTools, Sampled, has_labels
 
 
 class Ranked(NamedTuple):
-    """A candidate, its log-probability when it was decoded and its metric."""
+    """A candidate, its log-probability when it was decoded, and its metric."""
 
     candidate: Candidate
     log_prob: float
@@ -37,19 +37,21 @@ class Ranking(Sampled):
         if not self.path:
             raise UserError("path: a file of decoded candidates is needed, such as scripts/decode.py writes")
 
-    def prepare(self, context: TrainingContext) -> None:
-        super().prepare(context)
-        self._stored = read(self.path, context)
+    def prepare(self, context: TrainingContext) -> CandidateTools:
+        return super().prepare(context)._replace(stored=read(self.path, context))
 
-    def ranked(self, batch: Batch) -> list[list[Ranked]]:
-        """The candidates of each source, best first; those of equal metric as the search had them."""
-        rows = self._stored.find(batch, self.candidates)
-        rewards = self._rewards([[one for one, _ in row] for row in rows], batch).tolist()
-        found = []
-        for row, values in zip(rows, rewards, strict=True):
-            one = [Ranked(*pair, reward) for pair, reward in zip(row, values, strict=False)]
-            found.append(sorted(one, key=lambda candidate: -candidate.reward))
-        return found
+    def ranked(self, batch: Batch, tools: CandidateTools) -> list[list[Ranked]]:
+        """Return the candidates of each source, best first; those of equal metric in the order of the file."""
+        assert tools.stored is not None
+        rows = tools.stored.find(batch, self.candidates)
+        rewards = tools.rewards([[candidate for candidate, _ in row] for row in rows], batch).tolist()
+        return [
+            sorted(
+                (Ranked(*pair, reward) for pair, reward in zip(row, values, strict=False)),  # rewards are padded
+                key=lambda ranked: -ranked.reward,
+            )
+            for row, values in zip(rows, rewards, strict=True)
+        ]
 
 
 @dataclass
@@ -75,11 +77,12 @@ class CandidateRanking(Ranking):
         if self.pairs not in PAIRS:
             raise UserError(f"pairs: no '{self.pairs}'{nearest(self.pairs, PAIRS)}")
 
-    def refuse(self, beside: object) -> str | None:  # noqa: ARG002
-        return None  # its cross-entropy reads what feeds edit
+    def refuse(self, composition: Composition) -> str | None:  # noqa: ARG002
+        return None  # at any weight its cross-entropy reads the prefixes that other methods edit
 
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:
-        packed = self._pack([[one.candidate for one in row] for row in self.ranked(clean)], clean)
+        rows = self.ranked(clean, context.prepared)
+        packed = context.prepared.pack([[ranked.candidate for ranked in row] for row in rows], clean)
         log_probs = packed.log_probs(context.passes, clean)
         # In the type of the log-probabilities: an integer tensor to the power of a float is float32.
         scores = log_probs / packed.lengths().clamp(min=1).to(log_probs.dtype) ** self.length_penalty
@@ -89,28 +92,27 @@ class CandidateRanking(Ranking):
         return LossTerms({**forced.terms, "ranking": term}, forced.nll)
 
 
-def _every(distances: Tensor, candidates: Tensor) -> Tensor:  # noqa: ARG001
+def _sum(distances: Tensor, candidates: Tensor) -> Tensor:  # noqa: ARG001
     return torch.ones_like(distances)
 
 
-def _of_its_distance(distances: Tensor, candidates: Tensor) -> Tensor:
-    return 1 / (candidates - distances).clamp(min=1)
+def _mean(distances: Tensor, candidates: Tensor) -> Tensor:
+    return 1 / (candidates - distances).clamp(min=1)  # n candidates have n - d pairs of distance d
 
 
 Shares = Callable[[Tensor, Tensor], Tensor]
-PAIRS: dict[str, Shares] = {"mean": _of_its_distance, "sum": _every}
-"""The factor of a pair from its distance j - i and how many candidates its row has: n candidates have n - d pairs of
-distance d."""
+PAIRS: dict[str, Shares] = {"mean": _mean, "sum": _sum}
+"""The factor of a pair from its distance j - i and the number of candidates in its row."""
 
 
 def margins(scores: Tensor, packed: Packed, margin: float, shares: Shares) -> Tensor:
     """Return for each row [B] the sum over pairs i < j of max(0, f_j - f_i + (j - i) margin) times the pair's share."""
-    places = torch.arange(scores.shape[1], device=scores.device)
-    ahead = places[None, :] - places[:, None]  # j - i
-    loss = functional.relu(scores[:, None, :] - scores[:, :, None] + ahead * margin)
-    real = packed.lengths() > 0
-    counted = (ahead > 0) & real[:, None, :] & real[:, :, None]
-    share = shares(ahead.to(loss.dtype), real.sum(dim=1)[:, None, None].to(loss.dtype))
+    ranks = torch.arange(scores.shape[1], device=scores.device)
+    distance = ranks[None, :] - ranks[:, None]  # j - i
+    loss = functional.relu(scores[:, None, :] - scores[:, :, None] + distance * margin)
+    present = packed.lengths() > 0
+    counted = (distance > 0) & present[:, None, :] & present[:, :, None]
+    share = shares(distance.to(loss.dtype), present.sum(dim=1)[:, None, None].to(loss.dtype))
     return (loss * share * counted).sum(dim=(1, 2))
 
 
@@ -118,19 +120,19 @@ def margins(scores: Tensor, packed: Packed, margin: float, shares: Shares) -> Te
 class PreferenceOptimisation(Ranking):
     """DPO: (1 - weight) CE - weight log sigmoid(beta [log p(b)/q(b) - log p(w)/q(w)]), b and w the best and the worst.
 
-    Of a source's candidates by the metric, where it tells them apart; q are their log-probabilities when they were
-    decoded, so the reference is the run that wrote the file. A mean over examples. Source: Rafailov et al. 2023; as
-    pairs for translation, Yang et al. 2024. Cost: (S + 2 T) / (S + T) of a step. Teacher forcing at weight 0. The
-    likelihood of both may fall; a weight below 1 holds it.
+    Best and worst of a source's candidates by the metric, where it distinguishes them; q are their log-probabilities
+    when they were decoded, so the reference is the run that wrote the file. A mean over examples. Source: Rafailov et
+    al. 2023; as pairs for translation, Yang et al. 2024. Cost: (S + 2 T) / (S + T) of a step. Teacher forcing at weight
+    0. The likelihood of both may fall; a weight below 1 holds it.
     """
 
     beta: Strength = 0.1  # how far a preference may pull from the reference
 
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:
-        pairs = [[row[0], row[-1]] for row in self.ranked(clean)]
-        packed = self._pack([[one.candidate for one in pair] for pair in pairs], clean)
+        pairs = [[row[0], row[-1]] for row in self.ranked(clean, context.prepared)]
+        packed = context.prepared.pack([[ranked.candidate for ranked in pair] for pair in pairs], clean)
         log_probs = packed.log_probs(context.passes, clean)
-        gain = log_probs - log_probs.new_tensor([[one.log_prob for one in pair] for pair in pairs])
+        gain = log_probs - log_probs.new_tensor([[ranked.log_prob for ranked in pair] for pair in pairs])
         differ = log_probs.new_tensor([best.reward > worst.reward for best, worst in pairs])
         preference = -functional.logsigmoid(self.beta * (gain[:, 0] - gain[:, 1]))
         return self.mixed(fed, context, "preference", (preference * differ * has_labels(clean)).sum())

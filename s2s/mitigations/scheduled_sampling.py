@@ -16,7 +16,7 @@ from s2s.mitigations.replacement_pools import from_target
 
 
 class Predicted(NamedTuple):
-    """Scores [N, V] of the N tokens of a batch's texts, with each one's gold id and number 1, 2 ... in its text."""
+    """Scores [N, V] of the N tokens of a batch's targets, with their gold ids and numbers 1, 2 ... in the target."""
 
     logits: Tensor
     gold: Tensor
@@ -24,7 +24,7 @@ class Predicted(NamedTuple):
 
 
 class Mix(NamedTuple):
-    """Probabilities [N] that the prediction, or else a random token, takes a token's place as an input."""
+    """Probabilities [N] that the prediction, or else a random token, replaces a token in the decoder's input."""
 
     predicted: Tensor
     random: Tensor
@@ -35,26 +35,29 @@ class ScheduledSampling(PrefixMethod):
     """Decoder inputs are the model's own predictions with a probability; labels stay.
 
     A pass without gradients predicts each token from the gold prefix: argmax of z + noise Gumbel. At ``noise`` 1 that
-    is a sample, the oracle word of Zhang et al. 2019; at 0, the default and a choice of ours, it is the likeliest word,
-    as in Mihaylova and Martins 2019. The prediction for token t takes the place of t in
-    the next input with probability ``rate`` times the policy's. With ``passes`` of more than 1 the mixed prefix is fed
-    again under the same coins, so that after T passes the prefix is that of sampling token by token. Cost: a target
-    pass without gradients each. Teacher forcing at rate 0 or weight 0; a weight below 1 anchors the loss on gold.
-    Sources: Mihaylova and Martins 2019; Duckworth et al. 2019 (passes). Gradients do not flow through predictions.
+    is a sample, the oracle word of Zhang et al. 2019; at 0, the default of this package, it is the likeliest word, as
+    in Mihaylova and Martins 2019. The prediction for token t replaces t in the next input with probability ``rate``
+    times the policy's. With ``passes`` above 1 the mixed prefix is fed again under the same coins, so that after T
+    passes the prefix is that of sampling token by token. Gradients do not flow through predictions. Sources: Mihaylova
+    and Martins 2019; Duckworth et al. 2019 (passes). Cost: ``passes`` target passes without gradients. Teacher forcing
+    at rate 0 or weight 0; a weight below 1 anchors the loss on gold.
+
     Policies, for token t = 1, 2 ... and step i since the start:
 
     - decoding_step: 1 - base^t (Liu et al. 2021b)
     - inverse_sigmoid: 1 - k / (k + exp(i / k)) with k = ``decay`` (Bengio et al. 2015)
     - decoding_and_training_step: the product of the two
-    - confidence: the prediction where ``confident`` < p(y_t) <= ``sure``; a token of the target at random where p(y_t)
-      is above ``sure``; gold elsewhere (Liu et al. 2021a)
+    - confidence: the prediction where ``confident`` < p(y_t) <= ``sure``; a random token of the target where p(y_t) is
+      above ``sure``; gold elsewhere (Liu et al. 2021a)
     - always: 1
     """
 
     rate: Share = 1.0  # largest probability of a prediction
     policy: str = "decoding_step"  # a row of POLICIES: how the probability grows
-    passes: Few = 1  # predictions from predictions, so many deep
-    noise: Strength = 0.0  # of Gumbel; 0: the likeliest word (our choice), 1: a sample, Zhang et al.'s oracle word
+    passes: Few = 1  # depth of predictions from predictions
+    noise: Strength = (
+        0.0  # of Gumbel; 0: the likeliest word (the default here), 1: a sample, Zhang et al.'s oracle word
+    )
     base: Share = 0.99  # for the policies by decoding step: Liu et al.'s; short targets want less, such as 0.97
     decay: Annotated[float, above(0)] = 1000.0  # steps, for the policies by training step
     confident: Share = 0.9  # for policy confidence: gold at or below it
@@ -83,14 +86,14 @@ class ScheduledSampling(PrefixMethod):
 
     @torch.no_grad()
     def _predict(self, fed: Batch, batch: Batch, tokens: Tensor, context: StepContext) -> Predicted:
-        """Scores of the tokens, each from the column before its own."""
+        """Score the tokens, each from the column before its own."""
         before = tokens.roll(-1, dims=1)
         logits = context.passes.model.logits(context.passes.hidden(fed)[before]).float()
         numbers = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         return Predicted(logits, batch.target[tokens], numbers[tokens])
 
     def _words(self, predicted: Predicted, tokens: Tensor, context: StepContext) -> Tensor:
-        """The words [N] that the model would write."""
+        """Return the tokens [N] that the model would write."""
         logits = predicted.logits
         if self.noise:
             logits = logits + self.noise * context.draws.gumbel("word", tokens.shape[1], logits.shape[1])[tokens]

@@ -1,4 +1,4 @@
-"""TeaForN: the decoder reads its own last layer in the place of the words."""
+"""TeaForN: the decoder reads its own last layer instead of token embeddings."""
 
 from dataclasses import dataclass
 
@@ -14,17 +14,17 @@ from s2s.mitigations.base import LossMethod, LossTerms, StepContext
 
 @dataclass
 class TeacherForcingWithNGrams(LossMethod):
-    """(1 - weight) CE_1 + weight sum_n decay^(n-1) CE_n over ``passes``, pass n reading the hidden rows of pass n - 1.
+    """TeaForN: CE_1 + weight sum_{n > 1} decay^(n-1) CE_n; pass n reads the hidden states of pass n - 1.
 
-    In pass n the row that predicts token t stands where the embedding of t would stand, behind the begin symbol; CE_n
-    counts the tokens from the n-th on (the ones before it only see what an earlier pass has seen). All passes share
-    their weights and gradients flow through all of them. Source: Goodman et al. 2020; Su 2020 (7818). Cost: a target
-    pass each beyond the first. Teacher forcing at weight 0, decay 0 or 1 pass. It does not mix in embeddings of likely
-    words, which the paper found unstable.
+    In pass n the hidden state that predicts token t replaces the embedding of t; the begin symbol keeps its own. CE_n
+    counts the tokens from the n-th on, as earlier ones read only what an earlier pass has read. All passes share their
+    weights, and gradients flow through all of them. Source: Goodman et al. 2020; Su 2020 (7818). Cost: a target pass
+    for each pass after the first. Teacher forcing at weight 0, decay 0 or 1 pass. It does not mix in embeddings of
+    likely words, which the paper found unstable.
     """
 
     passes: Few = 2  # 1 is teacher forcing
-    decay: Strength = 0.5  # each pass counts so much of the one before
+    decay: Strength = 0.5  # factor of each pass over the one before
 
     def teaches(self) -> set[str]:
         return set()
@@ -37,12 +37,12 @@ class TeacherForcingWithNGrams(LossMethod):
         begin = passes.model.words(fed.target[:, :1])
         for number in range(2, self.passes + 1):
             hidden = passes.hidden(fed, InputEmbeddings(torch.cat([begin, hidden[:, :-1]], dim=1)))
-            entropy = passes.cross_entropy(passes.scores(hidden, _from(number, labels)))
+            entropy = passes.cross_entropy(passes.scores(hidden, _labels_from(number, labels)))
             terms[f"pass_{number}"] = Term(self.share(context) * self.decay ** (number - 1) * entropy)
         return LossTerms(terms, first.nll())
 
 
-def _from(number: int, labels: Tensor) -> Tensor:
-    """The labels from the n-th token on."""
+def _labels_from(number: int, labels: Tensor) -> Tensor:
+    """Return the labels from the n-th token on."""
     columns = torch.arange(1, labels.shape[1] + 1, device=labels.device)
     return labels.masked_fill(columns < number, IGNORED)

@@ -14,12 +14,12 @@ from s2s.mitigations.base import Composition, LossMethod, LossTerms, StepContext
 
 @dataclass
 class GraduatedLabelSmoothing(LossMethod):
-    """Cross-entropy whose labels are smoothed more where the model is surer: (1 - weight) CE + weight CE_graduated.
+    """(1 - weight) CE + weight CE_graduated, whose labels are smoothed more where the model is more confident.
 
     The confidence is the probability of the model's first choice, a constant: above ``high`` the share ``smooth_high``
     of the label is spread over the vocabulary, below ``low`` the share ``smooth_low``, between them ``smooth``. Source:
     Wang et al. 2020, section 5, with its numbers. Cost: none. Teacher forcing at weight 0, or with all shares 0. It
-    takes the place of ``objective.label_smoothing``, which has to be 0.
+    replaces ``objective.label_smoothing``, which has to be 0.
     """
 
     high: Share = 0.7  # confidence above which smooth_high is spread
@@ -36,9 +36,9 @@ class GraduatedLabelSmoothing(LossMethod):
         if self.low > self.high:
             raise UserError(f"low: {self.low} is above high: {self.high}")
 
-    def refuse(self, beside: Composition) -> str | None:
-        if beside.label_smoothing:
-            return "it takes the place of objective.label_smoothing; set that to 0"
+    def refuse(self, composition: Composition) -> str | None:
+        if composition.label_smoothing:
+            return "it replaces objective.label_smoothing; set that to 0"
         return None
 
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
@@ -58,9 +58,8 @@ class GraduatedLabelSmoothing(LossMethod):
 class Unlikelihood(LossMethod):
     """CE + weight alpha sum_t sum_{c in C_t} -log(1 - p(c | t)), C_t the target's tokens before t, without token t.
 
-    Each candidate counts once a place. Source: Welleck et al. 2020, section 5.1 (token level). Cost: none. Teacher
-    forcing at weight 0 or alpha 0. It punishes repetition alone, wanted repetition too, and looks at gold prefixes
-    only.
+    Each candidate counts once a column. Source: Welleck et al. 2020, section 5.1 (token level). Cost: none. Teacher
+    forcing at weight 0 or alpha 0. It punishes all repetition, intended repetition included, and only on gold prefixes.
     """
 
     alpha: Strength = 1.0  # strength of the penalty
@@ -71,18 +70,18 @@ class Unlikelihood(LossMethod):
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:
         scores = context.passes.score(fed)
         candidates, counted = _repeats(clean)
-        real = fed.labels != IGNORED
-        chances = scores.logits.softmax(dim=-1).gather(1, candidates[real])
-        # Where p rounds to 1 the logarithm stays finite.
-        unlikely = -torch.log1p(-chances.clamp(max=1 - 1e-6)).masked_fill(~counted[real], 0.0).sum()
+        labelled = fed.labels != IGNORED
+        chances = scores.logits.softmax(dim=-1).gather(1, candidates[labelled])
+        # The clamp keeps the logarithm finite where p rounds to 1.
+        unlikely = -torch.log1p(-chances.clamp(max=1 - 1e-6)).masked_fill(~counted[labelled], 0.0).sum()
         terms = {"cross_entropy": Term(context.passes.cross_entropy(scores))}
         return LossTerms(terms | {"unlikelihood": Term(self.share(context) * self.alpha * unlikely)}, scores.nll())
 
 
 def _repeats(batch: Batch) -> tuple[Tensor, Tensor]:
-    """For each label [B, T] the labels [B, T, T] of its row, and which of them are its candidates.
+    """Return for each label [B, T] the labels [B, T, T] of its row, and which of them are its candidates.
 
-    A candidate stands before the label, differs from it and stands there for the first time.
+    A candidate precedes the label, differs from it, and is the first occurrence of its token.
     """
     labels, columns = batch.labels, torch.arange(batch.labels.shape[1], device=batch.labels.device)
     before = columns[:, None] > columns  # [T, T]
@@ -94,11 +93,11 @@ def _repeats(batch: Batch) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class MixedCrossEntropy(LossMethod):
-    """MixCE: -sum_t [(1 - weight) + weight p_t] log p_t, the p_t in brackets constant; weight is their 1 - eta.
+    """MixCE: -sum_t [(1 - weight) + weight p_t] log p_t, the p_t in brackets constant; weight is the paper's 1 - eta.
 
-    Forward cross-entropy mixed with an approximation of the reverse one, in which the model vouches for the data's
-    tokens. Source: Zhang et al. 2023, section 3.2. Cost: none. Teacher forcing at weight 0. It draws no samples. The
-    weighted part has no label smoothing.
+    It mixes the forward cross-entropy with an approximation of the reverse one, in which the model weighs the data's
+    tokens by its own probabilities. Source: Zhang et al. 2023, section 3.2. Cost: none. Teacher forcing at weight 0. It
+    draws no samples. The weighted part has no label smoothing.
     """
 
     weight: Share = 0.5

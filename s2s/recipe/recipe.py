@@ -1,7 +1,7 @@
 """Recipes: the typed settings of a run, read from YAML, and the objects that they describe."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from s2s.files.paths import cache_folder
 from s2s.heads.run_heads import Head, Heads, make_heads
 from s2s.losses.fused_loss import fused_loss
 from s2s.losses.vocabulary_loss import vocabulary_loss
-from s2s.mitigations import MITIGATIONS, Composition, Mitigation, TrainingContext, check
+from s2s.mitigations import MITIGATIONS, Composition, PreparedMethod, TrainingContext, check
 from s2s.model import ModelSettings, PrefixTransformer, pretrained
 from s2s.model.architecture import from_scratch
 from s2s.model.initialization import initialise
@@ -36,6 +36,13 @@ from s2s.recipe.tables import LISTS, NAMES, TABLES, flat, plain
 from s2s.search.methods.base import SearchMethod
 from s2s.search.methods.beam import SearchSettings
 from s2s.vocabulary import Vocabulary, VocabularySettings, make
+
+LoadModel = Callable[[str], PrefixTransformer]
+"""A function that reads the frozen model of a run's folder. Recipes do not know run folders: callers hand it in."""
+
+
+def _refuse_to_load(folder: str) -> PrefixTransformer:
+    raise UserError(f"a mitigation reads the run '{folder}': give load_model=s2s.runs.run.load_model")
 
 
 @dataclass
@@ -88,11 +95,14 @@ class Recipe:
         assert isinstance(recipe, Recipe)
         return cast(Recipe, foreign(recipe))
 
-    def build(self) -> tuple[Vocabulary, Objective]:
-        """The vocabulary and the objective, with the weights that training would start from."""
+    def build(self, load_model: LoadModel | None = None) -> tuple[Vocabulary, Objective]:
+        """Return the vocabulary and the objective, with the weights that training would start from.
+
+        ``load_model`` reads the folder of another run, such as the reference of ``gold``: ``s2s.runs.run.load_model``.
+        """
         dataset = self.load_data()
         vocabulary = self.build_vocabulary(dataset)
-        objective, _ = self.build_objective(vocabulary, self.labels(dataset))
+        objective, _ = self.build_objective(vocabulary, self.labels(dataset), load_model)
         return vocabulary, objective
 
     @property
@@ -132,7 +142,10 @@ class Recipe:
         return make(self.vocabulary, place and pretrained.find(place), lambda: texts(dataset, most))
 
     def build_objective(
-        self, vocabulary: Vocabulary, labels: Mapping[str, Sequence[str]] | None = None
+        self,
+        vocabulary: Vocabulary,
+        labels: Mapping[str, Sequence[str]] | None = None,
+        load_model: LoadModel | None = None,
     ) -> tuple[Objective, list[str]]:
         """The untrained objective, a function of recipe, vocabulary and the labels of heads, which are those of the
         data unless given, and lines on what a warm start matched.
@@ -144,17 +157,22 @@ class Recipe:
                 f"data.max_source: with max_target {needed} tokens, but the model has {positions} positions"
             )
         labels = self.labels(self.load_data()) if labels is None and self.heads else labels or {}
-        return self.objective_of(model, vocabulary, labels), report
+        return self.objective_of(model, vocabulary, labels, load_model), report
 
     def objective_of(
-        self, model: PrefixTransformer, vocabulary: Vocabulary, labels: Mapping[str, Sequence[str]]
+        self,
+        model: PrefixTransformer,
+        vocabulary: Vocabulary,
+        labels: Mapping[str, Sequence[str]],
+        load_model: LoadModel | None = None,
     ) -> Objective:
         """The objective of a model, with the recipe's methods, heads and recomputation."""
         model.keep(self.run.checkpointing, self.run.checkpointing_every)
         model.compile_blocks(bool(self.run.compile))
         heads = self.build_heads(model.shape.width, vocabulary.size, labels)
         loss = fused_loss if self.run.fused_loss else vocabulary_loss
-        return Objective(model, self.objective, self.build_mitigations(vocabulary), heads, self.generates, loss)
+        methods = self.build_mitigations(vocabulary, load_model)
+        return Objective(model, self.objective, methods, heads, self.generates, loss)
 
     def build_heads(self, width: int, size: int, labels: Mapping[str, Sequence[str]]) -> Heads | None:
         """The untrained modules of the heads, if there are any."""
@@ -164,20 +182,20 @@ class Recipe:
             seed_device(seed_of(self.run.seed, "heads"))
             return Heads(self.make_heads(labels), width, size)
 
-    def build_mitigations(self, vocabulary: Vocabulary) -> list[tuple[str, Mitigation]]:
-        """The methods, ready for use, with their names."""
-        limits = self.data.max_source, self.data.max_target
+    def build_mitigations(self, vocabulary: Vocabulary, load_model: LoadModel | None = None) -> list[PreparedMethod]:
+        """Return the methods with their names and with what they prepared for training."""
         context = TrainingContext(
             vocabulary,
             lambda: self.tokenise(load(self.data), vocabulary, "train", PLAIN),
-            *limits,
+            max_source=self.data.max_source,
+            max_length=self.data.max_target,
+            load_model=load_model or _refuse_to_load,
         )
-        methods = [(name_of(MITIGATIONS, method), replace(method)) for method in self.mitigations]
-        for index, (_, method) in enumerate(methods):
+        for index, method in enumerate(self.mitigations):
             refuse_foreign(method, f"mitigations[{index}]", OWN_WORDS)
-        for _, method in methods:
-            method.prepare(context)
-        return methods
+        return [
+            PreparedMethod(name_of(MITIGATIONS, method), method, method.prepare(context)) for method in self.mitigations
+        ]
 
     def tokenise(self, dataset: Dataset, vocabulary: Vocabulary, split: str, labelling: Labelling) -> TokenisedSplit:
         """The ids of a split, train or dev; those of a large one are kept in the cache."""

@@ -30,6 +30,7 @@ from s2s.randomness import Draws, forked_generators
 from s2s.recipe.idle import idle_run
 from s2s.recipe.recipe import Recipe
 from s2s.runs import run_folder
+from s2s.runs.run import load_model
 from s2s.training.launch import read_launch, settle
 from s2s.training.setup import changed_targets
 from s2s.training.step import LESS
@@ -62,7 +63,7 @@ def rehearse(recipe: Recipe) -> None:
     dataset = recipe.load_data()
     labels = recipe.labels(dataset)
     vocabulary = recipe.build_vocabulary(dataset)
-    objective, report = recipe.build_objective(vocabulary, labels)
+    objective, report = recipe.build_objective(vocabulary, labels, load_model)
     device = torch.device(launch.device)
     precision = choose_precision(run.precision, launch.device, launch.precision)
     name, reason = kernel_on(device, run.tf32)
@@ -213,10 +214,11 @@ def _fed(objective: Objective, batch: Batch) -> Batch:
     """The batch as the recipe's feeds leave it at their whole strength."""
     fed = batch
     with torch.no_grad():
-        for name, method in objective.mitigations:
+        for name, method, prepared in objective.mitigations:
             if isinstance(method, PrefixMethod):
                 passes = Passes(objective.model, objective.label_smoothing, objective)
-                fed = method.feed(fed, StepContext(passes, Draws(batch.seeds, name), count(batch), 0, 1.0))
+                context = StepContext(passes, Draws(batch.seeds, name), count(batch), 0, 1.0, prepared)
+                fed = method.feed(fed, context)
     return fed
 
 

@@ -27,6 +27,7 @@ from s2s.recipe.recipe import Recipe, differences
 from s2s.runs import checkpoints, run_folder
 from s2s.runs.checkpoints import Checkpoint
 from s2s.runs.metadata import VOCABULARY, RunMetadata, check_files, check_weights, read_metadata, write_metadata
+from s2s.runs.run import load_model
 from s2s.runs.weight_files import check_tensors
 from s2s.training import trackers
 from s2s.training.evaluation import check_select
@@ -194,7 +195,7 @@ def _create(recipe: Recipe, dataset: Dataset, accelerator: Accelerator, folder: 
     """Write the folder of a new run."""
     vocabulary = recipe.build_vocabulary(dataset)
     labels = recipe.labels(dataset)
-    objective, report = recipe.build_objective(vocabulary, labels)
+    objective, report = recipe.build_objective(vocabulary, labels, load_model)
     name, reason = kernel_on(accelerator.device, recipe.run.tf32)
     metadata = RunMetadata(
         architecture=objective.model.shape,
@@ -231,10 +232,10 @@ def start_objective(prepared: Prepared, folder: Path) -> tuple[Objective, Checkp
     """The objective of the newest whole checkpoint, or the untrained one."""
     checkpoint, report = checkpoints.newest(folder)
     if checkpoint is None:
-        objective, _ = prepared.recipe.build_objective(prepared.vocabulary, prepared.metadata.labels)
+        objective, _ = prepared.recipe.build_objective(prepared.vocabulary, prepared.metadata.labels, load_model)
     else:
         model = PrefixTransformer(prepared.metadata.architecture)
-        objective = prepared.recipe.objective_of(model, prepared.vocabulary, prepared.metadata.labels)
+        objective = prepared.recipe.objective_of(model, prepared.vocabulary, prepared.metadata.labels, load_model)
         if checkpoint.file is not None:
             check_weights(folder, prepared.metadata, checkpoint.file)
             check_tensors(objective, checkpoint.weights, checkpoint.file)

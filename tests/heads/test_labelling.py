@@ -16,8 +16,12 @@ from s2s.errors import UserError
 from s2s.heads import CRF, HEADS, MEMM, zlpr_loss
 from s2s.heads.labels import ABSENT, BEGIN, INSIDE, FieldTags, copy_tags
 from s2s.heads.run_heads import Heads, make_heads, rows_of
+<<<<<<< HEAD
 from s2s.metrics.sequences import CommonSubsequences
 from s2s.mitigations import MITIGATIONS
+=======
+from s2s.mitigations import MITIGATIONS, PreparedMethod
+>>>>>>> 205cf6c (A mitigation's settings and what it builds from the run are two things, another run's model reaches it through the training context, and the mitigations are explained in plain words)
 from s2s.objective import Objective, ObjectiveSettings
 
 few = settings(deadline=None, max_examples=12)
@@ -144,8 +148,8 @@ def test_heads_compose_with_methods(random_model, random_batch, name) -> None:
     model, method = random_model(), MITIGATIONS[name]()
     heads = made({"tags": rows("crf", 0.5), "set": rows("zlpr", 0.25)})
     batch = labelled(random_batch([(5, 3), (6, 2), (4, 4)]), heads)
-    alone = Objective(model, ObjectiveSettings(), [(name, method)])(batch)
-    both = Objective(model, ObjectiveSettings(), [(name, method)], heads)(batch)
+    alone = Objective(model, ObjectiveSettings(), [PreparedMethod(name, method)])(batch)
+    both = Objective(model, ObjectiveSettings(), [PreparedMethod(name, method)], heads)(batch)
     extra = 0.5 * both.parts["tags.loss"] + 0.25 * both.parts["set.loss"]
     torch.testing.assert_close(both.total.detach(), alone.total.detach() + extra, check_dtype=False, **CLOSE)
 

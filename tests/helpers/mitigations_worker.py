@@ -21,6 +21,7 @@ from s2s.errors import UserError
 from s2s.mitigations import MITIGATIONS
 from s2s.objective import Objective
 from s2s.recipe.recipe import Recipe
+from s2s.runs.run import load_model
 from s2s.vocabulary import Vocabulary
 
 TINY = ["model.width=16", "model.layers=2", "model.dropout=0.0", "data.size=220", "run.precision=fp32"]
@@ -46,7 +47,8 @@ def rows(folder: Path) -> dict[str, str]:
 
 def objective(row: str, vocabulary: Vocabulary) -> Objective:
     """A fresh objective; the weights are the recipe's."""
-    return Recipe.load("toy_copy", [*TINY, f"mitigations=[{row}]"]).build_objective(vocabulary)[0]
+    recipe = Recipe.load("toy_copy", [*TINY, f"mitigations=[{row}]"])
+    return recipe.build_objective(vocabulary, load_model=load_model)[0]
 
 
 def update(folder: Path) -> tuple[Vocabulary, Batch]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from s2s.batch import IGNORED, Batch, Counts, collate
 from s2s.losses.terms import Losses
-from s2s.mitigations import MITIGATIONS
+from s2s.mitigations import MITIGATIONS, PreparedMethod
 from s2s.objective import Objective, ObjectiveSettings
 
 SIZES = st.lists(st.tuples(st.integers(2, 7), st.integers(0, 5)), min_size=1, max_size=3)
@@ -134,7 +134,7 @@ def mean_over(batch: Batch, loss: Callable[[Example], Tensor]) -> Tensor:
 
 
 def objective_of(model: nn.Module, name: str | None = None, smoothing: float = 0.0, **keys: object) -> Objective:
-    methods = [] if name is None else [(name, MITIGATIONS[name](**keys))]
+    methods = [] if name is None else [PreparedMethod(name, MITIGATIONS[name](**keys))]
     return Objective(model, ObjectiveSettings(smoothing), methods)
 
 

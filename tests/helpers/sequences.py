@@ -15,10 +15,11 @@ from s2s.data.batches import TokenisedSplit
 from s2s.losses.passes import Passes
 from s2s.metrics.sentence import Metric
 from s2s.mitigations import MITIGATIONS, TrainingContext
-from s2s.mitigations.base import StepContext
+from s2s.mitigations.base import PreparedMethod, StepContext
 from s2s.mitigations.candidates import Candidate
 from s2s.objective import Objective, ObjectiveSettings
 from s2s.randomness import Draws
+from s2s.runs.run import load_model
 from s2s.vocabulary import Vocabulary
 
 BEGIN, END, SIZE = 2, 3, 23
@@ -62,20 +63,27 @@ def training_context(
     sources: Sequence[Sequence[int]] = (), max_length: int = MAX_LENGTH, size: int = SIZE
 ) -> TrainingContext:
     train = TokenisedSplit([list(source) for source in sources], [[] for _ in sources], [])
-    return TrainingContext(Letters(size), lambda: train, max_source=20, max_length=max_length)
+    return TrainingContext(Letters(size), lambda: train, max_source=20, max_length=max_length, load_model=load_model)
 
 
 def objective_of(
     model: nn.Module, name: str, given: TrainingContext | None = None, smoothing: float = 0.0, **keys: object
 ) -> Objective:
     method = MITIGATIONS[name](**keys)
-    method.prepare(given or training_context(size=model.shape.vocabulary))
-    return Objective(model, ObjectiveSettings(smoothing), [(name, method)])
+    prepared = method.prepare(given or training_context(size=model.shape.vocabulary))
+    return Objective(model, ObjectiveSettings(smoothing), [PreparedMethod(name, method, prepared)])
 
 
-def context_of(batch: Batch, model: nn.Module | None = None, name: str = "mrt", strength: float = 1.0) -> StepContext:
+def context_of(
+    batch: Batch, model: nn.Module | None = None, name: str = "mrt", strength: float = 1.0, prepared: object = None
+) -> StepContext:
     passes = None if model is None else Passes(model, 0.0, model)
-    return StepContext(passes, Draws(batch.seeds, name), count(batch), 0, strength)
+    return StepContext(passes, Draws(batch.seeds, name), count(batch), 0, strength, prepared)
+
+
+def feed(row: PreparedMethod, batch: Batch, context: StepContext) -> Batch:
+    """The batch as a prefix method edits it, with what the method prepared."""
+    return row.method.feed(batch, context._replace(prepared=row.prepared))
 
 
 def source_of(batch: Batch, row: int) -> list[int]:

@@ -60,11 +60,11 @@ def test_packed_log_probabilities_are_those_of_each_one_alone(random_model, rand
 
 @given(rows=st.lists(st.lists(st.sampled_from(all_sequences(6, 2)), min_size=1, max_size=5), min_size=1, max_size=3))
 @few
-def test_a_candidate_is_real_where_it_stands_first(rows):
-    real = pack(rows, END, CPU).real()
-    for row, own in enumerate(rows):
-        expected = [one not in own[:column] for column, one in enumerate(own)]
-        assert real[row].tolist() == expected + [False] * (real.shape[1] - len(own))
+def test_a_candidate_is_distinct_where_it_comes_first(rows):
+    distinct = pack(rows, END, CPU).distinct()
+    for row, candidates in enumerate(rows):
+        expected = [candidate not in candidates[:column] for column, candidate in enumerate(candidates)]
+        assert distinct[row].tolist() == expected + [False] * (distinct.shape[1] - len(candidates))
 
 
 def test_gold_is_what_the_batch_was_made_of_and_rewards_are_a_loop(random_batch):

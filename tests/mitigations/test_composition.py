@@ -9,7 +9,7 @@ from naive import FIXED, SEEDS, SHAPES, SIZES, distance, few, gradient, objectiv
 from s2s.batch import add, count, without_weight
 from s2s.errors import UserError
 from s2s.losses.passes import Passes
-from s2s.mitigations import MITIGATIONS
+from s2s.mitigations import MITIGATIONS, PreparedMethod
 from s2s.mitigations.base import Mitigation, StepContext
 from s2s.objective import Objective, ObjectiveSettings
 from s2s.randomness import Draws
@@ -28,7 +28,9 @@ feeds = pytest.mark.parametrize("feed", FEEDS)
 
 
 def composed(model, *methods, smoothing=0.0):
-    return Objective(model, ObjectiveSettings(smoothing), [(name, MITIGATIONS[name](**keys)) for name, keys in methods])
+    return Objective(
+        model, ObjectiveSettings(smoothing), [PreparedMethod(name, MITIGATIONS[name](**keys)) for name, keys in methods]
+    )
 
 
 def fed_by(model, batch, *methods):

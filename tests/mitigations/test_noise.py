@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from s2s.batch import IGNORED, collate, count, real_inputs
 from s2s.errors import UserError
 from s2s.losses.passes import Passes
+from s2s.mitigations import PreparedMethod
 from s2s.mitigations.base import StepContext
 from s2s.mitigations.prefix_noise import DuplicateNoise, ShiftNoise, SwapNoise, WordDropout
 from s2s.objective import Objective, ObjectiveSettings
@@ -170,7 +171,7 @@ def test_neighbours_order_and_padding_change_nothing(kind):
 def test_the_loss_is_that_of_the_noisy_batch_over_all_its_labels(random_model, kind):
     model, batch = random_model(vocabulary=40), numbered([(5, 6), (7, 3), (3, 8)])
     noise = kind(rate=0.5)
-    found = Objective(model, ObjectiveSettings(), [("noise", noise)])(batch)
+    found = Objective(model, ObjectiveSettings(), [PreparedMethod("noise", noise)])(batch)
     plain = Objective(model, ObjectiveSettings())
     fed = noise.feed(batch, context_of(batch))
     torch.testing.assert_close(found.total, plain.nll(fed) / count(batch).target_tokens)

@@ -22,7 +22,7 @@ from naive import (
 from s2s.batch import IGNORED, count
 from s2s.errors import UserError
 from s2s.losses.passes import Passes
-from s2s.mitigations import MITIGATIONS
+from s2s.mitigations import MITIGATIONS, PreparedMethod
 from s2s.mitigations.base import StepContext
 from s2s.objective import Objective, ObjectiveSettings
 from s2s.randomness import Draws
@@ -82,7 +82,10 @@ def test_the_second_view_is_what_the_feeds_have_left(random_model, random_batch,
         target, source = fed.target[example.row, : len(example.target)], fed.source[example.row, : len(example.source)]
         return consistency(model, example, [model.words(target), model.words(source)], 1.0, 1.0, 0.0, False)
 
-    methods = [("word_dropout", feed), ("noise_consistency", MITIGATIONS["noise_consistency"](rate=0.0))]
+    methods = [
+        PreparedMethod("word_dropout", feed),
+        PreparedMethod("noise_consistency", MITIGATIONS["noise_consistency"](rate=0.0)),
+    ]
     assert_same(Objective(model, ObjectiveSettings(), methods), batch, mean_over(batch, loss))
 
 
@@ -94,7 +97,10 @@ def test_a_label_that_a_swap_shows_does_not_count_in_the_second_view(random_mode
     feed = MITIGATIONS["swap_noise"](rate=1.0)
     fed = feed.feed(batch, StepContext(None, Draws(batch.seeds, "swap_noise"), count(batch), 0, 1.0))
     assert (fed.labels == IGNORED).sum() > (batch.labels == IGNORED).sum()
-    methods = [("swap_noise", feed), ("noise_consistency", MITIGATIONS["noise_consistency"](rate=0.0))]
+    methods = [
+        PreparedMethod("swap_noise", feed),
+        PreparedMethod("noise_consistency", MITIGATIONS["noise_consistency"](rate=0.0)),
+    ]
     Objective(model, ObjectiveSettings(), methods)(batch)
     assert (seen[1][fed.labels == IGNORED] == IGNORED).all()
 

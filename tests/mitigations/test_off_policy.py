@@ -28,6 +28,7 @@ from sequences import assert_idle_rows_add_nothing, context_of, objective_of, tr
 import s2s
 from s2s.errors import UserError
 from s2s.mitigations import MITIGATIONS
+from s2s.mitigations.base import PreparedMethod
 from s2s.mitigations.gold import REWARDS
 from s2s.objective import Objective, ObjectiveSettings
 
@@ -53,8 +54,8 @@ def sized(reference):
 def objective(reference, model, smoothing=0.0, **keys):
     folder = None if reference is None else str(reference.folder)
     ours = objective_of(model, NAME, training_context(size=model.shape.vocabulary), smoothing, reference=folder, **keys)
-    if ours.mitigations[0].method._reference is not None:
-        ours.mitigations[0].method._reference.double()  # so that rounding hides nothing
+    if ours.mitigations[0].prepared is not None:
+        ours.mitigations[0].prepared.double()  # so that rounding hides nothing
     return ours
 
 
@@ -157,14 +158,14 @@ def test_the_reference_is_frozen_and_no_part_of_the_objective(random_model, rand
 
 def test_a_feed_edits_what_the_model_reads_and_not_what_the_reference_reads(random_model, random_batch, reference):
     model, batch = random_model(vocabulary=sized(reference)), random_batch(FIXED, 0, sized(reference))
-    method = objective(reference, model, reward="sum").mitigations[0].method
+    [method] = objective(reference, model, reward="sum").mitigations
     feed = MITIGATIONS["random_replacement"](pool="vocabulary", gate=1.0, rate=0.9)
-    feed.prepare(training_context(size=sized(reference)))
-    fed = feed.feed(batch, context_of(batch, model, "random_replacement"))
+    prepared = feed.prepare(training_context(size=sized(reference)))
+    fed = feed.feed(batch, context_of(batch, model, "random_replacement", prepared=prepared))
     assert not torch.equal(fed.target, batch.target)
     rewards = [token_rewards(reference, one, "sum") for one in examples(batch)]
     expected = mean_over(fed, lambda one: gold_loss(model, rewards[one.row], one, 0.1, 1.0))
-    both = Objective(model, ObjectiveSettings(), [("random_replacement", feed), (NAME, method)])
+    both = Objective(model, ObjectiveSettings(), [PreparedMethod("random_replacement", feed, prepared), method])
     assert_same(both, batch, expected)
 
 

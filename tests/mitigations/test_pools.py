@@ -5,11 +5,12 @@ from collections import Counter
 
 import pytest
 import torch
+from sequences import feed
 
 from s2s.batch import collate, count
 from s2s.data.batches import TokenisedSplit
 from s2s.losses.passes import Passes
-from s2s.mitigations.base import StepContext, TrainingContext
+from s2s.mitigations.base import PreparedMethod, StepContext, TrainingContext
 from s2s.mitigations.prefix_noise import RandomReplacement
 from s2s.randomness import Draws
 from s2s.vocabulary import Vocabulary
@@ -37,15 +38,15 @@ class Letters(Vocabulary):
 def prepared(pool, **keys):
     method = RandomReplacement(**({"rate": 1.0, "gate": 1.0, "pool": pool} | keys))
     train = TokenisedSplit([SOURCE] * len(TRAIN), TRAIN, [])
-    method.prepare(TrainingContext(Letters(), lambda: train, max_source=20, max_length=20))
-    return method
+    context = TrainingContext(Letters(), lambda: train, max_source=20, max_length=20, load_model=None)
+    return PreparedMethod("random_replacement", method, method.prepare(context))
 
 
 def drawn(method, model=None, rows=ROWS):
     """What stands at each place of ``TARGET``, [rows, 4]; every row lies beside a longer one, so all are padded."""
     batch = collate([(SOURCE, TARGET)] * rows + [([BEGIN, *LONG, END], LONG)], PADDING, END)
     passes = None if model is None else Passes(model, 0.0, model)
-    fed = method.feed(batch, StepContext(passes, Draws(batch.seeds, "random_replacement"), count(batch), 0, 1.0))
+    fed = feed(method, batch, StepContext(passes, Draws(batch.seeds, "random_replacement"), count(batch), 0, 1.0))
     return fed.target[:rows, 1 : len(TARGET) + 1]
 
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sequences import feed
 
 from s2s.batch import IGNORED, collate, count
 from s2s.data.batches import TokenisedSplit
 from s2s.errors import UserError
 from s2s.losses.passes import Passes
-from s2s.mitigations.base import LossMethod, StepContext, TrainingContext, teacher_forcing
+from s2s.mitigations.base import LossMethod, PreparedMethod, StepContext, TrainingContext, teacher_forcing
 from s2s.mitigations.prefix_noise import RandomReplacement
 from s2s.mitigations.replacement_pools import POOLS
 from s2s.objective import Objective, ObjectiveSettings
@@ -47,8 +48,8 @@ class Recorder(LossMethod):
 def prepared(**keys):
     method = RandomReplacement(**keys)
     train = TokenisedSplit([[2, END]], [list(range(4, SIZE))], [])
-    method.prepare(TrainingContext(Letters(), lambda: train, max_source=20, max_length=20))
-    return method
+    context = TrainingContext(Letters(), lambda: train, max_source=20, max_length=20, load_model=None)
+    return PreparedMethod("random_replacement", method, method.prepare(context))
 
 
 def context_of(batch, model=None, strength=1.0, name=NAME):
@@ -71,7 +72,7 @@ def test_only_gated_rows_and_drawn_places_change_and_only_the_decoder_s_input(
 ):
     batch, model = random_batch(sizes, seed), random_model()
     method, context = prepared(pool=pool, rate=rate, gate=0.6), context_of(batch, model)
-    fed, uniform, gate = method.feed(batch, context), context.draws.uniform, context.draws.uniform("gate", 1)
+    fed, uniform, gate = feed(method, batch, context), context.draws.uniform, context.draws.uniform("gate", 1)
     for row, (_, target) in enumerate(sizes):
         for column in range(batch.target.shape[1]):
             inside = 1 <= column <= target and gate[row, 0] < 0.6
@@ -87,7 +88,7 @@ def test_only_gated_rows_and_drawn_places_change_and_only_the_decoder_s_input(
 
 def test_the_part_of_tokens_that_change_is_gate_times_rate_times_the_chance_of_another():
     batch = copies_of([5, 6, 5, 8], 8000)
-    fed = prepared().feed(batch, context_of(batch))
+    fed = feed(prepared(), batch, context_of(batch))
     changed = fed.target != batch.target
     for column, same in enumerate([1 / 2, 1 / 4, 1 / 2, 1 / 4], start=1):
         assert near(int(changed[:, column].sum()), 8000, 0.5 * 0.3 * (1 - same))
@@ -105,7 +106,7 @@ def test_under_a_seed_the_counts_are_those_of_a_loop_over_the_draws():
             if gate[row, 0] < 0.5 and hit[row, column] < 0.3:
                 tokens[column] = target[int(place[row, column] * 4)]
         expected.append(tokens)
-    fed = prepared().feed(batch, context_of(batch))  # gate 0.5, rate 0.3 and the target are the default
+    fed = feed(prepared(), batch, context_of(batch))  # gate 0.5, rate 0.3 and the target are the default
     assert fed.target.tolist() == expected
     assert int((fed.target != batch.target).sum()) > 50
 
@@ -114,7 +115,7 @@ def test_under_a_seed_the_counts_are_those_of_a_loop_over_the_draws():
 @pytest.mark.parametrize(("keys", "strength"), [({"rate": 0.0}, 1.0), ({"gate": 0.0}, 1.0), ({"gate": 1.0}, 0.0)])
 def test_without_rate_gate_or_strength_the_batch_stays(random_model, random_batch, pool, keys, strength):
     batch = random_batch([(5, 4), (3, 6), (4, 0)])
-    fed = prepared(pool=pool, **keys).feed(batch, context_of(batch, random_model(), strength))
+    fed = feed(prepared(pool=pool, **keys), batch, context_of(batch, random_model(), strength))
     torch.testing.assert_close(fed, batch, rtol=0, atol=0)
 
 
@@ -122,24 +123,24 @@ def test_without_rate_gate_or_strength_the_batch_stays(random_model, random_batc
 def test_neighbours_order_and_padding_change_nothing_and_other_seeds_do(random_model, random_batch, pool):
     sizes, model, method = [(4, 5), (7, 6), (3, 1), (5, 0), (6, 6)], random_model(), prepared(pool=pool, gate=0.9)
     batch = random_batch(sizes)
-    whole = method.feed(batch, context_of(batch, model))
+    whole = feed(method, batch, context_of(batch, model))
     for rows in ([0], [2, 0], [4, 3, 1], [3]):
         pairs = [(batch.source[row, : sizes[row][0]].tolist(), batch.labels[row, : sizes[row][1]].tolist())
                  for row in rows]  # fmt: skip
         part = collate(pairs, 0, END, batch.seeds[rows].tolist())
-        fed = method.feed(part, context_of(part, model))
+        fed = feed(method, part, context_of(part, model))
         for index, row in enumerate(rows):
             assert torch.equal(fed.target[index, : sizes[row][1] + 1], whole.target[row, : sizes[row][1] + 1])
     other = batch._replace(seeds=torch.tensor([seed_of("other epoch", row) for row in range(len(sizes))]))
-    assert not torch.equal(method.feed(other, context_of(other, model)).target, whole.target)
+    assert not torch.equal(feed(method, other, context_of(other, model)).target, whole.target)
 
 
 def test_a_method_that_stands_twice_draws_twice(random_model, random_batch):
     model, batch, recorder = random_model(), random_batch([(5, 8)] * 40), Recorder()
     method = prepared(pool="vocabulary", gate=1.0)
-    Objective(model, ObjectiveSettings(), [(NAME, method), (NAME, method), ("recorder", recorder)])(batch)
-    once = method.feed(batch, context_of(batch))
-    twice = method.feed(once, context_of(batch, name=f"{NAME} 2"))
+    Objective(model, ObjectiveSettings(), [method, method, PreparedMethod("recorder", recorder)])(batch)
+    once = feed(method, batch, context_of(batch))
+    twice = feed(method, once, context_of(batch, name=f"{NAME} 2"))
     assert torch.equal(recorder.fed.target, twice.target)
     assert near(int((recorder.fed.target != batch.target).sum()), 40 * 8, (1 - 0.7**2) * 19 / 20)
 
@@ -148,9 +149,9 @@ def test_a_method_that_stands_twice_draws_twice(random_model, random_batch):
 def test_loss_and_gradients_are_those_of_teacher_forcing_on_the_replaced_inputs(random_model, random_batch, pool):
     model, batch = random_model(), random_batch([(5, 4), (7, 6), (3, 2)])
     method, found = prepared(pool=pool, gate=1.0), []
-    fed = method.feed(batch, context_of(batch, model))
+    fed = feed(method, batch, context_of(batch, model))
     for objective, given_batch in (
-        (Objective(model, ObjectiveSettings(0.1), [(NAME, method)]), batch),
+        (Objective(model, ObjectiveSettings(0.1), [method]), batch),
         (Objective(model, ObjectiveSettings(0.1)), fed),
     ):
         model.zero_grad()
@@ -170,9 +171,12 @@ def test_a_feed_starts_at_its_step_grows_over_its_ramp_and_is_anchored_by_its_we
 ):
     model, batch = random_model(), random_batch([(5, 6), (4, 5), (3, 6)])
     method = prepared(gate=1.0, rate=1.0, start_step=start, ramp_steps=ramp, weight=weight)
-    found = Objective(model, ObjectiveSettings(), [(NAME, method)])(batch, step).total
+    found = Objective(model, ObjectiveSettings(), [method])(batch, step).total
     strength = 0.0 if step < start else 1.0 if ramp == 0 else min(1.0, (step - start + 1) / ramp)
-    plain, fed = Objective(model, ObjectiveSettings()), prepared(gate=1.0, rate=strength).feed(batch, context_of(batch))
+    plain, fed = (
+        Objective(model, ObjectiveSettings()),
+        feed(prepared(gate=1.0, rate=strength), batch, context_of(batch)),
+    )
     expected = weight * plain(fed).total + (1 - weight) * plain(batch).total
     torch.testing.assert_close(found, expected)
     if weight == 0 or step < start:
@@ -184,7 +188,7 @@ def test_an_idle_row_stays_as_it_is(random_model, random_batch):
     idle = batch._replace(labels=torch.full_like(batch.labels, IGNORED))
     for pool in POOLS:
         method = prepared(pool=pool, rate=1.0, gate=1.0)
-        assert torch.equal(method.feed(idle, context_of(idle, random_model())).target, batch.target)
+        assert torch.equal(feed(method, idle, context_of(idle, random_model())).target, batch.target)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from s2s.batch import IGNORED, collate, count
 from s2s.errors import UserError
 from s2s.losses.passes import Passes
+from s2s.mitigations import PreparedMethod
 from s2s.mitigations.base import StepContext
 from s2s.mitigations.prefix_noise import SwapNoise, WordDropout
 from s2s.mitigations.scheduled_sampling import POLICIES, ScheduledSampling
@@ -43,7 +44,7 @@ def test_no_gradient_flows_through_predictions_and_none_of_the_loss_s_is_lost(
     assert not torch.equal(fed.target, batch.target)
     assert not fed.target.requires_grad
     for objective, given_batch in (
-        (Objective(model, ObjectiveSettings(0.1), [(NAME, method)]), batch),
+        (Objective(model, ObjectiveSettings(0.1), [PreparedMethod(NAME, method)]), batch),
         (Objective(model, ObjectiveSettings(0.1)), fed),
     ):
         model.zero_grad()
@@ -62,14 +63,14 @@ def test_without_rate_or_strength_it_is_teacher_forcing(random_model, random_bat
     fed = method.feed(batch, context_of(batch, model, strength=0.0 if keys == "strength" else 1.0))
     torch.testing.assert_close(fed, batch, rtol=0, atol=0)
     method.start_step = 3 if keys == "strength" else 0
-    found = Objective(model, ObjectiveSettings(), [(NAME, method)])(batch, 2)
+    found = Objective(model, ObjectiveSettings(), [PreparedMethod(NAME, method)])(batch, 2)
     assert found.total == Objective(model, ObjectiveSettings())(batch).total
 
 
 def test_steps_count_from_the_start(random_model, random_batch):
     model, batch = random_model(), random_batch([(5, 6)] * 20)
     method = ScheduledSampling(policy="inverse_sigmoid", decay=3.0, start_step=4, ramp_steps=8)
-    found = Objective(model, ObjectiveSettings(), [(NAME, method)])(batch, 9).total
+    found = Objective(model, ObjectiveSettings(), [PreparedMethod(NAME, method)])(batch, 9).total
     fed = method.feed(batch, context_of(batch, model, step=5, strength=6 / 8))
     assert found == Objective(model, ObjectiveSettings())(fed).total
     late = method.feed(batch, context_of(batch, model, step=10**7))  # where the exponential would overflow
@@ -94,7 +95,9 @@ def test_neighbours_order_and_padding_change_nothing_and_labels_stay(random_mode
 def test_it_may_stand_behind_noise(random_model, random_batch, policy, before):
     model, batch = random_model(), random_batch([(5, 6), (7, 3), (3, 0)])
     method = ScheduledSampling(policy=policy, **KEYS)
-    found = Objective(model, ObjectiveSettings(), [("noise", before), (NAME, method)])(batch, 1)
+    found = Objective(model, ObjectiveSettings(), [PreparedMethod("noise", before), PreparedMethod(NAME, method)])(
+        batch, 1
+    )
     noisy = before.feed(batch, context_of(batch, model)._replace(draws=Draws(batch.seeds, "noise")))
     fed = method.feed(noisy, context_of(noisy, model, step=1))
     torch.testing.assert_close(found.total, Objective(model, ObjectiveSettings())(fed, counts=count(batch)).total)

@@ -33,6 +33,7 @@ from sequences import (
 
 from s2s.errors import UserError
 from s2s.mitigations import MITIGATIONS, Composition, check
+from s2s.mitigations.base import PreparedMethod
 from s2s.objective import Objective, ObjectiveSettings
 from s2s.recipe.recipe import Recipe
 
@@ -127,7 +128,7 @@ def test_at_weight_1_nothing_would_read_what_a_feed_edits(name, keys, feed):
         checked(feed, (name, keys))
     checked(feed, (name, keys | {"weight": 0.9}))
     checked((name, keys))
-    with pytest.raises(UserError, match=r"at most one shaper"):
+    with pytest.raises(UserError, match=r"at most one that computes the loss"):
         checked((name, keys), ("gold", {}))
 
 
@@ -144,9 +145,10 @@ def test_a_recipe_says_which_method_cannot_stand_beside_a_feed():
 def test_beside_a_feed_only_the_teacher_forcing_share_reads_the_edited_prefix(random_model, random_batch):
     model, batch = random_model(), random_batch(FIXED)
     feed = MITIGATIONS["random_replacement"](pool="vocabulary", gate=1.0, rate=0.9)
-    feed.prepare(training_context())
-    method = objective(model, weight=0.4, candidates=3).mitigations[0].method
-    fed = feed.feed(batch, context_of(batch, model, "random_replacement"))
+    prepared = feed.prepare(training_context())
+    [method] = objective(model, weight=0.4, candidates=3).mitigations
+    fed = feed.feed(batch, context_of(batch, model, "random_replacement", prepared=prepared))
     assert not torch.equal(fed.target, batch.target)
     expected = 0.6 * forced(model, fed) + 0.4 * critical(model, batch, 3)
-    assert_same(Objective(model, ObjectiveSettings(), [("random_replacement", feed), (NAME, method)]), batch, expected)
+    rows = [PreparedMethod("random_replacement", feed, prepared), method]
+    assert_same(Objective(model, ObjectiveSettings(), rows), batch, expected)

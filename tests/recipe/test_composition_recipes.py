@@ -37,9 +37,8 @@ def test_a_row_is_its_class_with_the_keys_given():
 def test_every_shaper_is_made_by_its_name(name):
     recipe = load(f"mitigations=[{{name: {name}, weight: 0.25}}]")
     assert recipe.mitigations == [MITIGATIONS[name](weight=0.25)]
-    ((built, method),) = recipe.build_mitigations(vocabulary=None)  # no shaper here asks for it
+    ((built, method, _),) = recipe.build_mitigations(vocabulary=None)  # no shaper here asks for it
     assert (built, method) == (name, recipe.mitigations[0])
-    assert method is not recipe.mitigations[0]
     assert recipe.values()["mitigations"][0]["name"] == name
 
 
@@ -80,7 +79,11 @@ def test_a_recipe_s_row_is_changed_from_the_command_line(tmp_path):
         ("- name: fgm\n  weight: 1.5\n", 3, "mitigations[0].weight: 1.5 is not in [0, 1]"),
         ("- name: r_drop\n  scope: both\n", 3, "mitigations[0].scope: "),
         ("- name: unlikelyhood\n", 2, "mitigations[0].name: no 'unlikelyhood'; did you mean 'unlikelihood'?"),
-        ("- {name: shift_noise}\n- {name: fgm}\n- {name: vat}\n", 4, "mitigations[2]: 'vat' shapes the loss, and so "),
+        (
+            "- {name: shift_noise}\n- {name: fgm}\n- {name: vat}\n",
+            4,
+            "mitigations[2]: 'vat' computes the loss, and so ",
+        ),
     ],
 )
 def test_an_error_names_the_row_its_file_and_line(tmp_path, rows, line, message):
@@ -99,7 +102,7 @@ def test_a_row_that_is_not_there_is_refused():
 def test_two_shapers_are_refused_and_both_named(first):
     second = "mixce" if first != "mixce" else "vat"
     message = refused(f"mitigations=[{{name: {first}}}, {{name: word_dropout}}, {{name: {second}}}]")
-    assert f"mitigations[2]: '{second}' shapes the loss, and so does '{first}'" in message
+    assert f"mitigations[2]: '{second}' computes the loss, and so does '{first}'" in message
 
 
 def test_any_number_of_feeds_stands_beside_a_shaper():
@@ -124,7 +127,7 @@ def test_graduated_smoothing_takes_the_place_of_label_smoothing():
 
 def test_noise_consistency_needs_noise():
     message = refused("mitigations=[{name: noise_consistency, rate: 0}]")
-    assert "mitigations[0]: 'noise_consistency': at rate 0 and without a feed" in message
+    assert "mitigations[0]: 'noise_consistency': at rate 0 and without a method that edits prefixes" in message
     load("mitigations=[{name: shift_noise}, {name: noise_consistency, rate: 0}]")
 
 

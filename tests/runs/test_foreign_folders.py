@@ -22,9 +22,9 @@ import s2s
 from s2s import vocabulary as vocabularies
 from s2s.errors import UserError
 from s2s.files.folders import MANIFEST
-from s2s.mitigations.gold import read_model
 from s2s.model import ModelSettings
 from s2s.model.pretrained import read
+from s2s.runs.run import load_model
 from s2s.vocabulary import VocabularySettings, make
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -222,7 +222,7 @@ def test_links_out_of_a_run_are_not_followed(elsewhere: Elsewhere, tmp_path: Pat
     path = folder / name
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     path.symlink_to(elsewhere.secret / target)
-    for read_it in (lambda: s2s.load(folder), lambda: read_model(str(folder), 1)):
+    for read_it in (lambda: s2s.load(folder), lambda: load_model(str(folder))):
         with pytest.raises(UserError, match="leads out of the folder") as found:
             read_it()
         assert str(folder) in str(found.value)

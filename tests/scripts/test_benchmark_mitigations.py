@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from s2s.batch import IGNORED, Batch, count
 from s2s.errors import UserError
 from s2s.losses.passes import Passes
-from s2s.mitigations import Mitigation
+from s2s.mitigations import Mitigation, PreparedMethod
 from s2s.mitigations.adversarial import FastGradient
 from s2s.mitigations.base import StepContext
 from s2s.mitigations.gradient_penalty import GradientPenalty
@@ -88,7 +88,7 @@ def test_every_row_has_gradients_and_leaves_the_weights(random_batch: Batches, p
 def gradients(model: PrefixTransformer, method: Mitigation, batch: Batch) -> tuple[float, torch.Tensor]:
     """The loss, and the gradient of all parameters as one vector."""
     model.zero_grad()
-    losses = Objective(model, ObjectiveSettings(), [("method", method)])(batch)
+    losses = Objective(model, ObjectiveSettings(), [PreparedMethod("method", method)])(batch)
     losses.total.backward()
     found = [torch.zeros_like(each) if each.grad is None else each.grad for each in model.parameters()]
     return losses.total.item(), torch.cat([each.flatten() for each in found]).clone()
@@ -113,7 +113,7 @@ def test_whole_passes_give_the_loss_and_gradient_of_shared_ones(
 
 def test_given_candidates_are_scored_as_if_alone(random_model: Models, random_batch: Batches) -> None:
     model, batch, method = random_model(), random_batch([(4, 5), (7, 1)]), GivenRisk(candidates=3, alpha=0.5)
-    objective = Objective(model, ObjectiveSettings(), [("mrt", method)])
+    objective = Objective(model, ObjectiveSettings(), [PreparedMethod("mrt", method)])
     turn = StepContext(Passes(model, 0.0, objective), Draws(batch.seeds, "mrt"), count(batch), 0, 1.0)
     packed, costs, risk = method._packed(batch, turn), turn.draws.uniform("cost", 3), torch.zeros(())
     memory = model.encode(batch.source, batch.source_lengths)
