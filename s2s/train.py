@@ -1,14 +1,14 @@
-"""Train a run, or go on with it: ``accelerate launch s2s/train.py recipe=title_gen [key=value ...]``."""
+"""Train a run, or resume it: ``accelerate launch s2s/train.py recipe=title_gen [key=value ...]``."""
 
 import math
 import sys
 from pathlib import Path
 
 if __name__ == "__main__" and not __package__:
-    # Started as a file, from a checkout that need not be installed: its folder is found, and not the modules of s2s/
-    # under names of their own.
-    _here = Path(__file__).resolve().parent
-    sys.path[:] = [str(_here.parent), *(place for place in sys.path if Path(place).resolve() != _here)]
+    # Started as a file of a checkout that need not be installed. Python has put this file's folder on the path, where
+    # the modules of s2s would be found without their package; the checkout takes its place.
+    _folder = Path(__file__).resolve().parent
+    sys.path[:] = [str(_folder.parent), *(path for path in sys.path if Path(path).resolve() != _folder)]
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -35,11 +35,11 @@ from s2s.runs.metadata import read_metadata
 from s2s.runs.run import Run, opened
 from s2s.training import plots, trackers
 from s2s.training.dry_run import rehearse
-from s2s.training.finish import dev_scores, finish, shown
-from s2s.training.hints import dealing, machine_report
+from s2s.training.evaluation import dev_scores, finish, shown
+from s2s.training.hints import hints, processes_line
 from s2s.training.launch import read_launch, settle, wait_for_all
 from s2s.training.reporter import Reporter
-from s2s.training.setup import Prepared, check_processes, check_same, precision_of, prepare, start_objective
+from s2s.training.setup import Prepared, check_processes, check_resumable, precision_of, prepare, start_objective
 from s2s.training.signals import SIGNALS, Signals, leave, noted
 from s2s.training.state import State
 from s2s.training.step import update
@@ -51,32 +51,31 @@ usage: s2s train recipe=NAME_OR_PATH [key=value ...] [--dry-run]
 
 Trains the run of a recipe, or resumes it. A recipe is a YAML file that lists what differs from the defaults, and may
 name one other as its base; key=value (run.steps=500) comes last. --dry-run shows what would be trained, and trains
-nothing. Exit codes: 0 finished, 2 an error that you can mend; after a checkpoint at the end of the step, 130 for SIGINT
-(Ctrl-C) and 143 for SIGTERM.
+nothing. On SIGINT (Ctrl-C) or SIGTERM the current step finishes and a checkpoint is written. Exit codes: 0 finished, 2
+an error that you can mend, 130 after SIGINT, 143 after SIGTERM.
 """
 
 
 def fit(recipe: Recipe) -> Run:
-    """Train the recipe's run to its last step, from its newest checkpoint if it has one; returns its best weights.
+    """Train the recipe's run to its last step, from its newest checkpoint if it has one; return its best weights.
 
-    Killed at any moment and started again, it ends with the same weights to the bit on CPU. There the process keeps
-    from now on what memory it frees: a step would have to take it again. Errors: a UserError for a folder whose recipe
-    or data differ, for losses that are not finite and for what cannot be written; after a checkpoint,
-    KeyboardInterrupt for SIGINT and an exit with 143 for SIGTERM.
+    Killed at any moment and started again, it ends on CPU with the same weights, bit for bit. Errors: a UserError for
+    a folder of another recipe or other data, for losses that are not finite and for files that cannot be written; after
+    a checkpoint, KeyboardInterrupt for SIGINT and an exit with 143 for SIGTERM.
     """
-    recipe.to_yaml()  # refuses what a run's folder could not hold, before there is one
+    recipe.to_yaml()  # refuses values that a run's folder could not hold, before there is one
     run, notes = settle(recipe.run, read_launch(asked=recipe.run.device))
     recipe, folder = replace(recipe, run=run), Path(run.folder)
     accelerator = check_processes(recipe)
     if accelerator.device.type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory()  # for the rest of the process: each step would have to take it from the system again
     if not run_folder.exists(folder):
         run_folder.check_new(folder, recipe)
     run_folder.check_links(folder)
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with forked_generators(accelerator.device), _alone(accelerator, folder):
-        changes = check_same(recipe, accelerator, folder) if run_folder.exists(folder) else []
+    with forked_generators(accelerator.device), _locked(accelerator, folder):
+        changes = check_resumable(recipe, accelerator, folder) if run_folder.exists(folder) else []
         prepared = prepare(recipe, accelerator, folder)
         with kernel(prepared.metadata.kernel):
             _train(prepared, folder, [*notes, *changes])
@@ -85,8 +84,8 @@ def fit(recipe: Recipe) -> Run:
 
 
 @contextmanager
-def _alone(accelerator: Accelerator, folder: Path) -> Iterator[None]:
-    """Hold the run's folder while training; the other processes wait for the main one to have it."""
+def _locked(accelerator: Accelerator, folder: Path) -> Iterator[None]:
+    """Lock the run's folder while training; the main process takes the lock, and the others wait for it."""
     lock: AbstractContextManager[None] = nullcontext()
     if accelerator.is_main_process:
         lock = run_folder.locked(folder, log)
@@ -96,7 +95,7 @@ def _alone(accelerator: Accelerator, folder: Path) -> Iterator[None]:
 
 
 def _train(prepared: Prepared, folder: Path, changes: list[str]) -> None:
-    """The loop: update, log, evaluate, save."""
+    """Update, log, evaluate and save until the run is finished."""
     recipe, accelerator = prepared.recipe, prepared.accelerator
     run, main = recipe.run, accelerator.is_main_process
     with enough_memory(lambda: "the model and its optimizer", "train a smaller model"):
@@ -105,7 +104,7 @@ def _train(prepared: Prepared, folder: Path, changes: list[str]) -> None:
         wrapped = accelerator.prepare(objective)
     if main:
         run_folder.cut_log(folder, state.step)
-    places = data_order(prepared.train.lengths(), run.tokens, run.seed, state.step)
+    update_batches = data_order(prepared.train.lengths(), run.tokens, run.seed, state.step)
     on_record = trackers.start(accelerator, recipe, state.step, log if main else no_log)
     with (
         Reporter(folder / "log.jsonl" if main else None, state.step, run.steps, on_record) as reporter,
@@ -113,22 +112,22 @@ def _train(prepared: Prepared, folder: Path, changes: list[str]) -> None:
     ):
         _introduce(prepared, objective, reporter, [*changes, *report, *prepared.train.report, *prepared.dev.report])
         while not state.finished:
-            reporter.step(update(prepared, wrapped, state, next(places)))
+            reporter.step(update(prepared, wrapped, state, next(update_batches)))
             due, best = state.step % run.save_every == 0, state.best
             if state.step == run.steps or state.step % run.evaluate_every == 0:
                 _evaluate(prepared, state, reporter)
-            stop = _agreed(accelerator, signals, reporter)
+            stop = _agreed_signal(accelerator, signals, reporter)
             if due or stop or state.finished or state.best != best:
                 _save(accelerator, folder, state)
             if stop:
-                reporter.log(f"stopped behind step {state.step}; the same command goes on from there")
+                reporter.log(f"stopped after step {state.step}; the same command resumes from there")
                 leave(stop)
         finish(prepared, state, reporter)
     trackers.finish(accelerator)
 
 
 def _evaluate(prepared: Prepared, state: State, reporter: Reporter) -> None:
-    """Score the dev split, tell, draw the curves and note whether it is the best step so far."""
+    """Score the dev split, log it, judge whether this step is the best so far, and draw the curves."""
     state.check()
     remedy = "lower run.tokens (of the loss) or search.batch (of decoding)"
     with state.evaluated(), enough_memory(lambda: f"evaluation at step {state.step}", remedy):
@@ -137,35 +136,30 @@ def _evaluate(prepared: Prepared, state: State, reporter: Reporter) -> None:
     reporter.log(f"step {state.step}: dev {shown(scores)}")
     state.judge(scores.get(state.run.select, math.nan))
     if prepared.accelerator.is_main_process and plots.available():
-        _draw_curves(Path(state.run.folder), reporter)
+        try:
+            plots.draw(Path(state.run.folder))
+        except Exception as error:  # whatever a drawing library raises: the run is worth more than its picture
+            reporter.log(f"no picture of the curves: {type(error).__name__}: {first_line(error)}")
 
 
-def _draw_curves(folder: Path, reporter: Reporter) -> None:
-    """Draw the curves. A picture is a side output: whatever a drawing library raises, the run is worth more."""
-    try:
-        plots.draw(folder)
-    except Exception as error:
-        reporter.log(f"no picture of the curves: {type(error).__name__}: {first_line(error)}")
-
-
-def _agreed(accelerator: Accelerator, signals: Signals, reporter: Reporter) -> int:
-    """The signal that any process has got, so that all end behind the same step.
+def _agreed_signal(accelerator: Accelerator, signals: Signals, reporter: Reporter) -> int:
+    """Return the signal that any process has received, or 0, so that all end after the same step.
 
     Errors: a UserError in all processes where the main one cannot write its log.
     """
-    found = signals.received, reporter.failure
+    signal, failure = signals.received, reporter.failure
     if accelerator.num_processes > 1:
-        flags = torch.tensor([signals.received == number for number in SIGNALS] + [reporter.failure is not None])
+        flags = torch.tensor([signal == number for number in SIGNALS] + [failure is not None])
         *received, failed = accelerator.reduce(flags.int().to(accelerator.device), "sum").tolist()
-        signal = next((number for number, there in zip(SIGNALS, received, strict=True) if there), 0)
-        found = signal, reporter.failure or ("the main process cannot write its log" if failed else None)
-    if found[1]:
-        raise UserError(found[1])
-    return found[0]
+        signal = next((number for number, count in zip(SIGNALS, received, strict=True) if count), 0)
+        failure = failure or ("the main process cannot write its log" if failed else None)
+    if failure:
+        raise UserError(failure)
+    return signal
 
 
 def _save(accelerator: Accelerator, folder: Path, state: State) -> None:
-    """Write a checkpoint; where the main process cannot, all end."""
+    """Write a checkpoint in the main process; where that fails, end all processes."""
     state.check()
     failure = [""]
     if accelerator.is_main_process:
@@ -178,7 +172,7 @@ def _save(accelerator: Accelerator, folder: Path, state: State) -> None:
 
 
 def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, report: list[str]) -> None:
-    """Say what is trained on what."""
+    """Log what is trained, on which data and hardware."""
     parameters, metadata = sum(parameter.numel() for parameter in objective.parameters()), prepared.metadata
     reporter.log(
         f"{prepared.recipe.run.folder}: {parameters / 1e6:.1f}M parameters, {metadata.precision}, "
@@ -186,20 +180,20 @@ def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, rep
     )
     if not plots.available():
         report = [*report, f"no picture of the curves: matplotlib is not installed ({install_command('plots')})"]
-    started = [dealing(prepared), precision_of(prepared.recipe, prepared.accelerator).reason]
     for line in (
         *idle_run(prepared.recipe),
-        *started,
+        processes_line(prepared),
+        precision_of(prepared.recipe, prepared.accelerator).reason,
         *prepared.dataset.report,
         *metadata.report,
         *report,
-        *machine_report(prepared, objective),
+        *hints(prepared, objective),
     ):
         reporter.log(f"  {line}")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line: 0 when the run is finished, 2 after an error that the user can mend; see ``USAGE``."""
+    """Run the command; return its exit code, as in ``USAGE``."""
     stopped = "stopped; the same command resumes at the last checkpoint"
     return run_command(arguments, USAGE, SCHEMA, _command, _dry_run, stopped)
 
@@ -221,13 +215,13 @@ def _command(arguments: Sequence[str]) -> None:
     try:
         fit(recipe)
     except (KeyboardInterrupt, SystemExit):
-        _part()
+        _leave_group()
         raise
-    _part()
+    _leave_group()
 
 
-def _part() -> None:
-    """End the group of processes. After an error the others may never come to that, so it is not waited for."""
+def _leave_group() -> None:
+    """Leave the group of processes. After an error nobody may call this: it would wait for others that never come."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from s2s.data.rows import Example
 from s2s.data.settings import DataSettings
 from s2s.errors import UserError
-from s2s.files.paths import cache_folder
 from s2s.files.foreign import parse_json
+from s2s.files.paths import cache_folder
 
 VERSION = 1  # Part of the name of the cache: to be raised whenever a change below changes the pairs.
 NO_DOCUMENTATION = {"__pycache__", "test", "tests", "idlelib", "lib2to3", "turtledemo"}

@@ -1,114 +1,118 @@
-"""Evaluation during training: the loss of the whole dev split and the scores of a decoded part, over all processes."""
+"""Scores of the dev split while a run trains, over all processes, and the end of a run."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from s2s.batch import Counts, add, count
-from s2s.data import Example
-from s2s.data.batches import TokenisedSplit, updates
-from s2s.errors import UserError
+from s2s.batch import count
+from s2s.data.batches import Indices, updates
 from s2s.heads.evaluation import evaluate_heads, summed
 from s2s.inference.generate import generate
-from s2s.machine.precision import Precision, decoding_precision
+from s2s.machine.precision import decoding_precision
 from s2s.metrics import score
 from s2s.objective import Objective
-from s2s.recipe.recipe import Recipe
+from s2s.runs import averaging, checkpoints
 from s2s.search.methods.constraints import reader
-from s2s.vocabulary import Vocabulary
+from s2s.training.launch import wait_for_all
+from s2s.training.reporter import Reporter
+from s2s.training.setup import Prepared
+from s2s.training.state import State
 
 
-def evaluate(
-    accelerator: Accelerator,
-    objective: Objective,
-    vocabulary: Vocabulary,
-    recipe: Recipe,
-    examples: Sequence[Example],
-    tokens: TokenisedSplit,
-    precision: Precision,
-) -> dict[str, float]:
-    """The scores of a split: ``loss`` in nats a target token, those of ``s2s.metrics.score``, and those of heads.
+def dev_scores(prepared: Prepared, objective: Objective) -> dict[str, float]:
+    """Return the scores of the dev split: ``loss`` in nats per target token, ``s2s.metrics.score`` and those of heads.
 
-    Without targets, ``loss`` is that of the heads. A score that nothing in the split has part in is not there.
+    Without targets, ``loss`` is the weighted loss of the heads. Scores that nothing in the split has part in are left
+    out.
     """
+    recipe, tokens, examples = prepared.recipe, prepared.dev, prepared.dataset.dev
     training = objective.training
     objective.eval()
     scores = {}
+    plan = updates(tokens.lengths(), recipe.run.tokens, recipe.run.seed, 0)
     if objective.generates:
-        scores["loss"] = dev_loss(accelerator, objective, vocabulary, recipe, tokens, precision)
-        texts = _decode(accelerator, objective, vocabulary, recipe, tokens, precision)
+        scores["loss"] = _loss(prepared, objective, plan)
+        texts = _decode(prepared, objective)
         references = [list(example.references) or example.target for example in examples[: len(texts)]]
         scores |= score(texts, references, recipe.data.lang).values
     if objective.heads is not None:
-        plan = updates(tokens.lengths(), recipe.run.tokens, recipe.run.seed, 0)
-        found = evaluate_heads(accelerator, objective, objective.heads, vocabulary, examples, tokens, plan, precision)
+        head_scores = evaluate_heads(
+            prepared.accelerator,
+            objective,
+            objective.heads,
+            prepared.vocabulary,
+            examples,
+            tokens,
+            plan,
+            prepared.precision,
+        )
         weights = objective.heads.weights
-        losses = [weights[name] * found[f"{name}.loss"] for name in weights if f"{name}.loss" in found]
-        scores = ({"loss": sum(losses)} if losses else {}) | scores | found
+        losses = [weights[name] * head_scores[f"{name}.loss"] for name in weights if f"{name}.loss" in head_scores]
+        scores = ({"loss": sum(losses)} if losses else {}) | scores | head_scores
     objective.train(training)
     return scores
 
 
-def check_select(recipe: Recipe, dev: Sequence[Example]) -> None:
-    """Refuse to select by a score of a head of which no dev example has a label: it would be the same for ever.
+@torch.no_grad()
+def _loss(prepared: Prepared, objective: Objective, plan: Sequence[Indices]) -> float:
+    """Return the negative log-likelihood per target token; each process computes its share of the batches."""
+    accelerator = prepared.accelerator
+    # In float64 on the CPU, so that the sum hardly depends on how the batches are divided.
+    sums = torch.zeros(2, dtype=torch.float64)
+    for indices in plan[accelerator.process_index :: accelerator.num_processes]:
+        batch = prepared.dev.batch(indices, prepared.vocabulary).to(accelerator.device)
+        with prepared.precision.evaluation():
+            nll = objective.nll(batch)
+        sums += torch.stack([nll.cpu().double(), count(batch).target_tokens.cpu().double()])
+    nll_sum, tokens = summed(accelerator, sums).tolist()
+    return float(nll_sum / tokens)
 
-    Labels that are made of targets are there where targets are; what else a score needs, the first evaluation tells.
-    """
-    name, _, score = recipe.run.select.rpartition(".")
-    head = recipe.heads.get(name)
-    if head is not None and head.field is not None and not any(head.has_labels(example) for example in dev):
-        raise UserError(
-            f"run.select: no dev example has a label of the head '{name}' (field '{head.field}'), so there is no "
-            f"'{name}.{score}' to select by; give the dev split such labels, or select another score"
+
+def _decode(prepared: Prepared, objective: Objective) -> list[str]:
+    """Return the best hypothesis for each of the first dev sources, in order, in every process."""
+    recipe, accelerator, vocabulary = prepared.recipe, prepared.accelerator, prepared.vocabulary
+    sources = prepared.dev.sources[: recipe.run.evaluate_examples]
+    shares = numpy.array_split(numpy.arange(len(sources)), accelerator.num_processes)
+    share = [sources[index] for index in shares[accelerator.process_index]]
+    max_length = recipe.search.max_length or recipe.data.max_target
+    name = decoding_precision(recipe.search.precision, prepared.precision.name, accelerator.device)
+    settings = replace(recipe.search, precision=name)
+    results = generate(objective.model, vocabulary, share, settings, max_length, lambda _: None)
+    decoder = reader(recipe.search, vocabulary)
+    texts = [decoder.decode(hypotheses[0][0]) if hypotheses else "" for hypotheses in results]
+    return list(gather_object(texts)) if accelerator.num_processes > 1 else texts
+
+
+def shown(scores: dict[str, float]) -> str:
+    """Return scores as a line."""
+    return "  ".join(f"{name} {value:.2f}" for name, value in scores.items())
+
+
+def finish(prepared: Prepared, state: State, reporter: Reporter) -> None:
+    """Average the last checkpoints, if that is asked for and not yet done, and log how the run has ended."""
+    run, folder = state.run, Path(state.run.folder)
+    if run.average is not None and checkpoints.step_of_link(folder, "average") != state.step:
+        _average(prepared, state, reporter, run.average)
+    if state.best is not None:
+        early = f" early, after {state.waited} evaluations without a better one (run.patience)"
+        reporter.log(
+            f"{folder}: finished at step {state.step}{early if state.stopped_early else ''}; best {run.select} "
+            f"{state.best.value:.3f} at step {state.best.step}"
         )
 
 
-@torch.no_grad()
-def dev_loss(
-    accelerator: Accelerator,
-    objective: Objective,
-    vocabulary: Vocabulary,
-    recipe: Recipe,
-    tokens: TokenisedSplit,
-    precision: Precision,
-) -> float:
-    """Negative log-likelihood a target token over a whole split; each process takes its share of the batches."""
-    plan = updates(tokens.lengths(), recipe.run.tokens, recipe.run.seed, 0)
-    total, counts = torch.zeros((), dtype=torch.float64), [_no_counts()]
-    for indices in plan[accelerator.process_index :: accelerator.num_processes]:
-        batch = tokens.batch(indices, vocabulary).to(accelerator.device)
-        units = count(batch)
-        with precision.evaluation():
-            total += objective.nll(batch).cpu().double()
-        counts.append(Counts(*(unit.cpu() for unit in units)))
-    nll_sum, tokens_sum = summed(accelerator, torch.stack([total, add(counts).target_tokens.double()])).tolist()
-    return float(nll_sum / tokens_sum)
-
-
-def _no_counts() -> Counts:
-    return Counts(*(torch.zeros((), dtype=torch.long) for _ in Counts._fields))
-
-
-def _decode(
-    accelerator: Accelerator,
-    objective: Objective,
-    vocabulary: Vocabulary,
-    recipe: Recipe,
-    tokens: TokenisedSplit,
-    precision: Precision,
-) -> list[str]:
-    """The best hypothesis for each of the first examples, in order, in every process."""
-    sources = tokens.sources[: recipe.run.evaluate_examples]
-    shares = numpy.array_split(numpy.arange(len(sources)), accelerator.num_processes)
-    mine = [sources[index] for index in shares[accelerator.process_index]]
-    max_length = recipe.search.max_length or recipe.data.max_target
-    name = decoding_precision(recipe.search.precision, precision.name, accelerator.device)
-    settings = replace(recipe.search, precision=name)
-    found = generate(objective.model, vocabulary, mine, settings, max_length, lambda _: None)
-    read = reader(recipe.search, vocabulary)
-    texts = [read.decode(hypotheses[0][0]) if hypotheses else "" for hypotheses in found]
-    return list(gather_object(texts)) if accelerator.num_processes > 1 else texts
+def _average(prepared: Prepared, state: State, reporter: Reporter, last: int) -> None:
+    """Average the last checkpoints in every process, evaluate the average, and save it in the main process."""
+    folder = Path(state.run.folder)
+    weights, steps = averaging.average(folder, min(last, len(checkpoints.whole(folder))))
+    wait_for_all()
+    state.objective.load_state_dict(weights)
+    scores = dev_scores(prepared, state.objective)
+    reporter.log(f"average of the steps {', '.join(map(str, steps))}: dev {shown(scores)}")
+    if prepared.accelerator.is_main_process:
+        averaging.save(folder, weights, steps)
+    wait_for_all()

@@ -1,8 +1,8 @@
-"""What the environment of a process asks for: who started it, on which device, and settings of accelerate's launcher.
+"""How a process was launched, read from its environment, and how the processes of a group meet.
 
 ``accelerate launch`` hands its flags and its configuration file (``accelerate config``) over as environment variables,
-and a shell, a container or a cluster may leave others behind. A recipe says what is trained, so every variable that
-accelerate or torch would read without a word is read here first:
+and a shell, a container or a cluster may have left others there. The recipe alone says what is trained, so this module
+reads every variable that accelerate or torch would otherwise obey silently:
 
 - taken: ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``LOCAL_WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT`` of a
   launcher, or MPI's own names of the first three (``MPI``); ``ACCELERATE_USE_CPU``; ``ACCELERATE_MIXED_PRECISION``
@@ -33,7 +33,7 @@ from s2s.recipe.run_settings import RunSettings
 Value = TypeVar("Value")
 
 GROUP = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
-"""How many processes there are, which one this is, and which one on its machine."""
+"""The number of processes, the rank of this one, and its rank on its machine."""
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 MPI = (
     ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID"),
@@ -44,24 +44,24 @@ KEPT = ("ACCELERATE_DEBUG_MODE", "ACCELERATE_LOG_LEVEL", "ACCELERATE_CPU_AFFINIT
 PREFIXES = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "FP8_")
 TAKEN = ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_DYNAMO_BACKEND")
 KEYS = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "accumulate", "ACCELERATE_GRADIENT_CLIPPING": "clip"}
-"""Variables that would change what a key of ``run:`` says."""
+"""Variables that accelerate would obey in place of a key of ``run:``."""
 PLAIN = {"ACCELERATE_DYNAMO_MODE": "default", "ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE": "NO"}
-"""What the launcher sets without being asked; flags that are false need no word either."""
+"""Values that the launcher sets by default, and that are not reported; neither are flags that are false."""
 TRUE, FALSE = ("y", "yes", "t", "true", "on", "1"), ("n", "no", "f", "false", "off", "0", "none", "")
 PRECISIONS = {"no": None, "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
 COMPILERS = {"no": None, "inductor": True}
 
 MEETING, ALONE = timedelta(minutes=10), timedelta(days=2)
-"""How long processes wait for one another to come up, and later, while one of them works for all: reads and packs the
-data, writes a checkpoint, or waits for another run to leave the folder."""
+"""How long processes wait for one another at the start, and later, while one of them works for all: it may read and
+pack large data, write a checkpoint, or wait for another run to leave the folder."""
 BY_HAND = timedelta(seconds=60)
-"""How long they wait where no launcher watches over them, so that variables left behind do not hold a process up."""
+"""How long they wait at the start without a launcher: variables that were left over must not block a single process."""
 SILENT = timedelta(seconds=5)
-"""How long a process waits for the others before it says so."""
+"""How long a process waits for the others before it prints a line about it."""
 
 
 class Launch(NamedTuple):
-    """What this process was asked for by whatever started it."""
+    """The device, the group of processes and the settings that the launcher gave to this process."""
 
     device: str  # cuda, cpu or mps
     processes: int = 1
@@ -75,8 +75,8 @@ class Launch(NamedTuple):
 def read_launch(environment: Mapping[str, str] = os.environ, asked: str = "auto") -> Launch:
     """Return what the environment asks for; ``asked`` is a recipe's ``run.device``.
 
-    Errors: a UserError for a way of training that is not ours, for processes that no launcher has started, and for a
-    device that is not there.
+    Errors: a UserError for a way of training that this project has not, for processes that no launcher has started, and
+    for a device that is not there.
     """
     _refuse_other_training(environment)
     cpu = _flag(environment, "ACCELERATE_USE_CPU")
@@ -93,9 +93,9 @@ def read_launch(environment: Mapping[str, str] = os.environ, asked: str = "auto"
 def settle(
     run: RunSettings, launch: Launch, environment: Mapping[str, str] = os.environ
 ) -> tuple[RunSettings, list[str]]:
-    """Let the launcher decide what a recipe leaves open; return the settings and lines on that and on what is not used.
+    """Let the launcher decide what the recipe leaves open; return the settings and lines on variables used and ignored.
 
-    ``run.processes`` and ``run.precision`` stay as they are: they hold for this start alone.
+    ``run.processes`` and ``run.precision`` stay open in the run's recipe: the launcher decides them at each start.
     """
     lines = list(launch.notes)
     for name, key in KEYS.items():
@@ -109,55 +109,56 @@ def settle(
 
 
 def join(launch: Launch, environment: Mapping[str, str] = os.environ) -> None:
-    """Let the processes of the group find one another, all before one deadline.
+    """Wait until all processes of the group have come up; later waits for one another may take ``ALONE``.
 
-    Collectives may take ``ALONE`` then. Errors: a UserError where not all come up in time.
+    Errors: a UserError where not all come up before one deadline.
     """
     if launch.group is None or distributed.is_initialized():
         return
     names = [name for family in (GROUP, *MPI, ADDRESS) for name in family if environment.get(name)]
     unset = f"unset {', '.join(names)}, or start all with accelerate launch or torchrun"
-    os.environ.update(launch.group)  # MPI's own names are read by nobody else
+    os.environ.update(launch.group)  # torch does not read MPI's names
     limit = MEETING if "TORCHELASTIC_RUN_ID" in environment else BY_HAND
     deadline = time.monotonic() + limit.total_seconds()
-    place = ":".join(launch.group[name] for name in ADDRESS)
+    address = ":".join(launch.group[name] for name in ADDRESS)
     others = ", ".join(str(rank) for rank in range(launch.processes) if rank != launch.process)
     waiting = (
-        f"process {launch.process} waits at {place} for the others of WORLD_SIZE={launch.processes}, RANK {others}, "
+        f"process {launch.process} waits at {address} for the others of WORLD_SIZE={launch.processes}, RANK {others}, "
         f"for {limit.total_seconds():g} seconds; where there are none, {unset}"
     )
-    telling = Timer(SILENT.total_seconds(), plain_console(stderr=True).print, [waiting])
-    telling.daemon = True
-    telling.start()
+    timer = Timer(SILENT.total_seconds(), plain_console(stderr=True).print, [waiting])
+    timer.daemon = True
+    timer.start()
     try:
         store, rank, size = next(rendezvous("env://", timeout=limit))
-        store.set(f"s2s/{rank}", "here")  # torch's own meeting would wait as long as a collective may
+        # ``init_process_group`` has one timeout for the meeting and for all later waits; this meeting has its own.
+        store.set(f"s2s/{rank}", "here")
         left = timedelta(seconds=max(deadline - time.monotonic(), 1))
-        store.wait([f"s2s/{each}" for each in range(size)], left)
+        store.wait([f"s2s/{number}" for number in range(size)], left)
         backend = "nccl" if launch.device == "cuda" else "gloo"
         distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=ALONE)
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
-            f"WORLD_SIZE={launch.processes}: the processes did not meet at {place} ({first_line(error)}); {unset}"
+            f"WORLD_SIZE={launch.processes}: the processes did not meet at {address} ({first_line(error)}); {unset}"
         ) from error
     finally:
-        telling.cancel()
+        timer.cancel()
 
 
 def wait_for_all() -> None:
-    """Return when all processes have come here.
+    """Wait until all processes have come here.
 
-    The barrier of accelerate is one of GPUs wherever torch sees one: on the processor, too, each process would need a
-    GPU of its own.
+    Accelerate's own barrier uses GPUs wherever torch sees one: processes that train on the processor would then need a
+    GPU each.
     """
     if distributed.is_initialized():
-        own = [torch.cuda.current_device()] if distributed.get_backend() == "nccl" else None
-        distributed.barrier(device_ids=own)
+        device_ids = [torch.cuda.current_device()] if distributed.get_backend() == "nccl" else None
+        distributed.barrier(device_ids=device_ids)
 
 
 @contextmanager
 def unheard(launch: Launch) -> Iterator[None]:
-    """Hide from accelerate what was read here; a UserError in the place of what it raises all the same."""
+    """Hide from accelerate the variables that this module has read; turn its errors into a UserError."""
     gone = [name for name in os.environ if name.startswith(PREFIXES) and name not in KEPT]
     gone += [] if launch.group else [name for family in (GROUP, *MPI) for name in family if name in os.environ]
     before = {name: os.environ.pop(name) for name in gone}
@@ -175,7 +176,7 @@ def _refuse_other_training(environment: Mapping[str, str]) -> None:
             continue
         if name == "ACCELERATE_USE_SAGEMAKER" and environment.get("ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE") == "NO":
             continue
-        # On a processor accelerate would fall back to plain processes without a word.
+        # Ignoring it would be worse: on a processor accelerate falls back to plain processes silently.
         way = name.removeprefix("ACCELERATE_USE_")
         raise UserError(
             f"accelerate launch: {way} was asked for ({name}={environment[name]}); this command trains unsharded "
@@ -207,19 +208,19 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
 
 def _group(environment: Mapping[str, str]) -> dict[str, str] | None:
     """Return the variables of the group that a launcher has started this process in; None for a process alone."""
-    place = {name: environment[name] for name in ADDRESS if environment.get(name)}
+    address = {name: environment[name] for name in ADDRESS if environment.get(name)}
     for family in (GROUP, *MPI):
         given = [_number(environment, name) for name in family]
         size, rank, local = (value or 0 for value in given)
-        whole = None not in given and len(place) == len(ADDRESS)
+        whole = None not in given and len(address) == len(ADDRESS)
         several = size > 1 or rank > 0 or local > 0
         if whole and (several or family == GROUP):
             if not local <= rank < size:
                 raise UserError(f"{family[1]}={rank}: with {family[0]}={size} and {family[2]}={local} it cannot be")
             port = _number(environment, "MASTER_PORT")
             if port is None or port >= 1 << 16:
-                raise UserError(f"MASTER_PORT={place['MASTER_PORT']} is no port up to {(1 << 16) - 1}; unset it")
-            return dict(zip(GROUP, map(str, (size, rank, local)), strict=True)) | place
+                raise UserError(f"MASTER_PORT={address['MASTER_PORT']} is no port up to {(1 << 16) - 1}; unset it")
+            return dict(zip(GROUP, map(str, (size, rank, local)), strict=True)) | address
         if several:
             there = ", ".join(f"{name}={environment[name]}" for name in family if environment.get(name))
             missing = ", ".join(name for name in (*family, *ADDRESS) if not environment.get(name))
@@ -231,11 +232,11 @@ def _group(environment: Mapping[str, str]) -> dict[str, str] | None:
 
 
 def _check_devices(group: Mapping[str, str], environment: Mapping[str, str]) -> None:
-    there, here = torch.cuda.device_count(), int(group["LOCAL_RANK"]) + 1
-    here = max(here, _number(environment, "LOCAL_WORLD_SIZE") or 0)
-    if here > there:
+    gpus = torch.cuda.device_count()
+    processes = max(int(group["LOCAL_RANK"]) + 1, _number(environment, "LOCAL_WORLD_SIZE") or 0)
+    if processes > gpus:
         raise UserError(
-            f"{here} processes on this machine, but {there} GPU{'s' * (there > 1)}: start at most {there} here "
+            f"{processes} processes on this machine, but {gpus} GPU{'s' * (gpus > 1)}: start at most {gpus} here "
             f"(accelerate launch --num_processes, torchrun --nproc-per-node), or train on the processor with "
             f"ACCELERATE_USE_CPU=true"
         )
@@ -243,11 +244,12 @@ def _check_devices(group: Mapping[str, str], environment: Mapping[str, str]) -> 
 
 def _device(asked: str, cpu: bool) -> str:
     """Return the kind of device to train on."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if asked == "auto":  # Apple's GPU has no float64, which sums and searches here are made in
-        return "cuda" if there["cuda"] and not cpu else "cpu"
-    if not there[asked]:
-        valid = ", ".join(["auto", *(name for name in sorted(there) if there[name])])
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if asked == "auto":
+        # Never Apple's GPU: it has no float64, in which sums and searches are computed here.
+        return "cuda" if present["cuda"] and not cpu else "cpu"
+    if not present[asked]:
+        valid = ", ".join(["auto", *(name for name in sorted(present) if present[name])])
         raise UserError(f"run.device: torch sees no '{asked}' on this machine; valid here: {valid}")
     if cpu and asked != "cpu":
         raise UserError(f"run.device: {asked}, but ACCELERATE_USE_CPU asks for the processor; unset one of the two")
@@ -255,7 +257,7 @@ def _device(asked: str, cpu: bool) -> str:
 
 
 def _notes(environment: Mapping[str, str], device: str, cpu: bool, asked: str) -> Iterator[str]:
-    """Yield lines on variables that are not used, and on why no GPU is."""
+    """Yield lines on variables that are ignored, and on why no GPU is used."""
     if cpu and torch.cuda.is_available():
         yield "on the processor, as the launcher asks (ACCELERATE_USE_CPU)"
     elif asked == "cpu" and torch.cuda.is_available():

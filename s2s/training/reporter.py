@@ -1,4 +1,4 @@
-"""What a run tells: a bar with the time left for people, a line of JSON a step for programs."""
+"""The progress of a run: a bar with the time left for people, and a line of JSON for each step for programs."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from s2s.console.terminal import plain_console
 from s2s.files.atomic import naming
 
 SECONDS_BETWEEN_LINES = 15
-"""How often a line is printed where there is no terminal to draw a bar on."""
+"""Least time between two lines of progress where there is no terminal for a bar."""
 
 
 class Reporter:
@@ -54,7 +54,7 @@ class Reporter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.bar.stop()
         if self.file is not None:
-            with suppress(OSError):  # what it would say is in ``failure``
+            with suppress(OSError):  # closing writes what is left, and ``failure`` has the reason why that cannot be
                 self.file.close()
 
     def log(self, text: str) -> None:
@@ -62,7 +62,10 @@ class Reporter:
         self.console.print(text)
 
     def record(self, record: dict[str, Any]) -> None:
-        """Append a line to the log; it must hold its step. That it cannot be written is kept as ``failure``."""
+        """Append a record, which must have its step, to the log.
+
+        A log that cannot be written raises nothing here but sets ``failure``: all processes must end at the same step.
+        """
         self.on_record(record)
         if self.file is None or self.failure:
             return
@@ -73,7 +76,7 @@ class Reporter:
             self.failure = f"{self.file.name}: cannot be written ({error.strerror}); the last checkpoint is whole"
 
     def step(self, record: dict[str, Any]) -> None:
-        """Log a step and move the bar, or print a line from time to time."""
+        """Log a step, and move the bar or print a line from time to time."""
         self.record(record)
         tokens, seconds = record["source_tokens"] + record["target_tokens"], record["seconds"]
         self.speed = (tokens / seconds) if self.speed is None else 0.9 * self.speed + 0.1 * tokens / seconds

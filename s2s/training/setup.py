@@ -1,8 +1,8 @@
-"""What the loop starts with: the processes, the data, the vocabulary, the run's folder and the objective."""
+"""The steps before the training loop: start the accelerator, prepare data and folder, build or load the objective."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin
 
-from s2s.data import Dataset
+from s2s.data import Dataset, Example
 from s2s.data.dataset import spaced
 from s2s.data.tokenised import TokenisedSplit
 from s2s.errors import UserError
@@ -30,28 +30,23 @@ from s2s.runs.metadata import VOCABULARY, RunMetadata, check_files, check_weight
 from s2s.runs.run import load_model
 from s2s.runs.weight_files import check_tensors
 from s2s.training import trackers
-from s2s.training.evaluation import check_select
-from s2s.training.launch import join, read_launch, unheard, wait_for_all
+from s2s.training.launch import Launch, join, read_launch, unheard, wait_for_all
 from s2s.vocabulary import Vocabulary
 from s2s.vocabulary.reports import TESTED, changed_texts
 
 LIBRARIES = ("torch", "transformers", "accelerate", "sentencepiece")
-FREE = ("folder", "keep", "average", "trackers")
-"""Keys of ``run:`` that change no bit of what is trained."""
-MEANS = (
-    "run.device",
-    "run.processes",
-    "run.accumulate",
-    "run.precision",
-    "run.tf32",
-    "run.compile",
+"""Libraries whose versions are recorded with a run."""
+RECORDING = ("run.folder", "run.keep", "run.average", "run.trackers")
+"""Keys that change nothing of what is trained, only what is stored and reported of it."""
+COMPUTING = (
+    *("run.device", "run.processes", "run.accumulate", "run.precision", "run.tf32", "run.compile"),
     "search.precision",
 )
-"""Keys that say how examples are dealt out and computed with: they may change, and a line says so."""
+"""Keys that change how a step is distributed and computed, not its examples. They may change when a run is resumed."""
 
 
 class Prepared(NamedTuple):
-    """What the loop works with."""
+    """The things that the training loop works with."""
 
     recipe: Recipe
     accelerator: Accelerator
@@ -64,18 +59,24 @@ class Prepared(NamedTuple):
 
 
 def check_processes(recipe: Recipe) -> Accelerator:
-    """The processes that came up, checked against those that were asked for."""
-    trackers.check(recipe.run.trackers)
+    """Check the processes that came up against those asked for, let them meet and return their accelerator."""
     launch = read_launch(asked=recipe.run.device)
-    asked, there = recipe.run.processes, launch.processes
-    if asked not in (None, there):
+    asked, present = recipe.run.processes, launch.processes
+    if asked not in (None, present):
         raise UserError(
-            f"run.processes: {asked}, but {there} came up; leave the key out to take those that do, or start them: on "
-            f"CPU with torchrun --nproc-per-node {asked}, on GPUs with accelerate launch --num_processes {asked}"
+            f"run.processes: {asked}, but {present} came up; leave the key out to take those that do, or start them: "
+            f"on CPU with torchrun --nproc-per-node {asked}, on GPUs with accelerate launch --num_processes {asked}"
         )
-    recipe.check_methods(there)
+    return start_accelerator(recipe, launch)
+
+
+def start_accelerator(recipe: Recipe, launch: Launch) -> Accelerator:
+    """Check what the recipe needs of the processes and libraries, let the processes meet and return the accelerator."""
+    trackers.check(recipe.run.trackers)
+    recipe.check_methods(launch.processes)
     join(launch)
-    # An earlier run of this process may have had another precision or, alone, another device.
+    # Accelerate keeps this state for the life of a process, but an earlier run in it may have had another precision
+    # or, without a group of processes, another device.
     AcceleratorState._reset_state(reset_partial_state=launch.group is None)
     precision = choose_precision(recipe.run.precision, launch.device, launch.precision).name
     with unheard(launch):
@@ -92,153 +93,167 @@ def check_processes(recipe: Recipe) -> Accelerator:
     return accelerator
 
 
-def check_same(recipe: Recipe, accelerator: Accelerator, folder: Path) -> list[str]:
-    """Refuse to go on with another recipe, except for what can change; returns lines on what changes bits.
+def check_resumable(recipe: Recipe, accelerator: Accelerator, folder: Path) -> list[str]:
+    """Refuse to resume a run with another recipe; return a line on changes that may change bits.
 
-    More steps or patience, what is kept and told, and how updates are dealt out and computed can change.
+    The new recipe may have more steps or patience, and other keys of ``RECORDING`` and ``COMPUTING``.
     """
-    before, metadata = run_folder.read_recipe(folder), read_metadata(folder)
-    check_files(folder, metadata, VOCABULARY)  # before run.json lists them again
-    free = {*MEANS, *(f"run.{key}" for key in FREE), *_raised(recipe, before)}
-    changed = [line for line in differences(recipe, before) if line.partition(":")[0].partition("[")[0] not in free]
+    earlier, metadata = run_folder.read_recipe(folder), read_metadata(folder)
+    check_files(folder, metadata, VOCABULARY)  # before ``prepare`` writes a new list of files to run.json
+    allowed = {*COMPUTING, *RECORDING}
+    if recipe.run.steps > earlier.run.steps:
+        allowed.add("run.steps")
+    if earlier.run.patience is not None and (recipe.run.patience or math.inf) > earlier.run.patience:
+        allowed.add("run.patience")
+    # A line reads "run.trackers[0]: wandb -> tensorboard": its key is the text before the index.
+    changed = [line for line in differences(recipe, earlier) if line.partition(":")[0].partition("[")[0] not in allowed]
     if changed:
         raise UserError(f"{folder}: the run there has another recipe ({'; '.join(changed)}); choose another run.folder")
-    means, now = _means(recipe, accelerator), _with_kernel(metadata, recipe, accelerator)
-    then = asdict(metadata) | {
-        "device": metadata.device or means["device"],  # earlier versions did not say
-        "processes": metadata.processes or before.run.processes or 1,
+    current = _refreshed(metadata, recipe, accelerator)
+    # Runs of earlier versions recorded neither device nor processes.
+    device, processes = metadata.device or current.device, metadata.processes or earlier.run.processes or 1
+    before = _computation(earlier, replace(metadata, device=device, processes=processes))
+    after = _computation(recipe, current)
+    lines = [f"{key} {before[key]} -> {value}" for key, value in after.items() if before[key] != value]
+    return [f"resuming with changes ({', '.join(lines)}): the examples stay, bits may differ"] if lines else []
+
+
+def _computation(recipe: Recipe, metadata: RunMetadata) -> dict[str, Any]:
+    """Return what may change the bits of a step, though not its examples."""
+    device = torch.device(metadata.device if metadata.device in ("cpu", "mps") else "cuda")  # or the name of a GPU
+    return {
+        "threads": metadata.threads,
+        "precision": metadata.precision,
+        "device": metadata.device,
+        "processes": metadata.processes,
+        "kernel": metadata.kernel,
+        "accumulate": recipe.run.accumulate,
+        "compile": bool(recipe.run.compile),
+        "search.precision": decoding_precision(recipe.search.precision, metadata.precision, device),
     }
-    pairs = {key: (then[key], value) for key, value in means.items()} | {
-        "kernel": (metadata.kernel, now.kernel),
-        "accumulate": (before.run.accumulate, recipe.run.accumulate),
-        "compile": (bool(before.run.compile), bool(recipe.run.compile)),
-        "search.precision": (
-            decoding_precision(before.search.precision, metadata.precision, torch.device(_kind(then["device"]))),
-            decoding_precision(recipe.search.precision, means["precision"], accelerator.device),
-        ),
-    }
-    lines = [f"{key} {then} -> {value}" for key, (then, value) in pairs.items() if then != value]
-    return [f"going on with other means ({', '.join(lines)}): the examples stay, bits may differ"] if lines else []
+
+
+def _refreshed(metadata: RunMetadata, recipe: Recipe, accelerator: Accelerator) -> RunMetadata:
+    """Return a resumed run's metadata with the processes and the arithmetic of this start."""
+    device, kernel, report = accelerator.device, metadata.kernel, metadata.report
+    was_on_cpu = kernel in KERNELS and not any("on the GPU" in line for line in report)
+    # A run that stays on processors keeps the kernel of its start, whatever a new measurement says: so its bits stay.
+    if not was_on_cpu or device.type != "cpu":
+        kernel, reason = kernel_on(device, recipe.run.tf32)
+        report = [*(line for line in report if not is_about_kernels(line)), reason]
+    return replace(metadata, kernel=kernel, report=report, **_means(recipe, accelerator))
 
 
 def _means(recipe: Recipe, accelerator: Accelerator) -> dict[str, Any]:
+    device = accelerator.device
     return {
         "threads": torch.get_num_threads(),
         "precision": precision_of(recipe, accelerator).name,
-        "device": device_name(accelerator.device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": accelerator.num_processes,
     }
 
 
 def precision_of(recipe: Recipe, accelerator: Accelerator) -> Choice:
-    """Return what the run computes with on the processes' device, and why."""
-    return choose_precision(
-        recipe.run.precision, accelerator.device.type, read_launch(asked=recipe.run.device).precision
-    )
-
-
-def device_name(device: torch.device) -> str:
-    """Return the name of a GPU; of a processor just that it is one."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _kind(name: str) -> str:
-    """Return the kind of a device of that name."""
-    return "cpu" if name in ("", "cpu") else "cuda"
-
-
-def _with_kernel(metadata: RunMetadata, recipe: Recipe, accelerator: Accelerator) -> RunMetadata:
-    """Return metadata with the kernel for this device: on a processor that of the start, whose bits it keeps."""
-    was_cpu = metadata.kernel in KERNELS and not any("on the GPU" in line for line in metadata.report)
-    if was_cpu and accelerator.device.type == "cpu":
-        return metadata
-    name, reason = kernel_on(accelerator.device, recipe.run.tf32)
-    return replace(
-        metadata, kernel=name, report=[*(line for line in metadata.report if not is_about_kernels(line)), reason]
-    )
-
-
-def _raised(recipe: Recipe, before: Recipe) -> Iterator[str]:
-    """The limits of a run that are not below those from before."""
-    if recipe.run.steps > before.run.steps:
-        yield "run.steps"
-    if before.run.patience is not None and (recipe.run.patience or math.inf) > before.run.patience:
-        yield "run.patience"
+    """Return the precision of the run on this device, and why."""
+    launch = read_launch(asked=recipe.run.device)
+    return choose_precision(recipe.run.precision, accelerator.device.type, launch.precision)
 
 
 def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
-    """Data, vocabulary and metadata; the main process writes the folder of a new run, all read it."""
-    dataset = recipe.load_data()
-    if not dataset.dev:
-        raise UserError("data: there are no dev examples; evaluation needs at least one")
-    check_select(recipe, dataset.dev)
+    """Read or create the run's folder; the main process writes it, then all processes read it."""
+    dataset = load_data(recipe)
     if accelerator.is_main_process:
         if run_folder.exists(folder):
             write_atomically(folder / "recipe.yaml", recipe.to_yaml())
-            metadata = _with_kernel(read_metadata(folder), recipe, accelerator)
-            write_metadata(folder, replace(metadata, **_means(recipe, accelerator)))
+            write_metadata(folder, _refreshed(read_metadata(folder), recipe, accelerator))
         else:
-            _create(recipe, dataset, accelerator, folder)
+            vocabulary, _, metadata = new_run(recipe, dataset, accelerator)
+            run_folder.create(folder, recipe, vocabulary, metadata)
     wait_for_all()
     metadata, vocabulary = read_metadata(folder), run_folder.read_vocabulary(folder)
     if not recipe.is_trained_on(metadata.data, dataset):
         raise UserError(
             f"{folder}: trained on the data {metadata.data}; the same settings now read {dataset.fingerprint}"
         )
+    return tokenise(recipe, accelerator, dataset, vocabulary, metadata)
+
+
+def load_data(recipe: Recipe) -> Dataset:
+    """Load the data, and refuse those that training could not evaluate on."""
+    dataset = recipe.load_data()
+    if not dataset.dev:
+        raise UserError("data: there are no dev examples; evaluation needs at least one")
+    _check_select(recipe, dataset.dev)
+    return dataset
+
+
+def _check_select(recipe: Recipe, dev: Sequence[Example]) -> None:
+    """Refuse to select by a score of a head for which no dev example has a label: it would never exist.
+
+    Heads without a field make their labels of targets. Other scores that dev cannot give, the first evaluation refuses.
+    """
+    name, _, score = recipe.run.select.rpartition(".")
+    head = recipe.heads.get(name)
+    if head is not None and head.field is not None and not any(head.has_labels(example) for example in dev):
+        raise UserError(
+            f"run.select: no dev example has a label of the head '{name}' (field '{head.field}'), so there is no "
+            f"'{name}.{score}' to select by; give the dev split such labels, or select another score"
+        )
+
+
+def new_run(recipe: Recipe, dataset: Dataset, accelerator: Accelerator) -> tuple[Vocabulary, Objective, RunMetadata]:
+    """Build the vocabulary, the untrained objective and the metadata of a new run."""
+    vocabulary, labels = recipe.build_vocabulary(dataset), recipe.labels(dataset)
+    objective, report = recipe.build_objective(vocabulary, labels, load_model)
+    kernel, reason = kernel_on(accelerator.device, recipe.run.tf32)
+    settings, examples = recipe.vocabulary, len(dataset.train)
+    if settings.kind == "sentencepiece" and examples > settings.sample:
+        sampled = [f"vocabulary: learned from {settings.sample} of {examples} train examples (vocabulary.sample)"]
+    else:
+        sampled = []
+    targets = [example.target for example in spaced(dataset.train, TESTED) if example.target]
+    metadata = RunMetadata(
+        architecture=objective.model.shape,
+        data=dataset.fingerprint,
+        kernel=kernel,
+        **_means(recipe, accelerator),
+        versions={name: version(name) for name in (*LIBRARIES, *["liger-kernel"] * recipe.run.fused_loss)},
+        report=[
+            *sampled,
+            *changed_texts(vocabulary, targets),
+            *report,
+            *(f"{name}: {len(values)} labels" for name, values in labels.items() if values),
+            reason,
+        ],
+        labels=labels,
+    )
+    return vocabulary, objective, metadata
+
+
+def tokenise(
+    recipe: Recipe, accelerator: Accelerator, dataset: Dataset, vocabulary: Vocabulary, metadata: RunMetadata
+) -> Prepared:
+    """Tokenise train and dev, and put together what the loop works with."""
     labelling = labelling_of(recipe.make_heads(metadata.labels), recipe.data)
     train, dev = (recipe.tokenise(dataset, vocabulary, split, labelling) for split in ("train", "dev"))
     precision = Precision(precision_of(recipe, accelerator).name, accelerator.device.type)
     return Prepared(recipe, accelerator, vocabulary, dataset, train, dev, metadata, precision)
 
 
-def _create(recipe: Recipe, dataset: Dataset, accelerator: Accelerator, folder: Path) -> None:
-    """Write the folder of a new run."""
-    vocabulary = recipe.build_vocabulary(dataset)
-    labels = recipe.labels(dataset)
-    objective, report = recipe.build_objective(vocabulary, labels, load_model)
-    name, reason = kernel_on(accelerator.device, recipe.run.tf32)
-    metadata = RunMetadata(
-        architecture=objective.model.shape,
-        data=dataset.fingerprint,
-        kernel=name,
-        **_means(recipe, accelerator),
-        versions={name: version(name) for name in (*LIBRARIES, *["liger-kernel"] * recipe.run.fused_loss)},
-        report=[
-            *_sampled(recipe, dataset),
-            *changed_targets(dataset, vocabulary),
-            *report,
-            *(f"{name}: {len(found)} labels" for name, found in labels.items() if found),
-            reason,
-        ],
-        labels=labels,
-    )
-    run_folder.create(folder, recipe, vocabulary, metadata)
-
-
-def changed_targets(dataset: Dataset, vocabulary: Vocabulary) -> list[str]:
-    """Return lines on how train targets, some of many, come back changed from the vocabulary: so they are written."""
-    targets = [example.target for example in spaced(dataset.train, TESTED) if example.target]
-    return changed_texts(vocabulary, targets)
-
-
-def _sampled(recipe: Recipe, dataset: Dataset) -> list[str]:
-    settings, examples = recipe.vocabulary, len(dataset.train)
-    if settings.kind != "sentencepiece" or examples <= settings.sample:
-        return []
-    return [f"vocabulary: learned from {settings.sample} of {examples} train examples (vocabulary.sample)"]
-
-
 def start_objective(prepared: Prepared, folder: Path) -> tuple[Objective, Checkpoint | None, list[str]]:
-    """The objective of the newest whole checkpoint, or the untrained one."""
+    """Return the objective, untrained or as the newest whole checkpoint has it, that checkpoint, and lines on it."""
+    recipe, metadata = prepared.recipe, prepared.metadata
     checkpoint, report = checkpoints.newest(folder)
     if checkpoint is None:
-        objective, _ = prepared.recipe.build_objective(prepared.vocabulary, prepared.metadata.labels, load_model)
+        objective, _ = recipe.build_objective(prepared.vocabulary, metadata.labels, load_model)
     else:
-        model = PrefixTransformer(prepared.metadata.architecture)
-        objective = prepared.recipe.objective_of(model, prepared.vocabulary, prepared.metadata.labels, load_model)
+        # A warm start's checkpoint is not read again: its files may be gone, and these weights replace it.
+        model = PrefixTransformer(metadata.architecture)
+        objective = recipe.objective_of(model, prepared.vocabulary, metadata.labels, load_model)
         if checkpoint.file is not None:
-            check_weights(folder, prepared.metadata, checkpoint.file)
+            check_weights(folder, metadata, checkpoint.file)
             check_tensors(objective, checkpoint.weights, checkpoint.file)
         objective.load_state_dict(checkpoint.weights)
-        report = [*report, f"going on from step {checkpoint.step}"]
+        report = [*report, f"resuming from step {checkpoint.step}"]
     return objective.to(prepared.accelerator.device), checkpoint, report

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a run behind the step at which they arrive."""
+"""SIGTERM and SIGINT end a run after the step at which they arrive."""
 
 import os
 import signal
@@ -19,13 +19,13 @@ class Signals:
 
 @contextmanager
 def noted() -> Iterator[Signals]:
-    """Note a first signal instead of ending at once; a second one acts as ever.
+    """Record a first signal instead of ending at once; a second one acts as without this context.
 
-    Only a process's main thread may handle signals; in another one nothing is noted.
+    Only a process's main thread may handle signals; in another one nothing is recorded.
     """
-    found = Signals()
+    signals = Signals()
     if threading.current_thread() is not threading.main_thread():
-        yield found
+        yield signals
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
 
@@ -34,15 +34,16 @@ def noted() -> Iterator[Signals]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        found.received = number
+        signals.received = number
         restore()
-        with suppress(OSError):  # nobody may read it, and the step must end all the same
+        # Not ``print``: its lock may be held by the code that the signal has interrupted. Standard error may be closed.
+        with suppress(OSError):
             os.write(2, b"stopping after this step; once more: at once\n")
 
     for number in SIGNALS:
         signal.signal(number, note)
     try:
-        yield found
+        yield signals
     finally:
         restore()
 

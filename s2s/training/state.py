@@ -1,7 +1,7 @@
-"""All that changes while a run trains; every bit of it goes into each checkpoint."""
+"""All that changes while a run trains; every bit of it is saved in each checkpoint."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from math import isnan
 
 from torch.optim import Optimizer
@@ -13,12 +13,12 @@ from s2s.metrics.table import better
 from s2s.objective import Objective
 from s2s.optim.saved_state import check_saved
 from s2s.recipe.run_settings import RunSettings
-from s2s.runs.averaging import MovingAverage
 from s2s.runs.checkpoints import TRAINER, Best, Checkpoint
+from s2s.training.ema import MovingAverage
 
 
 class State:
-    """Where a run stands: its step, weights and their average, optimizer, loss scale and evaluations so far."""
+    """The step that a run has reached, its weights and their average, optimizer, loss scale and best evaluation."""
 
     def __init__(
         self,
@@ -33,7 +33,11 @@ class State:
         self.step, self.best, self.waited = saved.step, saved.best, saved.waited
         self.average = None if run.ema is None else MovingAverage(objective, run.ema, saved.ema)
         if saved.optimizer:
-            _go_on(optimizer, saved)
+            try:
+                check_saved(optimizer, saved.optimizer)
+                optimizer.load_state_dict(saved.optimizer)
+            except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+                raise _damaged(saved, first_line(error)) from error
         if saved.scaler:
             try:
                 precision.scaler.load_state_dict(saved.scaler)
@@ -42,7 +46,7 @@ class State:
 
     @property
     def stopped_early(self) -> bool:
-        """Whether as many evaluations as the run's patience were no better than the best."""
+        """Whether the last ``run.patience`` evaluations were no better than the best."""
         return self.run.patience is not None and self.waited >= self.run.patience
 
     @property
@@ -51,16 +55,16 @@ class State:
         return self.step >= self.run.steps or self.stopped_early
 
     def advance(self) -> None:
-        """Count a step; its weights go into the average."""
+        """Count a step, and mix its weights into the average."""
         self.step += 1
         if self.average is not None:
             self.average.update(self.step)
 
     def judge(self, value: float) -> None:
-        """Take note of an evaluation's score.
+        """Record an evaluation's score.
 
-        Of equal scores the later step is the best one: it is trained further. For the patience it is no better.
-        Errors: a UserError where the first score is no number, as none will be.
+        Of equal scores the later step counts as the best, as it is trained longer; patience counts it as no better.
+        Errors: a UserError where the first score is no number, since no later one will be.
         """
         if self.best is None and isnan(value):
             raise UserError(
@@ -75,11 +79,8 @@ class State:
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:
-        """Let the objective have the weights that are evaluated: the averaged ones, where there are any."""
-        if self.average is None:
-            yield
-            return
-        with self.average.in_place():
+        """Give the objective, inside the context, the weights to evaluate: the averaged ones, if there are any."""
+        with nullcontext() if self.average is None else self.average.in_place():
             yield
 
     def check(self) -> None:
@@ -89,7 +90,7 @@ class State:
                 raise UserError(f"step {self.step}: '{name}' is not finite any more; the last checkpoint is whole")
 
     def checkpoint(self) -> Checkpoint:
-        """What is saved."""
+        """Return the state as it is saved."""
         return Checkpoint(
             self.step,
             self.objective.state_dict(),
@@ -101,18 +102,6 @@ class State:
         )
 
 
-def _go_on(optimizer: Optimizer, saved: Checkpoint) -> None:
-    """Give an optimizer its saved state.
-
-    Errors: a UserError for a state of other parameters, which torch's fused kernels would read past its end.
-    """
-    try:
-        check_saved(optimizer, saved.optimizer)
-        optimizer.load_state_dict(saved.optimizer)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise _damaged(saved, first_line(error)) from error
-
-
 def _damaged(saved: Checkpoint, reason: str) -> UserError:
-    place = TRAINER if saved.file is None else saved.file.with_name(TRAINER)
-    return UserError(f"{place}: damaged, or of another recipe ({reason}); {AGAIN}")
+    path = TRAINER if saved.file is None else saved.file.with_name(TRAINER)
+    return UserError(f"{path}: damaged, or of another recipe ({reason}); {AGAIN}")

@@ -1,7 +1,8 @@
-"""One update of the weights: its micro-batches over all processes, and what is refused of it."""
+"""One update of the weights: its micro-batches over all processes, and the refusal of updates that are not finite."""
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -23,99 +24,104 @@ LESS = (
     "raise run.accumulate (more and smaller micro-batches, the same update), lower run.tokens, or recompute with "
     "run.checkpointing=block"
 )
-"""What needs less memory in training."""
+"""Ways to need less memory in training."""
 
 
-def update(prepared: Prepared, wrapped: Module, state: State, place: UpdateBatch) -> dict[str, Any]:
-    """One update of the weights; returns its line of the log.
+def update(prepared: Prepared, wrapped: Module, state: State, update_batch: UpdateBatch) -> dict[str, Any]:
+    """Update the weights once; return the line of the log.
 
-    Errors: a UserError, in all processes, where loss or gradient are not finite, and in one that runs out of memory;
-    the last checkpoint is whole then.
+    ``wrapped`` is the state's objective as accelerate has prepared it. Errors: a UserError, in all processes, where
+    loss or gradient are not finite, and in one process that runs out of memory. The last checkpoint is whole then.
     """
-    with enough_memory(lambda: _asked(prepared, state, place), f"{LESS}; the last checkpoint is whole"):
-        return _update(prepared, wrapped, state, place)
+    run = state.run
+
+    def asked() -> str:
+        tokens = int(prepared.train.lengths()[update_batch.examples].sum())
+        parts = prepared.accelerator.num_processes * run.accumulate
+        in_parts = f"in {parts} micro-batch{'es' * (parts > 1)}"
+        return f"step {state.step + 1}, {tokens:,} tokens {in_parts} (run.tokens {run.tokens})"
+
+    with enough_memory(asked, f"{LESS}; the last checkpoint is whole"):
+        return unguarded_update(prepared, wrapped, state, update_batch)
 
 
-def _asked(prepared: Prepared, state: State, place: UpdateBatch) -> str:
-    """Return the step and the size of its update."""
-    run, tokens = state.run, int(prepared.train.lengths()[place.examples].sum())
-    parts = prepared.accelerator.num_processes * run.accumulate
-    return (
-        f"step {state.step + 1}, {tokens:,} tokens in {parts} micro-batch{'es' * (parts > 1)} (run.tokens {run.tokens})"
-    )
-
-
-def _update(prepared: Prepared, wrapped: Module, state: State, place: UpdateBatch) -> dict[str, Any]:
+def unguarded_update(prepared: Prepared, wrapped: Module, state: State, update_batch: UpdateBatch) -> dict[str, Any]:
+    """Update the weights as ``update`` does, with torch's own errors where memory runs out."""
     run, accelerator, precision, began = state.run, prepared.accelerator, prepared.precision, time.perf_counter()
     step, optimizer = state.step + 1, state.optimizer
     rate = prepared.recipe.optimizer.rate * prepared.recipe.schedule.factor(state.step, run.steps)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    parts, counts = accumulate(prepared, wrapped, place, step)
+    parts, counts = accumulate(prepared, wrapped, update_batch, step)
     precision.scaler.unscale_(optimizer)
     norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), run.clip))
-    shares = _reduced(accelerator, parts)
-    finite = math.isfinite(norm) and math.isfinite(shares["loss"])
+    totals = accelerator.reduce(torch.stack(list(parts.values())), "sum").tolist()
+    losses = dict(zip(parts, totals, strict=True))
+    finite = math.isfinite(norm) and math.isfinite(losses["loss"])
     if finite:
         optimizer.step()
     elif math.isfinite(norm) or not precision.can_shrink:
-        raise UserError(not_finite(prepared, state, place, f"loss {shares['loss']}, norm of the gradient {norm}"))
+        # Otherwise the scale of fp16 may have made the gradient overflow: the update is skipped and the scale shrinks.
+        raise UserError(
+            not_finite(prepared, state, update_batch, f"loss {losses['loss']}, norm of the gradient {norm}")
+        )
     scaling = precision.settle(not finite)
     optimizer.zero_grad()
     state.advance()
-    numbers = {name: value if math.isfinite(value) else None for name, value in {**shares, "norm": norm}.items()}
+    numbers = {name: value if math.isfinite(value) else None for name, value in {**losses, "norm": norm}.items()}
     units = {name: int(value) for name, value in zip(Counts._fields, counts, strict=True)}
     seconds = time.perf_counter() - began
-    return {"step": step, "epoch": place.epoch, **numbers, "rate": rate, **units, **scaling, "seconds": seconds}
+    return {"step": step, "epoch": update_batch.epoch, **numbers, "rate": rate, **units, **scaling, "seconds": seconds}
 
 
-def accumulate(prepared: Prepared, wrapped: Module, place: UpdateBatch, step: int) -> tuple[dict[str, Tensor], Counts]:
+def accumulate(
+    prepared: Prepared, wrapped: Module, update_batch: UpdateBatch, step: int
+) -> tuple[dict[str, Tensor], Counts]:
     """Add up the gradients of an update over this process's micro-batches and, at the last one, over all processes.
 
-    Returns this process's shares of the losses and the units of the whole update.
+    Returns this process's shares of the losses, and the units of the whole update.
     """
     run, accelerator, precision = prepared.recipe.run, prepared.accelerator, prepared.precision
     process, processes = accelerator.process_index, accelerator.num_processes
-    batches = micro_batches(place, prepared.train, prepared.vocabulary, processes, run.accumulate, process, run.seed)
+    batches = micro_batches(
+        update_batch, prepared.train, prepared.vocabulary, processes, run.accumulate, process, run.seed
+    )
     counts = _over_processes(accelerator, add([count(batch) for batch in batches]))
     parts: dict[str, Tensor] = {}
     for number, batch in enumerate(batches):
+        # A seed for every micro-batch: dropout is then the same after a resume, and differs between processes.
         seed_device(seed_of(run.seed, "dropout", step, process, number), accelerator.device)
         with nullcontext() if number == len(batches) - 1 else accelerator.no_sync(wrapped):
             with precision.context():
                 losses = wrapped(batch.to(accelerator.device), step, counts, precision.scale)
-            # The wrappers average over processes. ``accelerator.backward`` would divide by a number of its own.
+            # Wrappers average gradients over processes, and these losses are shares of a sum, hence the factor.
+            # ``accelerator.backward`` would also divide by a number of accumulation steps of its own.
             precision.scaler.scale(losses.total * processes).backward()
         parts = {name: value + parts.get(name, 0) for name, value in losses.parts.items()}
     return parts, counts
 
 
 def _over_processes(accelerator: Accelerator, counts: Counts) -> Counts:
-    """The units of the whole update."""
+    """Sum units over the processes."""
     total = accelerator.reduce(torch.stack(counts).to(accelerator.device), "sum")
     return Counts(*total.unbind())
 
 
-def _reduced(accelerator: Accelerator, parts: dict[str, Tensor]) -> dict[str, float]:
-    """The sum of the processes' shares."""
-    total = accelerator.reduce(torch.stack(list(parts.values())), "sum")
-    return dict(zip(parts, total.tolist(), strict=True))
-
-
-def not_finite(prepared: Prepared, state: State, place: UpdateBatch, what: str) -> str:
-    """What the error says of an update that is not finite: its examples, and those that are so by themselves."""
-    batch = place.examples.tolist()
-    alone = [index for index in batch if not math.isfinite(_loss(prepared, state, place, index))]
-    cause = f"; not finite by themselves: {_numbers(alone)}" if 0 < len(alone) < len(batch) else ""
+def not_finite(prepared: Prepared, state: State, update_batch: UpdateBatch, reason: str) -> str:
+    """Return the message on an update that is not finite: its examples, and those that are not finite by themselves."""
+    indices = update_batch.examples.tolist()
+    culprits = [index for index in indices if not math.isfinite(_loss(prepared, state, update_batch.epoch, index))]
+    cause = f"; not finite by themselves: {_listed(culprits)}" if 0 < len(culprits) < len(indices) else ""
     return (
-        f"step {state.step + 1}: {what}; its batch, in epoch {place.epoch}, has the train examples {_numbers(batch)} "
-        f"(counted from 0){cause}; the weights are those of step {state.step}, and the last checkpoint is whole"
+        f"step {state.step + 1}: {reason}; its batch, in epoch {update_batch.epoch}, has the train examples "
+        f"{_listed(indices)} (counted from 0){cause}; the weights are those of step {state.step}, and the last "
+        f"checkpoint is whole"
     )
 
 
-def _loss(prepared: Prepared, state: State, place: UpdateBatch, index: int) -> float:
-    """The loss of one example, without dropout."""
-    batch = prepared.train.batch(numpy.array([index]), prepared.vocabulary, state.run.seed, place.epoch)
+def _loss(prepared: Prepared, state: State, epoch: int, index: int) -> float:
+    """Compute the loss of one example, without dropout."""
+    batch = prepared.train.batch(numpy.array([index]), prepared.vocabulary, state.run.seed, epoch)
     objective, training = state.objective, state.objective.training
     with prepared.precision.context():
         losses = objective.eval()(batch.to(prepared.accelerator.device), state.step + 1)
@@ -123,5 +129,5 @@ def _loss(prepared: Prepared, state: State, place: UpdateBatch, index: int) -> f
     return float(losses.total.detach())
 
 
-def _numbers(indices: list[int]) -> str:
+def _listed(indices: Sequence[int]) -> str:
     return ", ".join(map(str, indices))

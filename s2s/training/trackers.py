@@ -1,4 +1,4 @@
-"""Records of training for other programs, by name: TensorBoard, Weights & Biases and what else accelerate knows."""
+"""Trackers, which pass the log of a run on to other programs: TensorBoard, Weights & Biases and others by name."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,17 +19,17 @@ FOLDER = "trackers"
 
 
 def check(names: Sequence[str]) -> None:
-    """Refuse trackers that accelerate does not know, and those whose package is missing."""
+    """Refuse trackers that accelerate does not know, or whose package is not installed."""
     for name in names:
         if name not in LOGGER_TYPE_TO_CLASS:
             raise UserError(f"run.trackers: no '{name}'{nearest(name, LOGGER_TYPE_TO_CLASS)}")
-        if name not in [str(getattr(there, "value", there)) for there in get_available_trackers()]:
+        if name not in [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]:
             command = install_command(name) if name == "tensorboard" else f"pip install {name}"
             raise UserError(f"run.trackers: '{name}' is not installed ({command})")
 
 
 def project(folder: Path) -> ProjectConfiguration:
-    """Where trackers that write files put them."""
+    """Return the place of the files that trackers write."""
     return ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / FOLDER))
 
 
@@ -44,12 +44,12 @@ def start(accelerator: Accelerator, recipe: Recipe, step: int, log: Log) -> Call
     settings = {
         key: value if isinstance(value, int | float | str) else str(value) for key, value in flat(recipe.values())
     }
-    own = {"tensorboard": {"purge_step": step + 1}, "wandb": {"name": Path(recipe.run.folder).name}}
-    chosen = {name: own[name] for name in recipe.run.trackers if name in own}
+    options = {"tensorboard": {"purge_step": step + 1}, "wandb": {"name": Path(recipe.run.folder).name}}
+    chosen = {name: options[name] for name in recipe.run.trackers if name in options}
     try:
         accelerator.init_trackers(PROJECT, settings if step == 0 else None, chosen)
     except Exception as error:
-        log(f"run.trackers: not all could be opened, the run goes on without the rest: {_line(error)}")
+        log(f"run.trackers: not all could be opened, the run continues without the rest: {_line(error)}")
 
     def on_record(record: dict[str, Any]) -> None:
         for tracker in list(accelerator.trackers):
@@ -67,7 +67,7 @@ def _line(error: Exception) -> str:
 
 
 def _values(record: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a line: those of a step under train/, those of an evaluation under dev/."""
+    """Return the numbers of a record: those of a step under train/, those of an evaluation under dev/."""
     section, values = ("dev", record["dev"]) if "dev" in record else ("train", record)
     return {f"{section}/{name}": value for name, value in values.items() if name != "step" and value is not None}
 

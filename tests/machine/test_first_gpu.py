@@ -77,7 +77,7 @@ def test_the_cards_own_line_trains_goes_on_after_a_kill_and_decodes(
     assert "from the checkout" in done.stdout
     assert f"{number} process{'es' * (number > 1)} on {'cuda (fake cuda)' if devices else 'cpu'};" in done.stdout
     assert f"each gets {256 // number}" in done.stdout
-    assert "going on from step " in done.stdout or "finished at step 20" in (tmp_path / "first.txt").read_text(
+    assert "resuming from step " in done.stdout or "finished at step 20" in (tmp_path / "first.txt").read_text(
         encoding="utf-8"
     )
     metadata = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -238,7 +238,7 @@ def test_a_run_goes_on_on_another_kind_of_device_and_says_so(base: Path, tmp_pat
     assert done.returncode == 0, done.stderr
     kernel = json.loads((base / "run.json").read_text(encoding="utf-8"))["kernel"]
     means = f"(precision fp32 -> fp16, device cpu -> fake cuda, kernel {kernel} -> ieee, search.precision fp32 -> fp16)"
-    assert f"going on with other means {means}" in done.stdout
+    assert f"resuming with changes {means}" in done.stdout
     metadata = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert (metadata["device"], metadata["precision"], metadata["kernel"]) == ("fake cuda", "fp16", "ieee")
     assert [line for line in metadata["report"] if "products" in line] == [
@@ -299,13 +299,14 @@ import sys
 from datetime import timedelta
 import torch
 from torch import distributed
-from s2s import launching, train
-launching.BY_HAND = timedelta(seconds=2)
-join = launching.join
+from s2s import train
+from s2s.training import launch, setup
+launch.BY_HAND = timedelta(seconds=2)
+join = launch.join
 def told(launch):
     join(launch)
     print(distributed.group.WORLD._get_backend(torch.device("cpu")).options._timeout)
-train.start_processes.__globals__["join"] = told
+setup.join = told
 code = train.main(sys.argv[1:])
 print(code, distributed.is_initialized())
 """

@@ -13,8 +13,8 @@ import s2s
 from s2s.commands import average
 from s2s.data import load
 from s2s.errors import UserError
-from s2s.runs.averaging import MovingAverage
 from s2s.runs.checkpoints import AVERAGE, WEIGHTS
+from s2s.training.ema import MovingAverage
 
 STEPS = 8
 

@@ -61,7 +61,7 @@ def test_signals_save_and_exit_and_the_run_ends_with_the_same_bits(
         train.main(command)
     assert ended.value.code == 143
     stopped = checkpoints.weights(folder, "last")[0]
-    assert f"stopped behind step {stopped}; the same command goes on from there" in capsys.readouterr().out
+    assert f"stopped after step {stopped}; the same command resumes from there" in capsys.readouterr().out
     assert steps(folder) == list(range(1, stopped + 1))
     assert stopped < STEPS
     with sent(signal.SIGINT, folder, len(log(folder)) + 1):
@@ -130,7 +130,7 @@ def test_a_log_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
     with Reporter(tmp_path / "log.jsonl", 0, 5) as reporter:
         reporter.failure = "it is full"
         with pytest.raises(UserError, match="it is full"):
-            train._agreed(check_processes(tiny_runs.recipe(tmp_path)), train.Signals(), reporter)
+            train._agreed_signal(check_processes(tiny_runs.recipe(tmp_path)), train.Signals(), reporter)
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,10 +186,10 @@ def test_other_means_are_told_and_change_no_example(
         s2s.fit(tiny_runs.recipe(folder, *EMA, "run.accumulate=2"))
     finally:
         torch.set_num_threads(1)
-    line = "going on with other means (threads 1 -> 2, accumulate 1 -> 2): the examples stay, bits may differ"
+    line = "resuming with changes (threads 1 -> 2, accumulate 1 -> 2): the examples stay, bits may differ"
     assert line in capsys.readouterr().out
     for ours, theirs in zip(log(folder), log(undisturbed), strict=True):
         assert [ours.get(key) for key in ("step", "examples")] == [theirs.get(key) for key in ("step", "examples")]
     with pytest.raises(UserError, match="another recipe"):
         s2s.fit(tiny_runs.recipe(folder, *EMA, "run.tokens=600"))
-    assert "going on" not in capsys.readouterr().out
+    assert "resuming" not in capsys.readouterr().out

@@ -235,7 +235,7 @@ def test_a_launchers_precision_is_trained_in_and_kept(
     s2s.fit(tiny_runs.recipe(folder, "run.steps=4", "run.precision=auto"))
     told = capsys.readouterr().out
     assert "precision: bf16, as the launcher asks" in told
-    assert f"going on with other means (precision {before} -> bf16" in told or before == "bf16"
+    assert f"resuming with changes (precision {before} -> bf16" in told or before == "bf16"
     assert s2s.runs.metadata.read_metadata(folder).precision == "bf16"
     s2s.fit(tiny_runs.recipe(folder, "run.steps=6", "run.precision=fp32"))
     told = capsys.readouterr().out

@@ -57,7 +57,7 @@ def test_a_run_that_goes_on_with_two_processes_equals_one_with_one(base: Path, t
     place(two, 8).rmdir()
     done = together([f"recipe={two / 'recipe.yaml'}", "run.processes=2"])
     assert done.returncode == 0, done.stderr
-    assert "going on with other means (processes 1 -> 2): the examples stay, bits may differ" in done.stdout
+    assert "resuming with changes (processes 1 -> 2): the examples stay, bits may differ" in done.stdout
     for file in (WEIGHTS, AVERAGE):
         ours, theirs = vector(two, 8, file), vector(one, 8, file)
         assert (ours - theirs).norm() < 1e-6 * theirs.norm()

@@ -176,4 +176,4 @@ def test_a_tracker_that_cannot_be_opened_is_left_out(
     pytest.importorskip("tensorboard")
     monkeypatch.setattr(Accelerator, "init_trackers", refused)
     s2s.fit(ready(base, tmp_path / "run", *KEYS, "run.trackers=[tensorboard]"))
-    assert "the run goes on without the rest: PermissionError: no key" in capsys.readouterr().out
+    assert "the run continues without the rest: PermissionError: no key" in capsys.readouterr().out
