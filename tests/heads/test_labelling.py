@@ -16,12 +16,8 @@ from s2s.errors import UserError
 from s2s.heads import CRF, HEADS, MEMM, zlpr_loss
 from s2s.heads.labels import ABSENT, BEGIN, INSIDE, FieldTags, copy_tags
 from s2s.heads.run_heads import Heads, make_heads, rows_of
-<<<<<<< HEAD
 from s2s.metrics.sequences import CommonSubsequences
-from s2s.mitigations import MITIGATIONS
-=======
 from s2s.mitigations import MITIGATIONS, PreparedMethod
->>>>>>> 205cf6c (A mitigation's settings and what it builds from the run are two things, another run's model reaches it through the training context, and the mitigations are explained in plain words)
 from s2s.objective import Objective, ObjectiveSettings
 
 few = settings(deadline=None, max_examples=12)
