@@ -27,7 +27,7 @@ from s2s.console.outputs import check_output
 from s2s.console.terminal import Log, log, no_log, plain_console, progress_bar
 from s2s.data.lines import Format, Line, misnamed
 from s2s.decoding.decode import Chunk, ChunkDecoder, Decoded, DecodingRuns, Reader, add
-from s2s.decoding.resumable_output import ENDINGS, Journal, Output, Written, output_of
+from s2s.decoding.resumable_output import ENDINGS, Journal, Output, Record, output_of
 from s2s.errors import UserError
 from s2s.inference import c_attention
 from s2s.machine.memory import keep_freed_memory
@@ -216,7 +216,7 @@ def resume(
 
     Written lines are kept only if everything that they depend on is unchanged: runs, settings and the input so far.
     """
-    written, digest = journal.found(), sha256()
+    written, digest = journal.unfinished(), sha256()
     reason = "" if written is None else ", ".join(key for key in maker if maker[key] != written.maker.get(key))
     if written is not None and not reason:
         for index, line in enumerate(islice(lines, written.lines)):
@@ -230,7 +230,7 @@ def resume(
         lines, reason = reader.lines()[0], "input"
     if reason:
         report(f"{journal.partial}: made with other {reason}; starting again")
-    journal.start(Written(maker))
+    journal.start(Record(maker))
     return lines, 0, sha256()
 
 

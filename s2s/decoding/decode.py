@@ -1,4 +1,4 @@
-"""Decoding of files: chunks of sources to lines of output, here or in a worker process."""
+"""Decoding of files: chunks of sources to lines of output, in this process or in workers."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,37 +30,37 @@ class Source(NamedTuple):
 
     id: Any
     text: str
-    prefix: str | None = None  # with which its hypotheses begin
+    prefix: str | None = None  # how its hypotheses begin
 
 
 class Chunk(NamedTuple):
-    """Sources that follow one another, and the hash of all input lines up to the last of them."""
+    """Consecutive sources, and the hash of all input lines up to the last of them."""
 
     sources: list[Source]
     digest: str
 
 
 class Decoded(NamedTuple):
-    """The lines of a chunk and its hash; tokens of the best hypotheses; sources cut, without hypothesis, or unknown."""
+    """The output lines of a chunk with the chunk's hash, and counts for the user."""
 
     lines: list[str]
     digest: str
-    tokens: int
-    cut: int
-    without: int
+    tokens: int  # of the best hypotheses
+    cut: int  # sources longer than the model reads
+    without: int  # sources without a hypothesis
     unknown: Unknowns
     blank: int  # sources without a token
 
 
 @dataclass(frozen=True)
 class Reader:
-    """What is read of each line."""
+    """The input, and which fields of its rows are read."""
 
     path: str
-    fields: tuple[str, ...]  # of a row, the first that it has
-    prefix: str | None = None  # the field with what the hypotheses begin with
-    format: str | None = None  # null: the file's name tells, or its content
-    log: Log = no_log  # takes lines for the user on how the file was read
+    fields: tuple[str, ...]  # of a row; the first that it has is the source
+    prefix: str | None = None  # the field with the beginning of the hypotheses
+    format: str | None = None  # null: the file's name decides, or else its content
+    log: Log = no_log  # takes remarks on how the file was read
 
     def lines(self) -> tuple[Iterator[Line], bool]:
         """Return the file's lines or rows, and whether they are rows."""
@@ -68,7 +68,7 @@ class Reader:
         return stream_rows(self.path, Wanted(Fields(one_of=self.fields, more=more), self.format, self.log))
 
     def source(self, index: int, line: Line) -> Source:
-        """A line's source; raises a ``UserError`` with its place."""
+        """Return the source of a line; raises a ``UserError`` with the line's place in the file."""
         where = place(self.path, index)
         if line.row is None:
             if self.prefix is not None:
@@ -79,111 +79,103 @@ class Reader:
         return Source(line.row.get("id", index), text if isinstance(text, str) else " ".join(text), prefix)
 
     def count(self) -> int | None:
-        """How many lines there are, all of them looked at once; None for what can be read only once."""
+        """Read and check all lines and return their number; None for an input that can be read only once."""
         if not Path(self.path).is_file():
             return None
-        count = 0
-        for line in self.lines()[0]:
-            self.source(count, line)
-            count += 1
-        return count
+        return sum(1 for _ in self._sources(self.lines()[0], 0))
 
     def chunks(self, lines: Iterable[Line], size: int, first: int, digest: Any) -> Iterator[Chunk]:
-        """The rest of the lines, of which the next one has the index ``first``, in chunks."""
-        sources = (self._digested(index, line, digest) for index, line in enumerate(lines, first))
-        while chosen := list(islice(sources, size)):
-            yield Chunk(chosen, digest.hexdigest())
+        """Yield the remaining lines, whose first has the index ``first``, as chunks; ``digest`` is updated by each."""
+        sources = self._sources(lines, first)
+        while chunk := list(islice(sources, size)):
+            for source in chunk:
+                add(digest, source)
+            yield Chunk(chunk, digest.hexdigest())
 
-    def _digested(self, index: int, line: Line, digest: Any) -> Source:
-        source = self.source(index, line)
-        add(digest, source)
-        return source
+    def _sources(self, lines: Iterable[Line], first: int) -> Iterator[Source]:
+        return (self.source(index, line) for index, line in enumerate(lines, first))
 
 
 def add(digest: Any, source: Source) -> None:
-    """Hash one more source, as far as a line of output depends on it."""
+    """Hash one more source, by everything that its line of output depends on."""
     digest.update(json.dumps(source, default=str).encode() + b"\n")
 
 
 @dataclass(frozen=True)
 class DecodingRuns:
-    """Which runs speak: one or an ensemble, and the run by which hypotheses are ranked anew."""
+    """The runs that decode, one or an ensemble, and the run that ranks their hypotheses."""
 
     folders: tuple[str, ...]
     checkpoint: str | None = None
     weights: tuple[float, ...] | None = None
-    second: str | None = None
-    second_weight: float = 1.0
+    reranker: str | None = None
+    rerank_weight: float = 1.0
 
     def run(self) -> Run:
-        """The run or ensemble, on this process's device."""
+        """Return the run or ensemble on this process's device."""
         return _ensemble(self.folders, self.checkpoint, self.weights)
 
     def fingerprint_inputs(self) -> dict[str, Any]:
-        """What a line of output depends on, with the hashes of the weights."""
-        folders = [*self.folders, *([self.second] if self.second else [])]
+        """Return the parts of the settings on which output lines depend, with hashes of the weights for the folders."""
+        folders = [*self.folders, *([self.reranker] if self.reranker else [])]
         hashes = [checkpoints.fingerprint(hub.folder_of(folder), self.checkpoint) for folder in folders]
         weights = None if self.weights is None else list(self.weights)
-        return {"run": hashes, "weights": weights, "rerank_weight": self.second_weight if self.second else None}
-
-    def decode(
-        self, sources: Sequence[Source], search: SearchMethod
-    ) -> tuple[list[list[Hypothesis]], int, Unknowns, int]:
-        """Return the hypotheses of each source, how many were cut, what is unknown in them, how many are blank."""
-        run, texts = self.run(), [source.text for source in sources]
-        prefixes = [source.prefix for source in sources if source.prefix is not None]
-        for source in sources:
-            if source.prefix is not None:
-                prefix_of(source.prefix, run.vocabulary, f"prefix_field: source {source.id}")
-        ids, cut = run.source_ids(texts)
-        found = run.search_ids(ids, search, lambda _: None, prefixes or None)
-        if self.second is not None:
-            found = rerank(_opened(self.second, self.checkpoint), texts, found, self.second_weight)
-        return found, cut, unknowns(run.vocabulary, texts, ids), run.count_blank(ids)
+        return {"run": hashes, "weights": weights, "rerank_weight": self.rerank_weight if self.reranker else None}
 
 
 @dataclass(frozen=True)
 class ChunkDecoder:
-    """A chunk to lines; it is pickled, and each process opens the runs once."""
+    """The work of a decoding process: a chunk of sources to lines. It is pickled; each process loads the runs once."""
 
-    speaker: DecodingRuns
+    runs: DecodingRuns
     search: SearchMethod
-    structured: bool
+    structured: bool  # JSON lines, not plain ones
 
     def fingerprint_inputs(self) -> dict[str, Any]:
-        """What the lines depend on, beside the input."""
+        """Return everything besides the input that the lines depend on, by names that a user knows."""
         allowed = None if self.search.allowed is None else sha256(Path(self.search.allowed).read_bytes()).hexdigest()
-        return self.speaker.fingerprint_inputs() | {
-            "search": plain(self.search),
-            "allowed": allowed,
-            "jsonl": self.structured,
-        }
+        settings = {"search": plain(self.search), "allowed": allowed, "jsonl": self.structured}
+        return self.runs.fingerprint_inputs() | settings
 
     def __call__(self, chunk: Chunk) -> Decoded:
         """Decode and format a chunk."""
-        found, cut, unknown, blank = self.speaker.decode(chunk.sources, self.search)
-        tokens = sum(len(hypotheses[0].tokens) for hypotheses in found if hypotheses)
-        lines = [self.line(*pair) for pair in zip(chunk.sources, found, strict=True)]
-        without = sum(not hypotheses for hypotheses in found)
-        return Decoded(lines, chunk.digest, tokens, cut, without, unknown, blank)
+        run, texts = self.runs.run(), [source.text for source in chunk.sources]
+        prefixes = [source.prefix for source in chunk.sources if source.prefix is not None]
+        for source in chunk.sources:
+            if source.prefix is not None:
+                prefix_of(source.prefix, run.vocabulary, f"prefix_field: source {source.id}")
+        ids, cut = run.source_ids(texts)
+        hypotheses = run.search_ids(ids, self.search, lambda _: None, prefixes or None)
+        if self.runs.reranker is not None:
+            reranker = _opened(self.runs.reranker, self.runs.checkpoint)
+            hypotheses = rerank(reranker, texts, hypotheses, self.runs.rerank_weight)
+        return Decoded(
+            [self.line(source, rows) for source, rows in zip(chunk.sources, hypotheses, strict=True)],
+            chunk.digest,
+            tokens=sum(len(rows[0].tokens) for rows in hypotheses if rows),
+            cut=cut,
+            without=sum(not rows for rows in hypotheses),
+            unknown=unknowns(run.vocabulary, texts, ids),
+            blank=run.count_blank(ids),
+        )
 
     def line(self, source: Source, hypotheses: Sequence[Hypothesis]) -> str:
-        """One line of output."""
+        """Return a line of output."""
         if not self.structured:
             text = hypotheses[0].text if hypotheses else ""
-            return text if self.search.allowed is not None else " ".join(text.split())  # a line of a file is one
+            # Line ends within a text become blanks, since the n-th line is the n-th source's. Allowed texts have none,
+            # and are written exactly as they are in the user's file.
+            return text if self.search.allowed is not None else " ".join(text.split())
         fields = {
             "id": source.id,
             "source": source.text,
-            "hypotheses": [_shown(hypothesis) for hypothesis in hypotheses],
+            "hypotheses": [
+                row._asdict() | ({} if row.token_scores is None else {"token_scores": row.token_scores})
+                for row in hypotheses
+            ],
             "settings": plain(self.search),
         }
-        return json_text(fields)  # an id of a Parquet file may be a date
-
-
-def _shown(hypothesis: Hypothesis) -> dict[str, Any]:
-    scores = hypothesis.token_scores
-    return hypothesis._asdict() | ({} if scores is None else {"token_scores": scores})
+        return json_text(fields)  # not json.dumps: the id from a Parquet file may be a date
 
 
 @lru_cache(maxsize=1)
@@ -194,6 +186,5 @@ def _ensemble(folders: tuple[str, ...], checkpoint: str | None, weights: tuple[f
 
 @lru_cache(maxsize=16)
 def _opened(folder: str, checkpoint: str | None) -> Run:
-    """A run; workers share the GPUs that there are."""
-    gpus = torch.cuda.device_count()
+    gpus = torch.cuda.device_count()  # which the worker processes share
     return load(folder, checkpoint, f"cuda:{number() % gpus}" if gpus else None)

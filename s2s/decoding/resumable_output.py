@@ -1,8 +1,8 @@
-"""A file of lines that is written in pieces and can be gone on with after the process was killed at any moment.
+"""A file of lines that is written piece by piece, and can be continued after a kill at any moment.
 
-While it is written, ``FILE.partial`` holds the lines and ``FILE.partial.json`` says how many of its lines and bytes
-count and what they were made from; at the end it takes its own name. A piece of which the journal does not tell is cut
-off. In a ``.gz`` file each piece is a member of its own.
+While it is written, ``FILE.partial`` holds the lines, and ``FILE.partial.json`` records how many of its lines and bytes
+are valid and what they were made from; at the end FILE.partial is renamed to FILE. On resume, bytes after the recorded
+ones are truncated, so that no line is duplicated or half-written. In a ``.gz`` file each piece is a gzip member.
 """
 
 import gzip
@@ -21,18 +21,18 @@ from s2s.files.foreign import read_json
 from s2s.files.locks import Lock
 
 ENDINGS = (".partial", ".partial.json", ".partial.lock")
-"""Of the names of the files that lie beside an output while it is written: its lines, what counts of them, a lock."""
+"""Endings of the files next to an unfinished output: its lines, the record of the valid ones, a lock."""
 
 
 def output_of(name: str) -> "Output":
-    """Return where lines go.
+    """Return the writer for an output's name.
 
-    Errors: a UserError for a place that cannot be written, and for somebody's own FILE.partial, which would be lost.
+    Errors: a UserError for a file that cannot be written, and for somebody's own FILE.partial, which would be lost.
     """
     if name == "-" or is_stream(Path(name)):
-        return Printed(name)
-    partial, record, lock = _beside(target_of(Path(name)))
-    # A record is there, whole, before the first line; the file of a lock is empty.
+        return DirectOutput(name)
+    partial, record, lock = _working_files(target_of(Path(name)))
+    # A valid record exists before the first line is written, and a lock file is empty. Anything else is somebody's.
     not_ours = {partial: not record.exists(), record: _read_record(record) is None, lock: True}
     for path, is_somebodys in not_ours.items():
         if is_somebodys and path.exists() and (not path.is_file() or path.stat().st_size):
@@ -40,39 +40,43 @@ def output_of(name: str) -> "Output":
     return Journal(Path(name))
 
 
-def _beside(path: Path) -> tuple[Path, Path, Path]:
-    """Return the files that lie beside an output while it is written, in the order of ``ENDINGS``."""
+def _working_files(path: Path) -> tuple[Path, Path, Path]:
+    """Return the files next to an unfinished output, in the order of ``ENDINGS``."""
     partial, record, lock = (path.with_name(path.name + ending) for ending in ENDINGS)
     return partial, record, lock
 
 
-def _read_record(record: Path) -> "Written | None":
-    """Return what a record tells, or None where there is none of ours."""
+def _read_record(path: Path) -> "Record | None":
+    """Return the record in a file, or None where there is none or it is another program's."""
     try:
-        return Written(**read_json(record))
+        return Record(**read_json(path))
     except (OSError, ValueError, TypeError):
         return None
 
 
+def _joined(lines: Sequence[str]) -> bytes:
+    return "".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace")
+
+
 class Output(Protocol):
-    """Where lines go."""
+    """A writer of lines."""
 
     def append(self, lines: Sequence[str], digest: str) -> None:
-        """Write some lines, made from input up to the hash ``digest``."""
+        """Write some lines; ``digest`` is the hash of all input up to theirs."""
 
     def finish(self) -> None:
-        """All are written."""
+        """Complete the output after the last line."""
 
     def close(self) -> None:
-        """No more are written, all or not."""
+        """Release the output, complete or not."""
 
 
-class Printed:
-    """Standard output, or what is no regular file: nothing can be gone on with."""
+class DirectOutput:
+    """Standard output, a pipe or a device, which are written to directly and cannot be resumed."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        # Opened once: a reader of a pipe would take the first closing for the end.
+        # Opened once for all pieces: the reader of a pipe takes the first close for the end.
         self.file = None if path == "-" else open_stream(Path(path))
 
     def append(self, lines: Sequence[str], digest: str) -> None:  # noqa: ARG002
@@ -82,22 +86,22 @@ class Printed:
                 print_results(lines)
             return
         with naming(self.path):
-            self.file.write("".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace"))
+            self.file.write(_joined(lines))
             self.file.flush()
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing: all is written."""
 
     def close(self) -> None:
-        """Close the file; what could not be written stays unwritten."""
+        """Close the file; ``append`` has raised the error if something could not be written."""
         if self.file is not None:
             with suppress(OSError):
                 self.file.close()
 
 
 @dataclass(frozen=True)
-class Written:
-    """So many lines and bytes count; ``maker`` made them, out of input whose lines so far have this hash."""
+class Record:
+    """The number of valid lines and bytes, the settings ``maker`` that made them, and the hash of the input so far."""
 
     maker: dict[str, Any]
     lines: int = 0
@@ -106,12 +110,12 @@ class Written:
 
 
 class Journal:
-    """The lines of one file, by the one process that writes it."""
+    """A resumable output, written by one process at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Raises a ``UserError`` where another process is writing the same file, or where none can be written."""
+        """Open the output; raises a ``UserError`` where another process writes it, or where it cannot be written."""
         self.path = path = target_of(path)  # a link stays, and the file that it leads to is written
-        self.partial, self.record, lock = _beside(path)
+        self.partial, self.record_file, lock = _working_files(path)
         self.lock = Lock(lock)
         self.file = self._open()
 
@@ -125,44 +129,46 @@ class Journal:
             self.lock.free(remove=True)
             raise UserError(f"{self.partial}: cannot be written ({error.strerror})") from error
 
-    def found(self) -> Written | None:
-        """What a process before has left, if it is whole as far as it counts."""
-        written = _read_record(self.record)
-        if written is None:
+    def unfinished(self) -> Record | None:
+        """Return the record of an earlier process, if its lines are all there."""
+        record = _read_record(self.record_file)
+        if record is None or not record.lines or self.partial.stat().st_size < record.bytes:
             return None
-        return written if written.lines and self.partial.stat().st_size >= written.bytes else None
+        return record
 
-    def start(self, written: Written) -> None:
-        """Write behind what counts, which is nothing for a new file."""
-        self.written = written
-        write_atomically(self.record, json.dumps(asdict(written), ensure_ascii=False))
-        self.file.truncate(written.bytes)
-        self.file.seek(written.bytes)
+    def start(self, record: Record) -> None:
+        """Continue after the lines of a record; a new record has none."""
+        self._save(record)
+        self.file.truncate(record.bytes)
+        self.file.seek(record.bytes)
 
     def append(self, lines: Sequence[str], digest: str) -> None:
         """Write some lines, made from input up to the hash ``digest``; when this returns they are on the disk."""
-        piece = "".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace")
+        piece = _joined(lines)
         with naming(self.partial):
             self.file.write(gzip.compress(piece, mtime=0) if self.path.suffix == ".gz" else piece)
             self.file.flush()
             os.fsync(self.file.fileno())
-        count = self.written.lines + len(lines)
-        self.written = Written(self.written.maker, count, self.file.tell(), digest)
-        write_atomically(self.record, json.dumps(asdict(self.written), ensure_ascii=False))
+        # Only after the lines are on the disk: a record must never promise lines that a power failure has lost.
+        self._save(Record(self.record.maker, self.record.lines + len(lines), self.file.tell(), digest))
+
+    def _save(self, record: Record) -> None:
+        self.record = record
+        write_atomically(self.record_file, json.dumps(asdict(record), ensure_ascii=False))
 
     def finish(self) -> None:
         """Give the file its name."""
         with naming(self.path):
-            if self.path.suffix == ".gz" and not self.written.bytes:
-                self.file.write(gzip.compress(b"", mtime=0))
+            if self.path.suffix == ".gz" and not self.record.bytes:
+                self.file.write(gzip.compress(b"", mtime=0))  # an empty file is no valid gzip file
                 self.file.flush()
             self.file.close()  # Windows renames no file that is open
             take_place(self.partial, self.path)
-        self.record.unlink()
+        self.record_file.unlink()
         sync_folder(self.path.parent)
 
     def close(self) -> None:
-        """Let another process write the file."""
-        with suppress(OSError):  # what could not be written was told
+        """Let other processes write the file."""
+        with suppress(OSError):  # ``append`` has raised the error if something could not be written
             self.file.close()
         self.lock.free(remove=True)

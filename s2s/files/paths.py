@@ -20,7 +20,10 @@ def expanded(path: str) -> str:
     for what no file can be called.
     """
     spelled = _native(path)
-    return ",".join(_at_home(part) for part in spelled.split(",")) if "~" in spelled else spelled
+    if "~" in spelled:
+        spelled = ",".join(_at_home(part) for part in spelled.split(","))
+    # The same object where nothing changes: a text of a foreign recipe bears a mark that a copy would lose.
+    return path if spelled == path else spelled
 
 
 def at_home(path: str | Path) -> Path:

@@ -16,7 +16,7 @@ from tiny_runs import arguments, ready
 
 import s2s
 from s2s.console.terminal import SafeStream, open_standard_streams, plain_console
-from s2s.decoding.resumable_output import Journal, Written
+from s2s.decoding.resumable_output import Journal, Record
 from s2s.errors import UserError
 from s2s.files.paths import cache_folder
 
@@ -223,7 +223,7 @@ def test_a_full_disk_is_told_with_the_file(trained: Path, tmp_path: Path) -> Non
 
 def test_a_journal_on_a_full_disk_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(tmp_path / "out.jsonl")
-    journal.start(Written({}))
+    journal.start(Record({}))
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     with pytest.raises(UserError, match=r"out\.jsonl\.partial: cannot be written \(No space left on device\)"):
         journal.append(["x"], "")

@@ -152,7 +152,7 @@ def test_prefixes_ensembles_and_a_second_run(runs: list[Run], source: Path, tmp_
     [
         (["processes=0"], "processes: 0 is not at least 1"),
         (["rerank_weight=2"], "rerank_weight: 2.0 is not in [0, 1]"),
-        (["weights=[1, 2]"], "weights: 1 runs need as many positive weights"),
+        (["weights=[1, 2]"], "weights: 1 runs need 1 positive weights"),
         (["prefix_field=hnt"], "no field 'hnt'"),
         (["search.name=smple"], "search.name: no 'smple'; did you mean 'sample'"),
         (["search={name: sample, top_p: 2}"], "search.top_p: 2.0 is not in (0, 1]"),

@@ -10,7 +10,7 @@ import pytest
 
 from s2s.data.cache import CacheEntry
 from s2s.decoding import resumable_output as module
-from s2s.decoding.resumable_output import Journal, Written
+from s2s.decoding.resumable_output import Journal, Record
 from s2s.errors import UserError
 
 MAKER = {"run": ["a"], "search": {"beams": 2}}
@@ -29,7 +29,7 @@ def write(path: Path) -> None:
     """Go on with the file, or begin it, as a decoder does."""
     journal = Journal(path)
     try:
-        found = journal.found() or Written(MAKER)
+        found = journal.unfinished() or Record(MAKER)
         done = found.lines
         assert not done or found.input == digest(done)
         journal.start(found)
@@ -38,7 +38,7 @@ def write(path: Path) -> None:
                 done -= len(piece)
                 continue
             assert not done  # pieces are whole or not there
-            journal.append(piece, digest(journal.written.lines + len(piece)))
+            journal.append(piece, digest(journal.record.lines + len(piece)))
         journal.finish()
     finally:
         journal.close()
@@ -94,8 +94,8 @@ def test_a_record_that_is_not_whole_is_no_record(tmp_path: Path, damage: str) ->
     (tmp_path / "out.txt.partial").write_text("one\n", encoding="utf-8")
     (tmp_path / "out.txt.partial.json").write_text(damage, encoding="utf-8")
     journal = Journal(path)
-    assert journal.found() is None
-    journal.start(Written(MAKER))
+    assert journal.unfinished() is None
+    journal.start(Record(MAKER))
     journal.finish()
     journal.close()
     assert path.read_text(encoding="utf-8") == ""
@@ -105,7 +105,7 @@ def test_two_writers_of_one_file_are_refused(tmp_path: Path) -> None:
     first = Journal(tmp_path / "out.txt")
     with pytest.raises(UserError, match=r"out.txt.partial: another process is writing it"):
         Journal(tmp_path / "out.txt")
-    first.start(Written(MAKER))
+    first.start(Record(MAKER))
     first.finish()
     first.close()
     Journal(tmp_path / "out.txt").close()
@@ -113,7 +113,7 @@ def test_two_writers_of_one_file_are_refused(tmp_path: Path) -> None:
 
 def test_an_empty_compressed_file_can_be_read(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "out.gz")
-    journal.start(Written(MAKER))
+    journal.start(Record(MAKER))
     journal.finish()
     journal.close()
     assert content(tmp_path / "out.gz") == ""

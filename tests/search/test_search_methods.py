@@ -169,7 +169,7 @@ def test_an_ensemble_is_the_mean_of_probabilities(run: Run, other: Run) -> None:
         parts = [each.score([text], [best.tokens])[0].double().exp() for each in (run, other)]
         mean = (0.25 * parts[0] + 0.75 * parts[1]).log()
         assert best.score == pytest.approx(float(mean[: len(best.tokens) + (len(best.tokens) < 7)].sum()), abs=1e-3)
-    with pytest.raises(UserError, match="2 runs need as many positive weights"):
+    with pytest.raises(UserError, match="2 runs need 2 positive weights"):
         ensemble([run, other], [1.0])
 
 
@@ -303,9 +303,9 @@ def test_what_is_no_text_is_one_line(run: Run, texts: Any, keys: dict[str, Any],
         (lambda run: ensemble([run, run], [1.0, float("nan")]), r"^weights\[1\]: nan is no number"),
         (lambda run: ensemble([run, run], [1.0, 0]), r"^weights\[1\]: 0.* is not above 0"),
         (lambda run: ensemble([run, run], ["a", "b"]), r"^weights\[0\]: "),
-        (lambda run: ensemble([run, run], "ab"), "^weights: 2 runs need as many positive weights"),
-        (lambda run: ensemble([run, run], 5), "^weights: 2 runs need as many positive weights"),
-        (lambda run: rerank(run, ["a"], []), "^found: the hypotheses of 0 sources for 1 texts"),
+        (lambda run: ensemble([run, run], "ab"), "^weights: 2 runs need 2 positive weights"),
+        (lambda run: ensemble([run, run], 5), "^weights: 2 runs need 2 positive weights"),
+        (lambda run: rerank(run, ["a"], []), "^hypotheses: those of 0 sources for 1 texts"),
         (lambda run: rerank(run, [], [], float("nan")), "^weight: nan is no number"),
         (lambda run: rerank(run, [], [], 2.0), r"^weight: 2.0 is not in \[0, 1\]"),
     ],
