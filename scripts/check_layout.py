@@ -174,7 +174,8 @@ def old_names(path: Path) -> Iterator[str]:
 
 def measure(known: dict[str, Path]) -> tuple[list[tuple[str, str, bool]], list[str]]:
     """Return the columns, each with its value and whether it is within its aim, and the lines that break a rule."""
-    graph = {module: imports(parsed(path), known) - {module} for module, path in known.items()}
+    back = {module: {module, *(target for source, target in BACK if source == module)} for module in known}
+    graph = {module: imports(parsed(path), known) - back[module] for module, path in known.items()}
     layers, cycles = depths(graph)
     broken = [*(f"cycle: {cycle}" for cycle in cycles), *arrows_up(graph), *hidden_imports(known)]
     texts = [path.read_text(encoding="utf-8").splitlines() for path in known.values()]

@@ -98,9 +98,9 @@ def note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def joined_text(row: Row, field: str, place: str) -> str:
+def joined_text(row: Row, field: str, position: str) -> str:
     """Return the text of a source, its tokens joined by blanks."""
-    text = source_text(row, [field], place)
+    text = source_text(row, [field], position)
     return text if isinstance(text, str) else " ".join(text)
 
 

@@ -1,11 +1,9 @@
-"""How long sources and targets may be: what data, search and a model without keys must agree on."""
+"""Checks over several sections of a recipe: lengths against the model's slots, heads, and what ``run.select`` names."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy
-
-from s2s.data import Dataset, DataSettings, Example
+from s2s.data import DataSettings
 from s2s.errors import UserError, nearest
 from s2s.heads.base import HeadSettings
 from s2s.metrics.table import named
@@ -13,9 +11,12 @@ from s2s.model import ModelSettings
 from s2s.model.attention_variants import has_slots
 from s2s.search.methods.base import SearchMethod
 
+ROW_FIELDS = ("id", "source", "tokens")
+"""The fields that ``s2s predict`` writes next to those of the heads, which bear the heads' names."""
+
 
 def with_slots(model: ModelSettings, data: DataSettings) -> ModelSettings:
-    """The model's settings, with slots for the longest source and target where it needs some and names none."""
+    """Return the model's settings, with slots for the longest source and target where it needs some and names none."""
     if not has_slots(model.attention):
         return model
     return replace(
@@ -26,22 +27,21 @@ def with_slots(model: ModelSettings, data: DataSettings) -> ModelSettings:
 
 
 def check_slots(model: ModelSettings, data: DataSettings, search: SearchMethod) -> None:
-    """Refuse data and searches that a model's slots do not hold."""
+    """Refuse data and searches that are longer than a model's slots."""
     slots = with_slots(model, data)
-    _check("data.max_source", data.max_source, "model.source_slots", slots.source_slots)
-    _check("data.max_target", data.max_target, "model.target_slots", slots.target_slots)
-    _check("search.max_length", search.max_length, "model.target_slots", slots.target_slots)
-
-
-def _check(key: str, tokens: int | None, limit: str, slots: int | None) -> None:
-    if tokens is not None and slots is not None and tokens > slots:
-        raise UserError(f"{key}: {tokens} tokens, but {limit} is {slots}")
+    for key, tokens, limit, count in (
+        ("data.max_source", data.max_source, "model.source_slots", slots.source_slots),
+        ("data.max_target", data.max_target, "model.target_slots", slots.target_slots),
+        ("search.max_length", search.max_length, "model.target_slots", slots.target_slots),
+    ):
+        if tokens is not None and count is not None and tokens > count:
+            raise UserError(f"{key}: {tokens} tokens, but {limit} is {count}")
 
 
 def check_heads(
     heads: Mapping[str, HeadSettings], data: DataSettings, mitigations: Sequence[object], select: str
 ) -> None:
-    """Refuse heads without labels, mitigations without a decoder, and a score to select by that there is not."""
+    """Refuse heads without labels, mitigations without a decoder, and a score to select by that no part gives."""
     if data.target_field is None:
         if not heads:
             raise UserError("data.target_field: it is null, so there is nothing to generate; heads needs a row then")
@@ -50,7 +50,7 @@ def check_heads(
         derived = [name for name, head in heads.items() if head.field is None]
         if derived:
             raise UserError(f"heads.{derived[0]}.labels: they are of the target, but data.target_field is null")
-    taken = [name for name in heads if name in ("id", "source", "tokens")]
+    taken = [name for name in heads if name in ROW_FIELDS]
     if taken:
         raise UserError(f"heads.{taken[0]}: '{taken[0]}' is a field of what predict.py writes; another name is needed")
     known = selectable(heads, data)
@@ -59,27 +59,7 @@ def check_heads(
 
 
 def selectable(heads: Mapping[str, HeadSettings], data: DataSettings) -> list[str]:
-    """The scores that the best step may be chosen by."""
+    """Return the scores by which the best step may be chosen."""
     generated = named("references") if data.target_field is not None else []
-    own = [f"{name}.{metric}" for name, head in heads.items() for metric in ("loss", *head.metrics())]
-    return ["loss", *generated, *own]
-
-
-def labelled(dataset: Dataset, heads: Mapping[str, HeadSettings]) -> Dataset:
-    """The examples that have a label for some head, and a line on the others."""
-    splits = {"train": dataset.train, "dev": dataset.dev, "test": dataset.test}
-    kept = {
-        name: examples.take(numpy.array([_has_labels(example, heads) for example in examples], dtype=bool))
-        for name, examples in splits.items()
-    }
-    lost = {name: len(examples) - len(kept[name]) for name, examples in splits.items()}
-    report = [
-        f"{name}: left out {count} of {len(splits[name])} examples, which have no label"
-        for name, count in lost.items()
-        if count
-    ]
-    return dataset._replace(**kept, report=[*dataset.report, *report])  # type: ignore[arg-type]
-
-
-def _has_labels(example: Example, heads: Mapping[str, HeadSettings]) -> bool:
-    return any(head.has_labels(example) for head in heads.values())
+    of_heads = [f"{name}.{metric}" for name, head in heads.items() for metric in ("loss", *head.metrics())]
+    return ["loss", *generated, *of_heads]

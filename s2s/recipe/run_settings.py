@@ -1,4 +1,4 @@
-"""A recipe's ``run:``: how long, on what and where it trains."""
+"""A recipe's ``run:``: how long, on which device and in which folder it trains."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -12,29 +12,31 @@ from s2s.model.activation_checkpointing import CHECKPOINTING
 class RunSettings:
     """A recipe's ``run:``; a step is one update of the weights."""
 
-    folder: PathText = "runs/unnamed"  # what the run leaves behind; the same folder again goes on with it
+    folder: PathText = "runs/unnamed"  # of all that the run writes; the same folder again resumes it
     seed: Seed = 0  # of weights, order, dropout and draws
     steps: Count = 1000  # updates of the whole run
     tokens: Count = 4096  # of one update: source and target columns, padding included
-    accumulate: Few = 1  # micro-batches that an update is dealt to, in each process
-    processes: Few | None = None  # that share an update; null: those that came up, else compared with them
+    accumulate: Few = 1  # micro-batches that each process splits its part of an update into
+    processes: Few | None = None  # that share an update; null: those that were launched; a number has to be theirs
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: CUDA's GPU, or else the processor
-    # auto: on a GPU bf16 if it has that, else fp16, or fp32 on old ones; on CPU fp32; or what the launcher asks for
+    # auto: what the launcher asks for; else fp32 on CPU, and on a GPU bf16 if it computes in it, else fp16, or fp32 if
+    # it is old
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    tf32: bool = True  # on GPUs float32 products may round their numbers to TF32
+    tf32: bool = True  # GPUs may round the factors of float32 products to TF32, which is faster
     # what a block keeps for the backward pass: a row of s2s.model.activation_checkpointing.CHECKPOINTING
     checkpointing: str = "none"
-    checkpointing_every: Count = 1  # in every so many-th block
-    compile: bool | None = None  # torch.compile makes the blocks faster, with other bits; null: if the launcher asks
-    fused_loss: bool = False  # Liger's kernel on a GPU computes teacher forcing's loss; its bits are not ours
+    checkpointing_every: Count = 1  # apply it to every n-th block
+    compile: bool | None = None  # torch.compile makes blocks faster, and rounds otherwise; null: if the launcher asks
+    fused_loss: bool = False  # teacher forcing's loss by Liger's kernel on a GPU, which rounds otherwise
     clip: Limit = 1.0  # largest norm of the gradient
     ema: ShareBelowOne | None = None  # decay of a moving average of weights, evaluated and loaded in their place; 0.999
     average: Count | None = None  # at the end, the mean of this many checkpoints becomes the checkpoint "average"
     save_every: Count = 200  # steps
-    keep: Annotated[int, at_least(2)] = 2  # newest checkpoints that stay, besides the best; one may be damaged
+    # newest checkpoints that stay, besides the best; if the newest is damaged, the run resumes at the one before
+    keep: Annotated[int, at_least(2)] = 2
     evaluate_every: Count = 500  # steps
-    patience: Count | None = None  # the run ends after so many evaluations without a better one
-    trackers: list[str] = field(default_factory=list)  # also told of each step: tensorboard, wandb, ...
+    patience: Count | None = None  # the run ends after this number of evaluations without a better one
+    trackers: list[str] = field(default_factory=list)  # that also record each step: tensorboard, wandb, ...
     evaluate_examples: Count = 200  # of the dev split, decoded at each evaluation; the loss is over all of it
     # what best means: loss, rouge_1, rouge_2, rouge_l (or rouge_l_char ...), bleu, chrf, or a head's, such as
     # tags.accuracy; of equal scores

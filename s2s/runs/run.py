@@ -25,6 +25,7 @@ from s2s.machine.memory import enough_memory
 from s2s.machine.precision import decoding_precision
 from s2s.model import PrefixTransformer
 from s2s.objective import Objective
+from s2s.recipe.build import build_heads
 from s2s.recipe.recipe import Recipe
 from s2s.runs import checkpoints, export, hub, run_folder
 from s2s.runs.metadata import RunMetadata, check_weights, read_metadata
@@ -313,7 +314,7 @@ def opened(
     stored = checkpoints.stored(folder, checkpoint)
     check_weights(folder, metadata, stored.file)
     shape = metadata.architecture
-    heads = recipe.build_heads(shape.width, shape.vocabulary, metadata.labels)
+    heads = build_heads(recipe, shape.width, shape.vocabulary, metadata.labels)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
         objective = Objective(PrefixTransformer(shape), recipe.objective, (), heads, recipe.generates)
     check_tensors(objective, stored.tensors, stored.file)

@@ -17,12 +17,12 @@ from s2s.data.dataset import spaced
 from s2s.data.tokenised import TokenisedSplit
 from s2s.errors import UserError
 from s2s.files.atomic import write_atomically
-from s2s.heads.run_heads import labelling_of
 from s2s.losses import fused_loss
 from s2s.machine.matmul import KERNELS, is_about_kernels, kernel_on
 from s2s.machine.precision import Choice, Precision, choose_precision, decoding_precision
 from s2s.model import PrefixTransformer
 from s2s.objective import Objective
+from s2s.recipe import build
 from s2s.recipe.recipe import Recipe, differences
 from s2s.runs import checkpoints, run_folder
 from s2s.runs.checkpoints import Checkpoint
@@ -172,7 +172,7 @@ def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
             run_folder.create(folder, recipe, vocabulary, metadata)
     wait_for_all()
     metadata, vocabulary = read_metadata(folder), run_folder.read_vocabulary(folder)
-    if not recipe.is_trained_on(metadata.data, dataset):
+    if not build.is_trained_on(recipe, metadata.data, dataset):
         raise UserError(
             f"{folder}: trained on the data {metadata.data}; the same settings now read {dataset.fingerprint}"
         )
@@ -181,7 +181,7 @@ def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
 
 def load_data(recipe: Recipe) -> Dataset:
     """Load the data, and refuse those that training could not evaluate on."""
-    dataset = recipe.load_data()
+    dataset = build.load_data(recipe)
     if not dataset.dev:
         raise UserError("data: there are no dev examples; evaluation needs at least one")
     _check_select(recipe, dataset.dev)
@@ -204,8 +204,8 @@ def _check_select(recipe: Recipe, dev: Sequence[Example]) -> None:
 
 def new_run(recipe: Recipe, dataset: Dataset, accelerator: Accelerator) -> tuple[Vocabulary, Objective, RunMetadata]:
     """Build the vocabulary, the untrained objective and the metadata of a new run."""
-    vocabulary, labels = recipe.build_vocabulary(dataset), recipe.labels(dataset)
-    objective, report = recipe.build_objective(vocabulary, labels, load_model)
+    vocabulary, labels = build.build_vocabulary(recipe, dataset), build.label_names(recipe, dataset)
+    objective, report = build.build_objective(recipe, vocabulary, labels, load_model)
     kernel, reason = kernel_on(accelerator.device, recipe.run.tf32)
     settings, examples = recipe.vocabulary, len(dataset.train)
     if settings.kind == "sentencepiece" and examples > settings.sample:
@@ -235,8 +235,7 @@ def tokenise(
     recipe: Recipe, accelerator: Accelerator, dataset: Dataset, vocabulary: Vocabulary, metadata: RunMetadata
 ) -> Prepared:
     """Tokenise train and dev, and put together what the loop works with."""
-    labelling = labelling_of(recipe.make_heads(metadata.labels), recipe.data)
-    train, dev = (recipe.tokenise(dataset, vocabulary, split, labelling) for split in ("train", "dev"))
+    train, dev = build.tokenise_data(recipe, dataset, vocabulary, metadata.labels)
     precision = Precision(precision_of(recipe, accelerator).name, accelerator.device.type)
     return Prepared(recipe, accelerator, vocabulary, dataset, train, dev, metadata, precision)
 
@@ -246,11 +245,11 @@ def start_objective(prepared: Prepared, folder: Path) -> tuple[Objective, Checkp
     recipe, metadata = prepared.recipe, prepared.metadata
     checkpoint, report = checkpoints.newest(folder)
     if checkpoint is None:
-        objective, _ = recipe.build_objective(prepared.vocabulary, metadata.labels, load_model)
+        objective, _ = build.build_objective(recipe, prepared.vocabulary, metadata.labels, load_model)
     else:
         # A warm start's checkpoint is not read again: its files may be gone, and these weights replace it.
         model = PrefixTransformer(metadata.architecture)
-        objective = recipe.objective_of(model, prepared.vocabulary, metadata.labels, load_model)
+        objective = build.objective_of(recipe, model, prepared.vocabulary, metadata.labels, load_model)
         if checkpoint.file is not None:
             check_weights(folder, metadata, checkpoint.file)
             check_tensors(objective, checkpoint.weights, checkpoint.file)

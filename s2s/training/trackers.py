@@ -11,8 +11,7 @@ from accelerate.utils import ProjectConfiguration
 
 from s2s.console.terminal import Log
 from s2s.errors import UserError, first_line, install_command, nearest
-from s2s.recipe.recipe import Recipe
-from s2s.recipe.tables import flat
+from s2s.recipe.recipe import Recipe, flat
 
 PROJECT = "s2s"
 FOLDER = "trackers"

@@ -13,8 +13,7 @@ from s2s import train
 from s2s.config.help import Key, comments, describe, keys
 from s2s.console import exit_codes
 from s2s.errors import UserError
-from s2s.recipe.recipe import Recipe
-from s2s.recipe.tables import LISTS, TABLES
+from s2s.recipe.recipe import LISTS, TABLES, Recipe
 
 
 @dataclass

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from s2s.data import load
 from s2s.data.batches import UpdateBatch, tokenise
+from s2s.recipe.build import build_objective, build_vocabulary
 from s2s.recipe.recipe import Recipe
 from s2s.runs.metadata import RunMetadata
 from s2s.training.setup import Prepared, check_processes
@@ -28,8 +29,8 @@ def gradients(accumulation: int) -> Gradients:
     recipe = Recipe.load("toy_copy", [*overrides, f"run.accumulate={accumulation}"])
     accelerator = check_processes(recipe)
     dataset = load(recipe.data)
-    vocabulary = recipe.build_vocabulary(dataset)
-    objective, _ = recipe.build_objective(vocabulary)
+    vocabulary = build_vocabulary(recipe, dataset)
+    objective, _ = build_objective(recipe, vocabulary)
     train = tokenise(dataset.train, vocabulary, recipe.data.max_source, recipe.data.max_target, "train")
     metadata = RunMetadata(
         objective.model.shape, dataset.fingerprint, "default", torch.get_num_threads(), "fp32", {}, []

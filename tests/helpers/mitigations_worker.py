@@ -20,6 +20,7 @@ from s2s.data import load
 from s2s.errors import UserError
 from s2s.mitigations import MITIGATIONS
 from s2s.objective import Objective
+from s2s.recipe.build import build_objective, build_vocabulary
 from s2s.recipe.recipe import Recipe
 from s2s.runs.run import load_model
 from s2s.vocabulary import Vocabulary
@@ -48,14 +49,14 @@ def rows(folder: Path) -> dict[str, str]:
 def objective(row: str, vocabulary: Vocabulary) -> Objective:
     """A fresh objective; the weights are the recipe's."""
     recipe = Recipe.load("toy_copy", [*TINY, f"mitigations=[{row}]"])
-    return recipe.build_objective(vocabulary, load_model=load_model)[0]
+    return build_objective(recipe, vocabulary, load_model=load_model)[0]
 
 
 def update(folder: Path) -> tuple[Vocabulary, Batch]:
     """Eleven examples, and a file of candidates for them and all others."""
     recipe = Recipe.load("toy_copy", TINY)
     examples = load(recipe.data).train
-    vocabulary = recipe.build_vocabulary(load(recipe.data))
+    vocabulary = build_vocabulary(recipe, load(recipe.data))
     lines = []
     for example in examples:
         texts = [example.target[::-1], example.target, example.target[:5]]

@@ -24,6 +24,7 @@ from s2s import train
 from s2s.data.batches import data_order
 from s2s.errors import UserError
 from s2s.machine.memory import enough_memory
+from s2s.recipe.build import build_objective
 from s2s.training import step
 from s2s.training.setup import check_processes, prepare
 from s2s.training.state import State
@@ -279,7 +280,7 @@ def test_a_processor_with_too_little_memory_is_one_line(
     folder = tmp_path / "run"
     made = ready(base, folder)
     prepared = prepare(made, check_processes(made), folder)
-    objective, _ = made.build_objective(prepared.vocabulary)
+    objective, _ = build_objective(made, prepared.vocabulary)
     state = State(made.run, objective, made.optimizer.build(objective), prepared.precision, None)
     monkeypatch.setattr(step, "accumulate", lambda *_: torch.empty(2**60))
     place = next(data_order(prepared.train.lengths(), made.run.tokens, 0, 0))

@@ -17,6 +17,7 @@ from s2s.errors import UserError
 from s2s.losses.passes import Passes
 from s2s.machine.precision import Precision, choose_precision
 from s2s.objective import Objective
+from s2s.recipe.build import build_objective
 from s2s.recipe.recipe import Recipe
 from s2s.runs.run_folder import read_vocabulary
 from s2s.training.setup import check_processes, prepare
@@ -42,7 +43,7 @@ def gradient(row: str, material: tuple[Vocabulary, Batch], scale: float, half: b
     """All gradients of a method's loss, as they are after they were divided by the scale."""
     vocabulary, batch = material
     keys = ["model.dropout=0", f"mitigations=[{row}]"]
-    objective: Objective = Recipe.load("toy_copy", [*tiny_runs.TINY, *keys]).build_objective(vocabulary)[0]
+    objective: Objective = build_objective(Recipe.load("toy_copy", [*tiny_runs.TINY, *keys]), vocabulary)[0]
     with torch.autocast("cpu", torch.float16, enabled=half):
         total = objective(batch, 1, count(batch), scale).total
     (total * scale).backward()
@@ -59,7 +60,7 @@ def test_gradients_inside_a_step_are_scaled_and_divided_again(row: str, material
 def test_gradients_inside_a_step_do_not_vanish(material: tuple[Vocabulary, Batch]) -> None:
     """Unscaled, a gradient of 1e-8 is 0 in float16."""
     vocabulary, batch = material
-    objective = tiny_runs.recipe(Path("x")).build_objective(vocabulary)[0]
+    objective = build_objective(tiny_runs.recipe(Path("x")), vocabulary)[0]
     passes = Passes(objective.model, 0.0, objective)
     words = passes.words(batch, "target")
     found = []
@@ -96,7 +97,7 @@ def test_an_overflow_skips_the_update_and_halves_the_scale(base: Path, tmp_path:
     precision.scaler = torch.amp.GradScaler(accelerator.device.type, init_scale=2.0**60)
     assert precision.can_shrink
     prepared = prepare(made, accelerator, folder)._replace(precision=precision)
-    objective = made.build_objective(prepared.vocabulary)[0].to(accelerator.device)
+    objective = build_objective(made, prepared.vocabulary)[0].to(accelerator.device)
     state = State(made.run, objective, made.optimizer.build(objective), precision, None)
     weights = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
     places = data_order(prepared.train.lengths(), made.run.tokens, 0, 0)

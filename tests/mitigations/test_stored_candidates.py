@@ -19,6 +19,7 @@ from s2s.data.batches import tokenise
 from s2s.errors import UserError
 from s2s.mitigations.candidates import Candidate, read
 from s2s.objective import Objective
+from s2s.recipe.build import build_mitigations
 
 ROOT = Path(__file__).parents[2]
 
@@ -127,7 +128,7 @@ def test_what_the_decoder_writes_is_what_methods_read_with_the_scores_of_the_run
     assert len(row["hypotheses"][0]["tokens"]) == run.recipe.data.max_target
     method = f"{{name: dpo, path: {decoded}, metric: sequences:spelling}}"
     recipe = s2s.Recipe.load(run.folder / "recipe.yaml", [f"mitigations=[{method}]"])
-    objective = Objective(run.model, recipe.objective, recipe.build_mitigations(run.vocabulary))
+    objective = Objective(run.model, recipe.objective, build_mitigations(recipe, run.vocabulary))
     tokens = tokenise(train, run.vocabulary, run.recipe.data.max_source, run.recipe.data.max_target, "train")
     batch = tokens.batch(range(len(train)), run.vocabulary)
     total = float(objective(batch).total.detach())

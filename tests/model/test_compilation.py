@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 
 from s2s.batch import Batch
 from s2s.errors import UserError
+from s2s.recipe.build import build_objective
 from s2s.recipe.recipe import Recipe
 from s2s.vocabulary import Vocabulary
 
@@ -27,7 +28,7 @@ def results(materials: Materials, name: str, *overrides: str) -> tuple[Tensor, T
     folder, vocabulary, batch = materials
     row = rows(folder)[name] if name else ""
     recipe = Recipe.load("toy_copy", [*TINY, f"mitigations=[{row}]", *overrides])
-    return test_recomputation.results(recipe.build_objective(vocabulary)[0], batch)
+    return test_recomputation.results(build_objective(recipe, vocabulary)[0], batch)
 
 
 @needs_torch_compile

@@ -18,6 +18,7 @@ from s2s.model.initialization import INITIALIZATIONS, initialise
 from s2s.model.initialization.__main__ import main
 from s2s.model.initialization.report import depths, matrices, mean_cosine
 from s2s.model.initialization.rules import left_by_cut, truncated_normal_
+from s2s.recipe.build import build_model
 from s2s.recipe.recipe import Recipe
 
 VARIANCES = {
@@ -188,7 +189,7 @@ def test_a_recipe_s_model_is_a_function_of_its_seed_and_size():
     recipe = Recipe.load("toy_copy", ["model.attention=random"])
     vocabulary, objective = recipe.build()
     torch.manual_seed(5)
-    model, _ = recipe.build_model(vocabulary.size, vocabulary.keep)
+    model, _ = build_model(recipe, vocabulary.size, vocabulary.keep)
     state = objective.model.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 

@@ -5,6 +5,7 @@ import pytest
 from s2s.errors import UserError
 from s2s.mitigations import MITIGATIONS
 from s2s.mitigations.adversarial import FastGradient
+from s2s.recipe.build import build_mitigations
 from s2s.recipe.recipe import Recipe, differences
 
 SHAPERS = (
@@ -37,7 +38,7 @@ def test_a_row_is_its_class_with_the_keys_given():
 def test_every_shaper_is_made_by_its_name(name):
     recipe = load(f"mitigations=[{{name: {name}, weight: 0.25}}]")
     assert recipe.mitigations == [MITIGATIONS[name](weight=0.25)]
-    ((built, method, _),) = recipe.build_mitigations(vocabulary=None)  # no shaper here asks for it
+    ((built, method, _),) = build_mitigations(recipe, vocabulary=None)  # no shaper here asks for it
     assert (built, method) == (name, recipe.mitigations[0])
     assert recipe.values()["mitigations"][0]["name"] == name
 

@@ -15,8 +15,7 @@ from s2s.diagnose.settings import DiagnosisSettings
 from s2s.errors import UserError
 from s2s.heads.base import HeadSettings
 from s2s.mitigations.ranking import Ranking
-from s2s.recipe.recipe import Recipe
-from s2s.recipe.tables import LISTS, NAMES, TABLES
+from s2s.recipe.recipe import LISTS, NAMES, TABLES, Recipe
 from s2s.search import (
     RepetitionPenalty,
     TranslationPenalty,

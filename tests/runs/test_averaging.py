@@ -13,6 +13,7 @@ import s2s
 from s2s.commands import average
 from s2s.data import load
 from s2s.errors import UserError
+from s2s.recipe.build import build_objective
 from s2s.runs.checkpoints import AVERAGE, WEIGHTS
 from s2s.training.ema import MovingAverage
 
@@ -36,7 +37,7 @@ def close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 
 def test_the_moving_average_is_that_of_the_weights_after_each_step(averaged: Path) -> None:
     run = s2s.load(averaged, "last", device="cpu")
-    expected = dict(run.recipe.build_objective(run.vocabulary)[0].state_dict())
+    expected = dict(build_objective(run.recipe, run.vocabulary)[0].state_dict())
     for step in range(1, STEPS + 1):
         decay = min(0.6, step / (step + 9))
         weights = load_file(place(averaged, step) / WEIGHTS)

@@ -93,6 +93,7 @@ import json, os, sys
 from s2s.commands import average, decode, evaluate, export, predict
 import s2s
 from s2s.diagnose import __main__ as diagnose
+from s2s.recipe.build import build_mitigations, load_data
 from s2s.errors import UserError
 
 refused = []
@@ -112,7 +113,7 @@ tried(lambda: list(run.stream("over the lazy dog", beams=1, n_best=1)))
 assert run.generate(["the lazy dog"], **{caller!r})
 assert run.score(["the quick brown fox"], ["quick fox"])
 assert run.predict(["the lazy dog"])
-for action in (run.recipe.load_data, run.recipe.build, lambda: run.recipe.build_mitigations(run.vocabulary),
+for action in (lambda: load_data(run.recipe), run.recipe.build, lambda: build_mitigations(run.recipe, run.vocabulary),
                lambda: run.search(["the"], run.recipe.search, lambda _: None)):
     tried(action)
 lines = place + "/lines.jsonl"
@@ -401,11 +402,12 @@ def test_checkpoints_reach_nothing_outside(elsewhere: Elsewhere, tmp_path: Path)
     path.write_text(json.dumps(values), encoding="utf-8")
     source = f"""
 import s2s
+from s2s.recipe.build import build_model
 from s2s.runs.token_vectors import embedded
 from s2s.errors import UserError
 for key in ("model.pretrained", "vocabulary.name"):
     recipe = s2s.Recipe.load("toy_copy", ["model={{}}", "vocabulary.kind=pretrained", f"{{key}}={folder}"])
-    for action in (recipe.build, lambda: recipe.build_model(60, None), lambda: embedded({str(folder)!r})(["a b"])):
+    for action in (recipe.build, lambda: build_model(recipe, 60, None), lambda: embedded({str(folder)!r})(["a b"])):
         try:
             action()
         except UserError as error:

@@ -19,6 +19,7 @@ from s2s import train
 from s2s.data.batches import UpdateBatch
 from s2s.errors import UserError
 from s2s.machine.precision import Precision
+from s2s.recipe.build import build_objective
 from s2s.runs import checkpoints
 from s2s.training.reporter import Reporter
 from s2s.training.setup import check_processes, prepare
@@ -160,7 +161,7 @@ def test_the_examples_that_are_not_finite_are_named(base: Path, tmp_path: Path) 
     folder = tmp_path / "run"
     made = ready(base, folder)
     prepared = prepare(made, check_processes(made), folder)
-    objective = made.build_objective(prepared.vocabulary)[0].to(prepared.accelerator.device)
+    objective = build_objective(made, prepared.vocabulary)[0].to(prepared.accelerator.device)
     lengths = prepared.train.lengths().sum(axis=1)
     beyond = int(numpy.sort(lengths)[-3])
     with torch.no_grad():

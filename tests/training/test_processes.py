@@ -12,6 +12,7 @@ from tiny_runs import device_of_two
 from torch import Tensor
 
 import s2s
+from s2s.recipe.build import build_objective
 from s2s.recipe.recipe import Recipe
 
 # In exact numbers the gradient of a key's bias is 0; with an epsilon of 1e-8 AdamW would make whole steps of what
@@ -82,7 +83,7 @@ def test_weights_do_not_depend_on_the_processes(tmp_path: Path) -> None:
     one = s2s.fit(Recipe.load("toy_copy", [*TINY, f"run.folder={tmp_path / 'one'}"]))
     two = s2s.load(tmp_path / "two")
     assert (two.step, two.recipe.run.processes) == (one.step, 2)
-    before, _ = one.recipe.build_objective(one.vocabulary)
+    before, _ = build_objective(one.recipe, one.vocabulary)
     weights = one.objective.state_dict()
     assert distance(two.objective.state_dict(), weights) < 1e-5
     assert distance(before.state_dict(), weights) > 1e-2

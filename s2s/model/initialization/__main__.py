@@ -13,6 +13,7 @@ from s2s.console.terminal import plain_console
 from s2s.errors import UserError, matplotlib_module
 from s2s.files.atomic import open_output
 from s2s.model.initialization.report import Depth, Matrix, depths, matrices
+from s2s.recipe.build import build_model
 from s2s.recipe.recipe import Recipe
 
 USAGE = "usage: python -m s2s.model.initialization recipe=NAME_OR_PATH [picture=FILE] [key=value ...]"
@@ -74,7 +75,7 @@ def _command(arguments: Sequence[str]) -> None:
     picture = Path(given.get("picture", "initialization.png"))
     check_output("picture", picture, [given["recipe"]])
     # Without data only the recipe's number of pieces is known; a checkpoint has its own.
-    model, _ = recipe.build_model(recipe.vocabulary.size if recipe.model.pretrained is None else 0, None)
+    model, _ = build_model(recipe, recipe.vocabulary.size if recipe.model.pretrained is None else 0, None)
     console = plain_console(width=120)
     report = list(matrices(model)), depths(model)
     show(console, *report)
