@@ -96,7 +96,7 @@ def _zero(module: nn.Module, hidden: Tensor) -> Tensor:
 
 
 class Free(nn.Linear):
-    """A score for each label of an inventory."""
+    """A score for each label of an inventory; ``table`` is there because a classifier calls it as it calls ``Tied``."""
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ARG002
         return super().forward(x)

@@ -86,6 +86,7 @@ def centred_exponents(scores: Tensor, targets: Tensor, mask: Tensor | None) -> t
     A comparison of negatives with positives does not depend on c; this one leaves nothing large to cancel. The
     exponents are [..., L + 1], the last one ``NOTHING``, so that a row has a largest exponent even if L is 0.
     """
+    # The centre is a constant: its gradient would cancel in every comparison.
     pair = exponents(scores, targets, mask)
     negatives, positives = (functional.pad(side, (0, 1), value=NOTHING) for side in pair)
     highest, lowest = negatives.detach().amax(dim=-1), -positives.detach().amax(dim=-1)

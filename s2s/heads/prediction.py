@@ -47,6 +47,7 @@ def predict(
     given = [read(example) if read else example.source for example in examples]
     encoded, report = encode_sources(given, vocabulary, data.max_source)
     outputs: list[list[HeadOutput]] = [[] for _ in sources]
+    # Sources of similar length share a batch, so that little of it is padding.
     by_length = numpy.argsort([len(source.ids) for source in encoded], kind="stable").tolist()
     for start in range(0, len(by_length), rows):
         indices = by_length[start : start + rows]

@@ -82,6 +82,7 @@ class Heads(nn.Module):
 
 def _chosen(head: Head, part: Classifier, scores: Tensor) -> HeadOutput:
     """Return the labels whose scores are above 0, best first, and the ranking."""
+    # One search serves both: all chosen labels, and the first RANKED even where fewer are chosen.
     count = max(int((scores > 0).sum()), min(RANKED, len(scores)))
     best, index = scores.topk(count)
     names: list[Label] = [head.names[label] if head.names else label for label in index.tolist()]

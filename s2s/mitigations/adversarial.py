@@ -15,7 +15,7 @@ from torch import Tensor
 from s2s.batch import Batch, real_inputs
 from s2s.config.ranges import Few, Share, Strength, at_least
 from s2s.losses.passes import InputEmbeddings
-from s2s.losses.terms import Scores, Term, divergence
+from s2s.losses.terms import Term, divergence
 from s2s.mitigations.base import LossMethod, LossTerms, StepContext, mixed
 
 Perturbation = Sequence[Tensor]
@@ -119,6 +119,7 @@ class FreeLargeBatch(ProjectedGradient):
 
     def _start(self, words: InputEmbeddings, fed: Batch, context: StepContext) -> Perturbation:
         """Draw uniform numbers at the positions that are no padding, no longer than epsilon."""
+        # sqrt of the count, as a vector of n numbers of size epsilon has length epsilon sqrt(n).
         steps = noise(words, fed, context, gaussian=False)
         numbers = torch.stack([part.ne(0).flatten(1).sum(1) for part in steps]).sum(0).clamp(min=1)
         return [part * self.epsilon / numbers.to(part.dtype).sqrt()[:, None, None] for part in steps]
@@ -140,18 +141,15 @@ class VirtualAdversarial(Perturbed):
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
         passes, words = context.passes, context.passes.words(fed, self.scope)
         scores = passes.score(fed, words)
+        constant = scores.logits.detach()
         direction: Perturbation = noise(words, fed, context, gaussian=True)
         for _ in range(self.iterations):
             at = words.moved(scaled(direction, self.xi))
-            direction = passes.gradients(self._divergence(scores, passes.score(fed, at)), at)
+            direction = passes.gradients(divergence(constant, passes.score(fed, at).logits), at)
         moved = passes.score(fed, words.moved(scaled(direction, self.epsilon)))
-        terms = {"cross_entropy": Term(passes.cross_entropy(scores))}
-        return LossTerms(
-            terms | {"divergence": Term(self.share(context) * self._divergence(scores, moved))}, scores.nll()
-        )
-
-    def _divergence(self, clean: Scores, moved: Scores) -> Tensor:
-        return divergence(clean.logits.detach(), moved.logits)
+        penalty = self.share(context) * divergence(constant, moved.logits)
+        terms = {"cross_entropy": Term(passes.cross_entropy(scores)), "divergence": Term(penalty)}
+        return LossTerms(terms, scores.nll())
 
 
 def scaled(step: Perturbation, length: float) -> Perturbation:

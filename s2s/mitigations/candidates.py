@@ -128,6 +128,7 @@ def _search(
 
 def _draw(logits: Tensor, uniform: Tensor) -> Tensor:
     """Return a sample [N] of each row's softmax, by inversion of its cumulated probabilities."""
+    # In double: float32's cumulated sums over a vocabulary may end below 1 and hide the last tokens.
     cumulated = logits.double().softmax(dim=-1).cumsum(dim=-1)
     index = torch.searchsorted(cumulated, uniform[:, None].double() * cumulated[:, -1:], right=True)[:, 0]
     return index.clamp(max=logits.shape[1] - 1)

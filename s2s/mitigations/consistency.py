@@ -27,6 +27,7 @@ class Consistency(LossMethod):
     def combined(self, first: Scores, second: Scores, divergence: Tensor, context: StepContext) -> LossTerms:
         """Return the loss of two views, given the sum of their divergences in both directions."""
         share, passes = self.share(context), context.passes
+        # (1 - share) CE_1 + share (CE_1 + CE_2) / 2
         entropy = (1 - share / 2) * passes.cross_entropy(first) + share / 2 * passes.cross_entropy(second)
         terms = {"cross_entropy": Term(entropy), "divergence": Term(share * self.scale() * divergence)}
         return LossTerms(terms, first.nll())

@@ -1,5 +1,6 @@
 """GOLD: off-policy policy gradients on gold targets."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,21 +14,12 @@ from s2s.losses.passes import Passes
 from s2s.mitigations.base import LossMethod, LossTerms, StepContext, TrainingContext, mixed
 from s2s.model import PrefixTransformer
 
-
-def _one(log_probs: Tensor, baseline: float) -> Tensor:  # noqa: ARG001
-    return torch.ones_like(log_probs)
-
-
-def _probability(log_probs: Tensor, baseline: float) -> Tensor:  # noqa: ARG001
-    return log_probs.exp()
-
-
-def _log_probability(log_probs: Tensor, baseline: float) -> Tensor:
-    return (log_probs - baseline).clamp(min=0)
-
-
-REWARDS = {"constant": _one, "sum": _probability, "product": _log_probability}
-"""The reward of each gold token from the reference's log-probability of it."""
+REWARDS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "constant": lambda log_probs, _: torch.ones_like(log_probs),
+    "sum": lambda log_probs, _: log_probs.exp(),
+    "product": lambda log_probs, baseline: (log_probs - baseline).clamp(min=0),
+}
+"""The reward of each gold token from the reference's log-probability of it, and the baseline."""
 
 
 @dataclass
@@ -86,6 +78,7 @@ class OffPolicy(LossMethod):
         """Return Q [N] at the labels of the batch that the model was fed."""
         if reference is None:
             return torch.ones_like(log_probs)
+        # The reference is no part of the objective, which the run moves to its device after ``prepare``.
         reference.to(clean.source.device)
         # The rewards are those of gold targets: the reference never reads edited prefixes.
         scores = Passes(reference, 0.0, reference).score(clean)

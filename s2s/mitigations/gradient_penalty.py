@@ -41,6 +41,7 @@ class GradientPenalty(Perturbed):
         passes = context.passes
         if self.scope == "target":
             passes.memory(fed)  # outside of the unfused kernel, which only twice differentiated passes need
+        # Fused attention kernels have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
             words = passes.words(fed, self.scope)
             scores = passes.score(fed, words)

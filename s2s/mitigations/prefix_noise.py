@@ -64,6 +64,7 @@ class WordDropout(Noise):
         columns = torch.arange(batch.source.shape[1], device=batch.source.device)
         inside = (columns > 0) & (columns < batch.source_lengths[:, None] - 1)
         drawn = context.draws.uniform("source", len(columns)) < context.strength * self.rate
+        # The gate that ``hits`` drew for the target: an example changes on both sides or on none.
         gate = context.draws.uniform("gate", 1) < self.gate
         return batch._replace(source=batch.source.masked_fill(drawn & gate & inside, -1))
 
@@ -130,6 +131,7 @@ class SwapNoise(Noise):
 
 def _not_after_another(marks: Tensor) -> Tensor:
     """Drop each mark that directly follows a mark that stays, from left to right."""
+    # A loop, as whether a mark stays depends on all marks before it in an unbroken run.
     kept = torch.zeros_like(marks)
     for column in range(marks.shape[1]):
         before = kept[:, column - 1] if column else torch.zeros_like(marks[:, 0])

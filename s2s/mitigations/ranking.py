@@ -92,17 +92,13 @@ class CandidateRanking(Ranking):
         return LossTerms({**forced.terms, "ranking": term}, forced.nll)
 
 
-def _sum(distances: Tensor, candidates: Tensor) -> Tensor:  # noqa: ARG001
-    return torch.ones_like(distances)
-
-
-def _mean(distances: Tensor, candidates: Tensor) -> Tensor:
-    return 1 / (candidates - distances).clamp(min=1)  # n candidates have n - d pairs of distance d
-
-
 Shares = Callable[[Tensor, Tensor], Tensor]
-PAIRS: dict[str, Shares] = {"mean": _mean, "sum": _sum}
-"""The factor of a pair from its distance j - i and the number of candidates in its row."""
+PAIRS: dict[str, Shares] = {
+    "mean": lambda distances, candidates: 1 / (candidates - distances).clamp(min=1),
+    "sum": lambda distances, _: torch.ones_like(distances),
+}
+"""The factor of a pair from its distance d = j - i and the number n of candidates in its row, which has n - d such
+pairs."""
 
 
 def margins(scores: Tensor, packed: Packed, margin: float, shares: Shares) -> Tensor:

@@ -92,6 +92,7 @@ def from_similar(batch: Batch, context: StepContext, data: PoolData) -> Tensor:
     scores = table[ids] @ table.T / data.temperature
     scores[..., data.special.to(ids.device)] = -torch.inf
     scores.scatter_(2, ids[..., None], -torch.inf)
+    # In float32 a sum over a large vocabulary would lose its smallest probabilities.
     cumulated = scores.softmax(dim=-1).double().cumsum(dim=-1)
     uniform = context.draws.uniform("token", ids.shape[1]).double()
     return torch.searchsorted(cumulated, (uniform * cumulated[..., -1])[..., None], right=True)[..., 0]

@@ -27,7 +27,7 @@ class Mix(NamedTuple):
     """Probabilities [N] that the prediction, or else a random token, replaces a token in the decoder's input."""
 
     predicted: Tensor
-    random: Tensor
+    random: Tensor | float = 0.0
 
 
 @dataclass
@@ -74,13 +74,14 @@ class ScheduledSampling(PrefixMethod):
     def feed(self, batch: Batch, context: StepContext) -> Batch:
         tokens = real_inputs(batch)
         tokens[:, 0] = False  # the begin symbol
+        # Drawn once for all passes: a token that was gold in one pass must not become a prediction in the next.
         coin = context.draws.uniform("coin", tokens.shape[1])[tokens]
         random, fed = from_target(batch, context)[tokens], batch
         for _ in range(self.passes):
             predicted = self._predict(fed, batch, tokens, context)
             rate, mix = self.rate * context.strength, POLICIES[self.policy](self, predicted, context.step)
             chosen = torch.where(coin < rate * mix.random, random, predicted.gold)
-            chosen = torch.where(coin < rate * mix.predicted, self._words(predicted, tokens, context), chosen)
+            chosen = torch.where(coin < rate * mix.predicted, self._written(predicted, tokens, context), chosen)
             fed = batch._replace(target=batch.target.masked_scatter(tokens, chosen))
         return fed
 
@@ -92,7 +93,7 @@ class ScheduledSampling(PrefixMethod):
         numbers = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         return Predicted(logits, batch.target[tokens], numbers[tokens])
 
-    def _words(self, predicted: Predicted, tokens: Tensor, context: StepContext) -> Tensor:
+    def _written(self, predicted: Predicted, tokens: Tensor, context: StepContext) -> Tensor:
         """Return the tokens [N] that the model would write."""
         logits = predicted.logits
         if self.noise:
@@ -100,22 +101,18 @@ class ScheduledSampling(PrefixMethod):
         return logits.argmax(dim=-1)
 
 
-def _only(predicted: Tensor) -> Mix:
-    return Mix(predicted, torch.zeros_like(predicted))
-
-
 def _decoding_step(settings: ScheduledSampling, predicted: Predicted, step: int) -> Mix:  # noqa: ARG001
-    return _only(1 - settings.base**predicted.numbers)
+    return Mix(1 - settings.base**predicted.numbers)
 
 
 def _inverse_sigmoid(settings: ScheduledSampling, predicted: Predicted, step: int) -> Mix:
-    grown = math.exp(min(step / settings.decay, 700.0))
-    return _only(torch.full_like(predicted.logits[:, 0], 1 - settings.decay / (settings.decay + grown)))
+    grown = math.exp(min(step / settings.decay, 700.0))  # e^710 is beyond a float
+    return Mix(torch.full_like(predicted.logits[:, 0], 1 - settings.decay / (settings.decay + grown)))
 
 
 def _both(settings: ScheduledSampling, predicted: Predicted, step: int) -> Mix:
     rates = [policy(settings, predicted, step).predicted for policy in (_decoding_step, _inverse_sigmoid)]
-    return _only(rates[0] * rates[1])
+    return Mix(rates[0] * rates[1])
 
 
 def _confidence(settings: ScheduledSampling, predicted: Predicted, step: int) -> Mix:  # noqa: ARG001
@@ -126,7 +123,7 @@ def _confidence(settings: ScheduledSampling, predicted: Predicted, step: int) ->
 
 
 def _always(settings: ScheduledSampling, predicted: Predicted, step: int) -> Mix:  # noqa: ARG001
-    return _only(torch.ones_like(predicted.logits[:, 0]))
+    return Mix(torch.ones_like(predicted.logits[:, 0]))
 
 
 POLICIES: dict[str, Callable[[ScheduledSampling, Predicted, int], Mix]] = {

@@ -34,6 +34,7 @@ class TeacherForcingWithNGrams(LossMethod):
         hidden = passes.hidden(fed)
         first = passes.scores(hidden, labels)
         terms = {"cross_entropy": Term(passes.cross_entropy(first))}
+        # No hidden state predicts the begin symbol, so it keeps its embedding in every pass.
         begin = passes.model.words(fed.target[:, :1])
         for number in range(2, self.passes + 1):
             hidden = passes.hidden(fed, InputEmbeddings(torch.cat([begin, hidden[:, :-1]], dim=1)))

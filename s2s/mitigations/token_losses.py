@@ -45,6 +45,7 @@ class GraduatedLabelSmoothing(LossMethod):
         scores = context.passes.score(fed)
         log_probs = scores.logits.log_softmax(dim=-1)
         sure = log_probs.detach().amax(dim=-1).exp()
+        # ``mean`` over the vocabulary below is the cross-entropy against the uniform distribution.
         smoothing = torch.full_like(sure, self.smooth)
         smoothing = smoothing.masked_fill(sure > self.high, self.smooth_high).masked_fill(
             sure < self.low, self.smooth_low

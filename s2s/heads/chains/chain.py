@@ -108,7 +108,7 @@ def marginals(chain: Chain) -> Tensor:
     emissions, _ = absorb_following(chain)
     first, *later = emissions.unbind(dim=1)
     normalisers = LogMatrix(chain.transitions)(emissions[:, 1:])  # of p(y_t | y_(t-1))
-    # A label that leads nowhere has no normaliser; the floor keeps it improbable instead of dividing zero by zero.
+    # A label that leads nowhere has both weight and normaliser NOTHING; without the floor their ratio would be 1.
     normalisers = normalisers.clamp(min=NOTHING / 2)
     step = LogMatrix(chain.transitions.t())
     columns = [(chain.starts + first).log_softmax(dim=-1)]

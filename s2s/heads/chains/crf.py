@@ -39,6 +39,7 @@ class CRF(LinearChain):
         self.register_parameter("ends", nn.Parameter(torch.zeros(num_labels)) if boundaries else None)
         for name in ("transitions", "starts", "ends") if boundaries else ("transitions",):
             scale(self, name, rate_multiplier)
+        # Not persistent: a recipe's scheme makes the constraints again, so checkpoints need not hold them.
         for name in Constraints._fields:
             allowed = None if constraints is None else getattr(constraints, name)
             if allowed is not None and any(size != num_labels for size in allowed.shape):

@@ -66,6 +66,7 @@ class LinearChain(nn.Module):
             raise ValueError(f"mask: row {int(empty.nonzero()[0])} has no label (length 0)")
         if bool(holes.any()):
             raise ValueError(f"mask: row {int(holes.nonzero()[0])} has a hole; padding belongs on the right only")
+        # masked_fill and no product with the mask: nan times 0 is nan.
         return at_least_float32(emissions).masked_fill(~mask[..., None], 0.0), mask
 
     def _checked_labels(self, labels: Tensor, mask: Tensor) -> Tensor:
