@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from s2s.diagnose.measurements import Measurements, Plain, Quantity
-from s2s.diagnose.subjects import Subject
 from s2s.metrics.bootstrap import (
     Comparison,
     Interval,
@@ -98,23 +97,20 @@ class Resampling:
         return np.stack([self.sums[quantity.name][run] for run in runs])
 
 
-def group(subjects: Sequence[Subject]) -> list[Method]:
+def group(runs: Sequence[Run]) -> list[Method]:
     """Group runs into methods, in the order of their first runs.
 
     A method is named after its mitigations; where two methods have the same ones, by the folder of its first run too.
     """
     groups: dict[str, list[int]] = {}
-    for number, subject in enumerate(subjects):
-        groups.setdefault(_recipe_without_seed(subject.run), []).append(number)
-    names = [_name(subjects[runs[0]].run) for runs in groups.values()]
+    for number, run in enumerate(runs):
+        recipe = replace(run.recipe, run=replace(run.recipe.run, seed=0, folder="any"))
+        groups.setdefault(recipe.to_yaml(), []).append(number)
+    names = [_name(runs[numbers[0]]) for numbers in groups.values()]
     return [
-        Method(name if names.count(name) == 1 else f"{name} ({subjects[runs[0]].run.folder.name})", runs)
-        for name, runs in zip(names, groups.values(), strict=True)
+        Method(name if names.count(name) == 1 else f"{name} ({runs[numbers[0]].folder.name})", numbers)
+        for name, numbers in zip(names, groups.values(), strict=True)
     ]
-
-
-def _recipe_without_seed(run: Run) -> str:
-    return replace(run.recipe, run=replace(run.recipe.run, seed=0, folder="any")).to_yaml()
 
 
 def _name(run: Run) -> str:

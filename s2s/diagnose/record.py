@@ -29,7 +29,11 @@ def record(
     settings: DiagnosisSettings, examples: Examples, subjects: Sequence[Subject], runs: Sequence[Measurements]
 ) -> Plain:
     """Return all results; numbers that do not exist are None."""
-    headlines, kinds, methods = quantities(runs), recovery.by_corruption(runs), group(subjects)
+    headlines, kinds, methods = (
+        quantities(runs),
+        recovery.by_corruption(runs),
+        group([subject.run for subject in subjects]),
+    )
     resampling = Resampling(methods, runs, [*headlines, *kinds], settings.resamples, settings.seed)
     names = {number: method.name for method in methods for number in method.runs}
     results = {

@@ -28,7 +28,7 @@ def quantities(runs: Sequence[Measurements]) -> list[Quantity]:
     """Return the damage by groups of corruptions, and the clean cost, which mitigations must not buy it with."""
     unseen = held_out(runs)
     others = [name for name in runs[0].recovery.corruptions if name not in unseen and name != "own_errors"]
-    # Names that a single run has seen are held out for none: methods are compared on the same corruptions.
+    # A corruption that one run has seen is held out for no run: all methods are compared on the same ones.
     groups = [
         ("damage_held_out", "damage under held-out corruptions", unseen),
         ("damage_own_errors", "damage under the model's own errors", ["own_errors"]),
