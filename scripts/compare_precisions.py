@@ -21,7 +21,7 @@ import s2s
 from s2s.console import exit_codes
 from s2s.console.outputs import check_output
 from s2s.console.terminal import plain_console
-from s2s.data.lines import Wanted, field_text, place, read_rows
+from s2s.data.lines import Wanted, field_text, position, read_rows
 from s2s.data.rows import Fields
 from s2s.inference.precisions import PRECISIONS
 from s2s.runs.run import Run
@@ -33,7 +33,7 @@ def texts(run: Run, path: str, count: int) -> list[str]:
     lines, rows = read_rows(path, Wanted(Fields(one_of=(field,)), log=print))
     if rows is None:
         return lines[:count]
-    return [field_text(row, field, place(path, number)) for number, row in enumerate(rows[:count])]
+    return [field_text(row, field, position(path, number)) for number, row in enumerate(rows[:count])]
 
 
 def measure(run: Run, sources: list[str], beams: int) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from s2s.config.ranges import PathText, settle
 from s2s.console.command_line import run_command
 from s2s.console.outputs import check_output
 from s2s.console.terminal import plain_console, print_results, progress_bar
-from s2s.data.lines import Format, Wanted, misnamed, place, read_rows, source_text
+from s2s.data.lines import Format, Wanted, misnamed, position, read_rows, source_text
 from s2s.data.rows import Fields, json_text
 from s2s.errors import UserError, nearest
 from s2s.files.atomic import open_output
@@ -110,7 +110,7 @@ def predict(arguments: Sequence[str]) -> None:
         report(text)
     sources: list[Given] = [*lines]
     if rows is not None:
-        sources = [source_text(row, source_fields, place(settings.input, index)) for index, row in enumerate(rows)]
+        sources = [source_text(row, source_fields, position(settings.input, index)) for index, row in enumerate(rows)]
     chosen = choose(run.heads, settings.head) if rows is None else None
     with progress_bar(console) as progress:
         task = progress.add_task("labelling", total=len(sources))

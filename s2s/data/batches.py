@@ -1,4 +1,4 @@
-"""From tokens to the batches of each update: length buckets, a budget, and the dealing out to processes."""
+"""The batches of each update: examples bucketed by length, cut to a token budget and dealt out to processes."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -25,17 +25,17 @@ __all__ = [
 ]
 
 BUCKET = 64
-"""How many updates' worth of shuffled examples are sorted by length together."""
+"""Updates per bucket, whose examples are sorted by length together. A larger bucket pads less and shuffles less."""
 SOURCE_BIN = 8
-"""Sources within so many tokens of one another count as equally long, so that targets can be sorted too."""
+"""Width, in tokens, of the bins in which sources count as equally long, so that targets can be sorted too."""
 
 
 def updates(lengths: Lengths, budget: int, seed: int, epoch: int) -> list[Indices]:
-    """The examples of each update of an epoch, a function of (seed, epoch) alone.
+    """Return the examples of each update of an epoch, a function of (seed, epoch) alone.
 
-    Examples are shuffled, sorted by length within large buckets and cut so that an update, padded as one batch, has
-    at most ``budget`` columns of source and target together; then the updates are shuffled. One example beyond the
-    budget is an update of its own. Within an update examples of like length stand together.
+    Examples are shuffled, sorted by length within buckets, and cut into updates that have at most ``budget`` columns
+    of source and target together when padded as one batch; then the updates are shuffled. A single example beyond the
+    budget is an update by itself. Within an update, examples of similar length are neighbours.
     """
     random = numpy.random.default_rng(seed_of(seed, "order", epoch))
     order = random.permutation(len(lengths))
@@ -48,9 +48,9 @@ def updates(lengths: Lengths, budget: int, seed: int, epoch: int) -> list[Indice
 
 
 def by_length(lengths: Lengths) -> Indices:
-    """An order of lengths [examples, 2] in which neighbours are alike in both.
+    """Return an order of lengths [examples, 2] in which neighbours are similar in both.
 
-    By bins of the source's length, and within a bin by the target's, up in one bin and down in the next.
+    By bins of the source's length, and within a bin by the target's, rising in one bin and falling in the next.
     """
     bins = lengths[:, 0] // SOURCE_BIN
     targets = numpy.where(bins % 2 == 0, lengths[:, 1], -lengths[:, 1])
@@ -58,32 +58,32 @@ def by_length(lengths: Lengths) -> Indices:
 
 
 def _cut(indices: Indices, lengths: Lengths, budget: int) -> Iterator[Indices]:
-    """Cut a run of examples where the padded size would pass the budget."""
+    """Cut sorted examples where the padded size would exceed the budget."""
     start = source = target = 0
-    # Plain numbers: a loop over a million examples in NumPy's would take ten times as long.
-    for position, (its_source, its_target) in enumerate(lengths[indices].tolist()):
-        source, target = max(source, its_source), max(target, its_target)
+    # tolist, because a loop over NumPy's own numbers takes ten times as long for a million examples.
+    for position, (next_source, next_target) in enumerate(lengths[indices].tolist()):
+        source, target = max(source, next_source), max(target, next_target)
         if position > start and (source + target) * (position - start + 1) > budget:
             yield indices[start:position]
-            start, source, target = position, its_source, its_target
+            start, source, target = position, next_source, next_target
     yield indices[start:]
 
 
 def real_share(lengths: Lengths, plan: Sequence[Indices]) -> float:
-    """The share of the columns of a plan's updates, each padded as one batch, that hold tokens."""
+    """Return the share of columns that hold tokens when each update of a plan is padded as one batch."""
     padded = sum(int(lengths[indices].max(axis=0).sum()) * len(indices) for indices in plan)
     return float(lengths.sum()) / padded
 
 
 class UpdateBatch(NamedTuple):
-    """Where in the data an update stands."""
+    """The epoch and the examples of an update."""
 
     epoch: int
     examples: Indices
 
 
 def data_order(lengths: Lengths, budget: int, seed: int, start: int) -> Iterator[UpdateBatch]:
-    """The updates from step ``start`` on, epoch after epoch, without end."""
+    """Yield the updates from step ``start`` on, epoch after epoch, without end."""
     if not len(lengths):
         raise UserError("the train split has no examples")
     epoch = 0
@@ -95,17 +95,18 @@ def data_order(lengths: Lengths, budget: int, seed: int, start: int) -> Iterator
 
 
 def deal(examples: Indices, processes: int, accumulate: int, process: int) -> list[tuple[Indices, bool]]:
-    """One process's micro-batches of an update: the indices and whether they count.
+    """Return one process's micro-batches of an update: the indices of each, and whether it counts.
 
-    The update is cut into processes x accumulate even runs. Where there are fewer examples than runs, an idle run
-    borrows the update's first example, to be given no weight: every process makes the same number of passes.
+    The update is cut into processes x accumulate runs of equal size.
     """
+    # Collective operations need the same number of passes in every process. Where there are fewer examples than runs,
+    # an empty run borrows the first example, and gets no weight.
     runs = numpy.array_split(examples, processes * accumulate)[process::processes]
     return [(run, True) if len(run) else (examples[:1], False) for run in runs]
 
 
 def micro_batches(
-    place: UpdateBatch,
+    update: UpdateBatch,
     tokens: TokenisedSplit,
     vocabulary: Vocabulary,
     processes: int,
@@ -113,9 +114,9 @@ def micro_batches(
     process: int,
     seed: int,
 ) -> list[Batch]:
-    """One process's batches of an update."""
+    """Return one process's batches of an update."""
     batches = []
-    for indices, counts in deal(place.examples, processes, accumulate, process):
-        batch = tokens.batch(indices, vocabulary, seed, place.epoch)
+    for indices, counts in deal(update.examples, processes, accumulate, process):
+        batch = tokens.batch(indices, vocabulary, seed, update.epoch)
         batches.append(batch if counts else without_weight(batch))
     return batches

@@ -1,4 +1,4 @@
-"""Folders of a cache that are there whole or not at all, each made by one process while the others wait."""
+"""Cache folders that exist whole or not at all; one process makes a folder while others wait for it."""
 
 import hashlib
 import json
@@ -19,37 +19,39 @@ from s2s.files.atomic import sync_folder, write_atomically
 from s2s.files.foreign import read_json
 from s2s.files.locks import Lock
 
-VERSION = 1  # Part of every key: to be raised whenever the files below mean something else.
-META, PARTIAL, STALE_SECONDS = "meta.json", ".partial-", 86_400
+VERSION = 1  # part of every key: to be raised whenever the content of the files gets another meaning
+META, PARTIAL = "meta.json", ".partial-"
+STALE_SECONDS = 86_400
+"""Age from which an unfinished folder counts as left by a killed process. Indexing takes hours at most, not a day."""
 
 
 class CacheEntry(NamedTuple):
-    """Where what is slow to make is kept, and the key of one thing there."""
+    """One folder of the cache: the cache's own folder, and the key that names the entry in it."""
 
     home: Path
     key: str
 
     @property
     def folder(self) -> Path:
-        """The folder of the thing, once it is made."""
+        """The folder of the entry; it exists once the entry is made."""
         return self.home / self.key
 
     def below(self, *parts: Any) -> "CacheEntry":
-        """The place of something that is made of this and further parts."""
+        """Return the entry for something computed from this one and further inputs."""
         return CacheEntry(self.home, key_of(self.key, *parts))
 
     def meta(self) -> dict[str, Any] | None:
-        """What is noted about the thing, or None if it or one of its files is not there as it was left."""
+        """Return the metadata of the entry; None if it is missing, or a file of it is missing or has another size."""
         try:
-            found = read_json(self.folder / META)
-            whole = all((self.folder / name).stat().st_size == size for name, size in found["sizes"].items())
+            meta = read_json(self.folder / META)
+            whole = all((self.folder / name).stat().st_size == size for name, size in meta["sizes"].items())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        return dict(found) if whole else None
+        return dict(meta) if whole else None
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the place while the thing is looked for or made; waits for another process that does so."""
+        """Hold the entry's lock while it is looked up or made; wait if another process holds it."""
         with _writable(self.home):
             self.home.mkdir(parents=True, exist_ok=True)
             lock = Lock(self.home / f".{self.key}.lock")
@@ -61,12 +63,12 @@ class CacheEntry(NamedTuple):
 
 
 def key_of(*parts: Any) -> str:
-    """A name for what is made of the parts, which must be writable as JSON."""
+    """Return a folder name for something computed from the parts, which must be JSON values."""
     return hashlib.sha256(json.dumps([VERSION, *parts]).encode()).hexdigest()[:24]
 
 
 class ScratchFolder:
-    """A folder below ``home`` that is made when the first file is; it goes to a shelf or vanishes."""
+    """A folder below ``home``, made with its first file; it becomes a cache entry or is removed at the end."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -82,7 +84,7 @@ class ScratchFolder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def path(self, name: str) -> Path:
-        """Where a file of that name lies."""
+        """Return the path of a file in the folder."""
         if self.folder is None:
             with _writable(self.home):
                 self.home.mkdir(parents=True, exist_ok=True)
@@ -90,22 +92,21 @@ class ScratchFolder:
                 self.folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.home))
         return self.folder / name
 
-    def keep(self, shelf: CacheEntry, meta: dict[str, Any]) -> None:
-        """Put the folder on the shelf, with the columns that stayed in memory; all of it or nothing."""
+    def keep(self, entry: CacheEntry, meta: dict[str, Any]) -> None:
+        """Turn the folder, with the columns that stayed in memory, into a cache entry; all of it or nothing."""
         with _writable(self.home):
             for name in self.finished.keys() - self.spilled:
                 self.finished[name].tofile(self.path(name))
             folder = self.path(META).parent
             sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
             write_atomically(folder / META, json.dumps(meta | {"sizes": sizes}))
-            shutil.rmtree(shelf.folder, ignore_errors=True)
-            folder.replace(shelf.folder)
+            shutil.rmtree(entry.folder, ignore_errors=True)
+            folder.replace(entry.folder)
             sync_folder(self.home)
             self.folder = None
 
 
 def _sweep(home: Path) -> None:
-    """Remove what killed processes have left half-written a day ago or earlier."""
     for folder in home.glob(f"{PARTIAL}*"):
         if time.time() - folder.stat().st_mtime > STALE_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)

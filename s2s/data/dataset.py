@@ -1,4 +1,4 @@
-"""A data set, whatever it comes from: three splits, a fingerprint and a report."""
+"""Loading a data set of any origin: three splits, a fingerprint and a report."""
 
 import hashlib
 import random
@@ -24,10 +24,10 @@ COPY_ALPHABET, COPY_LENGTHS, COPY_HELD_OUT = "abcdefghij", (3, 10), 100
 
 
 class Dataset(NamedTuple):
-    """Examples in three splits; ``fingerprint`` is 12 hexadecimal digits that change with train and dev.
+    """Examples in three splits.
 
-    The test split is not part of it: training does not read it.
-    ``report`` has human-readable lines: the size of each split, lines skipped, packages missing.
+    ``fingerprint`` is 12 hexadecimal digits that depend on train and dev; training does not read the test split.
+    ``report`` has lines for people: the size of each split, lines skipped, packages missing.
     """
 
     train: Examples
@@ -38,10 +38,10 @@ class Dataset(NamedTuple):
 
 
 def load(data: DataSettings, labels: Sequence[str] = (), splits: Sequence[str] = SPLITS) -> Dataset:
-    """The data set that ``data`` describes, the same at every call; raises `UserError` if there is none.
+    """Return the data set that ``data`` describes, the same at every call; raises `UserError` if there is none.
 
-    Of the user's files only the ``splits`` are read: a fault in another one does not matter.
-    ``labels`` are fields of the user's files that examples are to have besides source and target.
+    Of the user's files only the ``splits`` are read, so a fault in another one does not matter.
+    ``labels`` are fields of the user's files that examples get besides source and target.
     """
     refuse_foreign(data, "data", OWN_WORDS)
     refuse_foreign(data.dataset, "data.dataset", OWN_WORDS)
@@ -50,24 +50,24 @@ def load(data: DataSettings, labels: Sequence[str] = (), splits: Sequence[str] =
         raise UserError(f"data.source: '{data.source}' is unknown{nearest(data.source, BUILT_IN)}")
     if data.source is not None and (labels or data.target_field is None):
         raise UserError(f"data.source: '{data.source}' has sources and targets, no other fields; labels need data.path")
-    found, report = user_files.load(data, labels, splits) if data.source is None else _built_in(data.source, data)
-    read = found if data.source is not None else {split: found[split] for split in splits}
+    loaded, report = user_files.load(data, labels, splits) if data.source is None else _built_in(data.source, data)
+    read = loaded if data.source is not None else {split: loaded[split] for split in splits}
     counts = ", ".join(f"{split} {len(examples)}" for split, examples in read.items())
     report = [f"examples: {counts}", *report, *_overlap(read)]
-    digits = fingerprint({split: found[split] for split in TRAINED})
-    return Dataset(found["train"], found["dev"], found["test"], digits, report)
+    digits = fingerprint({split: loaded[split] for split in TRAINED})
+    return Dataset(loaded["train"], loaded["dev"], loaded["test"], digits, report)
 
 
 def is_same(recorded: str, dataset: Dataset, data: DataSettings, labels: Sequence[str] = ()) -> bool:
-    """Return whether a run was trained on the data set, by the fingerprint that it recorded.
+    """Return whether a run, by the fingerprint it recorded, was trained on the data set.
 
-    Runs of earlier versions have one of all three splits, so that the test split is read here if there is need.
+    Earlier versions took the fingerprint of all three splits, so the test split is read too if the first one differs.
     """
     if recorded == dataset.fingerprint:
         return True
     try:
         whole = load(data, labels)
-    except UserError:  # the test split cannot be read, which matters to nothing else
+    except UserError:  # an unreadable test split is no reason to stop: nothing else needs it
         return False
     return recorded == fingerprint({"train": whole.train, "dev": whole.dev, "test": whole.test})
 
@@ -78,7 +78,7 @@ def _built_in(name: str, data: DataSettings) -> tuple[Splits, list[str]]:
 
 
 def fingerprint(splits: Mapping[str, Sequence[Example]]) -> str:
-    """First 12 hexadecimal digits of the SHA-256 of all examples, in order, with the names of their splits."""
+    """Return 12 hexadecimal digits of the SHA-256 of all examples, in order, with the names of their splits."""
     digest = hashlib.sha256()
     for split, examples in splits.items():
         for packed in examples.packed() if isinstance(examples, Examples) else map(pack, examples):
@@ -87,14 +87,14 @@ def fingerprint(splits: Mapping[str, Sequence[Example]]) -> str:
 
 
 def _overlap(splits: Splits) -> list[str]:
-    """One line for each held-out split that shares sources with train: its scores would flatter the model."""
+    """Return a line for each held-out split that shares sources with train, as its scores would flatter the model."""
     seen = splits["train"].hashes()
     shared = {split: int(numpy.isin(splits[split].hashes(), seen).sum()) for split in splits if split != "train"}
     return [f"{split}: {count} sources also occur in train" for split, count in shared.items() if count]
 
 
 def _copy_task(data: DataSettings) -> tuple[Lists, list[str]]:
-    """``data.size`` distinct examples of 3 to 10 letters whose target is the source; 100 each for dev and test."""
+    """Make ``data.size`` distinct examples of 3 to 10 letters whose target is the source; 100 each for dev and test."""
     generator = random.Random(0)
     texts: dict[str, None] = {}
     while len(texts) < data.size:
@@ -105,7 +105,7 @@ def _copy_task(data: DataSettings) -> tuple[Lists, list[str]]:
 
 
 def _synthetic_task(data: DataSettings) -> tuple[Lists, list[str]]:
-    """``data.size`` examples of the chain of ``Transduction`` with its defaults; a tenth each for dev and test."""
+    """Make ``data.size`` examples of the chain of ``Transduction`` with its defaults; a tenth each for dev and test."""
     examples = [Example(*pair) for pair in Transduction().pairs(data.size)]
     part = data.size // 10
     return {"train": examples[2 * part :], "dev": examples[:part], "test": examples[part : 2 * part]}, []
@@ -119,7 +119,7 @@ BUILT_IN: dict[str, Callable[[DataSettings], tuple[Lists, list[str]]]] = {
 
 
 def texts(dataset: Dataset, most: int | None) -> Iterator[str]:
-    """Sources and targets of the train split, of at most so many examples, evenly spaced."""
+    """Yield sources and targets of at most ``most`` examples of the train split, evenly spaced."""
     for example in spaced(dataset.train, most):
         yield example.source
         if example.target:
@@ -127,6 +127,6 @@ def texts(dataset: Dataset, most: int | None) -> Iterator[str]:
 
 
 def spaced(examples: Sequence[Example], most: int | None) -> Iterator[Example]:
-    """Give at most so many of the examples, evenly spaced."""
+    """Return at most ``most`` of the examples, evenly spaced."""
     count = min(len(examples), most or len(examples))
     return (examples[index * len(examples) // count] for index in range(count))

@@ -1,4 +1,4 @@
-"""A summary task made of what is installed: the first sentence of a docstring is to be written from the rest of it."""
+"""A summary task made from installed packages: the title of a docstring is to be written from its body."""
 
 import ast
 import gzip
@@ -22,11 +22,11 @@ from s2s.errors import UserError
 from s2s.files.foreign import parse_json
 from s2s.files.paths import cache_folder
 
-VERSION = 1  # Part of the name of the cache: to be raised whenever a change below changes the pairs.
+VERSION = 1  # part of the name of the cache: to be raised whenever a change below changes the pairs
 NO_DOCUMENTATION = {"__pycache__", "test", "tests", "idlelib", "lib2to3", "turtledemo"}
 TITLE_WORDS, PLAIN_SHARE, TITLE_REPEATS, BODY_WORDS = range(3, 21), 0.7, 20, 8
 
-# The summary ends with a full stop at the end of a line, at an empty line, or where a section begins.
+# A title is one or two lines. It ends with a full stop at a line's end, at an empty line, or where a section begins.
 SECTION = r"(?:Arguments|Args|Attributes|Examples?|Keyword Args|Notes?|Parameters|Raises|Returns|Yields):?\n|:param"
 SUMMARY = re.compile(rf"([^\n]+(?:\n[^\n]+)??)(?:(?<=\.)\n|\n\n|\n(?={SECTION}))(.*)", re.DOTALL)
 ROLE = re.compile(r":[a-z:+-]+:`~?\.?([^`<]*?)\s*(?:<[^`>]*>)?`")
@@ -47,9 +47,10 @@ Files = dict[str, list[tuple[str, Path]]]
 
 
 def load(data: DataSettings) -> tuple[Lists, list[str]]:
-    """Pairs from ``data.packages``, from the cache where they have been extracted before, and report lines.
+    """Return pairs from the docstrings of ``data.packages`` and report lines; extracted pairs are kept in the cache.
 
-    Raises `UserError` if none of the packages is installed. Nothing is imported. Each module lies in one split.
+    Source files are parsed, not imported. Each module is in one split only. Raises `UserError` if none of the packages
+    is installed.
     """
     files = {package: sorted(_modules(package)) for package in sorted(set(data.packages))}
     if not any(files.values()):
@@ -63,12 +64,12 @@ def load(data: DataSettings) -> tuple[Lists, list[str]]:
 
 
 def extract(files: Files) -> tuple[Lists, list[str]]:
-    """The pairs of all ``files`` by split, ordered by module and line.
+    """Return the pairs of all ``files`` by split, ordered by module and line.
 
     Of pairs with equal bodies the first is kept, and of pairs with equal titles the first 20.
     """
     splits: Lists = {"train": [], "dev": [], "test": []}
-    bodies, titles, found, unread = set[str](), Counter[str](), Counter[str](), list[str]()
+    bodies, titles, counts, unread = set[str](), Counter[str](), Counter[str](), list[str]()
     for module, path, package in sorted((*file, package) for package, listed in files.items() for file in listed):
         tree = _parse(path)
         unread += [module] * (tree is None)
@@ -76,26 +77,26 @@ def extract(files: Files) -> tuple[Lists, list[str]]:
             if example.source.casefold() not in bodies and titles[example.target] < TITLE_REPEATS:
                 bodies.add(example.source.casefold())
                 titles[example.target] += 1
-                found[package] += 1
+                counts[package] += 1
                 splits[split_of(module)].append(example)
-    return splits, _report(files, found, unread)
+    return splits, _report(files, counts, unread)
 
 
-def _report(files: Files, found: Counter[str], unread: list[str]) -> list[str]:
-    report = ["docstrings: " + ", ".join(f"{package} {count}" for package, count in found.most_common())]
+def _report(files: Files, counts: Counter[str], unread: list[str]) -> list[str]:
+    report = ["docstrings: " + ", ".join(f"{package} {count}" for package, count in counts.most_common())]
     if missing := [package for package, listed in files.items() if not listed]:
         report.append(f"not installed: {', '.join(missing)}")
     return report + [f"not parsed: {', '.join(unread)}"] * bool(unread)
 
 
 def split_of(module: str) -> str:
-    """The split of a module, by the SHA-256 of its dotted name: 90 % train, 4 % dev, 6 % test."""
-    place = int(hashlib.sha256(module.encode()).hexdigest()[:8], 16) % 100
-    return "train" if place < 90 else "dev" if place < 94 else "test"
+    """Return the split of a module, by the SHA-256 of its dotted name: 90 % train, 4 % dev, 6 % test."""
+    percent = int(hashlib.sha256(module.encode()).hexdigest()[:8], 16) % 100
+    return "train" if percent < 90 else "dev" if percent < 94 else "test"
 
 
 def pair(docstring: str) -> Example | None:
-    """The body and the title of a cleaned ``docstring``, or None if they would make no fair example."""
+    """Return body and title of a cleaned ``docstring``; None if the body does not say what the title says."""
     match = SUMMARY.match("\n".join(line.rstrip() for line in docstring.splitlines()))
     if match is None:
         return None
@@ -107,7 +108,7 @@ def pair(docstring: str) -> Example | None:
 
 
 def _one_line(text: str) -> str:
-    """Plain text on one line: of Sphinx roles only the name is left, of quoted code only the code."""
+    """Return plain text on one line, without the markup of Sphinx roles and of quoted code."""
     return " ".join(ROLE.sub(r"\1", text).replace("`", "").split())
 
 
@@ -132,21 +133,21 @@ def _parse(path: Path) -> ast.Module | None:
 
 
 def _docstrings(tree: ast.Module) -> list[str]:
-    """All docstrings, cleaned, by line; only statements are visited, as `ast.walk` would visit expressions too."""
-    found: list[tuple[int, str]] = []
+    """Return all docstrings, cleaned, in the order of their lines."""
+    texts: list[tuple[int, str]] = []  # not by ast.walk: it visits every expression too, which takes far longer
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            found.append((getattr(node, "lineno", 0), ast.get_docstring(node) or ""))
+            texts.append((getattr(node, "lineno", 0), ast.get_docstring(node) or ""))
         for name in ("body", "orelse", "finalbody", "handlers", "cases"):
             children = getattr(node, name, [])
             waiting += children if isinstance(children, list) else []
-    return [text for _, text in sorted(found)]
+    return [text for _, text in sorted(texts)]
 
 
 def _modules(package: str) -> Iterator[tuple[str, Path]]:
-    """Dotted name and path of every module of a top-level package, none if it is not installed."""
+    """Yield dotted name and path of every module of a top-level package; nothing if it is not installed."""
     if package == "stdlib":
         yield from _below(Path(sysconfig.get_paths()["stdlib"]), "")
         return
@@ -158,7 +159,7 @@ def _modules(package: str) -> Iterator[tuple[str, Path]]:
 
 
 def _below(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
-    # Only identifiers can be imported: this passes over site-packages and the like too.
+    # Only identifiers can be imported; the check also skips site-packages.
     for entry in folder.iterdir():
         name = f"{prefix}.{entry.stem}".removeprefix(".")
         if entry.suffix == ".py" and entry.stem.isidentifier() and entry.is_file():
@@ -168,7 +169,7 @@ def _below(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
 
 
 def _key(files: Files) -> str:
-    """Names a cache: a digest of this code's version, Python's, and every file's name, size and time."""
+    """Return the name of a cache: a digest of this code's version, Python's, and every file's name, size and time."""
     digest = hashlib.sha256(json.dumps([VERSION, sys.version, sorted(files)]).encode())
     for module, path in (file for package in sorted(files) for file in files[package]):
         digest.update(f"{module} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
@@ -186,7 +187,7 @@ def _read_cache(path: Path) -> tuple[Lists, list[str]]:
 
 
 def _write_cache(path: Path, splits: Lists, report: list[str]) -> list[str]:
-    """Writes the cache in one step, so that several processes can do it at once; a line if that is impossible."""
+    """Write the cache in one step, so that several processes can do it at once; return a line if that is impossible."""
     rows = [[split, *example[:2]] for split, examples in splits.items() for example in examples]
     content = "".join(json.dumps(row) + "\n" for row in [report, *rows])
     try:

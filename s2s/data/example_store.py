@@ -1,4 +1,8 @@
-"""Examples in a few flat arrays: of each its JSON, the hash of its source and how many references it has."""
+"""Examples in three flat arrays: the JSON of each, the hash of its source, and its number of references.
+
+Flat arrays can be mapped from files and are shared by all processes of a machine; a list of a million tuples of texts
+would be copied into each of them.
+"""
 
 import hashlib
 import json
@@ -17,18 +21,18 @@ Numbers = NDArray[numpy.generic]
 
 
 class Columns(NamedTuple):
-    """All examples of a part of the data, as they were read."""
+    """The examples of a split as they were read, in columns."""
 
-    texts: Ragged  # the bytes of each one's JSON
+    texts: Ragged  # the bytes of each example's JSON
     hashes: Numbers  # uint64: the first 8 bytes of its source's SHA-256
-    references: Numbers  # int32: how many targets it has
+    references: Numbers  # int32: its number of targets
 
 
 class Examples(Sequence[Example]):
-    """Examples of a split, made when they are asked for.
+    """The examples of a split; indexing makes an ``Example`` from the columns.
 
-    ``rows`` are their places in the columns, and ``targets`` which of a row's targets each has; None: all rows, each
-    with its first target and its references.
+    ``rows`` are their indices in the columns, and ``targets`` the index of each one's target among its row's
+    references. None: all rows, each with its first target and all references.
     """
 
     def __init__(self, columns: Columns, rows: Numbers | None = None, targets: Numbers | None = None) -> None:
@@ -36,7 +40,7 @@ class Examples(Sequence[Example]):
 
     @classmethod
     def of(cls, examples: Iterable[Example]) -> "Examples":
-        """The examples of a list."""
+        """Return the examples of a list."""
         with ScratchFolder(Path()) as scratch:
             writer = ExamplesWriter(scratch, "examples")
             for example in examples:
@@ -52,7 +56,7 @@ class Examples(Sequence[Example]):
     def __getitem__(self, index: slice) -> list[Example]: ...
     def __getitem__(self, index: int | slice) -> Example | list[Example]:
         if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
+            return [self[position] for position in range(*index.indices(len(self)))]
         example = unpack(self.columns.texts.row(self._row(index)).tobytes())
         if self.targets is None:
             return example
@@ -71,16 +75,16 @@ class Examples(Sequence[Example]):
     __hash__ = None  # type: ignore[assignment]
 
     def hashes(self) -> Numbers:
-        """The first 8 bytes of the SHA-256 of each source."""
+        """Return the first 8 bytes of the SHA-256 of each source."""
         return self.columns.hashes if self.rows is None else self.columns.hashes[self.rows]
 
     def take(self, chosen: Numbers) -> "Examples":
-        """Those at the chosen places, or where a mask is true."""
+        """Return the examples at the chosen indices, or where a mask is true."""
         rows = numpy.arange(len(self)) if self.rows is None else self.rows
         return Examples(self.columns, rows[chosen], None if self.targets is None else self.targets[chosen])
 
     def one_target_each(self) -> "Examples":
-        """As many examples of each row as it has references."""
+        """Return one example for each reference of each row."""
         if not len(self) or self.columns.references.max() == 1:
             return self
         rows = numpy.arange(len(self)) if self.rows is None else self.rows
@@ -89,14 +93,14 @@ class Examples(Sequence[Example]):
         return Examples(self.columns, numpy.repeat(rows, counts), numpy.arange(counts.sum()) - starts)
 
     def packed(self) -> Iterator[bytes]:
-        """The JSON of each example."""
+        """Yield the JSON of each example."""
         if self.targets is None:
             return (self.columns.texts.row(self._row(index)).tobytes() for index in range(len(self)))
         return map(pack, self)
 
 
 class ExamplesWriter:
-    """Examples that are appended, and then read as columns."""
+    """Writes examples, then gives them as columns."""
 
     def __init__(self, scratch: ScratchFolder, name: str) -> None:
         self.texts = RaggedWriter(scratch, name, "uint8")
@@ -106,23 +110,23 @@ class ExamplesWriter:
     def append(self, example: Example) -> None:
         """Append an example."""
         self.texts.append(pack(example))
-        self.hashes.extend(hashlib.sha256(example.source.encode()).digest()[7::-1])
+        self.hashes.extend(hashlib.sha256(example.source.encode()).digest()[7::-1])  # big-endian to little-endian
         self.references.extend(max(1, len(example.references)).to_bytes(4, "little"))
 
     def finish(self) -> Columns:
-        """All that were appended."""
+        """Return the examples that were appended."""
         return Columns(self.texts.finish(), self.hashes.finish(), self.references.finish())
 
 
 def read_columns(folder: Path, name: str) -> Columns:
-    """The columns that a writer has left in a folder."""
+    """Return the columns that a writer left in a folder."""
     hashes, references = (f"{name}.hashes", "uint64"), (f"{name}.references", "int32")
     texts = read_ragged(folder, name, "uint8")
     return Columns(texts, *(mapped(folder / ".".join(column), column[1]) for column in (hashes, references)))
 
 
 def pack(example: Example) -> bytes:
-    """The JSON of an example; a plain pair is a list of its two texts."""
+    """Return the JSON of an example: a list of its fields, of the two texts alone if it has nothing else."""
     fields: Sequence[object] = example
     if not example.references:
         fields = example[:4] if example.tokens or example.fields else example[:2]
@@ -130,7 +134,7 @@ def pack(example: Example) -> bytes:
 
 
 def unpack(content: bytes) -> Example:
-    """The example of its JSON."""
+    """Return the example of a JSON."""
     source, target, *labels = json.loads(content)
     if not labels:
         return Example(source, target)

@@ -1,6 +1,6 @@
-"""Sources, hypotheses and references as commands read them: rows of any format that training reads, or plain lines.
+"""The files of commands: sources, hypotheses and references, as rows of any format that training reads or as lines.
 
-``-`` is standard input. Of which format a file is, see ``s2s.data.readers``.
+``-`` is standard input. ``s2s.data.readers`` decides which format a file has.
 """
 
 import sys
@@ -44,7 +44,7 @@ ANY = Wanted()
 
 
 def read_rows(path: str, wanted: Wanted = ANY) -> tuple[list[str], list[Row] | None]:
-    """The lines of a file, or its rows if it is of a format that has rows.
+    """Return the lines of a file and None, or nothing and its rows if its format has rows.
 
     Raises ``UserError`` with the file and the line for anything that cannot be read.
     """
@@ -61,14 +61,14 @@ def read_lines(path: str) -> list[str]:
 
 
 def stream_rows(path: str, wanted: Wanted = ANY) -> tuple[Iterator[Line], bool]:
-    """The same one by one as they are read, whatever the file's size, and whether they are rows."""
+    """Return lines or rows as they are read, one by one, and whether they are rows."""
     lines = _stream(path, wanted)
     first = next(lines)
     return lines, first.row is not None
 
 
 def _stream(path: str, wanted: Wanted) -> Iterator[Line]:
-    """Yield an empty line or row that tells which of the two follow, then those."""
+    """Yield an empty line or row, which shows which of the two the file has, then the lines or rows."""
     name, why, kind = "standard input" if path == "-" else path, None, LINES
     try:
         with _open(path) as raw:
@@ -114,52 +114,52 @@ def _open(path: str) -> AbstractContextManager[BinaryIO]:
 
 
 def asked_format(path: str, asked: str | None) -> str | None:
-    """Return the format that was asked for where a file's name does not tell one."""
+    """Return the format that the user asked for, if the file's name does not say one."""
     return asked if path == "-" or told_kind(path) is None else None
 
 
 def misnamed(output: str, has_rows: bool) -> list[str]:
-    """Return a line on an output whose name tells another format than it gets, JSON lines or plain ones."""
+    """Return a warning for an output whose name says another format than it gets, JSON lines or plain ones."""
     told = None if output == "-" else told_kind(output)
     if told is None or (has_rows and told == "jsonl"):
         return []
     given = "JSON lines, as always for rows" if has_rows else "plain lines, as the input is"
-    return [f"{output}: it gets {given}, though its name tells {NAMES[told]}"]
+    return [f"{output}: it gets {given}, though its name says {NAMES[told]}"]
 
 
-def place(path: str, index: int) -> str:
-    """How an error names the line at ``index``, from 0, of a file."""
+def position(path: str, index: int) -> str:
+    """Return how an error names the line at ``index``, from 0, of a file."""
     return f"{'standard input' if path == '-' else path}, line {index + 1}"
 
 
-def source_text(row: Row, fields: Sequence[str], place: str) -> str | list[str]:
-    """The text or the tokens in the first of the ``fields`` that a row has."""
+def source_text(row: Row, fields: Sequence[str], position: str) -> str | list[str]:
+    """Return the text or the tokens in the first of the ``fields`` that a row has."""
     field = next((field for field in fields if holds(row, field)), fields[0])
     value = value_of(row, field) if holds(row, field) else None
     if isinstance(value, list) and all(isinstance(token, str) for token in value):
-        return [_written(token, field, place) for token in value]
-    return field_text(row, field, place)
+        return [_written(token, field, position) for token in value]
+    return field_text(row, field, position)
 
 
-def field_text(row: Row, field: str, place: str) -> str:
-    """The text in a ``field`` of a row; ``a.b`` may be the b within a."""
+def field_text(row: Row, field: str, position: str) -> str:
+    """Return the text in a ``field`` of a row; ``a.b`` may be the b within a."""
     if not holds(row, field):
         listed, hint = ", ".join(sorted(row)), nearest(field, row)
-        # The hint lists the fields itself when none of them is near.
+        # nearest() lists the fields itself if none of them is similar.
         among = "" if hint.endswith(f": {listed}") else f" among {listed}"
-        raise UserError(f"{place}: no field '{field}'{among}{hint}")
+        raise UserError(f"{position}: no field '{field}'{among}{hint}")
     value = value_of(row, field)
     if not isinstance(value, str):
-        raise UserError(f"{place}: field '{field}' is not a string")
-    return _written(value, field, place)
+        raise UserError(f"{position}: field '{field}' is not a string")
+    return _written(value, field, position)
 
 
-def _written(text: str, field: str, place: str) -> str:
-    """Return a text that has an encoding; an escape such as u+d800 alone is legal JSON, but no tokenizer reads it."""
+def _written(text: str, field: str, position: str) -> str:
+    """Return a text that can be encoded: a lone surrogate such as u+d800 is legal JSON, but no tokenizer reads it."""
     try:
         return encodable(text, f"field '{field}'")
     except ValueError as error:
-        raise UserError(f"{place}: {error}") from error
+        raise UserError(f"{position}: {error}") from error
 
 
 Text = TypeVar("Text")
@@ -172,7 +172,7 @@ def read_texts(
     format: str | None = None,
     log: Log = no_log,
 ) -> list[str] | list[Text]:
-    """The texts of a file: lines, or what ``text_of(row, field, place)`` takes out of rows.
+    """Return the texts of a file: its lines, or ``text_of(row, field, position)`` of its rows.
 
     ``format`` is that of a file whose name tells none; ``note`` takes lines for the user.
     """
@@ -180,41 +180,43 @@ def read_texts(
     lines, rows = read_rows(path, wanted)
     if rows is None:
         return lines
-    texts = [text_of(row, field, place(path, index)) for index, row in enumerate(rows)]
+    texts = [text_of(row, field, position(path, index)) for index, row in enumerate(rows)]
     if empty := sum(row.get("hypotheses") == [] for row in rows):
         log(f"{path}: {empty} of {len(rows)} rows have no hypothesis; each is taken as an empty text")
     return texts
 
 
-def hypothesis_text(row: Row, field: str, place: str) -> str:
-    """The best hypothesis of a row that the decoder wrote; the ``field`` of any other row."""
+def hypothesis_text(row: Row, field: str, position: str) -> str:
+    """Return the best hypothesis of a row written by the decoder; the ``field`` of any other row."""
     if "hypotheses" not in row:
-        return field_text(row, field, place)
+        return field_text(row, field, position)
     match row["hypotheses"]:
         case []:
-            return ""  # as the decoder writes where the search settings allow nothing
+            return ""  # the decoder writes an empty list if the search settings allow no text
         case [{"text": str(text)}, *_]:
             return text
-    raise UserError(f"{place}: 'hypotheses' is not a list whose first item has a 'text'")
+    raise UserError(f"{position}: 'hypotheses' is not a list whose first item has a 'text'")
 
 
-def reference_text(row: Row, field: str, place: str) -> str | list[str]:
-    """The text in a ``field`` of a row, or the list of texts there."""
+def reference_text(row: Row, field: str, position: str) -> str | list[str]:
+    """Return the text or the list of texts in a ``field`` of a row."""
     match value_of(row, field) if holds(row, field) else None:
         case [_, *_] as texts if all(isinstance(text, str) for text in texts):
             return [str(text) for text in texts]
         case list():
-            raise UserError(f"{place}: field '{field}' is a list, but not of at least one string and of nothing else")
-    return field_text(row, field, place)
+            raise UserError(
+                f"{position}: field '{field}' is a list, but not of at least one string and of nothing else"
+            )
+    return field_text(row, field, position)
 
 
 def files(value: str) -> list[str]:
-    """The files that an argument names: one whose name has a comma, or several between commas."""
+    """Return the files that an argument names, separated by commas; a file whose name has a comma is one."""
     return [value] if Path(value).exists() else value.split(",")
 
 
 def read_references(paths: Sequence[str], field: str, format: str | None = None, log: Log = no_log) -> References:
-    """The references of each text, those of several files together."""
+    """Return the references of each text, those of several files together."""
     columns = [read_texts(path, field, reference_text, format, log) for path in paths]
     for path, column in zip(paths, columns, strict=True):
         if len(column) != len(columns[0]):

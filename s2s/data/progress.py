@@ -1,4 +1,4 @@
-"""How far the reading of a set is: a bar with the time left on a terminal, elsewhere a line now and then."""
+"""Progress of reading and encoding a data set: a bar on a terminal, elsewhere a line every 15 seconds."""
 
 import time
 from types import TracebackType
@@ -13,7 +13,7 @@ SECONDS_BETWEEN_LINES = 15
 
 
 class Progress:
-    """Counts up to ``total``; what takes less than a moment shows nothing."""
+    """Counts up to ``total``, part after part; the bar is removed at the end."""
 
     def __init__(self, title: str, total: int) -> None:
         self.title, self.total, self.before, self.done = title, max(1, total), 0, 0
@@ -39,7 +39,7 @@ class Progress:
         self.bar.stop()
 
     def at(self, done: int) -> None:
-        """So much of the present part is done."""
+        """Show that ``done`` of the current part is done."""
         self.done = min(self.total, self.before + done)
         self.bar.update(self.task, completed=self.done)
         now = time.monotonic()
@@ -49,6 +49,6 @@ class Progress:
             self.console.print(f"{self.title}: {self.done / self.total:.0%}, {left / 60:.1f} min left")
 
     def part(self, size: int) -> None:
-        """A part of that size is done."""
+        """Finish a part of ``size``; the next one counts from 0."""
         self.at(size)
         self.before += size

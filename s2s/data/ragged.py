@@ -1,4 +1,4 @@
-"""Rows of unequal length, flat with offsets: in memory while they are few, mapped from files when they are many."""
+"""Rows of unequal length as one flat array with offsets, in memory if small, memory-mapped from files if large."""
 
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from s2s.data.cache import ScratchFolder
 
 SPILL = 1 << 25
-"""So many bytes of a column stay in memory while it is written; a longer one goes to a file and is mapped from it."""
+"""Bytes of a column that stay in memory while it is written; a longer column goes to a file and is mapped from it."""
 
 
 class Ragged(Sequence[list[int]]):
@@ -41,7 +41,7 @@ class Ragged(Sequence[list[int]]):
     __hash__ = None  # type: ignore[assignment]
 
     def row(self, index: int) -> NDArray[numpy.generic]:
-        """A row as an array; negative indices count from the end."""
+        """Return a row as an array; negative indices count from the end."""
         start = index if index >= 0 else index + len(self)
         if not 0 <= start < len(self):
             raise IndexError(f"row {index} of {len(self)}")
@@ -49,26 +49,26 @@ class Ragged(Sequence[list[int]]):
 
 
 def row_lengths(rows: Sequence[Sequence[int]]) -> NDArray[numpy.int32]:
-    """The length of each row."""
+    """Return the length of each row."""
     if isinstance(rows, Ragged):
         return numpy.diff(rows.offsets).astype(numpy.int32)
     return numpy.array([len(row) for row in rows], dtype=numpy.int32)
 
 
 def flat(rows: Sequence[Sequence[int]]) -> NDArray[numpy.generic]:
-    """The numbers of all rows in one array."""
+    """Return the numbers of all rows in one array."""
     return rows.values if isinstance(rows, Ragged) else numpy.array([item for row in rows for item in row], dtype=int)
 
 
 class Column:
-    """Numbers of one type that are appended, and then read as an array."""
+    """Writes numbers of one type, then gives them as an array."""
 
     def __init__(self, scratch: ScratchFolder, name: str, kind: str) -> None:
         self.scratch, self.name, self.kind = scratch, f"{name}.{kind}", kind
         self.buffer, self.file = bytearray(), None
 
     def extend(self, content: bytes) -> None:
-        """Append numbers as they lie in memory."""
+        """Append numbers in their bytes."""
         self.buffer += content
         if len(self.buffer) > SPILL:
             self._flush()
@@ -80,26 +80,26 @@ class Column:
         self.buffer.clear()
 
     def finish(self) -> NDArray[numpy.generic]:
-        """The whole column."""
+        """Return the whole column."""
         if self.name in self.scratch.spilled:
             self._flush()
-            found = mapped(self.scratch.path(self.name), self.kind)
+            values = mapped(self.scratch.path(self.name), self.kind)
         else:
-            found = numpy.frombuffer(bytes(self.buffer), dtype=self.kind)
-        self.scratch.finished[self.name] = found
-        return found
+            values = numpy.frombuffer(bytes(self.buffer), dtype=self.kind)
+        self.scratch.finished[self.name] = values
+        return values
 
 
 def mapped(path: Path, kind: str) -> NDArray[numpy.generic]:
-    """A file's numbers without reading them; they stay readable when the file's name is gone."""
-    if not path.stat().st_size:
+    """Map a file's numbers into memory; they stay readable after the file is renamed or removed."""
+    if not path.stat().st_size:  # mmap refuses empty files
         return numpy.zeros(0, dtype=kind)
     with path.open("rb") as file:
         return numpy.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=kind)
 
 
 class RaggedWriter:
-    """Rows that are appended, and then read as ``Ragged``."""
+    """Writes rows, then gives them as ``Ragged``."""
 
     def __init__(self, scratch: ScratchFolder, name: str, kind: str) -> None:
         self.values, self.offsets = Column(scratch, name, kind), Column(scratch, f"{name}.offsets", "int64")
@@ -112,16 +112,16 @@ class RaggedWriter:
             self.append(numpy.asarray(row, dtype=self.kind).tobytes())
 
     def append(self, content: bytes) -> None:
-        """Append a row as it lies in memory."""
+        """Append a row in its bytes."""
         self.end += len(content) // self.size
         self.values.extend(content)
         self.offsets.extend(self.end.to_bytes(8, "little", signed=True))
 
     def finish(self) -> Ragged:
-        """All rows."""
+        """Return all rows."""
         return Ragged(self.values.finish(), self.offsets.finish().astype(numpy.int64, copy=False))
 
 
 def read_ragged(folder: Path, name: str, kind: str) -> Ragged:
-    """The rows that a writer has left in a folder."""
+    """Return the rows that a writer left in a folder."""
     return Ragged(mapped(folder / f"{name}.{kind}", kind), mapped(folder / f"{name}.offsets.int64", "int64"))  # type: ignore[arg-type]

@@ -1,11 +1,11 @@
-"""Rows of files, for training and for every command: which format a file has, and what a row of it holds.
+"""The format of a file and its rows, for training and for every command.
 
-A file's name tells its format, with ``.gz`` after it or not: JSON lines (.jsonl, .ndjson), a JSON document (.json),
-comma- or tab-separated values with a header (.csv, .tsv), Parquet (.parquet), Arrow (.arrow, .feather). Where the name
-is another, and for standard input, the content decides: see ``decide``.
+A file's name says its format, with or without ``.gz`` at its end: JSON lines (.jsonl, .ndjson), a JSON document
+(.json), comma- or tab-separated values with a header (.csv, .tsv), Parquet (.parquet), Arrow (.arrow, .feather). For
+other names and for standard input the content decides: see ``decide``.
 
-Lines end with LF or CR LF; in a file without any LF, with CR. What is wrong with a row is a ``ValueError`` in its
-place, so that whoever reads can stop there or go on with the next line.
+Lines end with LF or CR LF, or with CR in a file without any LF. A faulty row is yielded as a ``ValueError``, so that
+the caller can stop there or continue with the next line.
 """
 
 import csv
@@ -25,27 +25,29 @@ from s2s.data.rows import DECODER, Fields, Row, json_fault, json_row, segmented_
 from s2s.errors import UserError
 
 Found = tuple[int, Row | ValueError]
-"""Where a row stands in its file, counted from 1, and the row or what is wrong with it."""
+"""The number of a row in its file, from 1, and the row or the error in it."""
 """Takes a line for the user about a file that was read."""
 LONGEST_LINE = 1 << 24
-"""In bytes: far more than a text that a model reads, far less than memory."""
+"""In bytes: far more than any text that a model reads, and far less than a machine's memory."""
 LONG_CELL = 10
-"""In lines. More of them in one cell are counted: a quote that closes far below its place joins rows unseen."""
+"""In lines. Longer cells are reported: a missing quote joins all rows up to the next quote without an error."""
 MARK = b"\xef\xbb\xbf"
-"""A byte order mark belongs to the file, not to its first text."""
+"""The byte order mark, which is not part of the first text."""
 LINES = "lines"
 """The format of plain lines."""
 OTHER_NAMES = {"ndjson": "jsonl", "feather": "arrow"}
 SEGMENTED = ("txt", "utf8")
-"""Names of plain lines that training reads as segmented text: words between blanks."""
+"""Suffixes of plain lines that training reads as segmented text: words between blanks."""
 NAMES = {
     **{"jsonl": "JSON lines", "json": "a JSON document", "csv": "CSV", "tsv": "TSV"},
     **{"parquet": "Parquet", "arrow": "Arrow"},
 }
 
 
-def read_rows(path: Path, fields: Sequence[str], at: Callable[[int], object], log: Log = no_log) -> Iterator[Found]:
-    """The rows of a file; ``at`` hears now and then how many bytes of it are done.
+def read_rows(
+    path: Path, fields: Sequence[str], on_progress: Callable[[int], object], log: Log = no_log
+) -> Iterator[Found]:
+    """Yield the rows of a file; ``on_progress`` gets the number of bytes read, every 1000 rows.
 
     Raises `UserError` for a file that is broken, or whose header lacks one of the fields.
     """
@@ -60,7 +62,7 @@ def read_rows(path: Path, fields: Sequence[str], at: Callable[[int], object], lo
                 log(f"{path}: read as {NAMES[kind]}, because {why}")
             for number, row in FORMATS[kind](str(path), stream, wanted, log):
                 if number % 1000 == 0:
-                    at(raw.tell())
+                    on_progress(raw.tell())
                 yield number, row
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}:{number + 1}: broken gzip: {error}") from error
@@ -69,22 +71,22 @@ def read_rows(path: Path, fields: Sequence[str], at: Callable[[int], object], lo
 
 
 def _segmented_kind(path: Path) -> str:
-    """Return how training reads plain lines."""
+    """Return the format in which training reads plain lines; a UserError for a name that does not say it."""
     if (kind := kind_of(path)) in SEGMENTED:
         return kind
     kinds = ", ".join(f".{kind}" for kind in FORMATS)
     raise UserError(
-        f"{path}: its name tells no format, nor does its first line; valid: {kinds}, each with or without .gz"
+        f"{path}: neither its name nor its first line says its format; valid: {kinds}, each with or without .gz"
     )
 
 
 def kind_of(path: Path) -> str:
-    """The kind of a file, by its name: a row of ``FORMATS``, if it is known."""
+    """Return the suffix of a file's name before .gz: a key of ``FORMATS``, if it is known."""
     return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.removeprefix(".")
 
 
 def told_kind(name: str) -> str | None:
-    """Return the format that a name tells, or None where the content has to."""
+    """Return the format that a name says; None if the content decides."""
     kind = kind_of(Path(name))
     return OTHER_NAMES.get(kind, kind if kind in NAMES else None)
 
@@ -92,7 +94,7 @@ def told_kind(name: str) -> str | None:
 def kind_of_stream(
     name: str, raw: BinaryIO, fields: Fields, asked: str | None = None
 ) -> tuple[str, str | None, BinaryIO]:
-    """Return a file's format, why if its content decided, and its bytes, unpacked, from the beginning."""
+    """Return a file's format, the reason if its content decided, and a stream of all its bytes, unpacked."""
     stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if name.endswith(".gz") else raw
     if kind := asked or told_kind(name):
         return kind, None, stream
@@ -103,29 +105,29 @@ def kind_of_stream(
 
 
 MAGIC = {b"PAR1\x15": "parquet", b"ARROW1\0\0": "arrow", b"\xff\xff\xff\xff": "arrow", b"\x1f\x8b": "gzip"}
-"""Bytes that no UTF-8 text begins with, or none that anybody writes."""
+"""First bytes of binary formats; no text begins with them."""
 CELL = re.compile(r"[\w.:-]+")
-"""What a name in a header looks like where only the content tells that it is one."""
+"""The form that names in a header must have if only the content shows that it is a header."""
 
 
 def decide(stream: BinaryIO, fields: Fields) -> tuple[str, str | None, BinaryIO]:
-    """Return a format, why it is that one (None: plain lines) and the stream with all of its bytes.
+    """Return a format, the reason for it (None: plain lines) and a stream with all bytes of the given one.
 
-    The first line that is not blank decides: a JSON object makes JSON lines; the beginning of a JSON array of objects,
-    or a lone bracket, a JSON document; two or more names with the wanted field among them, between tabs or commas, a
-    header of TSV or CSV. Anything else makes plain lines.
+    The first line that is not blank decides. A JSON object: JSON lines. The beginning of a JSON array of objects, or a
+    single bracket: a JSON document. Two or more names between tabs or commas, the wanted field among them: TSV or CSV.
+    Anything else: plain lines.
     """
     head = [stream.readline(LONGEST_LINE)]
     while head[-1] and not head[-1].strip() and len(head) < 100:
         head.append(stream.readline(LONGEST_LINE))
     whole = b"".join(head)
-    back = cast(BinaryIO, io.BufferedReader(_Again(whole, stream)))
+    rewound = cast(BinaryIO, io.BufferedReader(_Rewound(whole, stream)))
     for magic, kind in MAGIC.items():
         if whole.startswith(magic):
-            return kind, "it begins with the bytes of that format", back
+            return kind, "it begins with the bytes of that format", rewound
     line = _text(whole.removeprefix(MARK).strip().split(b"\r")[0])
-    found = None if isinstance(line, ValueError) else _kind_of_line(line, fields)
-    return (*(found or (LINES, None)), back)
+    decision = None if isinstance(line, ValueError) else _kind_of_line(line, fields)
+    return (*(decision or (LINES, None)), rewound)
 
 
 def _kind_of_line(line: str, fields: Fields) -> tuple[str, str] | None:
@@ -133,7 +135,7 @@ def _kind_of_line(line: str, fields: Fields) -> tuple[str, str] | None:
         return "json", "its first line begins a JSON document"
     if line.startswith("{"):
         try:
-            json.loads(line)  # an object, as it begins; names that stand twice are refused when it is read
+            json.loads(line)  # not by DECODER: an object with the same name twice is refused when it is read
         except (ValueError, RecursionError):
             return None
         return "jsonl", "its first line is a JSON object"
@@ -145,19 +147,19 @@ def _kind_of_line(line: str, fields: Fields) -> tuple[str, str] | None:
     return None
 
 
-class _Again(io.RawIOBase):
-    """A stream with the bytes that were read of it put back in front."""
+class _Rewound(io.RawIOBase):
+    """A stream that begins again: with the bytes already read, then the rest. Pipes cannot seek."""
 
     def __init__(self, head: bytes, stream: BinaryIO) -> None:
         self.head, self.stream = io.BytesIO(head), stream
 
     def readable(self) -> bool:
-        """It is for reading."""
+        """Return True: the stream is for reading."""
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill the buffer as far as bytes are there."""
-        # read1, so that lines of a pipe come as they are written
+        """Fill the buffer with the bytes that are available."""
+        # read1 does not wait for a full buffer, so lines of a pipe arrive as they are written.
         content = self.head.read(len(buffer)) or getattr(self.stream, "read1", self.stream.read)(len(buffer))
         buffer[: len(content)] = content
         return len(content)
@@ -189,7 +191,7 @@ def _byte_lines(stream: BinaryIO) -> Iterator[bytes | ValueError]:
 
 
 def _carriage_returns(rest: bytes, stream: BinaryIO) -> Iterator[bytes | ValueError]:
-    """Yield the lines of a file that ends them with CR, as ``rest``, its beginning, tells."""
+    """Yield the lines of a file that ends them with CR; ``rest`` is its beginning."""
     while block := stream.read(1 << 16):
         rest += block
         *lines, rest = rest.split(b"\r")
@@ -212,7 +214,6 @@ def _text(line: bytes) -> str | ValueError:
 
 
 def _by_line(stream: BinaryIO, parse: Callable[[str], Row | ValueError]) -> Iterator[Found]:
-    """What the parser makes of each line."""
     return ((number, _parsed(line, parse)) for number, line in numbered_lines(stream))
 
 
@@ -227,25 +228,25 @@ def _parsed(line: str | ValueError, parse: Callable[[str], Row | ValueError]) ->
         return error
 
 
-def _json(place: str, stream: BinaryIO, fields: Fields, log: Log) -> Iterator[Found]:  # noqa: ARG001
+def _json(name: str, stream: BinaryIO, fields: Fields, log: Log) -> Iterator[Found]:  # noqa: ARG001
     return _by_line(stream, json_row)
 
 
-def _segmented(place: str, stream: BinaryIO, fields: Fields, log: Log) -> Iterator[Found]:  # noqa: ARG001
+def _segmented(name: str, stream: BinaryIO, fields: Fields, log: Log) -> Iterator[Found]:  # noqa: ARG001
     return _by_line(stream, segmented_row)
 
 
-def _json_document(place: str, stream: BinaryIO, fields: Fields, log: Log) -> Iterator[Found]:
-    """An array of objects, or objects one after the other, each over several lines or not; or JSON lines after all."""
+def _json_document(name: str, stream: BinaryIO, fields: Fields, log: Log) -> Iterator[Found]:
+    """Yield the objects of an array, or a sequence of objects that may span lines; or JSON lines under another name."""
     kind, _, stream = decide(stream, fields)
     if kind == "jsonl":
-        yield from _json(place, stream, fields, log)
+        yield from _json(name, stream, fields, log)
         return
     text = _text(stream.read().removeprefix(MARK))
     if isinstance(text, ValueError):
-        raise UserError(f"{place}: {text}")
+        raise UserError(f"{name}: {text}")
     at, line = 0, 1
-    for start, item in _items(place, text):
+    for start, item in _items(name, text):
         at, line = start, line + text.count("\n", at, start)
         yield line, item if isinstance(item, dict) else ValueError(f"not an object but {type(item).__name__}")
 
@@ -253,8 +254,8 @@ def _json_document(place: str, stream: BinaryIO, fields: Fields, log: Log) -> It
 GAP = re.compile(r"\s*")
 
 
-def _items(place: str, text: str) -> Iterator[tuple[int, object]]:
-    """Yield the place and the value of each item of an array, or of values one after the other."""
+def _items(name: str, text: str) -> Iterator[tuple[int, object]]:
+    """Yield the index in the text and the value of each item of an array, or of a sequence of values."""
     at = GAP.match(text).end()  # type: ignore[union-attr]
     is_array = text.startswith("[", at)
     at = GAP.match(text, at + is_array).end()  # type: ignore[union-attr]
@@ -264,26 +265,26 @@ def _items(place: str, text: str) -> Iterator[tuple[int, object]]:
             item, at = DECODER.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             line = text.count("\n", 0, getattr(error, "pos", at)) + 1
-            raise UserError(f"{place}:{line}: {json_fault(error)}") from error
+            raise UserError(f"{name}:{line}: {json_fault(error)}") from error
         yield start, item
         at = GAP.match(text, at).end()  # type: ignore[union-attr]
         if is_array and text[at : at + 1] not in (",", "]"):
-            raise UserError(f"{place}:{text.count(chr(10), 0, at) + 1}: malformed JSON: Expecting ',' or ']'")
+            raise UserError(f"{name}:{text.count(chr(10), 0, at) + 1}: malformed JSON: Expecting ',' or ']'")
         if is_array and text[at] == ",":
             at = GAP.match(text, at + 1).end()  # type: ignore[union-attr]
     if is_array and (at >= len(text) or text[at + 1 :].strip()):
         wrong = "the array does not end" if at >= len(text) else "something follows the array"
-        raise UserError(f"{place}:{text.count(chr(10), 0, at) + 1}: malformed JSON: {wrong}")
+        raise UserError(f"{name}:{text.count(chr(10), 0, at) + 1}: malformed JSON: {wrong}")
 
 
-def _tab_separated(place: str, stream: BinaryIO, fields: Fields, log: Log) -> Iterator[Found]:
+def _tab_separated(name: str, stream: BinaryIO, fields: Fields, log: Log) -> Iterator[Found]:
     lines = numbered_lines(stream)
     _, first = next(lines, (1, None))
     if isinstance(first, ValueError):
-        raise UserError(f"{place}:1: {first}")
+        raise UserError(f"{name}:1: {first}")
     if first is None:
         return
-    names = _header(place, first.rstrip("\r\n").split("\t"), fields)
+    names = _header(name, first.rstrip("\r\n").split("\t"), fields)
     quoted = 0
     for number, line in lines:
         row = _parsed(line, lambda text: _named(names, text.split("\t")))
@@ -292,28 +293,29 @@ def _tab_separated(place: str, stream: BinaryIO, fields: Fields, log: Log) -> It
         yield number, row
     if quoted:
         rows = "1 row has" if quoted == 1 else f"{quoted} rows have"
-        log(f"{place}: {rows} values in quotes, which stay; only .csv has quotes")
+        log(f"{name}: {rows} values in quotes, which stay; only .csv has quotes")
 
 
-def _comma_separated(place: str, stream: BinaryIO, fields: Fields, log: Log) -> Iterator[Found]:
-    """Values as RFC 4180 has them: quoted ones may hold commas, line ends and doubled quotes.
+def _comma_separated(name: str, stream: BinaryIO, fields: Fields, log: Log) -> Iterator[Found]:
+    """Yield rows of RFC 4180: quoted values may hold commas, line ends and doubled quotes.
 
-    A record that cannot be read costs its first physical line: the lines after it are read again, as an unclosed quote
-    would swallow the rest of the file.
+    Of a record that cannot be read only the first physical line is lost. The lines after it are read again, since an
+    unclosed quote would swallow the rest of the file.
     """
     lines = _Lines(stream)
-    csv.field_size_limit(LONGEST_LINE)  # of the whole process; the default refuses cells of 128 KiB
-    rows = csv.reader(lines, strict=True, skipinitialspace=True)  # else a blank before a quote keeps the quotes
+    csv.field_size_limit(LONGEST_LINE)  # for the whole process; the default of 128 KiB is shorter than some texts
+    # skipinitialspace: otherwise a blank before a quote makes the quotes part of the value
+    rows = csv.reader(lines, strict=True, skipinitialspace=True)
     names: list[str] = []
     long, joined = list[str](), list[str]()
-    while (found := _record(lines, rows, names)) is not None:
-        number, values = found
+    while (record := _record(lines, rows, names)) is not None:
+        number, values = record
         if isinstance(values, ValueError):
             if not names:
-                raise UserError(f"{place}:{number}: {values}")
+                raise UserError(f"{name}:{number}: {values}")
             yield number, values
         elif not names:
-            names = _header(place, values, fields)
+            names = _header(name, values, fields)
         else:
             if len(lines.taken) > 1:
                 count = max(value.count("\n") for value in values) + 1
@@ -322,16 +324,17 @@ def _comma_separated(place: str, stream: BinaryIO, fields: Fields, log: Log) -> 
                 elif _holds_rows(values):
                     joined.append(f"line {number}, {count} lines")
             yield number, _named(names, values)
-    for told, thing in ((long, f"more than {LONG_CELL} lines"), (joined, "what looks like rows")):
-        if told:
-            cells = f"{len(told)} cell{'s hold' if len(told) > 1 else ' holds'}"
-            log(f"{place}: {cells} {thing} (first: {told[0]}); a stray quote joins rows so")
+    for cases, thing in ((long, f"more than {LONG_CELL} lines"), (joined, "what looks like rows")):
+        if cases:
+            cells = f"{len(cases)} cell{'s hold' if len(cases) > 1 else ' holds'}"
+            log(f"{name}: {cells} {thing} (first: {cases[0]}); a stray quote joins rows so")
 
 
 def _holds_rows(values: Sequence[str]) -> bool:
-    """Return whether a cell's lines have the commas of the rest of a row, of whole rows and of a row's beginning.
+    """Return whether a cell looks like joined rows.
 
-    A comma with a blank after it is one of a text.
+    Its first line then has the commas of the rest of a row, its last those of a row's beginning, and the lines between
+    those of whole rows. A comma before a blank is punctuation, which rules that out.
     """
     last = len(values) - 1
     for index, value in enumerate(values):
@@ -347,14 +350,14 @@ def _holds_rows(values: Sequence[str]) -> bool:
 def _record(
     lines: "_Lines", rows: Iterator[list[str]], names: Sequence[str]
 ) -> tuple[int, list[str] | ValueError] | None:
-    """Return the next record or what is wrong with it, and the line where it, or its broken quote, begins."""
+    """Return the line where the next record, or its broken quote, begins, and its values or error; None at the end."""
     lines.taken.clear()
     try:
         values = next(rows)
     except StopIteration:
         return None
     except (csv.Error, ValueError) as error:
-        reason = "a carriage return stands within a line" if "new-line" in str(error) else str(error)
+        reason = "a carriage return is within a line" if "new-line" in str(error) else str(error)
         return _broken(lines, "never closed" if "unexpected end" in reason else None, reason)
     number = lines.taken[0][0]
     if not any(map(str.strip, values)):
@@ -364,12 +367,12 @@ def _record(
     if any('"' in line and ODD_BLANK.search(line) for _, line in lines.taken if isinstance(line, str)):
         text = "".join(str(line) for _, line in lines.taken)
         if any(ODD_BLANK.match(text, start) for start in cell_starts(text)):
-            return _broken(lines, None, "a blank that is no space stands before a quote; remove it")
+            return _broken(lines, None, "a blank other than a space is before a quote; remove it")
     return number, values
 
 
 def _broken(lines: "_Lines", closed: str | None, reason: str) -> tuple[int, ValueError]:
-    """Give back all lines of a record but its first; return the line where its last quote opens, and what is wrong."""
+    """Put all lines of a record but its first back; return the line where its last quote opens, and the error."""
     start, last = lines.taken[0][0], lines.taken[-1][0]
     text = "".join(line for _, line in lines.taken if isinstance(line, str))
     number = start + text.count("\n", 0, last_quote(text))
@@ -384,17 +387,17 @@ def _broken(lines: "_Lines", closed: str | None, reason: str) -> tuple[int, Valu
 QUOTED = re.compile(r'[^"]*(?:""[^"]*)*"')
 BLANKS = re.compile(" *")
 ODD_BLANK = re.compile(r' *[^\S \r\n]\s*"')
-"""A quote after a tab or the like: csv takes such a cell as unquoted, and would keep its quotes."""
+"""A quote after a tab or similar: csv takes such a cell for unquoted, and would keep its quotes."""
 
 
 def last_quote(record: str) -> int:
-    """Return where the last quote stands that opens a cell; 0 where there is none."""
+    """Return the index of the last quote that opens a cell; 0 if there is none."""
     opening = (BLANKS.match(record, start).end() for start in cell_starts(record))  # type: ignore[union-attr]
     return max((at for at in opening if record.startswith('"', at)), default=0)
 
 
 def cell_starts(record: str) -> Iterator[int]:
-    """Yield where each cell of a record begins, as far as its quotes are right."""
+    """Yield the index where each cell of a record begins, up to the first wrong quote."""
     end = at = 0
     while True:
         yield at
@@ -410,7 +413,7 @@ def cell_starts(record: str) -> Iterator[int]:
 
 
 class _Lines(Iterator[str]):
-    """Decoded lines, those of the present record kept; after an error, the next call gives the next line."""
+    """Decoded lines. ``taken`` has those of the current record, ``again`` those that are to be read once more."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.lines = numbered_lines(stream)
@@ -425,11 +428,11 @@ class _Lines(Iterator[str]):
         return line
 
 
-def _header(place: str, values: Sequence[str], fields: Fields) -> list[str]:
+def _header(name: str, values: Sequence[str], fields: Fields) -> list[str]:
     names = [name.strip() for name in values]
     if not any(names):
-        raise UserError(f"{place}:1: blank line")
-    fields.check(names, f"{place}:1", "in the header")
+        raise UserError(f"{name}:1: blank line")
+    fields.check(names, f"{name}:1", "in the header")
     return names
 
 

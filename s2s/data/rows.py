@@ -1,4 +1,4 @@
-"""Rows of the user's files, and the examples that are made of them. What is wrong with a row is a ValueError."""
+"""Rows of the user's files, and the examples made from them. Faults of a row are ValueErrors."""
 
 import json
 import re
@@ -15,11 +15,11 @@ Value = str | tuple[str, ...] | None
 
 
 class Example(NamedTuple):
-    """A source text, the text to be generated from it, and what heads ask for.
+    """A source text, the text to be generated from it, and the fields that heads read.
 
-    ``target`` is "" in a set without targets. ``tokens`` are those of a source that was given as a list. ``fields``
-    are pairs of a field's name and its value: a text, several, or None where a row has no label. ``references`` are
-    all targets of a row that has a list of them, the first being ``target``.
+    ``target`` is "" in a set without targets. ``tokens`` are those of a source given as a list. ``fields`` are pairs of
+    name and value: a text, several, or None for a row without label. ``references`` are all targets of a row that has
+    a list of them; the first is ``target``.
     """
 
     source: str
@@ -30,11 +30,11 @@ class Example(NamedTuple):
 
 
 class TwiceError(ValueError):
-    """A name stands twice in an object, so that one of its two values would be lost."""
+    """Raised for an object with the same name twice: one of the two values would be lost."""
 
 
 class NotFiniteError(ValueError):
-    """A number is infinite or none at all, so that JSON has no form for it."""
+    """Raised for a number that is infinite or NaN, which JSON has no form for."""
 
 
 def _unique(pairs: list[tuple[str, object]]) -> Row:
@@ -60,21 +60,21 @@ DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, pa
 
 
 def json_text(value: object, indent: int | None = None) -> str:
-    """Return a value as JSON with null for each number that is not finite, and as text what JSON has no form for."""
+    """Return a value as JSON: null for a number that is not finite, ``str`` of a value that JSON has no form for."""
     text = json.dumps(_without_infinite(value), ensure_ascii=False, allow_nan=False, default=str, indent=indent)
     return readable(text)
 
 
 def _without_infinite(value: object) -> object:
     if isinstance(value, dict):
-        return {key: _without_infinite(each) for key, each in value.items()}
+        return {key: _without_infinite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_infinite(each) for each in value]
+        return [_without_infinite(item) for item in value]
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def json_fault(error: Exception) -> str:
-    """Return what is wrong with JSON that ``DECODER`` does not read."""
+    """Return the message for an error that ``DECODER`` raised."""
     if isinstance(error, TwiceError | NotFiniteError):
         return str(error)
     if isinstance(error, json.JSONDecodeError):
@@ -84,7 +84,7 @@ def json_fault(error: Exception) -> str:
 
 
 def json_row(line: str) -> Row:
-    """The row of a line of JSON."""
+    """Return the row of a line of JSON."""
     try:
         row = DECODER.decode(line)
     except (ValueError, RecursionError) as error:
@@ -95,14 +95,14 @@ def json_row(line: str) -> Row:
 
 
 def segmented_row(line: str) -> Row:
-    """The sentence whose words a line separates by blanks, and the tags of its characters."""
+    """Return the sentence of a line whose words are separated by blanks, and the BMES tags of its characters."""
     words = line.split()
     tags = [tag for word in words for tag in ("S" if len(word) == 1 else "B" + "M" * (len(word) - 2) + "E")]
     return {"text": "".join(words), "bmes": tags}
 
 
 def to_example(row: Row, fields: Sequence[str | None]) -> Example:
-    """The example in the fields that hold the source, the target (None: there is none) and labels."""
+    """Return the example in the fields that hold the source, the target (None: there is none) and labels."""
     source, target, *labels = fields
     tokens = _tokens(row, str(source))
     text = " ".join(tokens) if tokens else _text(row, str(source))
@@ -114,7 +114,7 @@ def to_example(row: Row, fields: Sequence[str | None]) -> Example:
 
 
 def _references(row: Row, field: str) -> tuple[str, ...]:
-    """The targets of a row that has a list of them; none where it is one text."""
+    """Return the targets of a row with a list of them; nothing if the target is one text."""
     value = value_of(row, field)
     if not isinstance(value, list):
         return ()
@@ -124,7 +124,7 @@ def _references(row: Row, field: str) -> tuple[str, ...]:
 
 
 def _tokens(row: Row, field: str) -> tuple[str, ...]:
-    """The tokens of a source that is a list; none of one that is a text."""
+    """Return the tokens of a source that is a list; nothing if it is a text."""
     value = value_of(row, field)
     if not isinstance(value, list):
         return ()
@@ -135,19 +135,19 @@ def _tokens(row: Row, field: str) -> tuple[str, ...]:
 
 
 def _label(row: Row, field: str) -> Value:
-    """A label, several or, for null and blanks, none at all; numbers are taken as they are written."""
+    """Return a label or several; None for null and blanks; a number becomes its digits."""
     value = value_of(row, field)
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    if isinstance(value, list) and all(isinstance(each, str | int) for each in value):
-        return tuple(encodable(str(each), f"field '{field}'") for each in value)
+    if isinstance(value, list) and all(isinstance(item, str | int) for item in value):
+        return tuple(encodable(str(item), f"field '{field}'") for item in value)
     if isinstance(value, str | int):
         return encodable(str(value).strip(), f"field '{field}'")
     raise ValueError(f"field '{field}' is no label (a string or a number) and no list of labels")
 
 
 def value_of(row: Row, field: str, around: str = "") -> object:
-    """The value of a field; ``a.b`` is also the b within a."""
+    """Return the value of a field; ``a.b`` is also the b within a. Errors: a ``ValueError`` if there is none."""
     if field in row:
         return row[field]
     name, _, inner = field.partition(".")
@@ -177,7 +177,7 @@ def _checked(value: object, name: str) -> str:
 
 
 def given_text(text: object, key: str) -> str:
-    """Return a caller's text; a ``UserError`` that begins with ``key`` for what is none, or cannot be written."""
+    """Return a caller's text. Errors: a ``UserError`` with the ``key`` for other types, and for lone surrogates."""
     if not isinstance(text, str):
         raise UserError(f"{key}: a text is needed, not {'None' if text is None else type(text).__name__}")
     try:
@@ -187,23 +187,23 @@ def given_text(text: object, key: str) -> str:
 
 
 def given_texts(texts: object, key: str) -> list[str]:
-    """Return a caller's texts as a list. Errors: as for ``given_text``, and for one text in place of a list."""
+    """Return a caller's texts as a list. Errors: as for ``given_text``, and for one text instead of a list."""
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
         raise UserError(f"{key}: a list of texts is needed, not {'None' if texts is None else type(texts).__name__}")
     return [given_text(text, f"{key}[{index}]") for index, text in enumerate(texts)]
 
 
 def encodable(text: str, name: str) -> str:
-    """A text that can be written: an escape such as u+d800 alone is legal JSON, but no text."""
+    """Return a text that UTF-8 can encode. Errors: a ``ValueError``: JSON allows a lone surrogate such as u+d800."""
     if not text.isascii() and re.search("[\ud800-\udfff]", text):
         raise ValueError(f"{name} holds half of a surrogate pair")
     return text
 
 
 class Fields(NamedTuple):
-    """Names of fields: all of ``needed`` and one of ``one_of`` have to be there, those of ``more`` may be.
+    """Names of fields: a file must have all of ``needed`` and one of ``one_of``, and may have those of ``more``.
 
-    None of them may be there twice, as one of the two values would be lost. ``a.b`` may also be the b within a.
+    None may occur twice, as one of the two values would be lost. ``a.b`` may also be the b within a.
     """
 
     needed: tuple[str, ...] = ()
@@ -215,21 +215,21 @@ class Fields(NamedTuple):
         return tuple(dict.fromkeys((*self.needed, *self.one_of, *self.more)))
 
     def met(self, names: Sequence[str]) -> bool:
-        """Return whether a header has what has to be there."""
+        """Return whether a header has all required fields, if any are required."""
         asked = bool(self.needed or self.one_of)
         return asked and all(map(names.__contains__, self.needed)) and bool(self.chosen(names) or not self.one_of)
 
     def chosen(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Return those of ``one_of`` that are there."""
+        """Return those of ``one_of`` that a header has."""
         return tuple(name for name in self.one_of if name in names)
 
-    def check(self, names: Sequence[str], place: str, where: str) -> None:
-        """Refuse a header that lacks a field or has it twice."""
+    def check(self, names: Sequence[str], position: str, where: str) -> None:
+        """Raise a UserError for a header that lacks a required field, or has one twice."""
         for field in self.names():
             if names.count(field) > 1:
-                raise UserError(f"{place}: more than one field '{field}' {where}")
+                raise UserError(f"{position}: more than one field '{field}' {where}")
         missing = [field for field in self.needed if field not in names]
         if self.one_of and not self.chosen(names):
             missing.append(self.one_of[0])
         if missing:
-            raise UserError(f"{place}: no field '{missing[0]}' {where}{nearest(missing[0], names)}")
+            raise UserError(f"{position}: no field '{missing[0]}' {where}{nearest(missing[0], names)}")

@@ -10,7 +10,8 @@ from s2s.config.ranges import PathText, at_least, settle
 from s2s.errors import UserError
 from s2s.files.paths import at_home
 
-# The standard library, and hard dependencies (direct or not) with at least a score of usable docstrings each.
+# The standard library, and dependencies (direct or not) with at least twenty usable docstrings each. None is optional:
+# the set must not depend on the extras that are installed.
 # fmt: off
 PACKAGES = [
     "stdlib", "accelerate", "anyio", "click", "filelock", "fsspec", "httpx2", "huggingface_hub", "jinja2", "lxml",
@@ -19,7 +20,7 @@ PACKAGES = [
     "typing_extensions",
 ]
 # fmt: on
-# Room for one token besides the special ones, and for one example besides the 200 that the copy task holds out.
+# One token more than the special ones, and one example more than the 200 that the copy task holds out.
 SourceLength = Annotated[int, at_least(3, 1_000_000)]
 TargetLength = Annotated[int, at_least(2, 1_000_000)]
 SetSize = Annotated[int, at_least(201)]
@@ -27,7 +28,7 @@ SetSize = Annotated[int, at_least(201)]
 
 @dataclass
 class StoredSet:
-    """A recipe's ``data.dataset``: a set that ``datasets.load_dataset`` finds."""
+    """A recipe's ``data.dataset``: arguments of ``datasets.load_dataset``."""
 
     name: PathText | None = field(default=None, metadata=outside("NAME"))  # on the Hugging Face hub, or a folder
     config: str | None = None  # where the set has several
@@ -42,10 +43,7 @@ class StoredSet:
 
 @dataclass
 class DataSettings:
-    """A recipe's ``data:``; one of ``source``, ``path`` or files, and ``dataset`` is to be given to load a set.
-
-    Raises `UserError` for a value out of range.
-    """
+    """A recipe's ``data:``. Exactly one of ``source``, ``path`` (or files) and ``dataset`` must be given."""
 
     # a built-in set, docstrings, copy or synthetic; or else path
     source: str | None = field(default=None, metadata=outside("NAME", ("copy", "synthetic")))
@@ -85,7 +83,7 @@ class DataSettings:
 
 
 def check_origin(data: DataSettings) -> None:
-    """Raises `UserError` unless exactly one origin is given."""
+    """Raise a `UserError` unless exactly one origin is given."""
     files = [*data.train_files, *data.dev_files, *data.test_files]
     origins = {"source": data.source, "path": data.path or (files and "files"), "dataset": data.dataset.name}
     given = [f"{key} is '{value}'" for key, value in origins.items() if value]
@@ -95,5 +93,5 @@ def check_origin(data: DataSettings) -> None:
 
 
 def root_folder(data: DataSettings) -> Path:
-    """The folder below which a relative ``path`` lies."""
+    """Return the folder that a relative ``path`` starts from."""
     return at_home(data.root or os.environ.get("S2S_DATA") or "data")

@@ -1,4 +1,4 @@
-"""Sources as rows of ids: of a text, or of tokens that keep their boundaries."""
+"""Sources as ids, encoded from a text or from tokens whose boundaries are kept."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
@@ -10,9 +10,9 @@ from s2s.vocabulary.reports import Unknowns, unknowns
 
 
 class Source(NamedTuple):
-    """A source as ids, begin and end included, and the column of the first piece of each given token that fits.
+    """A source as ids with begin and end; ``starts`` has the column of the first piece of each token that fits.
 
-    ``starts`` is empty where the source was given as text.
+    ``starts`` is empty for a source given as text.
     """
 
     ids: list[int]
@@ -20,11 +20,11 @@ class Source(NamedTuple):
 
 
 Labeller = Callable[[Example, Source, list[int]], list[int]]
-"""The labels of one head for an example, its source and its target ids; none for an example that has no label."""
+"""Gives one head's labels for an example, its source and its target ids; an empty list if it has no label."""
 
 
 class Labelling(NamedTuple):
-    """The labels that heads want, and how they want sources: as texts, or as the tokens that a function finds."""
+    """Functions that give the heads' labels, and one that gives a source's tokens if heads need them."""
 
     heads: Sequence[Labeller] = ()
     tokens: Callable[[Example], Sequence[str]] | None = None
@@ -34,7 +34,7 @@ PLAIN = Labelling()
 
 
 class Cuts(NamedTuple):
-    """How much was lost: sources and targets cut, tokens to be tagged (of all those that fit), and unknown pieces."""
+    """Losses of encoding: sources and targets cut, tokens to be tagged and those of them kept, unknown pieces."""
 
     sources: int = 0
     targets: int = 0
@@ -44,7 +44,7 @@ class Cuts(NamedTuple):
     unknown_targets: Unknowns = Unknowns()
 
     def plus(self, other: "Cuts") -> "Cuts":
-        """Return the sums of both."""
+        """Return the sum of two losses."""
         return Cuts(
             self.sources + other.sources,
             self.targets + other.targets,
@@ -55,7 +55,7 @@ class Cuts(NamedTuple):
         )
 
     def report(self, examples: int, max_source: int, max_target: int | None = None) -> list[str]:
-        """Return a line for each kind of loss that there was."""
+        """Return a line for each kind of loss that occurred."""
         lines = {
             f"{self.sources} of {examples} sources cut to {max_source} tokens": self.sources,
             f"{self.tokens - self.kept} of {self.tokens} tokens to be tagged lost by that": self.tokens - self.kept,
@@ -71,27 +71,27 @@ class Cuts(NamedTuple):
 def encode_sources(
     sources: Sequence[str | Sequence[str]], vocabulary: Vocabulary, limit: int
 ) -> tuple[list[Source], list[str]]:
-    """Rows of at most ``limit`` ids, and what was cut: a line for sources and one for the tokens lost with them."""
-    found, cuts = encode_rows(sources, vocabulary, limit)
-    return found, cuts.report(len(sources), limit)
+    """Return sources of at most ``limit`` ids, and report lines on cuts, lost tokens and unknown pieces."""
+    encoded, cuts = encode_rows(sources, vocabulary, limit)
+    return encoded, cuts.report(len(sources), limit)
 
 
 def encode_rows(
     sources: Sequence[str | Sequence[str]], vocabulary: Vocabulary, limit: int
 ) -> tuple[list[Source], Cuts]:
-    """Rows of at most ``limit`` ids, and how much was cut."""
+    """Return sources of at most ``limit`` ids, and the losses."""
     whole = list(_whole(sources, vocabulary))
-    found = [
+    encoded = [
         Source(vocabulary.source_ids(ids, limit), [at for at in starts if at < limit - 1]) for ids, starts in whole
     ]
-    tokens, kept = sum(len(starts) for _, starts in whole), sum(len(source.starts) for source in found)
+    tokens, kept = sum(len(starts) for _, starts in whole), sum(len(source.starts) for source in encoded)
     texts = [source if isinstance(source, str) else " ".join(source) for source in sources]
     unknown = unknowns(vocabulary, texts, [ids for ids, _ in whole])
-    return found, Cuts(sum(len(ids) > limit - 2 for ids, _ in whole), 0, tokens, kept, unknown)
+    return encoded, Cuts(sum(len(ids) > limit - 2 for ids, _ in whole), 0, tokens, kept, unknown)
 
 
 def _whole(sources: Sequence[str | Sequence[str]], vocabulary: Vocabulary) -> Iterator[tuple[list[int], list[int]]]:
-    """The ids of each source without begin and end, and where its tokens will start behind the begin."""
+    """Yield the ids of each source without begin and end, and the columns of its tokens after the begin."""
     texts = [source for source in sources if isinstance(source, str)]
     of_texts = iter(vocabulary.encode_all(texts) if texts else [])
     of_tokens = iter(vocabulary.encode_tokens([source for source in sources if not isinstance(source, str)]))
@@ -100,19 +100,19 @@ def _whole(sources: Sequence[str | Sequence[str]], vocabulary: Vocabulary) -> It
             yield next(of_texts), []
         else:
             pieces = next(of_tokens)
-            lengths = [1, *map(len, pieces)]  # the begin's, then the tokens'
+            lengths = [1, *map(len, pieces)]  # 1: the begin id
             yield [id for ids in pieces for id in ids], list(accumulate(lengths[:-1])) if pieces else []
 
 
 def blanks(text: str) -> list[str]:
-    """The words of a text between blanks."""
+    """Return the words of a text between blanks."""
     return text.split()
 
 
 def characters(text: str) -> list[str]:
-    """The characters of a text that are no blanks."""
+    """Return the characters of a text other than white space."""
     return [character for word in text.split() for character in word]
 
 
-SPLITS: dict[str, Callable[[str], list[str]]] = {"blanks": blanks, "characters": characters}
-"""What ``data.split`` may name."""
+TOKEN_SPLITS: dict[str, Callable[[str], list[str]]] = {"blanks": blanks, "characters": characters}
+"""The values of ``data.split``."""

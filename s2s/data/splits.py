@@ -1,4 +1,4 @@
-"""Which files hold which split."""
+"""The files of each split: listed in the recipe, or found by their names."""
 
 import re
 from collections import Counter
@@ -22,7 +22,7 @@ Files = dict[str, list[Path]]
 
 
 def locate(data: DataSettings) -> Path:
-    """The file or folder at ``data.path``, which may not exist if it is a pattern."""
+    """Return the file or folder at ``data.path``; a pattern need not exist."""
     path = root_folder(data) / at_home(data.path or "")
     if path.exists() or PATTERN.search(path.name):
         return path
@@ -39,7 +39,7 @@ def _alike(path: Path) -> str:
 
 
 def split_files(data: DataSettings, splits: Sequence[str] = SPLITS) -> Files:
-    """The files of each of the ``splits``, in the order in which they are read; those of the others may be wrong."""
+    """Return the files of each of the ``splits``, in reading order; files of other splits are not looked at."""
     path = locate(data)
     listed = {"train": data.train_files, "dev": data.dev_files, "test": data.test_files}
     if any(listed.values()):
@@ -52,21 +52,21 @@ def split_files(data: DataSettings, splits: Sequence[str] = SPLITS) -> Files:
 
 
 def _matching(folder: Path, names: Iterable[str], key: str) -> list[Path]:
-    """The files that the names or patterns stand for, each pattern's in natural order."""
-    found: list[Path] = []
+    """Return the files of names and patterns, those of a pattern in natural order."""
+    files: list[Path] = []
     for name in names:
-        place = folder / at_home(name)
-        fits = [place] if place.exists() else sorted(_glob(place), key=_natural)
-        if not fits:
-            raise UserError(f"{key}: no file fits {place}")
-        found += fits
-    if twice := [path for path, count in Counter(found).items() if count > 1]:
+        pattern = folder / at_home(name)
+        matches = [pattern] if pattern.exists() else sorted(_glob(pattern), key=_natural)
+        if not matches:
+            raise UserError(f"{key}: no file fits {pattern}")
+        files += matches
+    if twice := [path for path, count in Counter(files).items() if count > 1]:
         raise UserError(f"{key}: {twice[0]} is listed twice")
-    return [_known(path) for path in found]
+    return [_known(path) for path in files]
 
 
-def _glob(place: Path) -> list[Path]:
-    parts = place.parts
+def _glob(pattern: Path) -> list[Path]:
+    parts = pattern.parts
     first = next((index for index, part in enumerate(parts) if PATTERN.search(part)), None)
     if first is None:
         return []
@@ -81,28 +81,28 @@ def _known(path: Path) -> Path:
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """A key that sorts part-2 before part-10."""
+    """Return a sort key that puts part-2 before part-10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def _by_name(folder: Path, splits: Sequence[str]) -> Files:
-    """The files of a folder whose names say their split: one, or its numbered pieces."""
-    found: Files = {}
+    """Return the files of a folder whose names say their split: one file each, or its numbered pieces."""
+    files: Files = {}
     for entry in sorted(folder.iterdir(), key=_natural):
         match = FILE_NAME.fullmatch(entry.name)
         if match and STEMS[match[1]] in splits:
-            others = found.setdefault(STEMS[match[1]], [])
+            others = files.setdefault(STEMS[match[1]], [])
             if others and not (match[2] and _sort(others[0]) == _sort(entry)):
                 raise UserError(f"{folder}: two files for one split: {others[0].name} and {entry.name}")
             others.append(entry)
-    if "train" not in found:
+    if "train" not in files:
         kinds = ", ".join(f"train.{kind}" for kind in FORMATS)
         raise UserError(f"{folder}: no train file; one of {kinds} (each also with .gz) is needed, or numbered pieces")
-    return {split: found[split] for split in splits if split in found}
+    return {split: files[split] for split in splits if split in files}
 
 
 def _sort(path: Path) -> tuple[str | None, ...]:
-    """What the pieces of one split have in common: stem, kind, and that they are pieces."""
+    """Return the properties that all pieces of a split share: stem, whether they are pieces, and kind."""
     match = FILE_NAME.fullmatch(path.name)
     assert match is not None
     return match[1], "piece" if match[2] else None, match[3]

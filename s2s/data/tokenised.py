@@ -1,4 +1,4 @@
-"""Examples as ids: encoded once, run by run, and kept flat; of a large set in the cache."""
+"""Examples as ids, encoded once, chunk by chunk, into flat arrays; those of a large set stay in the cache."""
 
 import tempfile
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ from s2s.vocabulary.reports import unknowns
 Indices = NDArray[numpy.int64]
 Lengths = NDArray[numpy.int32] | NDArray[numpy.int64]
 Rows = Sequence[Sequence[int]]
-RUN = 2048
-"""So many examples are encoded together."""
+CHUNK = 2048
+"""Number of examples encoded together: enough for the threads of the tokenizers library."""
 MANY = 200_000
-"""Of so many examples the ids are kept, to be there at the next start."""
+"""Number of examples from which ids are kept in the cache for the next start."""
 
 
 class TokenisedSplit(NamedTuple):
-    """The examples of a split as ids: sources with begin and end, targets with neither.
+    """The examples of a split as ids: sources with their begin and end ids, targets without.
 
     ``heads`` holds for each head the labels of each example. ``has_targets`` is False in a set without targets.
     """
@@ -42,11 +42,11 @@ class TokenisedSplit(NamedTuple):
     has_targets: bool = True
 
     def lengths(self) -> NDArray[numpy.int32]:
-        """[examples, 2]: columns that each example needs in source and in target."""
+        """Return [examples, 2]: the columns of each example's source and target in a batch."""
         return numpy.stack([row_lengths(self.sources), row_lengths(self.targets) + int(self.has_targets)], axis=1)
 
     def batch(self, indices: Indices, vocabulary: Vocabulary, seed: int = 0, epoch: int = 0) -> Batch:
-        """The batch of the given examples; what is drawn for them depends on seed and epoch."""
+        """Return a batch of the given examples; their random draws depend on seed and epoch."""
         pairs = [(self.sources[index], self.targets[index] if self.has_targets else None) for index in indices]
         seeds = [seed_of(seed, "example", epoch, int(index)) for index in indices]
         heads = [[rows[index] for index in indices] for rows in self.heads]
@@ -60,31 +60,31 @@ def tokenise(
     max_target: int,
     name: str,
     labelling: Labelling = PLAIN,
-    shelf: CacheEntry | None = None,
+    data_entry: CacheEntry | None = None,
 ) -> TokenisedSplit:
-    """Turn examples into ids, at most ``max_source`` and ``max_target`` long with their special ids, and count cuts.
+    """Turn examples into ids, at most ``max_source`` and ``max_target`` long with special ids, and report what is cut.
 
-    On the shelf of the examples the ids of many without labels are kept, and found again.
+    The ids of many examples without labels are kept in the cache, under the entry of their data set.
     """
-    made = _Making(vocabulary, max_source, max_target, name, labelling)
-    if shelf is None or len(examples) < MANY or labelling.heads or labelling.tokens:
-        home = Path(tempfile.gettempdir()) if shelf is None else shelf.home
+    tokeniser = _Tokeniser(vocabulary, max_source, max_target, name, labelling)
+    if data_entry is None or len(examples) < MANY or labelling.heads or labelling.tokens:
+        home = Path(tempfile.gettempdir()) if data_entry is None else data_entry.home
         with ScratchFolder(home) as scratch:
-            return made.tokens(examples, scratch)
-    # "unknown": reports of earlier versions, which are kept with the ids, did not count unknown pieces.
-    place = shelf.below("tokens", name, vocabulary.digest(), max_source, max_target, "unknown")
-    with place.lock():
-        if (meta := place.meta()) is None:
-            with ScratchFolder(place.home) as scratch:
-                tokens = made.tokens(examples, scratch)
-                scratch.keep(place, {"report": tokens.report, "has_targets": tokens.has_targets})
+            return tokeniser.tokens(examples, scratch)
+    # "unknown": entries of earlier versions, without it in their key, have reports that do not count unknown pieces.
+    entry = data_entry.below("tokens", name, vocabulary.digest(), max_source, max_target, "unknown")
+    with entry.lock():
+        if (meta := entry.meta()) is None:
+            with ScratchFolder(entry.home) as scratch:
+                tokens = tokeniser.tokens(examples, scratch)
+                scratch.keep(entry, {"report": tokens.report, "has_targets": tokens.has_targets})
                 return tokens
-    sources, targets = (read_ragged(place.folder, column, "int32") for column in ("sources", "targets"))
+    sources, targets = (read_ragged(entry.folder, column, "int32") for column in ("sources", "targets"))
     return TokenisedSplit(sources, targets, meta["report"], (), meta["has_targets"])
 
 
-class _Making(NamedTuple):
-    """How examples are encoded."""
+class _Tokeniser(NamedTuple):
+    """The settings by which examples are encoded."""
 
     vocabulary: Vocabulary
     max_source: int
@@ -93,23 +93,23 @@ class _Making(NamedTuple):
     labelling: Labelling
 
     def tokens(self, examples: Sequence[Example], scratch: ScratchFolder) -> TokenisedSplit:
-        """The ids of all examples, run by run."""
+        """Return the ids of all examples, encoded chunk by chunk."""
         columns = ["sources", "targets", *(f"head{index}" for index in range(len(self.labelling.heads)))]
         writers = [RaggedWriter(scratch, column, "int32") for column in columns]
         cuts, has_targets = Cuts(), False
         shown = Progress(f"tokens of {self.name}", len(examples)) if len(examples) >= MANY else nullcontext()
         with shown as progress:
-            for start in range(0, len(examples), RUN):
-                run = examples[start : start + RUN]
-                cuts = cuts.plus(self._run(run, writers))
-                has_targets = has_targets or any(example.target for example in run)
+            for start in range(0, len(examples), CHUNK):
+                chunk = examples[start : start + CHUNK]
+                cuts = cuts.plus(self._write(chunk, writers))
+                has_targets = has_targets or any(example.target for example in chunk)
                 if progress is not None:
                     progress.at(start)
         sources, targets, *heads = (writer.finish() for writer in writers)
         report = [f"{self.name}: {line}" for line in cuts.report(len(examples), self.max_source, self.max_target)]
         return TokenisedSplit(sources, targets, report, tuple(heads), has_targets)
 
-    def _run(self, examples: Sequence[Example], writers: Sequence[RaggedWriter]) -> Cuts:
+    def _write(self, examples: Sequence[Example], writers: Sequence[RaggedWriter]) -> Cuts:
         find = self.labelling.tokens
         given = [find(example) if find else example.source for example in examples]
         sources, cuts = encode_rows(given, self.vocabulary, self.max_source)
@@ -125,9 +125,10 @@ class _Making(NamedTuple):
         return cuts._replace(targets=cut, unknown_targets=unknowns(self.vocabulary, texts, whole))
 
     def _refuse_blank(self, examples: Sequence[Example], targets: Sequence[Sequence[int]]) -> None:
-        """Refuse targets of which the vocabulary keeps nothing; those without a visible character were refused before.
+        """Raise a UserError for targets from which the vocabulary keeps nothing.
 
-        Errors: a UserError, whatever ``data.on_error`` says, since their lines are no longer known.
+        Targets without a visible character were refused on reading. ``data.on_error`` cannot skip these here, where
+        the lines of examples are no longer known.
         """
         lost = [example for example, ids in zip(examples, targets, strict=True) if example.target and not ids]
         if lost:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from s2s.console.terminal import Log, no_log
-from s2s.data.lines import Line, Wanted, field_text, place, source_text, stream_rows
+from s2s.data.lines import Line, Wanted, field_text, position, source_text, stream_rows
 from s2s.data.rows import Fields, json_text
 from s2s.decoding.ensemble import ensemble, rerank
 from s2s.errors import UserError
@@ -68,8 +68,8 @@ class Reader:
         return stream_rows(self.path, Wanted(Fields(one_of=self.fields, more=more), self.format, self.log))
 
     def source(self, index: int, line: Line) -> Source:
-        """Return the source of a line; raises a ``UserError`` with the line's place in the file."""
-        where = place(self.path, index)
+        """Return the source of a line; raises a ``UserError`` with its position in the file."""
+        where = position(self.path, index)
         if line.row is None:
             if self.prefix is not None:
                 raise UserError(f"prefix_field: {where} is a plain line without fields")

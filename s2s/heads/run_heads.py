@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from s2s.batch import IGNORED, Batch
 from s2s.data.settings import DataSettings
-from s2s.data.sources import SPLITS, Labelling
+from s2s.data.sources import TOKEN_SPLITS, Labelling
 from s2s.errors import UserError
 from s2s.heads.base import HeadSettings, Tokens
 from s2s.heads.labels import Label, LabelSource
@@ -44,7 +44,7 @@ def make_heads(
 
 def _tokens(data: DataSettings) -> Tokens:
     """Return a function that reads an example's tokens: the given ones, or its text split as the recipe says."""
-    return lambda example: example.tokens or SPLITS[data.split](example.source)
+    return lambda example: example.tokens or TOKEN_SPLITS[data.split](example.source)
 
 
 def labelling_of(heads: Sequence[Head], data: DataSettings) -> Labelling:

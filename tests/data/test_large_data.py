@@ -26,7 +26,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 @pytest.fixture
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every set is a large one."""
-    for module, name in ((user_files, "LARGE"), (tokenised, "MANY"), (ragged, "SPILL"), (tokenised, "RUN")):
+    for module, name in ((user_files, "LARGE"), (tokenised, "MANY"), (ragged, "SPILL"), (tokenised, "CHUNK")):
         monkeypatch.setattr(module, name, 7)
 
 
@@ -51,7 +51,7 @@ def kept(folder: Path) -> list[Path]:
 
 def encoded(data: DataSettings, dataset: Dataset, vocabulary: Vocabulary) -> TokenisedSplit:
     place = CacheEntry(Path(str(data.cache)), dataset.fingerprint)
-    return tokenise(dataset.train, vocabulary, 9, 6, "train", shelf=place)
+    return tokenise(dataset.train, vocabulary, 9, 6, "train", data_entry=place)
 
 
 def test_small_sets_leave_nothing_behind(tmp_path: Path, vocabulary: Vocabulary) -> None:

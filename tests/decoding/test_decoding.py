@@ -286,7 +286,7 @@ def test_an_output_whose_name_tells_another_format_is_told(
     plain.write_text("a\n", encoding="utf-8")
     for given, name, told in ((source, "o.csv", True), (source, "o.jsonl", False), (plain, "o.jsonl", True)):
         assert decode(runs[0], given, tmp_path / name) == 0
-        assert ("though its name tells" in capsys.readouterr().err) == told
+        assert ("though its name says" in capsys.readouterr().err) == told
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from s2s.config.outside_names import refuse_foreign
-from s2s.data.lines import place, read_rows
+from s2s.data.lines import position, read_rows
 from s2s.data.rows import given_text
 from s2s.errors import UserError
 from s2s.search.constraints import AllowedOutputs, Constraint, ForcedPrefixes, NoRepeatedNgram, RepetitionPenalty
@@ -193,12 +193,12 @@ def _read_allowed(path: str, status: object, vocabulary: Vocabulary) -> Allowed:
         raise UserError(f"search.allowed: {path} has objects; it must have plain lines, one for each output")
     blank = next((at for at, line in enumerate(lines) if is_blank(line)), None)
     if blank is not None or not lines:
-        raise UserError(f"search.allowed: {place(path, blank or 0)}: no output")
+        raise UserError(f"search.allowed: {position(path, blank or 0)}: no output")
     outputs, first = vocabulary.encode_all(lines), dict[tuple[int, ...], int]()
     textless, repeated = _textless(vocabulary), list[tuple[int, int]]()
     for at, ids in enumerate(outputs):
         if not ids or not textless.isdisjoint(ids):
-            written(lines[at], vocabulary, f"search.allowed: {place(path, at)}")
+            written(lines[at], vocabulary, f"search.allowed: {position(path, at)}")
         if lines[first.setdefault(tuple(ids), at)] != lines[at]:
             repeated.append((first[tuple(ids)], at))
     if repeated:
@@ -211,7 +211,7 @@ def _read_allowed(path: str, status: object, vocabulary: Vocabulary) -> Allowed:
     longest = max(range(len(outputs)), key=lambda at: len(outputs[at]))
     texts = {ids: lines[at] for ids, at in first.items()}
     return Allowed(
-        AllowedOutputs(outputs, vocabulary.end), texts, len(outputs[longest]), place(path, longest), vocabulary
+        AllowedOutputs(outputs, vocabulary.end), texts, len(outputs[longest]), position(path, longest), vocabulary
     )
 
 
