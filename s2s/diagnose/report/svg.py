@@ -32,7 +32,7 @@ _SETTINGS = {
 }
 
 
-def draw(name: str, paint: Callable[[Any], None], height: float = 3.1) -> str:
+def draw(name: str, paint: Callable[[Any], None]) -> str:
     """Return the SVG of a figure as wide as a phone; ``paint`` draws on its axes, and ``name`` makes its ids unique.
 
     Raises ``UserError`` where matplotlib is not installed.
@@ -43,7 +43,7 @@ def draw(name: str, paint: Callable[[Any], None], height: float = 3.1) -> str:
     # Ids of clipping paths are hashes: with a fixed salt, and no date, a record always gives the same page.
     settings = {**_SETTINGS, "axes.prop_cycle": matplotlib.cycler(color=PALETTE), "svg.hashsalt": name}
     with matplotlib.rc_context(settings):
-        figure = figures.Figure(figsize=(4.6, height), layout="constrained")
+        figure = figures.Figure(figsize=(4.6, 3.1), layout="constrained")
         paint(figure.subplots())
         text = StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
