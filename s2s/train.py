@@ -103,6 +103,7 @@ def _train(prepared: Prepared, folder: Path, changes: list[str]) -> None:
         state = State(run, objective, recipe.optimizer.build(objective), prepared.precision, checkpoint)
         wrapped = accelerator.prepare(objective)
     if main:
+        # The log may be ahead of the checkpoint: those steps are computed, and logged, again.
         run_folder.cut_log(folder, state.step)
     update_batches = data_order(prepared.train.lengths(), run.tokens, run.seed, state.step)
     on_record = trackers.start(accelerator, recipe, state.step, log if main else no_log)
@@ -116,7 +117,9 @@ def _train(prepared: Prepared, folder: Path, changes: list[str]) -> None:
             due, best = state.step % run.save_every == 0, state.best
             if state.step == run.steps or state.step % run.evaluate_every == 0:
                 _evaluate(prepared, state, reporter)
+            # In every step: a process that left alone would keep the others waiting for its gradients.
             stop = _agreed_signal(accelerator, signals, reporter)
+            # The best weights are saved at once, since the next update overwrites them.
             if due or stop or state.finished or state.best != best:
                 _save(accelerator, folder, state)
             if stop:
@@ -164,6 +167,7 @@ def _save(accelerator: Accelerator, folder: Path, state: State) -> None:
     failure = [""]
     if accelerator.is_main_process:
         try:
+            # ``run.average`` needs that many checkpoints at the end, even if ``run.keep`` is less.
             checkpoints.save(folder, state.checkpoint(), max(state.run.keep, state.run.average or 0))
         except (UserError, OSError) as error:
             failure = [str(error)]

@@ -61,7 +61,8 @@ def _liger(parts: list[Tensor], labels: Tensor, smoothing: float) -> Tensor:
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
     hidden, weight, bias = parts
-    budget = -(-ROWS * len(weight) // hidden.numel())  # scores of ROWS rows, as a multiple of the size of ``hidden``
+    # Liger takes the scores' memory as a multiple of that of ``hidden``: here that of ROWS rows of scores.
+    budget = -(-ROWS * len(weight) // hidden.numel())
     loss: Tensor = liger_fused_linear_cross_entropy(
         hidden,
         weight,

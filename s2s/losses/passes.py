@@ -64,6 +64,7 @@ class Passes:
         return rows
 
     def _encode(self, batch: Batch) -> tuple[Memory, Tensor | None]:
+        # By identity, which costs no comparison: methods that edit the target keep the tensor of the source.
         for source, memory, rows in self._encoded:
             if source is batch.source:
                 return memory, rows

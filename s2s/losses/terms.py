@@ -46,6 +46,7 @@ class Scores(NamedTuple):
         """Sum the labels' cross-entropies; ``smoothing`` of each label is spread evenly over the vocabulary."""
         if not smoothing:
             return self.nll()
+        # The cross-entropy with a uniform label: the mean over the vocabulary of -log p.
         even = self.logits.logsumexp(dim=-1).sum() - self.logits.mean(dim=-1).sum()
         return (1 - smoothing) * self.nll() + smoothing * even
 
@@ -59,7 +60,8 @@ def divergences(p_scores: Tensor, q_scores: Tensor) -> Tensor:
 def divergence(p_scores: Tensor, q_scores: Tensor) -> Tensor:
     """Sum KL(p || q) over rows of scores [N, V]."""
     p, q = p_scores.log_softmax(dim=-1), q_scores.log_softmax(dim=-1)
-    return functional.kl_div(q, p, reduction="sum", log_target=True)  # torch's order: KL(target || input)
+    # Torch's arguments are in the opposite order: ``kl_div(input, target)`` is KL(target || input).
+    return functional.kl_div(q, p, reduction="sum", log_target=True)
 
 
 def at_least_float32(scores: Tensor) -> Tensor:

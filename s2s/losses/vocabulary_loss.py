@@ -50,6 +50,7 @@ class _VocabularyLoss(KeptGradients):
     ) -> tuple[Tensor, Tensor]:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        # Autocast off, so that the types chosen here hold: products in half precision, sums in float32.
         with torch.autocast(device, enabled=False):
             parts = _Parts(hidden.to(dtype), weight.to(dtype), bias.to(dtype), smoothing, any(context.needs_input_grad))
             sums = [parts.add(slice(start, start + ROWS), labels) for start in range(0, len(labels), ROWS)]
@@ -79,6 +80,7 @@ class _Parts:
         nll = (normaliser - logits.gather(1, gold)).sum()
         even = (normaliser[:, 0] - logits.mean(dim=-1)).sum()
         if self.gradients:
+            # In place: the scores' memory becomes that of the probabilities.
             self._differentiate(rows, logits.sub_(normaliser).exp_(), gold)
         return torch.stack([(1 - self.smoothing) * nll + self.smoothing * even, nll])
 
@@ -91,6 +93,7 @@ class _Parts:
         bias += gradient.sum(dim=0)
         gradient = gradient.to(self.weight.dtype)
         hidden[rows] = gradient @ self.weight
+        # ``addmm_`` needs one type; it adds the product without a temporary matrix of the table's size.
         if weight.dtype == gradient.dtype:
             weight.addmm_(gradient.T, self.hidden[rows])
         else:

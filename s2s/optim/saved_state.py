@@ -43,6 +43,7 @@ def check_saved(optimizer: Optimizer, saved: Any) -> None:
 
 def _is_like(expected: Any, saved: Any) -> bool:
     """Return whether an option may have a saved value: a finite number where a number is expected."""
+    # First, as a bool is an int too.
     if isinstance(expected, bool) or isinstance(saved, bool):
         return type(expected) is type(saved)
     if isinstance(expected, int | float):

@@ -32,6 +32,7 @@ from s2s.training.state import State
 from s2s.training.step import LESS, unguarded_update
 from s2s.vocabulary import Vocabulary
 
+# Two updates: the first one also allocates the optimizer's state, so only the second one's time counts.
 STEPS, EXAMPLES, MEBI = 2, 2, 2**20
 
 

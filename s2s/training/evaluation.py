@@ -76,6 +76,7 @@ def _decode(prepared: Prepared, objective: Objective) -> list[str]:
     """Return the best hypothesis for each of the first dev sources, in order, in every process."""
     recipe, accelerator, vocabulary = prepared.recipe, prepared.accelerator, prepared.vocabulary
     sources = prepared.dev.sources[: recipe.run.evaluate_examples]
+    # Contiguous shares: gathered process by process, the texts are in order again.
     shares = numpy.array_split(numpy.arange(len(sources)), accelerator.num_processes)
     share = [sources[index] for index in shares[accelerator.process_index]]
     max_length = recipe.search.max_length or recipe.data.max_target

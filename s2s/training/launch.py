@@ -118,6 +118,7 @@ def join(launch: Launch, environment: Mapping[str, str] = os.environ) -> None:
     names = [name for family in (GROUP, *MPI, ADDRESS) for name in family if environment.get(name)]
     unset = f"unset {', '.join(names)}, or start all with accelerate launch or torchrun"
     os.environ.update(launch.group)  # torch does not read MPI's names
+    # Torchrun and accelerate set this variable; they end all processes when one of them fails to start.
     limit = MEETING if "TORCHELASTIC_RUN_ID" in environment else BY_HAND
     deadline = time.monotonic() + limit.total_seconds()
     address = ":".join(launch.group[name] for name in ADDRESS)
@@ -157,9 +158,10 @@ def wait_for_all() -> None:
 
 
 @contextmanager
-def unheard(launch: Launch) -> Iterator[None]:
+def hidden_from_accelerate(launch: Launch) -> Iterator[None]:
     """Hide from accelerate the variables that this module has read; turn its errors into a UserError."""
     gone = [name for name in os.environ if name.startswith(PREFIXES) and name not in KEPT]
+    # Left-over ranks would make accelerate wait for processes that do not exist.
     gone += [] if launch.group else [name for family in (GROUP, *MPI) for name in family if name in os.environ]
     before = {name: os.environ.pop(name) for name in gone}
     try:
@@ -214,6 +216,7 @@ def _group(environment: Mapping[str, str]) -> dict[str, str] | None:
         size, rank, local = (value or 0 for value in given)
         whole = None not in given and len(address) == len(ADDRESS)
         several = size > 1 or rank > 0 or local > 0
+        # Torchrun makes a group of one process too; MPI's variables of one may come from a cluster, without a launcher.
         if whole and (several or family == GROUP):
             if not local <= rank < size:
                 raise UserError(f"{family[1]}={rank}: with {family[0]}={size} and {family[2]}={local} it cannot be")

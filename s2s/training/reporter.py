@@ -71,6 +71,7 @@ class Reporter:
             return
         try:
             self.file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            # At every record: after a kill the log has all steps that were reported.
             self.file.flush()
         except OSError as error:
             self.failure = f"{self.file.name}: cannot be written ({error.strerror}); the last checkpoint is whole"
@@ -79,6 +80,7 @@ class Reporter:
         """Log a step, and move the bar or print a line from time to time."""
         self.record(record)
         tokens, seconds = record["source_tokens"] + record["target_tokens"], record["seconds"]
+        # A moving mean, because batches of long and of short texts differ in speed.
         self.speed = (tokens / seconds) if self.speed is None else 0.9 * self.speed + 0.1 * tokens / seconds
         loss = "overflow" if record["loss"] is None else f"loss {record['loss']:.3f}"
         step, summary = record["step"], f"{loss}  {self.speed:,.0f} tokens/s"

@@ -30,7 +30,7 @@ from s2s.runs.metadata import VOCABULARY, RunMetadata, check_files, check_weight
 from s2s.runs.run import load_model
 from s2s.runs.weight_files import check_tensors
 from s2s.training import trackers
-from s2s.training.launch import Launch, join, read_launch, unheard, wait_for_all
+from s2s.training.launch import Launch, hidden_from_accelerate, join, read_launch, wait_for_all
 from s2s.vocabulary import Vocabulary
 from s2s.vocabulary.reports import TESTED, changed_texts
 
@@ -79,7 +79,8 @@ def start_accelerator(recipe: Recipe, launch: Launch) -> Accelerator:
     # or, without a group of processes, another device.
     AcceleratorState._reset_state(reset_partial_state=launch.group is None)
     precision = choose_precision(recipe.run.precision, launch.device, launch.precision).name
-    with unheard(launch):
+    # Accelerate neither accumulates, compiles nor scales: this package does so itself.
+    with hidden_from_accelerate(launch):
         accelerator = Accelerator(
             cpu=launch.device == "cpu",
             mixed_precision="bf16" if precision == "bf16" else "no",  # fp16: see s2s.machine.precision

@@ -50,9 +50,11 @@ def unguarded_update(prepared: Prepared, wrapped: Module, state: State, update_b
     run, accelerator, precision, began = state.run, prepared.accelerator, prepared.precision, time.perf_counter()
     step, optimizer = state.step + 1, state.optimizer
     rate = prepared.recipe.optimizer.rate * prepared.recipe.schedule.factor(state.step, run.steps)
+    # The rate is a function of the step alone, so a checkpoint needs no state of a scheduler.
     for group in optimizer.param_groups:
         group["lr"] = rate
     parts, counts = accumulate(prepared, wrapped, update_batch, step)
+    # Before clipping: ``run.clip`` limits the norm of the true gradient.
     precision.scaler.unscale_(optimizer)
     norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), run.clip))
     totals = accelerator.reduce(torch.stack(list(parts.values())), "sum").tolist()
@@ -68,6 +70,7 @@ def unguarded_update(prepared: Prepared, wrapped: Module, state: State, update_b
     scaling = precision.settle(not finite)
     optimizer.zero_grad()
     state.advance()
+    # JSON has no infinity; an update that fp16 skipped has null in its line.
     numbers = {name: value if math.isfinite(value) else None for name, value in {**losses, "norm": norm}.items()}
     units = {name: int(value) for name, value in zip(Counts._fields, counts, strict=True)}
     seconds = time.perf_counter() - began
@@ -91,6 +94,7 @@ def accumulate(
     for number, batch in enumerate(batches):
         # A seed for every micro-batch: dropout is then the same after a resume, and differs between processes.
         seed_device(seed_of(run.seed, "dropout", step, process, number), accelerator.device)
+        # Wrappers exchange gradients once an update, after the last backward.
         with nullcontext() if number == len(batches) - 1 else accelerator.no_sync(wrapped):
             with precision.context():
                 losses = wrapped(batch.to(accelerator.device), step, counts, precision.scale)

@@ -40,12 +40,14 @@ def start(accelerator: Accelerator, recipe: Recipe, step: int, log: Log) -> Call
     """
     if not recipe.run.trackers:
         return lambda _: None
+    # Trackers accept numbers and texts only.
     settings = {
         key: value if isinstance(value, int | float | str) else str(value) for key, value in flat(recipe.values())
     }
     options = {"tensorboard": {"purge_step": step + 1}, "wandb": {"name": Path(recipe.run.folder).name}}
     chosen = {name: options[name] for name in recipe.run.trackers if name in options}
     try:
+        # On a resume the tracker has the settings already.
         accelerator.init_trackers(PROJECT, settings if step == 0 else None, chosen)
     except Exception as error:
         log(f"run.trackers: not all could be opened, the run continues without the rest: {_line(error)}")

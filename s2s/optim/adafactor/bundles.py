@@ -76,6 +76,7 @@ class SmallParameters:
         """Change the momenta and the parameters, given the sums of ``compare``."""
         plans = [part.plan(*sums) for part, sums in zip(self.parts, squares, strict=True)]
         parameters = [part.parameter for part in self.parts]
+        # Without decay a pass over all parameters is saved.
         if any(plan.keep != 1 for plan in plans):
             torch._foreach_mul_(parameters, [plan.keep for plan in plans])
         steps = self.update.mul_(self._spread([plan.factor for plan in plans]))
@@ -127,6 +128,7 @@ class LargeMatrices:
         """Sum the squares of each gradient by row and by column, and in all."""
         sums = [kernels.row_and_column_sums(part.gradient) for part in self.parts]
         self.rows, self.columns = [rows for rows, _ in sums], [columns for _, columns in sums]
+        # Squares are not negative, so their 1-norm is their sum, for all matrices in one call.
         self.gradient_squares = torch.stack(torch._foreach_norm(self.rows, 1))
         return [self.gradient_squares]
 

@@ -38,6 +38,7 @@ class Division(NamedTuple):
         part = torch.zeros([*shape[:axis], share.stop - share.start, *shape[axis + 1 :]], dtype=dtype, device=device)
         placements: list[Placement] = [Replicate()] * self.mesh.ndim
         placements[self.dimension] = Shard(axis)
+        # Shape and strides of the whole are given, since unequal parts do not tell them; a check would send messages.
         strides = torch.empty(shape, device="meta").stride()
         return DTensor.from_local(part, self.mesh, placements, run_check=False, shape=torch.Size(shape), stride=strides)
 

@@ -42,6 +42,7 @@ def row_and_column_sums(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Sum squares over the columns and over the rows: [R, C] -> [R] and [C]."""
     height, width = matrix.shape
     parts = _chunks(height, width)
+    # A row of column sums for each chunk: threads share no memory, and the order of additions is fixed.
     rows, columns = matrix.new_empty(height), matrix.new_zeros(len(parts), width)
 
     def work(number: int, start: int, count: int) -> None:

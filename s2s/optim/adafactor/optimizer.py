@@ -80,6 +80,7 @@ class Adafactor(Optimizer):
         skip_nonfinite: bool = False,
         compiled: bool = True,
     ) -> None:
+        # The options are exactly the other arguments of this function.
         defaults = {name: value for name, value in locals().items() if name not in ("self", "params", "__class__")}
         super().__init__(params, defaults)
 

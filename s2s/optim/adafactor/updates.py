@@ -116,6 +116,7 @@ class Update:
         """Combine clipping, rate and decay into numbers."""
         options, size = self.options, self.step_size(parameter_squares)
         decay = options["weight_decay"] * self.decay_scale(size)
+        # With ``momentum_before_scaling`` the rate is applied to the momentum, otherwise to what is mixed into it.
         late, clipping = options["beta1"] and options["momentum_before_scaling"], self.clipping(update_squares)
         return Plan(1 - decay, clipping, size) if late else Plan(1 - decay, clipping * size, 1.0)
 
@@ -216,6 +217,7 @@ class FactoredUpdate(Update):
         axes: tuple[int, int],
     ) -> None:
         super().__init__(name, parameter, options, state, workspace)
+        # Views in one order of axes, so that what follows needs no case for ``largest_axes``.
         self.order = [axis for axis in range(parameter.ndim) if axis not in axes] + list(axes)
         self.parameter, self.gradient = self.parameter.permute(self.order), self.gradient.permute(self.order)
         self.lengths = [self.shape[axis] for axis in self.order]

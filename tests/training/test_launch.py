@@ -20,7 +20,7 @@ from s2s.errors import UserError
 from s2s.machine.precision import choose_precision
 from s2s.recipe.run_settings import RunSettings
 from s2s.training import launch
-from s2s.training.launch import KEYS, PREFIXES, join, read_launch, settle, unheard
+from s2s.training.launch import KEYS, PREFIXES, hidden_from_accelerate, join, read_launch, settle
 
 GROUP = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
@@ -200,11 +200,11 @@ def test_nothing_of_the_environment_reaches_accelerate(monkeypatch: pytest.Monke
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("ACCELERATE_DEBUG_MODE", "true")
     before = dict(os.environ)
-    with unheard(read_launch()):
+    with hidden_from_accelerate(read_launch()):
         assert [name for name in os.environ if name.startswith(PREFIXES)] == ["ACCELERATE_DEBUG_MODE"]
         assert "LOCAL_RANK" not in os.environ
     assert dict(os.environ) == before
-    with pytest.raises(UserError, match=r"^accelerate: no such thing$"), unheard(read_launch()):
+    with pytest.raises(UserError, match=r"^accelerate: no such thing$"), hidden_from_accelerate(read_launch()):
         raise ValueError("no such thing\nand more of it")
 
 
