@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from s2s.errors import UserError, nearest
 from s2s.files.paths import readable
-from s2s.vocabulary.boundaries import is_blank
+from s2s.vocabulary.spelling import is_blank
 
 Row = dict[str, Any]
 Value = str | tuple[str, ...] | None

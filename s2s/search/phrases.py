@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from s2s.vocabulary.boundaries import bytes_in_word, cut, endings
+from s2s.vocabulary.spelling import bytes_in_word, cut, endings
 
 MOST = 10
 """The most required texts: each of them doubles the table of what is missing."""

@@ -1,4 +1,4 @@
-"""Vocabularies: their settings, how they are made from a train split, saved and loaded."""
+"""Vocabularies: settings, training on a train split, saving and loading."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -28,9 +28,11 @@ KIND_FILE = "kind"
 class VocabularySettings:
     """A recipe's ``vocabulary:``."""
 
-    kind: str = "sentencepiece"  # sentencepiece, made from the train split, or pretrained
-    size: Annotated[int, at_least(300, 10_000_000)] = 8000  # at most, for sentencepiece; 260 are bytes or special
-    sample: Count = 200_000  # of more examples, sentencepiece learns from so many, evenly spaced
+    kind: str = "sentencepiece"  # sentencepiece, trained on the train split, or pretrained
+    size: Annotated[int, at_least(300, 10_000_000)] = (
+        8000  # largest number of pieces, for sentencepiece; 260 are bytes or special
+    )
+    sample: Count = 200_000  # largest number of examples that sentencepiece learns from, evenly spaced
     # the tokenizer, for pretrained; null: that of model.pretrained
     name: PathText | None = field(default=None, metadata=outside("NAME"))
     trim: bool = True  # keep only the pieces that the train split uses, for pretrained
@@ -41,13 +43,13 @@ class VocabularySettings:
             raise UserError(f"vocabulary.kind: no kind '{self.kind}'{nearest(self.kind, KINDS)}")
 
 
-def make(settings: VocabularySettings, place: str | None, texts: Callable[[], Iterable[str]]) -> Vocabulary:
-    """Make a vocabulary for the train split's texts; ``place`` is where a pretrained tokenizer lies."""
+def make(settings: VocabularySettings, pretrained_path: str | None, texts: Callable[[], Iterable[str]]) -> Vocabulary:
+    """Make a vocabulary for the train split's texts; ``pretrained_path`` is that of a pretrained tokenizer."""
     if settings.kind == "sentencepiece":
         return sentence_pieces.train(texts(), settings.size)
-    if place is None:
+    if pretrained_path is None:
         raise UserError("vocabulary.name: kind 'pretrained' needs a name here or in model.pretrained")
-    whole = pretrained.read(place)
+    whole = pretrained.read(pretrained_path)
     return pretrained.trimmed(whole, texts()) if settings.trim else whole
 
 
@@ -59,10 +61,7 @@ def save(vocabulary: Vocabulary, folder: Path) -> None:
 
 
 def load(folder: Path) -> Vocabulary:
-    """Read a saved vocabulary.
-
-    Errors: a UserError that names the file which is missing, cut, empty or of something else.
-    """
+    """Read a saved vocabulary. Errors: a UserError that names the file that is missing or damaged."""
     path = folder / KIND_FILE
     try:
         kind = path.read_text(encoding="utf-8", errors="replace").strip()
@@ -74,5 +73,7 @@ def load(folder: Path) -> Vocabulary:
         return KINDS[kind].load(folder)
     except UserError:
         raise
-    except Exception as error:  # each library has its own for a damaged file; tokenizers' is no more than Exception
+    except (
+        Exception
+    ) as error:  # each library has its own error for a damaged file; that of tokenizers is a bare Exception
         raise UserError(f"{folder / KINDS[kind].FILE}: cannot be read ({first_line(error)}); {AGAIN}") from error

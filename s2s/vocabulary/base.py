@@ -1,4 +1,4 @@
-"""What every vocabulary does: text to ids and back, and pairs of texts to batches."""
+"""The base class of vocabularies: text to ids and back, and pairs of texts to batches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -11,38 +11,38 @@ from typing import Protocol
 import torch
 
 from s2s.batch import Batch, collate
-from s2s.vocabulary.boundaries import begins_in_word
+from s2s.vocabulary.spelling import begins_in_word
 
 
 def fold(text: str) -> str:
-    """The text with every run of white space, line ends too, as one blank: what all vocabularies read."""
+    """Return the text with every run of white space, line ends too, as one blank: all vocabularies read it so."""
     return " ".join(text.split())
 
 
 class Reader(Protocol):
-    """Ids to texts, whole or as the ids come."""
+    """Turns ids into texts, whole or while the ids arrive."""
 
     def decode(self, ids: Sequence[int], /) -> str:
         """Return the text of ids."""
 
     def settled(self, ids: Sequence[int], /) -> str:
-        """Return the beginning of the text that stays as it is, whatever ids follow."""
+        """Return the beginning of the text that no later id can change."""
 
     def shares(self, ids: Sequence[int], /) -> list[str]:
-        """Return what each id adds to the text of all of them; joined they are that text."""
+        """Return the part of the text that each id adds; joined they are the text of all ids."""
 
 
 def increments(reader: Reader, ids: Sequence[int]) -> list[str]:
-    """Return what is certain of the text with each id more than before; the last has all that is left."""
-    told = ["", *(reader.settled(ids[:count]) for count in range(1, len(ids))), reader.decode(ids)]
-    return [after[len(before) :] for before, after in pairwise(told)] if ids else []
+    """Return the text that becomes certain with each id; the last id gets all that is left."""
+    texts = ["", *(reader.settled(ids[:count]) for count in range(1, len(ids))), reader.decode(ids)]
+    return [after[len(before) :] for before, after in pairwise(texts)] if ids else []
 
 
 class Vocabulary(ABC):
-    """Text <-> ids, with the special ids of a sequence's layout.
+    """Turns text into ids and back, and knows the special ids of the sequence layout.
 
     ``begin`` opens a source ([CLS] or <s>); ``end`` closes sources and targets and opens the decoder's input ([SEP]
-    or </s>). ``keep`` lists the rows of the pretrained vocabulary that this one consists of, or is None.
+    or </s>). ``keep`` lists the rows of the pretrained embedding that this vocabulary uses; None: all, in order.
     """
 
     size: int
@@ -54,58 +54,58 @@ class Vocabulary(ABC):
 
     @abstractmethod
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, without special ids."""
+        """Return the ids of each text, without special ids."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; special ids are left out."""
+        """Return the text of ids; special ids are left out."""
 
     @property
     def never_written(self) -> list[int]:
-        """The ids that no search writes: the unknown one, unless the tokenizer has the end or the padding in its place.
+        """The ids that no search writes: the unknown one, unless it is the same as the end or the padding.
 
-        It has no text, so a model that has learnt it from its data would leave holes in what it writes.
+        It has no text, so a model that has learnt it from its data would leave gaps in its texts.
         """
         return [] if self.unknown in (self.end, self.padding) else [self.unknown]
 
     def settled(self, ids: Sequence[int]) -> str:
-        """Return the beginning of the text of ids that stays as it is, whatever ids follow."""
-        return self.decode(ids).rstrip("\ufffd")  # the rest of a character's bytes may yet come
+        """Return the beginning of the text of ids that no later id can change."""
+        return self.decode(ids).rstrip("\ufffd")  # U+FFFD: the other bytes of the last character may still follow
 
     def shares(self, ids: Sequence[int]) -> list[str]:
-        """Return what each id adds to the text of all of them; joined they are that text."""
+        """Return the part of the text that each id adds; joined they are the text of all ids."""
         return increments(self, ids)
 
     def spell(self) -> list[bytes]:
-        """What each id adds to a text, as ``s2s.vocabulary.spelling`` says; nothing for special ids."""
+        """Return the bytes that each id adds to a text, see ``s2s.vocabulary.spelling``; none for special ids."""
         raise NotImplementedError
 
     def continuing(self, in_word: bool) -> list[bool]:
-        """Return for each id whether it goes on with a word; ``in_word`` says whether the text so far ends in one."""
+        """Return for each id whether it continues a word; ``in_word`` says whether the text before ends in one."""
         return [in_word and begins_in_word(spelled) for spelled in self.spell()]
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write all that ``load`` needs into an existing folder."""
+        """Write the files that ``load`` reads into an existing folder."""
 
     def digest(self) -> str:
-        """Hexadecimal digits that differ where any text would be encoded otherwise."""
+        """Return hexadecimal digits that differ between vocabularies that encode any text differently."""
         with TemporaryDirectory() as folder:
             self.save(Path(folder))
             return sha256(b"".join(file.read_bytes() for file in sorted(Path(folder).iterdir()))).hexdigest()
 
     def piece(self, id: int) -> str:
-        """How a single id is written for people."""
+        """Return a single id in a form for people."""
         return self.decode([id])
 
     def encode(self, text: str) -> list[int]:
-        """Ids of one text, without special ids."""
+        """Return the ids of one text, without special ids."""
         return self.encode_all([text])[0]
 
     def encode_tokens(self, rows: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-        """Ids of each token of each row, as if it stood alone: at least one, the unknown one where there is none.
+        """Return the ids of each token of each row, encoded by itself; the unknown id for a token without ids.
 
-        A mark of a word's begin that is a piece of its own says nothing of a token and is left out.
+        Some tokenizers encode the begin of a word as a piece of its own (a metaspace), which is left out.
         """
         distinct = sorted({token for row in rows for token in row})
         known = {token: self._token(ids) for token, ids in zip(distinct, self.encode_all(distinct), strict=True)}
@@ -116,11 +116,11 @@ class Vocabulary(ABC):
         return (ids[1:] if has_lone_mark else ids) or [self.unknown]
 
     def source_ids(self, text_ids: Sequence[int], limit: int | None = None) -> list[int]:
-        """The source's row: begin, the text cut so that the row is at most ``limit`` long, end."""
+        """Return the ids of a source: begin, the text cut so that the row has at most ``limit`` ids, end."""
         return [self.begin, *(text_ids if limit is None else text_ids[: limit - 2]), self.end]
 
     def batch(self, pairs: Iterable[tuple[str, str]], device: torch.device | str | None = None) -> Batch:
-        """Make a batch of (source, target) texts, whole: nothing is cut. It lies on ``device``, by default the CPU."""
+        """Make a batch of whole (source, target) texts on ``device``, by default the CPU."""
         sources, targets = zip(*pairs, strict=True)
         rows = [self.source_ids(ids) for ids in self.encode_all(sources)]
         batch = collate(list(zip(rows, self.encode_all(targets), strict=True)), self.padding, self.end)

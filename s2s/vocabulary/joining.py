@@ -1,10 +1,10 @@
-"""Where blanks stood in a text of which only words and punctuation marks are left, as BERT's tokenizers leave it.
+"""Blanks for texts of which only words and punctuation marks are left, as after BERT's tokenizers.
 
-WordPiece parts ``state-of-the-art`` and ``3.14`` at every mark and forgets which of the parts had a blank between
-them. The rules here put the blanks where most texts have them: a mark that closes stands against what is before it, one
-that opens against what follows, a hyphen, a slash or an underscore against both. They were checked on captions in four
-languages, package descriptions and docstrings; where a mark is used both ways (a dash between blanks, a path that ends
-with a slash) the commoner use wins, so that not every text comes back as it was.
+WordPiece splits ``state-of-the-art`` and ``3.14`` at every mark and forgets which parts had a blank between them. The
+rules here put blanks where most texts have them: none before a mark that closes, none after one that opens, none around
+a hyphen, a slash or an underscore. They were checked on captions in four languages, package descriptions and
+docstrings. Where a mark is used both ways (a dash between blanks, a path that ends with a slash) the more frequent use
+wins, so not every text comes back unchanged.
 """
 
 import re
@@ -14,48 +14,41 @@ from typing import NamedTuple
 
 IDEOGRAPH = re.compile("[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef\U00020000-\U0003ffff]")
 """Chinese and Japanese are written without blanks."""
-CONTRACTED = {"s", "t", "re", "ve", "ll", "d", "m"}
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+CONTRACTED = _words("s t re ve ll d m")
 """English words that follow an apostrophe: it's, don't, we'll."""
-# fmt: off
-ELIDED = {
-    "c", "d", "j", "l", "m", "n", "o", "s", "t", "qu", "jusqu", "lorsqu", "puisqu", "quelqu", "aujourd", "all",
-    "dall", "dell", "nell", "sull",
-}
-# fmt: on
+ELIDED = _words("c d j l m n o s t qu jusqu lorsqu puisqu quelqu aujourd all dall dell nell sull")
 """French, Italian and Irish words that an apostrophe cuts short: l'eau, dell'arte, O'Brien."""
-# fmt: off
-DOMAINS = {
-    "com", "org", "net", "edu", "gov", "io", "info", "de", "fr", "uk", "eu", "ch", "at", "cz", "ru", "cn", "jp",
-    "us",
-}
-# fmt: on
-# fmt: off
-ENDINGS = {
-    "html", "htm", "txt", "pdf", "ps", "png", "jpg", "jpeg", "gif", "svg", "xml", "json", "jsonl", "yaml", "yml",
-    "toml", "csv", "tsv", "md", "rst", "py", "js", "css", "php", "cpp", "java", "zip", "gz", "bz2", "xz", "tar",
-    "exe", "dll", "conf", "cfg", "ini", "log", "mp3", "mp4", "wav",
-}
-# fmt: on
-"""Endings of addresses and of files, before which a dot parts no sentences."""
+DOMAINS = _words("com org net edu gov io info de fr uk eu ch at cz ru cn jp us")
+ENDINGS = _words(
+    "html htm txt pdf ps png jpg jpeg gif svg xml json jsonl yaml yml toml csv tsv md rst py js css php cpp java zip "
+    "gz bz2 xz tar exe dll conf cfg ini log mp3 mp4 wav"
+)
+"""Endings of addresses and of files: a dot before them does not end a sentence."""
 RUNS = set(".-+:/*_=&|#~<>`!?\\")
-"""Marks that form one mark when repeated: ``...``, ``::``, ``--``."""
+"""Marks that are one mark when repeated: ``...``, ``::``, ``--``."""
 OPERATORS = {"->", "=>", "<=", ">=", "!=", "+=", "-=", "*=", ":=", "<-", "?!", "!?", "</", "/>"}
 
 BEGINNINGS = {"", "(", "[", "{", "'", '"', "`", "/", "="}
-"""After them, a hyphen or dash begins the name of an option."""
+"""After these, a hyphen or dash begins the name of an option."""
 
 Sides = tuple[bool, bool]
-"""Whether a mark stands against what is before it, and against what follows."""
+"""Whether a mark has no blank before it, and none after it."""
 APART, BEFORE, AFTER, BOTH = (False, False), (True, False), (False, True), (True, True)
 
 
 class Around(NamedTuple):
-    """A mark's neighbours, "" beyond the ends; ``second`` follows ``after``."""
+    """The neighbours of a mark, "" beyond the ends of the text; ``second`` follows ``after``."""
 
     before: str
     after: str
     second: str
-    earlier: str  # comes ahead of ``before``
+    earlier: str  # is before ``before``
 
     @property
     def between_words(self) -> bool:
@@ -69,24 +62,24 @@ class Around(NamedTuple):
 
 
 def join(words: Sequence[str]) -> str:
-    """Return the text of words and marks, blanks where they most likely stood."""
+    """Return the text of words and marks, with blanks where they most likely were."""
     return "".join(f" {word}" if blank else word for word, blank in zip(words, blanks_before(words), strict=True))
 
 
 def blanks_before(words: Sequence[str]) -> list[bool]:
-    """Return for each word or mark whether a blank stands before it: never before the first one.
+    """Return for each word or mark whether there is a blank before it, never before the first one.
 
-    A decision looks at what came before and at most at two words that follow.
+    The rules look at all that comes before and at no more than two words that follow.
     """
     marks, starts = _marks(words)
     sides, opened = list[Sides](), set[str]()
     for at, mark in enumerate(marks):
-        found = APART
+        decided = APART
         if not is_word(mark):
             before, earlier = (marks[at - 1] if at else ""), (marks[at - 2] if at > 1 else "")
             after, second, *_ = [*marks[at + 1 : at + 3], "", ""]
-            found = _sides(mark, Around(before, after, second, earlier), opened)
-        sides.append(found)
+            decided = _sides(mark, Around(before, after, second, earlier), opened)
+        sides.append(decided)
     blanks = [False] * len(words)
     for at in range(1, len(marks)):
         touching = sides[at - 1][1] or sides[at][0] or without_blank(marks[at - 1], marks[at])
@@ -95,9 +88,9 @@ def blanks_before(words: Sequence[str]) -> list[bool]:
 
 
 def settled(words: Sequence[str]) -> int:
-    """Return how many of the words are certain to keep their blanks, whatever words follow the last one.
+    """Return the number of first words whose blanks no later word can change.
 
-    Two words in a row separate what is before them from all later marks. The last word may still grow.
+    Two words without a mark between them shield what is before them from later marks. The last word may still grow.
     """
     for at in range(len(words) - 3, -1, -1):
         if is_word(words[at]) and is_word(words[at + 1]):
@@ -106,24 +99,24 @@ def settled(words: Sequence[str]) -> int:
 
 
 def without_blank(left: str, right: str) -> bool:
-    """Return whether two words are written together: ideographs, also with digits."""
+    """Return whether two words are written without a blank: ideographs, also next to digits."""
     ideographs = bool(IDEOGRAPH.match(left[-1:])), bool(IDEOGRAPH.match(right[:1]))
     return all(ideographs) or (any(ideographs) and (left[-1:].isdigit() or right[:1].isdigit()))
 
 
 def is_word(text: str) -> bool:
-    """Return whether a text is neither empty nor a mark."""
+    """Return whether a text is not empty and not a mark."""
     return bool(text) and not _is_mark(text[0])
 
 
 def _is_mark(character: str) -> bool:
-    """Whether BERT's tokenizers part a text at a character."""
+    """Return whether BERT's tokenizers split a text at a character."""
     ascii_mark = character.isascii() and not character.isalnum() and character.isprintable()
     return ascii_mark or unicodedata.category(character).startswith("P")
 
 
 def _marks(words: Sequence[str]) -> tuple[list[str], list[int]]:
-    """The words with repeated marks and operators in one, and where each of them starts."""
+    """Return the words, repeated marks and operators joined into one, and the index where each starts."""
     marks, starts = list[str](), list[int]()
     for at, word in enumerate(words):
         last = marks[-1] if marks else ""
@@ -136,7 +129,7 @@ def _marks(words: Sequence[str]) -> tuple[list[str], list[int]]:
 
 
 def _sides(mark: str, around: Around, opened: set[str]) -> Sides:
-    """The sides of a mark; ``opened`` holds the quotation marks that wait for their end, and is changed."""
+    """Return the sides of a mark; ``opened`` has the marks that wait for their closing one, and is changed."""
     if mark in RULES:
         return RULES[mark](around, opened)
     if IDEOGRAPH.match(mark):
@@ -184,7 +177,7 @@ def _right_quote(around: Around, opened: set[str]) -> Sides:
 
 def _left_quote(mark: str) -> Callable[[Around, set[str]], Sides]:
     def sides(_: Around, opened: set[str]) -> Sides:
-        if mark == "“" and "„" in opened:  # German quotation marks end with what begins English ones
+        if mark == "“" and "„" in opened:  # closes German quotation marks, although it opens English ones
             opened.discard("„")
             return BEFORE
         opened.add(mark)
@@ -221,7 +214,7 @@ def _colon(around: Around, _: set[str]) -> Sides:
 
 
 def _slashes(_: Around, opened: set[str]) -> Sides:
-    opened.add("//")
+    opened.add("//")  # the name of a host follows
     return BOTH
 
 
@@ -238,14 +231,6 @@ def _hyphen(around: Around, _: set[str]) -> Sides:
     return APART if not is_word(around.before) else BOTH
 
 
-def _dashes(around: Around, _: set[str]) -> Sides:
-    return AFTER if around.before in BEGINNINGS else APART
-
-
-def _dash(around: Around, _: set[str]) -> Sides:
-    return BOTH if around.between_digits else APART
-
-
 def _plus(around: Around, _: set[str]) -> Sides:
     sum_of_two = all(len(word) == 1 or word.isdigit() for word in (around.before, around.after))
     return APART if sum_of_two or not is_word(around.before) else BEFORE
@@ -259,10 +244,6 @@ def _star(around: Around, opened: set[str]) -> Sides:
         opened.add("*")
         return AFTER
     return APART
-
-
-def _underscore(around: Around, _: set[str]) -> Sides:
-    return is_word(around.before), is_word(around.after)
 
 
 def _bracket(around: Around, _: set[str]) -> Sides:
@@ -290,10 +271,6 @@ def _percent(around: Around, _: set[str]) -> Sides:
     return AFTER if len(around.after) == 1 and is_word(around.after) else APART
 
 
-def _number_sign(around: Around, _: set[str]) -> Sides:
-    return BEFORE if around.before.lower() in ("c", "f") else AFTER
-
-
 def _at(around: Around, opened: set[str]) -> Sides:
     if around.between_words and around.second in (".", "-"):
         opened.add("//")
@@ -311,16 +288,15 @@ def _ampersand(around: Around, _: set[str]) -> Sides:
     return AFTER if around.second == ";" else APART
 
 
-def always(sides: Sides) -> Callable[[Around, set[str]], Sides]:
-    """Return a rule that does not look around."""
+def _always(sides: Sides) -> Callable[[Around, set[str]], Sides]:
     return lambda _, __: sides
 
 
 RULES: dict[str, Callable[[Around, set[str]], Sides]] = {
-    **{mark: always(BEFORE) for mark in (")", "]", "}", ";", "!", "?", "...", "++", "!!", "??", "?!", "!?")},
-    **{mark: always(AFTER) for mark in ("[", "{", "¿", "¡", "~", "</")},
-    **{mark: always(BOTH) for mark in ("\\", "^", "::")},
-    **{mark: always(APART) for mark in ("=", "|", "—", "**")},
+    **{mark: _always(BEFORE) for mark in (")", "]", "}", ";", "!", "?", "...", "++", "!!", "??", "?!", "!?")},
+    **{mark: _always(AFTER) for mark in ("[", "{", "¿", "¡", "~", "</")},
+    **{mark: _always(BOTH) for mark in ("\\", "^", "::")},
+    **{mark: _always(APART) for mark in ("=", "|", "—", "**")},
     **{mark: _quote(mark) for mark in ('"', "`", "``", "__")},
     **{mark: _left_quote(mark) for mark in ("„", "‚", "‘", "“")},
     "'": _apostrophe,
@@ -331,17 +307,17 @@ RULES: dict[str, Callable[[Around, set[str]], Sides]] = {
     "/": _slash,
     "//": _slashes,
     "-": _hyphen,
-    "--": _dashes,
-    "---": _dashes,
-    "–": _dash,
+    "--": lambda around, _: AFTER if around.before in BEGINNINGS else APART,
+    "---": lambda around, _: AFTER if around.before in BEGINNINGS else APART,
+    "–": lambda around, _: BOTH if around.between_digits else APART,
     "+": _plus,
     "*": _star,
-    "_": _underscore,
+    "_": lambda around, _: (is_word(around.before), is_word(around.after)),
     "(": _bracket,
     "<": _less,
     ">": _greater,
     "%": _percent,
-    "#": _number_sign,
+    "#": lambda around, _: BEFORE if around.before.lower() in ("c", "f") else AFTER,  # C#, F#
     "@": _at,
     "$": _currency,
     "€": _currency,

@@ -21,7 +21,7 @@ KEPT = "kept_rows.json"
 
 
 class PretrainedVocabulary(Vocabulary):
-    """A ``transformers`` tokenizer; begin and end are [CLS] and [SEP], or what the tokenizer has in their place."""
+    """A ``transformers`` tokenizer; begin and end are [CLS] and [SEP], or the tokenizer's begin and end of sequence."""
 
     FILE = "tokenizer.json"
 
@@ -48,14 +48,14 @@ class PretrainedVocabulary(Vocabulary):
         encoded = self.tokenizer(
             folded,
             add_special_tokens=False,
-            split_special_tokens=True,  # a text that holds "[SEP]" does not end there
+            split_special_tokens=True,  # a user's text with "[SEP]" must not end there
             return_attention_mask=False,
             verbose=False,
         )
         return [self._plain(row) for row in encoded["input_ids"]]
 
     def _plain(self, ids: list[int]) -> list[int]:
-        """The ids without the special ones, which a unigram model finds in a text that spells them."""
+        """Return the ids without special ones, which a unigram model still finds in a text that spells them."""
         special = {self.begin, self.end, self.padding}
         if special.isdisjoint(ids):
             return ids
@@ -72,7 +72,7 @@ class PretrainedVocabulary(Vocabulary):
         if not self.word_pieces:
             return super().settled(ids)
         words, owners = self._words(ids)
-        # Marks decide by what follows them, and the last word may grow.
+        # The blanks around a mark depend on the words after it, and the last word may still grow.
         count = settled(words) if self.marks_are_words else len(words) - 1
         return "".join(share for share, owner in zip(self.shares(ids), owners, strict=True) if owner < count)
 
@@ -80,13 +80,13 @@ class PretrainedVocabulary(Vocabulary):
         if not self.word_pieces:
             return super().shares(ids)
         words, owners = self._words(ids)
-        blanks, found, last = self._blanks(words), list[str](), -1
+        blanks, texts, last = self._blanks(words), list[str](), -1
         for id, owner in zip(ids, owners, strict=True):
             begins = owner != last
             text = "" if id in self.special else self.pieces[id].removeprefix(self.continuation)
-            found.append(f" {text}" if begins and text and blanks[owner] else text)
+            texts.append(f" {text}" if begins and text and blanks[owner] else text)
             last = owner if text else last
-        return found
+        return texts
 
     def continuing(self, in_word: bool) -> list[bool]:
         if not self.word_pieces:
@@ -107,7 +107,7 @@ class PretrainedVocabulary(Vocabulary):
         return frozenset(self.tokenizer.all_special_ids)
 
     def _words(self, ids: Sequence[int]) -> tuple[list[str], list[int]]:
-        """The words that WordPiece's ids make, and to which of them each id belongs; special ones have no text."""
+        """Return the words of WordPiece's ids, and the index of the word of each id; special ids have no text."""
         words, owners = list[str](), list[int]()
         for id in ids:
             piece = self.pieces[id]
@@ -122,7 +122,7 @@ class PretrainedVocabulary(Vocabulary):
         return words, owners
 
     def _blanks(self, words: Sequence[str]) -> list[bool]:
-        """Before which words a blank stands."""
+        """Return for each word whether there is a blank before it."""
         if self.marks_are_words:
             return blanks_before(words)
         return [at > 0 and not without_blank(words[at - 1], word) for at, word in enumerate(words)]
@@ -157,7 +157,7 @@ class PretrainedVocabulary(Vocabulary):
 
 
 def _kept(path: Path, size: int) -> list[int] | None:
-    """Read which row of the pretrained embedding each piece had; None for a vocabulary that is whole."""
+    """Read the row of the pretrained embedding for each piece; None for an untrimmed vocabulary."""
     try:
         rows = read_json(path)
     except (OSError, ValueError) as error:
@@ -170,7 +170,7 @@ def _kept(path: Path, size: int) -> list[int] | None:
 
 
 def _parts_marks(backend: Any) -> bool:
-    """Whether a tokenizer makes words of marks: only then can nobody know where their blanks were."""
+    """Return whether a tokenizer makes words of marks, so that the blanks around them are lost."""
     splitter = backend.pre_tokenizer
     return splitter is not None and len(splitter.pre_tokenize_str("a-b")) == 3
 
@@ -179,18 +179,18 @@ def _first(*ids: int | None) -> Any:
     return next((id for id in ids if id is not None), None)
 
 
-def read(place: str) -> PretrainedVocabulary:
-    """Read a whole tokenizer from a path or the hub."""
+def read(name_or_path: str) -> PretrainedVocabulary:
+    """Read an untrimmed tokenizer from a path or the hub."""
     try:
-        if Path(place).is_dir():
-            check_checkpoint(Path(place))
-        return PretrainedVocabulary(AutoTokenizer.from_pretrained(place, trust_remote_code=False))
+        if Path(name_or_path).is_dir():
+            check_checkpoint(Path(name_or_path))
+        return PretrainedVocabulary(AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False))
     except FAILURES as error:
-        raise UserError(f"vocabulary.name: no tokenizer at '{place}': {first_line(error)}") from error
+        raise UserError(f"vocabulary.name: no tokenizer at '{name_or_path}': {first_line(error)}") from error
 
 
 def trimmed(vocabulary: PretrainedVocabulary, texts: Iterable[str]) -> PretrainedVocabulary:
-    """The vocabulary cut down to the pieces of the texts; ``keep`` holds their rows in the pretrained embedding."""
+    """Return the vocabulary cut down to the pieces of the texts; ``keep`` has their rows in the old embedding."""
     whole = vocabulary.tokenizer
     if not getattr(whole, "is_fast", False):
         raise UserError("vocabulary.trim: only tokenizers of the tokenizers library can be trimmed; set it to false")

@@ -1,4 +1,4 @@
-"""What a vocabulary cannot say of texts: pieces that it does not know, and texts that come back changed."""
+"""Reports on texts that a vocabulary loses: unknown pieces, and texts that come back changed."""
 
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -7,29 +7,29 @@ from typing import NamedTuple
 from s2s.vocabulary.base import Vocabulary, fold
 
 SHOWN = 3
-"""How many examples a line has."""
+"""Examples in a line."""
 TESTED = 1000
-"""How many texts are encoded and read back."""
+"""Texts that are encoded and decoded for the test."""
 AROUND = 2
-"""How many words an example has before and after the one that is meant."""
+"""Words that an example shows before and after the lossy one."""
 WIDTH = 30
-"""How many characters of a word, and of a text's beginning, an example has."""
+"""Characters that an example shows of a word or a text."""
 
 
 class Unknowns(NamedTuple):
-    """The unknown pieces of some texts, the number of texts that have any, and examples of what becomes of them."""
+    """The number of unknown pieces in texts, the number of texts with any, and examples of texts and their decoding."""
 
     pieces: int = 0
     texts: int = 0
     examples: tuple[str, ...] = ()
 
     def plus(self, other: "Unknowns") -> "Unknowns":
-        """Return the sums of both."""
+        """Return the sum of both."""
         examples = tuple(dict.fromkeys((*self.examples, *other.examples)))[:SHOWN]
         return Unknowns(self.pieces + other.pieces, self.texts + other.texts, examples)
 
     def report(self, kind: str, count: int) -> list[str]:
-        """Return a line on the unknown pieces of ``count`` sources or targets, or none where there are none."""
+        """Return a line on the unknown pieces of ``count`` sources or targets, if there are any."""
         if not self.pieces:
             return []
         pieces = f"{self.pieces} piece{'s' * (self.pieces > 1)} of {self.texts} of {count} {kind}"
@@ -48,19 +48,19 @@ def unknowns(vocabulary: Vocabulary, texts: Sequence[str], rows: Sequence[Sequen
 
 
 def _example(vocabulary: Vocabulary, text: str, unknown: int) -> str:
-    """The words around the first that is not known, and what the vocabulary reads in their place."""
+    """Return the words around the first unknown one, and their decoding."""
     words = fold(text).split(" ")
     at = next((at for at, ids in enumerate(vocabulary.encode_all(words)) if unknown in ids), 0)
     part = words[max(0, at - AROUND) : at + AROUND + 1]
-    if len(words[at]) > WIDTH:  # writing without blanks, or one of those names
-        lost = next((place for place, ids in enumerate(vocabulary.encode_all(list(words[at]))) if unknown in ids), 0)
+    if len(words[at]) > WIDTH:  # text without blanks, or a very long name: show the characters around the unknown one
+        lost = next((index for index, ids in enumerate(vocabulary.encode_all(list(words[at]))) if unknown in ids), 0)
         part = [words[at][max(0, lost - WIDTH // 2) : lost + WIDTH // 2]]
     shown = " ".join(part)
     return f"{shown!r} -> {_read(vocabulary, vocabulary.encode(shown), unknown)!r}"
 
 
 def _read(vocabulary: Vocabulary, ids: Sequence[int], unknown: int) -> str:
-    """The text of ids, with the unknown piece by its name."""
+    """Return the text of ids, with the name of the unknown piece where it occurs."""
     parts: list[list[int]] = [[]]
     for id in ids:
         parts.extend([[id], []]) if id == unknown else parts[-1].append(id)
@@ -69,23 +69,23 @@ def _read(vocabulary: Vocabulary, ids: Sequence[int], unknown: int) -> str:
 
 
 def changed_texts(vocabulary: Vocabulary, targets: Sequence[str]) -> list[str]:
-    """Return a line, with an example, for each way in which targets come back from their ids changed."""
-    found: dict[str, list[str]] = {}
+    """Return a line, with an example, for each way in which encoding and decoding changes targets."""
+    changes: dict[str, list[str]] = {}
     for text, ids in zip(targets, vocabulary.encode_all(targets), strict=True):
         back = vocabulary.decode(ids)
         if text != back:
             kind = next(kind for kind, same in CHANGES.items() if same(text) == same(back))
-            found.setdefault(kind, []).append(_difference(text, back))
+            changes.setdefault(kind, []).append(_difference(text, back))
     return [
         f"targets: {len(examples)} of {len(targets)} tested come back with {kind}, such as {examples[0]}"
-        for kind, examples in found.items()
+        for kind, examples in changes.items()
     ]
 
 
 def _difference(text: str, back: str) -> str:
-    """The two texts around the first place where they differ."""
+    """Return the two texts around the first character that differs."""
     pairs = zip(text, back, strict=False)
-    at = next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(text), len(back)))
+    at = next((at for at, (before, after) in enumerate(pairs) if before != after), min(len(text), len(back)))
     start = max(0, at - WIDTH // 2)
     return f"{text[start : start + WIDTH]!r} -> {back[start : start + WIDTH]!r}"
 
@@ -107,4 +107,4 @@ CHANGES: dict[str, Callable[[str], str]] = {
     "other blanks": lambda text: "".join(_without_marks(text).split()),
     "characters lost or replaced": lambda _: "",
 }
-"""The ways in which a text comes back changed, each with what is the same on both sides; the first that fits counts."""
+"""Kinds of changes, each with a function that is equal for both texts; the first kind that fits counts."""

@@ -1,4 +1,4 @@
-"""Vocabularies of sentencepiece, trained on the train split."""
+"""Sentencepiece vocabularies, trained on the train split."""
 
 import io
 import re
@@ -13,9 +13,9 @@ from s2s.vocabulary.spelling import by_metaspace
 
 UNKNOWN = 1
 LONGEST = 1 << 20
-"""In bytes: of a longer line the trainer would learn nothing, without a word."""
+"""In bytes. The trainer silently skips longer lines."""
 RESERVED = str.maketrans({"\u2585": " ", "\u2581": " "})
-"""The trainer's own marks of unknown pieces and blanks; it would leave out a line that has the first of them."""
+"""The trainer's own marks of unknown pieces and blanks. It skips lines with the first one."""
 
 
 class SentencePieceVocabulary(Vocabulary):
@@ -28,9 +28,8 @@ class SentencePieceVocabulary(Vocabulary):
         self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.size = self.processor.get_piece_size()
         self.padding, self.unknown, self.begin, self.end = 0, UNKNOWN, 2, 3
-        own = (self.padding, self.unknown, self.begin, self.end)
-        processor = self.processor
-        if not self.size or own != (processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id()):
+        ids, processor = (self.padding, self.unknown, self.begin, self.end), self.processor
+        if not self.size or ids != (processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id()):
             raise ValueError(
                 "its special pieces are not <pad>, <unk>, <s> and </s>, so it was not made by this package"
             )
@@ -60,10 +59,9 @@ class SentencePieceVocabulary(Vocabulary):
 
 
 def train(texts: Iterable[str], size: int) -> SentencePieceVocabulary:
-    """Train a unigram model (Kudo 2018) of at most ``size`` pieces; unseen characters fall back to their bytes.
+    """Train a unigram model (Kudo, 2018) of at most ``size`` pieces; unseen characters fall back to their bytes.
 
-    Every text is learnt from, whole. Errors: a UserError that says what to do where there is no text, or where ``size``
-    cannot hold the texts' characters.
+    Every text is used, whole. Errors: a UserError with a remedy if there is no text, or more characters than ``size``.
     """
     writer = io.BytesIO()
     try:
@@ -76,7 +74,7 @@ def train(texts: Iterable[str], size: int) -> SentencePieceVocabulary:
             character_coverage=0.9999,
             normalization_rule_name="identity",
             max_sentence_length=LONGEST,
-            num_threads=1,  # the pieces must not depend on the machine
+            num_threads=1,  # with more threads the pieces would depend on the machine
             pad_id=0,
             unk_id=1,
             bos_id=2,
@@ -89,7 +87,7 @@ def train(texts: Iterable[str], size: int) -> SentencePieceVocabulary:
 
 
 def _learnable(text: str) -> Iterator[str]:
-    """Give a text as lines of which the trainer leaves none out; it learns no piece across a blank anyway."""
+    """Yield a text as lines that the trainer does not skip; cutting at blanks is harmless, as no piece spans one."""
     line = fold(text.translate(RESERVED))
     if len(line) * 4 < LONGEST:
         yield line
@@ -108,7 +106,7 @@ def _learnable(text: str) -> Iterator[str]:
 
 
 def _reason(size: int, error: str) -> str:
-    """What the trainer's error means, and what to do."""
+    """Return what the trainer's error means, and what to do."""
     needed = re.search(r"required_chars\. \d+ vs (\d+)", error)
     if needed:
         return f"{size} pieces cannot hold all characters of the train split; set it to {needed[1]} or more"

@@ -1,7 +1,7 @@
 """Trimming a pretrained tokenizer to the pieces that the data uses.
 
-The rest of the tokenizer stays, so new text falls to smaller pieces, and text of the data is cut exactly as before.
-Su's ``keep_tokens`` (bert4keras) is the rows' list that comes with it.
+Text of the data is tokenised exactly as before, other text into smaller pieces. The list of kept rows is the
+``keep_tokens`` of bert4keras.
 """
 
 import json
@@ -14,19 +14,19 @@ from tokenizers import Encoding, Tokenizer
 from s2s.errors import UserError
 
 Fields = dict[str, Any]
-RUN = 4096
-"""So many texts are encoded together."""
+CHUNK = 4096
+"""Number of texts encoded together."""
 
 
 def trim(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Tokenizer, list[int]]:
-    """Keep the special pieces, the pieces of the texts and their single characters.
+    """Return a tokenizer of the special pieces, the texts' pieces and their characters, and the old ids in order.
 
-    What only frames sequences (post-processing, cutting, padding) goes. Returns the smaller tokenizer and the old ids
-    of its pieces in order. Errors: a UserError for other models than WordPiece, Unigram and BPE.
+    Post-processing, truncation and padding are removed. Errors: a UserError for other models than WordPiece, Unigram
+    and BPE.
     """
     fields: Fields = json.loads(tokenizer.to_str()) | {"post_processor": None, "truncation": None, "padding": None}
     whole = Tokenizer.from_str(json.dumps(fields))
-    whole.encode_special_tokens = True  # as the vocabulary encodes: a text's "[SEP]" is no special piece
+    whole.encode_special_tokens = True  # as in PretrainedVocabulary: "[SEP]" in a text is not a special piece
     kind = fields["model"].get("type", "WordPiece" if "continuing_subword_prefix" in fields["model"] else None)
     if kind not in MODELS:
         raise UserError(f"vocabulary.trim: a {kind} tokenizer cannot be trimmed; set vocabulary.trim to false")
@@ -37,27 +37,25 @@ def trim(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Tokenizer, list[in
 
 
 def _used(tokenizer: Tokenizer, fields: Fields, texts: Iterable[str]) -> set[int]:
-    """Ids that the texts use, whole and as the single characters of their pieces, and all that lie in what is unknown.
-
-    The last are what keeps an unknown word unknown: without them the start of the word might be cut another way.
-    """
+    """Return the ids of the texts' pieces, of the characters of these, and of all pieces inside of unknown words."""
+    # Pieces inside of unknown words keep them unknown: without, WordPiece could split the start of a word another way.
     used, words, texts = set[int](), set[str](), iter(texts)
-    while run := list(islice(texts, RUN)):
-        encodings = tokenizer.encode_batch(run, add_special_tokens=False)
+    while chunk := list(islice(texts, CHUNK)):
+        encodings = tokenizer.encode_batch(chunk, add_special_tokens=False)
         used.update(id for encoding in encodings for id in encoding.ids)
-        words |= _unknown_words(tokenizer, fields, run, encodings)
+        words |= _unknown_words(tokenizer, fields, chunk, encodings)
     prefix = fields["model"].get("continuing_subword_prefix") or ""
     pieces = (str(tokenizer.id_to_token(id)) for id in used)
     characters = {character for piece in pieces for character in piece.removeprefix(prefix)}
     longest = max(map(len, tokenizer.get_vocab()))
     unknown = (_parts(word, longest) for word in words)
     parts = chain(characters, chain.from_iterable(unknown))
-    found = (tokenizer.token_to_id(form) for part in parts for form in (part, prefix + part, "▁" + part))
-    return used | {id for id in found if id is not None}
+    ids = (tokenizer.token_to_id(form) for part in parts for form in (part, prefix + part, "▁" + part))
+    return used | {id for id in ids if id is not None}
 
 
 def _parts(word: str, longest: int) -> Iterator[str]:
-    """All stretches of a word of at most ``longest`` characters."""
+    """Yield all substrings of a word of at most ``longest`` characters."""
     for start in range(len(word)):
         for end in range(start + 1, min(len(word), start + longest) + 1):
             yield word[start:end]
@@ -66,15 +64,15 @@ def _parts(word: str, longest: int) -> Iterator[str]:
 def _unknown_words(
     tokenizer: Tokenizer, fields: Fields, texts: Sequence[str], encodings: Sequence[Encoding]
 ) -> set[str]:
-    """The stretches of the texts, as the tokenizer normalises them, that became the unknown piece."""
+    """Return the words that became the unknown piece, as the tokenizer normalises them."""
     unknown = tokenizer.token_to_id(str(fields["model"].get("unk_token")))
-    found: set[str] = set()
+    words: set[str] = set()
     for text, encoding in zip(texts, encodings, strict=True):
         if unknown in encoding.ids:
             spans = zip(encoding.ids, encoding.offsets, strict=True)
-            found.update(text[start:end] for id, (start, end) in spans if id == unknown)
+            words.update(text[start:end] for id, (start, end) in spans if id == unknown)
     normalizer = tokenizer.normalizer
-    return {normalizer.normalize_str(word) if normalizer else word for word in found}
+    return {normalizer.normalize_str(word) if normalizer else word for word in words}
 
 
 def _keep_wordpiece(model: Fields, used: set[int]) -> list[int]:
@@ -83,7 +81,7 @@ def _keep_wordpiece(model: Fields, used: set[int]) -> list[int]:
 
 
 def _keep_unigram(model: Fields, used: set[int]) -> list[int]:
-    # The unknown piece's score hangs on the least of all scores.
+    # The score of the unknown piece is computed from the least of all scores, so that piece must stay.
     least = min(range(len(model["vocab"])), key=lambda id: model["vocab"][id][1])
 
     def stays(id: int, piece: str) -> bool:
@@ -93,11 +91,11 @@ def _keep_unigram(model: Fields, used: set[int]) -> list[int]:
 
 
 def _keep_bpe(model: Fields, used: set[int]) -> list[int]:
-    """A piece needs its merges, and these their parts, down to the single characters."""
+    """Keep pieces with their merges and the parts of these, down to single characters."""
     pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
     names = {id: piece for piece, id in model["vocab"].items()}
     needed = {names[id] for id in used if id in names} | {piece for piece in model["vocab"] if len(piece) == 1}
-    for left, right in reversed(pairs):  # parts come into being before the wholes that use them
+    for left, right in reversed(pairs):  # a merge comes after those of its parts
         if left + right in needed:
             needed.update((left, right))
     model["merges"] = [list(pair) for pair in pairs if pair[0] + pair[1] in needed]
@@ -110,7 +108,7 @@ MODELS = {"WordPiece": _keep_wordpiece, "Unigram": _keep_unigram, "BPE": _keep_b
 
 
 def _renumber(fields: Fields, new: dict[int, int]) -> None:
-    """Give every piece its new id."""
+    """Give every piece its new id, in place."""
     model = fields["model"]
     if isinstance(model["vocab"], list):
         model["vocab"] = [entry for id, entry in enumerate(model["vocab"]) if id in new]

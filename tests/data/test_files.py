@@ -17,7 +17,7 @@ from s2s.data import DataSettings, Example, Examples, fingerprint, load
 from s2s.data.dataset import TRAINED, is_same
 from s2s.data.user_files import hold_out, read
 from s2s.errors import UserError
-from s2s.vocabulary.boundaries import is_blank
+from s2s.vocabulary.spelling import is_blank
 
 FIELDS = ("source", "target")
 GOOD, HEADER, TAB_GOOD = b'{"source": "a b", "target": "c"}\n', b"source\ttarget\n", b"a b\tc\n"

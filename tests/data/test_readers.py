@@ -16,7 +16,7 @@ from s2s.data import Dataset, DataSettings, Example, lines, load, parquet_files
 from s2s.data.rows import Fields
 from s2s.data.user_files import read
 from s2s.errors import UserError
-from s2s.vocabulary.boundaries import is_blank
+from s2s.vocabulary.spelling import is_blank
 
 datasets = pytest.importorskip("datasets")
 arrow = pytest.importorskip("pyarrow")

@@ -18,8 +18,8 @@ from s2s.search.methods import SEARCHES, constraints
 from s2s.search.methods.base import Prefix, SearchRequest
 from s2s.search.phrases import SpelledTexts, whole_words
 from s2s.vocabulary import sentence_pieces
-from s2s.vocabulary.boundaries import in_word
 from s2s.vocabulary.pretrained import PretrainedVocabulary
+from s2s.vocabulary.spelling import in_word
 
 few = settings(deadline=None, max_examples=40)
 SEEDS = st.integers(0, 2**32)

@@ -19,8 +19,8 @@ from s2s.errors import UserError
 from s2s.model import pretrained as found
 from s2s.vocabulary import VocabularySettings, make, pretrained, sentence_pieces
 from s2s.vocabulary.base import fold
-from s2s.vocabulary.boundaries import is_blank
 from s2s.vocabulary.reports import Unknowns, changed_texts, unknowns
+from s2s.vocabulary.spelling import is_blank
 
 KINDS = ("wordpiece", "unigram", "bpe")
 few, many = settings(deadline=None, max_examples=60), settings(deadline=None, max_examples=300)

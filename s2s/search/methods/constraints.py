@@ -16,7 +16,7 @@ from s2s.search.methods.base import Prefix, SearchMethod, SearchRequest
 from s2s.search.phrases import MOST, SpelledTexts, whole_words
 from s2s.vocabulary import Vocabulary
 from s2s.vocabulary.base import Reader, increments
-from s2s.vocabulary.boundaries import in_word, is_blank
+from s2s.vocabulary.spelling import in_word, is_blank
 
 logger = logging.getLogger("s2s")
 HOW = "give search.{key}={form} on the command line, or {key}= to generate, if that is what you want"
