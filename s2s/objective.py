@@ -17,7 +17,7 @@ from s2s.losses.passes import Passes
 from s2s.losses.terms import Losses, Term, share
 from s2s.losses.vocabulary_loss import VocabularyLoss, vocabulary_loss
 from s2s.mitigations.base import LossMethod, LossTerms, PrefixMethod, PreparedMethod, StepContext
-from s2s.model import PrefixTransformer
+from s2s.model.transformer import PrefixTransformer
 from s2s.randomness import Draws
 
 

@@ -17,7 +17,7 @@ from s2s.data.rows import Fields, json_text
 from s2s.decoding.ensemble import ensemble, rerank
 from s2s.errors import UserError
 from s2s.machine.worker_pool import number
-from s2s.runs import checkpoints, hub
+from s2s.runs import checkpoints, export
 from s2s.runs.run import Hypothesis, Run, load
 from s2s.search.methods.base import SearchMethod
 from s2s.search.methods.constraints import prefix_of
@@ -118,7 +118,7 @@ class DecodingRuns:
     def fingerprint_inputs(self) -> dict[str, Any]:
         """Return the parts of the settings on which output lines depend, with hashes of the weights for the folders."""
         folders = [*self.folders, *([self.reranker] if self.reranker else [])]
-        hashes = [checkpoints.fingerprint(hub.folder_of(folder), self.checkpoint) for folder in folders]
+        hashes = [checkpoints.fingerprint(export.folder_of(folder), self.checkpoint) for folder in folders]
         weights = None if self.weights is None else list(self.weights)
         return {"run": hashes, "weights": weights, "rerank_weight": self.rerank_weight if self.reranker else None}
 

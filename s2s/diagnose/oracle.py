@@ -19,7 +19,7 @@ from s2s.diagnose.traces import Integers, OnProgress, Pair, batches, no_progress
 from s2s.errors import UserError
 from s2s.losses.passes import Passes
 from s2s.metrics.bootstrap import Numbers
-from s2s.model import PrefixTransformer
+from s2s.model.transformer import PrefixTransformer
 from s2s.vocabulary import Vocabulary
 
 Oracle = Callable[[Sequence[int], Sequence[int]], Numbers]

@@ -16,8 +16,8 @@ from s2s.diagnose.measurements import Measurements, Plain, Quantity, Recovery
 from s2s.diagnose.traces import Integers, OnProgress, Pair, batches, no_progress
 from s2s.losses.passes import Passes
 from s2s.metrics.bootstrap import Numbers, mean, weighted
-from s2s.mitigations.replacement_pools import plain_ids, special_ids
-from s2s.model import PrefixTransformer
+from s2s.mitigations.prefix_noise import plain_ids, special_ids
+from s2s.model.transformer import PrefixTransformer
 from s2s.vocabulary import Vocabulary
 
 Ids = Sequence[int]

@@ -16,7 +16,7 @@ from s2s.losses.passes import Passes
 from s2s.metrics.bootstrap import Numbers
 from s2s.mitigations.base import StepContext
 from s2s.mitigations.candidates import Candidate, sample
-from s2s.model import PrefixTransformer
+from s2s.model.transformer import PrefixTransformer
 from s2s.randomness import Draws, seed_of
 from s2s.search.methods.beam import SearchSettings
 from s2s.vocabulary import Vocabulary

@@ -14,7 +14,7 @@ from s2s.heads.labels import Label
 from s2s.heads.modules import Tagger
 from s2s.heads.run_heads import Heads, labelling_of, rows_of
 from s2s.heads.scoring import HeadOutput
-from s2s.model import PrefixTransformer
+from s2s.model.transformer import PrefixTransformer
 from s2s.vocabulary import Vocabulary
 
 

@@ -14,7 +14,7 @@ from s2s.heads.labels import Label, LabelSource
 from s2s.heads.modules import Classifier, Rows, Tagger
 from s2s.heads.scoring import RANKED, HeadOutput
 from s2s.losses.terms import Term
-from s2s.model import PrefixTransformer
+from s2s.model.transformer import PrefixTransformer
 
 
 class Head(NamedTuple):

@@ -17,7 +17,7 @@ from s2s.inference.model_scorer import PrefixScorer
 from s2s.inference.packed_model import PackedModel
 from s2s.inference.precisions import PRECISIONS
 from s2s.machine.memory import enough_memory
-from s2s.model import PrefixTransformer
+from s2s.model.transformer import PrefixTransformer
 from s2s.search.constraints import ConstrainedScorer, WithoutTokens
 from s2s.search.hypotheses import Hypothesis, NotANumberError
 from s2s.search.methods.base import Prefix, SearchMethod, SearchRequest, never_interrupt

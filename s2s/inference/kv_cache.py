@@ -34,8 +34,8 @@ from torch import Tensor
 
 from s2s.inference import c_attention
 from s2s.inference.packed_model import PackedModel
-from s2s.model import Memory
 from s2s.model.attention import Cached
+from s2s.model.transformer import Memory
 
 ROOM = 128
 """Free columns of a source at the start, for all its hypotheses together."""

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from s2s.inference.kv_cache import SeparateCache, SharedCache, begin
 from s2s.inference.packed_model import PackedModel
-from s2s.model import PrefixTransformer
+from s2s.model.transformer import PrefixTransformer
 
 State = SharedCache | SeparateCache
 

@@ -11,7 +11,7 @@ from s2s.batch import IGNORED, Batch, collate
 from s2s.losses.fsdp import kept_gathered
 from s2s.losses.terms import Scores, at_least_float32
 from s2s.losses.vocabulary_loss import VocabularyLoss, vocabulary_loss
-from s2s.model import Memory, PrefixTransformer
+from s2s.model.transformer import Memory, PrefixTransformer
 from s2s.vocabulary import Vocabulary
 
 

@@ -16,7 +16,7 @@ from s2s.data.batches import TokenisedSplit
 from s2s.errors import UserError
 from s2s.losses.passes import Passes
 from s2s.losses.terms import Term
-from s2s.model import PrefixTransformer
+from s2s.model.transformer import PrefixTransformer
 from s2s.randomness import Draws
 from s2s.vocabulary import Vocabulary
 

@@ -1,6 +1,7 @@
 """Candidates for a source: sampled from the model, or read from a file of decoded JSONL; their log-probabilities."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,14 +9,16 @@ import torch
 from torch import Tensor
 
 from s2s.batch import IGNORED, Batch, pad
+from s2s.config.outside_names import outside
+from s2s.config.ranges import Few
 from s2s.data.readers import Found, read_rows
 from s2s.data.rows import Row
 from s2s.errors import UserError
 from s2s.losses.fsdp import gathered
 from s2s.losses.passes import Passes
-from s2s.metrics.sentence import Metric
-from s2s.mitigations.base import StepContext, TrainingContext
-from s2s.model import Memory, PrefixTransformer
+from s2s.metrics.sentence import METRICS, Metric, check_metric, sentence_metric
+from s2s.mitigations.base import SequenceLossMethod, StepContext, TrainingContext
+from s2s.model.transformer import Memory, PrefixTransformer
 from s2s.vocabulary import Vocabulary
 
 Ids = list[int]
@@ -202,3 +205,49 @@ def _parse(
     ):
         raise UserError(f"{line}: no hypotheses, or tokens of another vocabulary")
     return tuple(source), candidates
+
+
+class CandidateTools(NamedTuple):
+    """Everything needed to sample, pack and compare candidates; ``stored`` are those of a file, if there is one."""
+
+    vocabulary: Vocabulary
+    max_length: int
+    metric: Metric
+    stored: Stored | None = None
+
+    def rewards(self, candidates: list[list[Candidate]], batch: Batch) -> Tensor:
+        """Return the metric [B, K] of candidates against the batch's targets."""
+        golds = gold(batch, self.vocabulary.end)
+        return rewards(candidates, golds, self.metric, self.vocabulary).to(batch.source.device)
+
+    def sample(self, batch: Batch, context: StepContext, count: int, greedy: bool = False) -> list[list[Candidate]]:
+        """Sample ``count`` candidates for each source, or search the likeliest tokens."""
+        return sample(batch, context, count, self.max_length, self.vocabulary.end, greedy)
+
+    def pack(self, candidates: list[list[Candidate]], batch: Batch) -> Packed:
+        """Pack candidates for one pass on the batch's device."""
+        return pack(candidates, self.vocabulary.end, batch.source.device)
+
+
+@dataclass
+class Sampled(SequenceLossMethod):
+    """The keys of methods that compare candidates by a metric."""
+
+    candidates: Few = 8  # of each source
+    # a name of s2s.metrics.sentence.METRICS, or module:function of (hypothesis, reference)
+    metric: str = field(default="chrf", metadata=outside("module:function", METRICS))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_metric(self.metric)
+
+    def prepare(self, context: TrainingContext) -> CandidateTools:
+        return CandidateTools(context.vocabulary, context.max_length, sentence_metric(self.metric))
+
+    def teaches(self) -> set[str]:
+        return {"own_errors"}
+
+
+def has_labels(batch: Batch) -> Tensor:
+    """Return which rows [B] have a label: a process without examples computes rows that have none."""
+    return (batch.labels != IGNORED).any(dim=1)

@@ -10,8 +10,7 @@ from s2s.batch import IGNORED, Batch
 from s2s.config.ranges import Share, Strength
 from s2s.losses.terms import Scores, Term, divergence, divergences
 from s2s.mitigations.base import Composition, LossMethod, LossTerms, PrefixMethod, StepContext
-from s2s.mitigations.prefix_noise import Noise
-from s2s.mitigations.replacement_pools import from_target
+from s2s.mitigations.prefix_noise import Noise, from_target
 
 
 @dataclass

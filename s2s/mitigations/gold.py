@@ -12,7 +12,7 @@ from s2s.config.ranges import Number, PathText, Share, Strength
 from s2s.errors import UserError, nearest
 from s2s.losses.passes import Passes
 from s2s.mitigations.base import LossMethod, LossTerms, StepContext, TrainingContext, mixed
-from s2s.model import PrefixTransformer
+from s2s.model.transformer import PrefixTransformer
 
 REWARDS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "constant": lambda log_probs, _: torch.ones_like(log_probs),

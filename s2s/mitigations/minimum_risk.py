@@ -1,59 +1,15 @@
 """Losses over sampled or stored candidates: minimum risk training and self-critical training."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from s2s.batch import IGNORED, Batch
+from s2s.batch import Batch
 from s2s.config.outside_names import outside
 from s2s.config.ranges import Few, PathText, Strength
-from s2s.metrics.sentence import METRICS, Metric, check_metric, sentence_metric
-from s2s.mitigations.base import LossTerms, SequenceLossMethod, StepContext, TrainingContext
-from s2s.mitigations.candidates import Candidate, Packed, Stored, gold, pack, read, rewards, sample
-from s2s.vocabulary import Vocabulary
-
-
-class CandidateTools(NamedTuple):
-    """Everything needed to sample, pack and compare candidates; ``stored`` are those of a file, if there is one."""
-
-    vocabulary: Vocabulary
-    max_length: int
-    metric: Metric
-    stored: Stored | None = None
-
-    def rewards(self, candidates: list[list[Candidate]], batch: Batch) -> Tensor:
-        """Return the metric [B, K] of candidates against the batch's targets."""
-        golds = gold(batch, self.vocabulary.end)
-        return rewards(candidates, golds, self.metric, self.vocabulary).to(batch.source.device)
-
-    def sample(self, batch: Batch, context: StepContext, count: int, greedy: bool = False) -> list[list[Candidate]]:
-        """Sample ``count`` candidates for each source, or search the likeliest tokens."""
-        return sample(batch, context, count, self.max_length, self.vocabulary.end, greedy)
-
-    def pack(self, candidates: list[list[Candidate]], batch: Batch) -> Packed:
-        """Pack candidates for one pass on the batch's device."""
-        return pack(candidates, self.vocabulary.end, batch.source.device)
-
-
-@dataclass
-class Sampled(SequenceLossMethod):
-    """The keys of methods that compare candidates by a metric."""
-
-    candidates: Few = 8  # of each source
-    # a name of s2s.metrics.sentence.METRICS, or module:function of (hypothesis, reference)
-    metric: str = field(default="chrf", metadata=outside("module:function", METRICS))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_metric(self.metric)
-
-    def prepare(self, context: TrainingContext) -> CandidateTools:
-        return CandidateTools(context.vocabulary, context.max_length, sentence_metric(self.metric))
-
-    def teaches(self) -> set[str]:
-        return {"own_errors"}
+from s2s.mitigations.base import LossTerms, StepContext, TrainingContext
+from s2s.mitigations.candidates import Candidate, CandidateTools, Packed, Sampled, gold, has_labels, read
 
 
 @dataclass
@@ -117,11 +73,6 @@ def expected_risk(packed: Packed, cost: Tensor, alpha: float, batch: Batch, cont
     """Return the sum over rows of sum_c Q(c) cost(c), cost [B, K]; rows without labels add nothing."""
     scores = (alpha * packed.log_probs(context.passes, batch)).masked_fill(~packed.distinct(), -torch.inf)
     return ((scores.softmax(dim=1) * cost).sum(dim=1) * has_labels(batch)).sum()
-
-
-def has_labels(batch: Batch) -> Tensor:
-    """Return which rows [B] have a label: a process without examples computes rows that have none."""
-    return (batch.labels != IGNORED).any(dim=1)
 
 
 @dataclass

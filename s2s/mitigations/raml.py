@@ -10,7 +10,7 @@ from torch.nn import functional
 from s2s.batch import IGNORED, Batch, real_inputs
 from s2s.config.ranges import Strength
 from s2s.mitigations.base import Composition, PrefixMethod, StepContext, TrainingContext
-from s2s.mitigations.replacement_pools import plain_ids
+from s2s.mitigations.prefix_noise import plain_ids
 
 
 @dataclass

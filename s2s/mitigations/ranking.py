@@ -14,8 +14,7 @@ from s2s.config.ranges import Exponent, Few, PathText, Strength
 from s2s.errors import UserError, nearest
 from s2s.losses.terms import Term
 from s2s.mitigations.base import Composition, LossTerms, StepContext, TrainingContext, teacher_forcing
-from s2s.mitigations.candidates import Candidate, Packed, read
-from s2s.mitigations.minimum_risk import CandidateTools, Sampled, has_labels
+from s2s.mitigations.candidates import Candidate, CandidateTools, Packed, Sampled, has_labels, read
 
 
 class Ranked(NamedTuple):

@@ -12,7 +12,7 @@ from s2s.batch import Batch, real_inputs
 from s2s.config.ranges import Few, Share, Strength, above
 from s2s.errors import UserError, nearest
 from s2s.mitigations.base import PrefixMethod, StepContext
-from s2s.mitigations.replacement_pools import from_target
+from s2s.mitigations.prefix_noise import from_target
 
 
 class Predicted(NamedTuple):

@@ -21,9 +21,10 @@ from s2s.heads.run_heads import Heads, labelling_of, make_heads
 from s2s.losses.fused_loss import fused_loss
 from s2s.losses.vocabulary_loss import vocabulary_loss
 from s2s.mitigations import MITIGATIONS, PreparedMethod, TrainingContext
-from s2s.model import PrefixTransformer, pretrained
+from s2s.model import pretrained
 from s2s.model.architecture import from_scratch
 from s2s.model.initialization import initialise
+from s2s.model.transformer import PrefixTransformer
 from s2s.objective import Objective
 from s2s.randomness import seed_device, seed_of
 from s2s.recipe.checks import with_slots
@@ -35,7 +36,7 @@ LoadModel = Callable[[str], PrefixTransformer]
 
 
 def _refuse_to_load(folder: str) -> PrefixTransformer:
-    raise UserError(f"a mitigation reads the run '{folder}': give load_model=s2s.runs.run.load_model")
+    raise UserError(f"a mitigation reads the run '{folder}': give load_model=s2s.runs.checkpoints.load_model")
 
 
 def build(recipe: Recipe, load_model: LoadModel | None = None) -> tuple[Vocabulary, Objective]:

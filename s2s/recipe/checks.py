@@ -7,7 +7,7 @@ from s2s.data import DataSettings
 from s2s.errors import UserError, nearest
 from s2s.heads.base import HeadSettings
 from s2s.metrics.table import named
-from s2s.model import ModelSettings
+from s2s.model.architecture import ModelSettings
 from s2s.model.attention_variants import has_slots
 from s2s.search.methods.base import SearchMethod
 

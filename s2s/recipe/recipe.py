@@ -14,7 +14,8 @@ from s2s.data import DataSettings
 from s2s.errors import UserError, first_line
 from s2s.heads import HEADS
 from s2s.mitigations import MITIGATIONS, Composition, check
-from s2s.model import ModelSettings, PrefixTransformer
+from s2s.model.architecture import ModelSettings
+from s2s.model.transformer import PrefixTransformer
 from s2s.objective import Objective, ObjectiveSettings
 from s2s.optim import OPTIMIZERS, SCHEDULES, AdamW
 from s2s.optim.schedules import Linear
@@ -30,7 +31,7 @@ LoadModel = Callable[[str], PrefixTransformer]
 
 
 def _refuse_to_load(folder: str) -> PrefixTransformer:
-    raise UserError(f"a mitigation reads the run '{folder}': give load_model=s2s.runs.run.load_model")
+    raise UserError(f"a mitigation reads the run '{folder}': give load_model=s2s.runs.checkpoints.load_model")
 
 
 @dataclass
@@ -87,7 +88,8 @@ class Recipe:
     def build(self, load_model: Callable[[str], PrefixTransformer] | None = None) -> tuple[Vocabulary, Objective]:
         """Return the vocabulary and the objective, with the weights that training would start from.
 
-        ``load_model`` reads the folder of another run, such as the reference of ``gold``: ``s2s.runs.run.load_model``.
+        ``load_model`` reads another run's folder, such as the reference of ``gold``: give
+        ``s2s.runs.checkpoints.load_model``.
         """
         from s2s.recipe.build import build  # here, because it reads recipes
 

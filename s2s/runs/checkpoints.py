@@ -19,8 +19,10 @@ from torch import Tensor
 from s2s.errors import UserError, first_line
 from s2s.files import pointers
 from s2s.files.folders import AGAIN, damage, entry, recorded_hash, write_folder
-from s2s.runs.metadata import WEIGHTS, identity
-from s2s.runs.weight_files import read_header, read_tensors, save_tensors
+from s2s.files.foreign import check_inside
+from s2s.model.transformer import PrefixTransformer
+from s2s.runs.metadata import WEIGHTS, check_weights, identity, read_metadata
+from s2s.runs.weight_files import check_tensors, read_header, read_tensors, save_tensors
 
 AVERAGE, TRAINER = "ema.safetensors", "trainer.pt"
 LAST = 2
@@ -303,3 +305,21 @@ def _prune(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
     for path in _folders(folder):
         if path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)  # Windows removes no file that is open; the next save tries again
+
+
+def load_model(folder: str) -> PrefixTransformer:
+    """Load the best weights of a run's model, frozen, for a mitigation that reads another run.
+
+    Errors: an OSError where there is no run, a UserError where its files are damaged or lead out of the folder.
+    """
+    path = Path(folder)
+    check_inside(path)
+    metadata = read_metadata(path)
+    weights = stored(path)
+    check_weights(path, metadata, weights.file)
+    prefix = "model."  # of the objective's parameters; the others belong to heads
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in weights.tensors.items() if name.startswith(prefix)}
+    model = PrefixTransformer(metadata.architecture)
+    check_tensors(model, tensors, weights.file)
+    model.load_state_dict(tensors)
+    return model.eval().requires_grad_(False)

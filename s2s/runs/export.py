@@ -1,25 +1,30 @@
-"""Runs for others: a small folder that ``s2s.load`` reads, and a BERT checkpoint of ``transformers``.
+"""Runs for others: a small folder that ``s2s.load`` reads, also on a hub, and a BERT checkpoint of ``transformers``.
 
 The small folder holds recipe.yaml, run.json, vocabulary/, weights.safetensors and a README.md, and no optimizer state.
 """
 
 import copy
+import re
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from safetensors.torch import save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig
 
 from s2s import vocabulary as vocabularies
-from s2s.errors import UserError
+from s2s.errors import UserError, first_line
 from s2s.files.atomic import new_folder
 from s2s.files.folders import entries
+from s2s.files.paths import at_home
 from s2s.model.bert_export import bert_config, bert_state, refuse_what_bert_cannot_hold
 from s2s.objective import Objective
 from s2s.recipe.recipe import Recipe
-from s2s.runs.metadata import LISTED, RECIPE, VOCABULARY, WEIGHTS, read_metadata, write_metadata
+from s2s.runs.metadata import FILE, LISTED, RECIPE, VOCABULARY, WEIGHTS, read_metadata, write_metadata
 from s2s.runs.weight_files import save_tensors
 from s2s.vocabulary import Vocabulary
 from s2s.vocabulary.pretrained import PretrainedVocabulary
@@ -113,3 +118,41 @@ def _tokenizer(vocabulary: Vocabulary, positions: int) -> Any:
 def _frames(tokenizer: Any, vocabulary: Vocabulary) -> bool:
     """Whether a source is begin, text, end by the tokenizer too."""
     return bool(tokenizer("a").input_ids == vocabulary.source_ids(vocabulary.encode("a")))
+
+
+NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+HUB_FILES = [FILE, RECIPE, WEIGHTS, f"{VOCABULARY}/*", "README.md"]
+
+
+def folder_of(name: str | Path) -> Path:
+    """A run's folder: the path itself, or the files of a hub name such as ``someone/titles``, downloaded once.
+
+    What has an existing folder before its slash is a path. Raises a ``UserError`` where the hub has no such run.
+    """
+    path = at_home(name)
+    if path.exists() or (path.parent.is_dir() and path.parent != Path()) or not NAME.fullmatch(str(name)):
+        return path
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=HUB_FILES))
+    except (OSError, ValueError, HTTPError, HfHubHTTPError) as error:
+        raise UserError(f"run '{name}': no folder of that name, and from the hub: {first_line(error)}") from error
+
+
+def push(run: Trained, name: str, private: bool | None) -> str:
+    """Upload what ``save_pretrained`` writes to the hub, under a name such as ``someone/titles``; returns its address.
+
+    Raises a ``UserError`` for a name that is none, and where the hub refuses or cannot be reached.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(f"hub: '{name}' is no name of a repository; such as someone/titles")
+    hub = HfApi()
+    with TemporaryDirectory() as place:
+        save_pretrained(run, Path(place) / "run", name)
+        try:
+            address = hub.create_repo(name, private=private, exist_ok=True)
+            hub.upload_folder(
+                repo_id=name, folder_path=Path(place) / "run", commit_message=f"A run after {run.step} updates"
+            )
+        except (OSError, ValueError, HTTPError, HfHubHTTPError) as error:
+            raise UserError(f"hub: '{name}' was not uploaded: {first_line(error)}") from error
+    return str(address)

@@ -12,7 +12,7 @@ from s2s.files.atomic import write_atomically
 from s2s.files.folders import AGAIN, changed, entries
 from s2s.files.foreign import read_json
 from s2s.machine.matmul import GPU_KERNELS, KERNELS
-from s2s.model import Architecture
+from s2s.model.architecture import Architecture
 from s2s.runs.weight_files import read_header
 
 FILE, RECIPE, VOCABULARY, WEIGHTS = "run.json", "recipe.yaml", "vocabulary", "weights.safetensors"

@@ -23,12 +23,12 @@ from s2s.losses.passes import token_log_probs
 from s2s.machine.matmul import kernel, kernel_on
 from s2s.machine.memory import enough_memory
 from s2s.machine.precision import decoding_precision
-from s2s.model import PrefixTransformer
+from s2s.model.transformer import PrefixTransformer
 from s2s.objective import Objective
 from s2s.recipe.build import build_heads
 from s2s.recipe.recipe import Recipe
-from s2s.runs import checkpoints, export, hub, run_folder
-from s2s.runs.metadata import RunMetadata, check_weights, read_metadata
+from s2s.runs import checkpoints, export, run_folder
+from s2s.runs.metadata import RunMetadata, check_weights
 from s2s.runs.weight_files import check_tensors
 from s2s.search.methods.base import SearchMethod
 from s2s.search.methods.constraints import reader
@@ -209,7 +209,7 @@ class Run:
 
     def push_to_hub(self, name: str, private: bool | None = None) -> str:
         """Upload the same to the hub under a name such as ``someone/titles``, for ``s2s.load``; returns its address."""
-        return hub.push(self, name, private)
+        return export.push(self, name, private)
 
     def export_transformers(self, folder: str | Path) -> None:
         """Write a BERT checkpoint of ``transformers`` and its tokenizer; a UserError says what BERT cannot hold."""
@@ -275,27 +275,9 @@ def load(folder: str | Path, checkpoint: str | None = None, device: str | None =
     Where the run has ``run.ema``, its average. The device is a GPU where there is one, unless named. Errors: a
     UserError when there is no run or no whole checkpoint.
     """
-    folder = hub.folder_of(folder)
+    folder = export.folder_of(folder)
     check_inside(folder)
     return opened(folder, *run_folder.read(folder), checkpoint, device)
-
-
-def load_model(folder: str) -> PrefixTransformer:
-    """Load the best weights of a run's model, frozen, for a mitigation that reads another run.
-
-    Errors: an OSError where there is no run, a UserError where its files are damaged or lead out of the folder.
-    """
-    path = Path(folder)
-    check_inside(path)
-    metadata = read_metadata(path)
-    stored = checkpoints.stored(path)
-    check_weights(path, metadata, stored.file)
-    prefix = "model."  # of the objective's parameters; the others belong to heads
-    tensors = {name.removeprefix(prefix): tensor for name, tensor in stored.tensors.items() if name.startswith(prefix)}
-    model = PrefixTransformer(metadata.architecture)
-    check_tensors(model, tensors, stored.file)
-    model.load_state_dict(tensors)
-    return model.eval().requires_grad_(False)
 
 
 def _device(name: str) -> torch.device:

@@ -20,14 +20,13 @@ from s2s.files.atomic import write_atomically
 from s2s.losses import fused_loss
 from s2s.machine.matmul import KERNELS, is_about_kernels, kernel_on
 from s2s.machine.precision import Choice, Precision, choose_precision, decoding_precision
-from s2s.model import PrefixTransformer
+from s2s.model.transformer import PrefixTransformer
 from s2s.objective import Objective
 from s2s.recipe import build
 from s2s.recipe.recipe import Recipe, differences
 from s2s.runs import checkpoints, run_folder
-from s2s.runs.checkpoints import Checkpoint
+from s2s.runs.checkpoints import Checkpoint, load_model
 from s2s.runs.metadata import VOCABULARY, RunMetadata, check_files, check_weights, read_metadata, write_metadata
-from s2s.runs.run import load_model
 from s2s.runs.weight_files import check_tensors
 from s2s.training import trackers
 from s2s.training.launch import Launch, hidden_from_accelerate, join, read_launch, wait_for_all

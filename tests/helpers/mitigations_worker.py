@@ -22,7 +22,7 @@ from s2s.mitigations import MITIGATIONS
 from s2s.objective import Objective
 from s2s.recipe.build import build_objective, build_vocabulary
 from s2s.recipe.recipe import Recipe
-from s2s.runs.run import load_model
+from s2s.runs.checkpoints import load_model
 from s2s.vocabulary import Vocabulary
 
 TINY = ["model.width=16", "model.layers=2", "model.dropout=0.0", "data.size=220", "run.precision=fp32"]

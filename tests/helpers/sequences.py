@@ -19,7 +19,7 @@ from s2s.mitigations.base import PreparedMethod, StepContext
 from s2s.mitigations.candidates import Candidate
 from s2s.objective import Objective, ObjectiveSettings
 from s2s.randomness import Draws
-from s2s.runs.run import load_model
+from s2s.runs.checkpoints import load_model
 from s2s.vocabulary import Vocabulary
 
 BEGIN, END, SIZE = 2, 3, 23

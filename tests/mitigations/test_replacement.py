@@ -13,8 +13,7 @@ from s2s.data.batches import TokenisedSplit
 from s2s.errors import UserError
 from s2s.losses.passes import Passes
 from s2s.mitigations.base import LossMethod, PreparedMethod, StepContext, TrainingContext, teacher_forcing
-from s2s.mitigations.prefix_noise import RandomReplacement
-from s2s.mitigations.replacement_pools import POOLS
+from s2s.mitigations.prefix_noise import POOLS, RandomReplacement
 from s2s.objective import Objective, ObjectiveSettings
 from s2s.randomness import Draws, seed_of
 from s2s.vocabulary import Vocabulary

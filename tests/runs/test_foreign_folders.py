@@ -24,7 +24,7 @@ from s2s.errors import UserError
 from s2s.files.folders import MANIFEST
 from s2s.model import ModelSettings
 from s2s.model.pretrained import read
-from s2s.runs.run import load_model
+from s2s.runs.checkpoints import load_model
 from s2s.vocabulary import VocabularySettings, make
 
 ROOT = Path(__file__).resolve().parents[2]
