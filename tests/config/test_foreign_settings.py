@@ -82,6 +82,7 @@ UTILITIES: list[dict[str, object]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", UTILITIES)
 def test_a_folder_runs_no_code(poison: Any, code: Path, search: dict[str, object]) -> None:
     run = s2s.load(poison("search", search))

@@ -67,6 +67,7 @@ def test_two_folders_that_differ_behind_a_hash_are_two() -> None:
     assert folder_of("exp #3") != folder_of("exp #4")
 
 
+@pytest.mark.slow
 @given(text=st.text(max_size=30))
 @example(text="'")
 @example(text="''")

@@ -21,6 +21,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_help_lists_the_commands_and_imports_none_of_them() -> None:
     program = "import sys; from s2s.__main__ import main; code = main(['--help']); print(code, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, encoding="utf-8")
@@ -79,6 +80,7 @@ def test_the_script_of_a_checkout_is_the_command(name: str) -> None:
     assert len(text.splitlines()) < 15
 
 
+@pytest.mark.slow
 def test_the_package_runs_as_a_module_from_any_folder(run: Path, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("a b c\n", encoding="utf-8")
     command = [sys.executable, "-m", "s2s", "decode", f"run={run}", "input=in.txt", "output=out.txt", "processes=2"]

@@ -94,6 +94,7 @@ def test_a_closed_file_is_written_to_in_vain(monkeypatch: pytest.MonkeyPatch) ->
     plain_console(stderr=True).print("nobody reads this")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closing", [">&-", "<&- >&- 2>&-"])
 def test_training_ends_with_closed_streams(base: Path, tmp_path: Path, closing: str) -> None:
     made = arguments(ready(base, tmp_path / "run", *KEYS))
@@ -102,6 +103,7 @@ def test_training_ends_with_closed_streams(base: Path, tmp_path: Path, closing: 
     assert (tmp_path / "run" / "checkpoints" / "step-00000006").is_dir()
 
 
+@pytest.mark.slow
 def test_training_goes_on_when_the_reader_of_its_lines_leaves(base: Path, tmp_path: Path) -> None:
     made = arguments(ready(base, tmp_path / "run", *KEYS))
     done = shell('set -o pipefail; "$@" | head -n 1', python("-m", "s2s.train", *made))
@@ -110,6 +112,7 @@ def test_training_goes_on_when_the_reader_of_its_lines_leaves(base: Path, tmp_pa
     assert (tmp_path / "run" / "checkpoints" / "step-00000006").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", ENCODINGS)
 def test_commands_print_in_any_encoding(base: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     folder = tmp_path / "Übung 日本"
@@ -121,6 +124,7 @@ def test_commands_print_in_any_encoding(base: Path, tmp_path: Path, environment:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", ENCODINGS)
 def test_a_name_of_a_file_is_the_same_in_any_encoding(base: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     """A recipe spells the characters, an argument in an ASCII locale the bytes of the name; results are UTF-8."""
@@ -159,12 +163,14 @@ for half in ("\ud800", "\xe9\ud800"):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{}, *ENCODINGS])
 def test_a_path_holds_the_bytes_of_a_name(environment: dict[str, str]) -> None:
     done = shell('"$@"', python("-c", NAMES), **environment)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["s2s.train --help", "s2s.diagnose --help"])
 def test_help_ends_quietly_when_nobody_reads_on(program: str) -> None:
     done = shell('"$@" | head -n 1; exit "${PIPESTATUS[0]}"', python("-m", *program.split()))
@@ -172,6 +178,7 @@ def test_help_ends_quietly_when_nobody_reads_on(program: str) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_file_never_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
     program = "from s2s.console.terminal import open_standard_streams as o; o(); print(open('file', 'w').fileno() > 2)"
     done = shell('"$@" <&- 2>&-', python("-c", f"import os; os.chdir({str(tmp_path)!r}); {program}"))
@@ -188,6 +195,7 @@ def decoded(trained: Path, *rest: str) -> list[str]:
     return python(str(CHECKOUT / "scripts" / "decode.py"), f"run={trained}", *rest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", ENCODINGS)
 def test_results_on_standard_output_are_utf_8_everywhere(
     trained: Path, tmp_path: Path, environment: dict[str, str]
@@ -200,6 +208,7 @@ def test_results_on_standard_output_are_utf_8_everywhere(
     assert json.loads(done.stdout)["id"] == "日本 é"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [r'{"source": "x \ud83d y"}', r'{"source": ["x", "\ud83d"]}'])
 def test_half_a_surrogate_pair_is_one_line(trained: Path, tmp_path: Path, row: str) -> None:
     sources = tmp_path / "sources.jsonl"
@@ -209,6 +218,7 @@ def test_half_a_surrogate_pair_is_one_line(trained: Path, tmp_path: Path, row: s
     assert done.stderr == f"error: {sources}, line 2: field 'source' holds half of a surrogate pair\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_is_told_with_the_file(trained: Path, tmp_path: Path) -> None:
     sources = tmp_path / "sources.txt"
@@ -246,6 +256,7 @@ def test_a_user_without_a_home_has_a_cache_of_his_own(tmp_path: Path, monkeypatc
         cache_folder("~/cache")
 
 
+@pytest.mark.slow
 def test_a_closed_standard_stream_gives_no_sources_and_takes_no_results(trained: Path, tmp_path: Path) -> None:
     texts, output = tmp_path / "texts.txt", tmp_path / "out.txt"
     texts.write_text("a b\n", encoding="utf-8")
@@ -260,6 +271,7 @@ def test_a_closed_standard_stream_gives_no_sources_and_takes_no_results(trained:
     assert (done.returncode, "the scores would be lost" in done.stderr) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.txt.partial", "out.txt.partial.json", "out.txt.partial.lock"])
 @pytest.mark.parametrize("is_input", [True, False])
 def test_files_beside_an_output_are_somebodys(trained: Path, tmp_path: Path, name: str, is_input: bool) -> None:

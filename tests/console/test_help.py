@@ -78,6 +78,7 @@ def test_help_of_a_section(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: command line: no section 'scheduel'; did you mean 'schedule'?\n"
 
 
+@pytest.mark.slow
 def test_decode_describes_its_keys() -> None:
     script = Path(__file__).parents[2] / "scripts" / "decode.py"
     done = subprocess.run(

@@ -105,6 +105,7 @@ def test_the_allowed_file_and_the_unfinished_output_are_inputs_too(run: Path, tm
     assert (tmp_path / "out.partial").read_text(encoding="utf-8") == SOURCES
 
 
+@pytest.mark.slow
 def test_standard_streams_are_inputs_and_outputs(run: Path, tmp_path: Path) -> None:
     source = tmp_path / "s.txt"
     source.write_text(SOURCES, encoding="utf-8")
@@ -209,6 +210,7 @@ WRITERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", STREAMS)
 def test_what_is_no_regular_file_is_written_to_directly(tmp_path: Path, shell: str) -> None:
     source, out = tmp_path / "s.txt", tmp_path / "out.txt"

@@ -141,6 +141,7 @@ def test_what_is_not_read_is_passed_over_or_reported(package: Path) -> None:
     assert dataset.report[1:] == lines
 
 
+@pytest.mark.slow
 def test_neither_the_hash_seed_nor_the_order_of_packages_matters(package: Path) -> None:
     script = """import sys; from s2s.data import DataSettings, load
 print(load(DataSettings(source="docstrings", packages=sys.argv[2:], cache=sys.argv[1])).fingerprint)"""

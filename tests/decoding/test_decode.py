@@ -14,6 +14,8 @@ from s2s.commands.decode import main as decode
 from s2s.data import load
 from s2s.runs.run import Run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

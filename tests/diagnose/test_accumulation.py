@@ -78,6 +78,7 @@ def test_the_excess_on_the_task_is_its_closed_form():
     assert closed_form(LONGEST) > 10
 
 
+@pytest.mark.slow
 def test_measured_on_drawn_texts_it_is_the_closed_form_of_the_model(random_model):
     model, vocabulary = talkative(random_model(3)), TinyVocabulary()
     oracle = model_oracle([random_model(4)], vocabulary)

@@ -21,6 +21,8 @@ from s2s.diagnose.settings import DiagnosisSettings
 from s2s.diagnose.subjects import choose, prepare
 from s2s.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "examples": 30,
     "search_examples": 10,

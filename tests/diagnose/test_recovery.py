@@ -54,6 +54,7 @@ def naive(model, pairs, example, name, length, distances, seed):
     return deltas
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [{"norm": "pre"}, {"norm": "post", "transform": True}])
 @given(lengths=st.lists(st.integers(0, 8), min_size=2, max_size=4), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=8)

@@ -13,6 +13,8 @@ from s2s.diagnose.__main__ import diagnose
 from s2s.diagnose.report import page
 from s2s.diagnose.settings import DiagnosisSettings
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium")
 FIGURES = ["damage", "recovery", "accuracy", "cost", "entropy", "beams", "errors", "reliability", "margins"]
 TABLES = ["table-headlines", "table-corruptions", "table-sets", "table-runs"]

@@ -13,6 +13,8 @@ from test_model_scorer import sources_of
 from s2s.inference.generate import ModelEnsemble, answer
 from s2s.search.methods import SEARCHES
 
+pytestmark = pytest.mark.slow
+
 LONGEST = 9
 ROWS: dict[str, dict[str, object]] = {
     "beam": {"beams": 4, "n_best": 3, "length_penalty": 0.7, "no_repeat_ngram": 2, "min_length": 2},

@@ -153,6 +153,7 @@ def test_a_search_is_that_of_the_whole_forward(random_model, in_torch, lengths, 
     assert_same(found, wanted, tie=1e-5)
 
 
+@pytest.mark.slow
 @in_c
 @on_x86
 @pytest.mark.parametrize("target", LANES)

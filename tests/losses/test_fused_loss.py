@@ -68,6 +68,7 @@ def expected(parts: list[Tensor], labels: Tensor, smoothing: float, factor: floa
     return [loss.detach() for loss in losses], list(torch.autograd.grad(factor * losses[0], exact))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(MISSING, reason=NOT_THERE)
 @on_processor
 def test_the_interpreter_runs_what_needs_the_kernel() -> None:

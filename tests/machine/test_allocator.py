@@ -8,6 +8,8 @@ import pytest
 
 from s2s.machine.memory import OPTIONS, glibc_option
 
+pytestmark = pytest.mark.slow
+
 ROUNDS, PAGES = 8, 1 << 14
 PROGRAM = f"""
 import resource, numpy

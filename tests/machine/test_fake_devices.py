@@ -3,6 +3,8 @@
 import pytest
 from fake_devices import needs_fake_cuda, on_devices, run
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import torch
 print(torch.cuda.is_available(), torch.cuda.device_count())

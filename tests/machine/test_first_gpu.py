@@ -30,6 +30,8 @@ from s2s.training.setup import check_processes, prepare
 from s2s.training.state import State
 from s2s.training.step import update
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["model.layers=1", "model.width=16", "model.heads=2", "run.evaluate_examples=5"]
 

@@ -84,6 +84,7 @@ PRECISIONS["bf16"](PrefixTransformer(Architecture(**shape)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("AVX" not in torch.backends.cpu.get_cpu_capability(), reason="no processor with AVX2")
 def test_an_older_processor_is_told_when_it_decodes_in_bfloat16():
     done = subprocess.run(

@@ -23,6 +23,7 @@ HELPERS = Path(__file__).parents[1] / "helpers"
 CHECKOUT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_processor_is_all_it_takes(tmp_path: Path) -> None:
     paths = [HELPERS / "other_system", HELPERS, CHECKOUT]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
@@ -57,6 +58,7 @@ def test_disks_without_locks_have_marker_files(
     assert not (tmp_path / "lock.held").exists()
 
 
+@pytest.mark.slow
 def test_a_marker_whose_holder_was_killed_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filelock, "has_fcntl", False)
     code = """

@@ -25,6 +25,8 @@ from s2s.training.state import State
 from s2s.training.step import update
 from s2s.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.slow
+
 SCALE = 2.0**14
 ROWS = [
     *("{name: fgm}", "{name: fgm, scope: all}", "{name: fgm_article}", "{name: pgd}", "{name: free_lb}"),

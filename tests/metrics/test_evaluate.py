@@ -102,6 +102,7 @@ def test_scores_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFi
     assert written["arguments"]["references"] == references
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jsonl", [False, True])
 def test_the_command_reads_standard_input(tmp_path: Path, jsonl: bool) -> None:
     texts = ["{a} cat", "", "the mat"]
@@ -116,6 +117,7 @@ def test_the_command_reads_standard_input(tmp_path: Path, jsonl: bool) -> None:
     assert done.stdout == plain_output(texts, ["a cat", "b", "a mat"])
 
 
+@pytest.mark.slow
 def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
     references = write(tmp_path / "r.txt", "a\n")
     command = [sys.executable, str(SCRIPT), "hypothesis=-", f"references={references}"]

@@ -25,6 +25,7 @@ def test_tensors_and_lists_are_arrays(kind: torch.dtype) -> None:
     assert word_movers_distance(x, y, weights) == pytest.approx(word_movers_distance(x, y), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_neither_torch_nor_pot_is_imported_before_it_is_needed() -> None:
     script = "import sys, s2s.metrics; print(*{'torch', 'ot', 'scipy'} & set(sys.modules))"
     assert (

@@ -15,6 +15,8 @@ from s2s.errors import UserError
 from s2s.mitigations import MITIGATIONS
 from s2s.recipe.recipe import Recipe
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 NAMES = [*MITIGATIONS, *EXTRA]
 
 

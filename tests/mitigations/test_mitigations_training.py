@@ -14,6 +14,8 @@ from s2s.recipe.recipe import Recipe
 from s2s.runs.checkpoints import weights
 from s2s.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["model.width=16", "model.layers=1", "data.size=260", "run.tokens=256", "run.evaluate_examples=2"]
 SAMPLED = ("mrt", "mrt_shuffled", "self_critical")
 """Rounding may change what these draw."""

@@ -16,6 +16,8 @@ from s2s.recipe.build import build_objective
 from s2s.recipe.recipe import Recipe
 from s2s.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.slow
+
 Materials = tuple[Path, Vocabulary, Batch]
 METHODS = ["", "random_replacement", "fgm", "vat", "free_lb", "r_drop", "teaforn", "mrt"]
 # What torch.compile itself does: it uses what torch deprecates, and looks whether its inputs have gradients.

@@ -194,6 +194,7 @@ def test_a_recipe_s_model_is_a_function_of_its_seed_and_size():
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables_and_draws_where_it_can(tmp_path, capsys):
     picture = tmp_path / "picture.png"
     assert main(["recipe=toy_copy", f"picture={picture}", "model.initialization=lecun"]) == 0

@@ -39,6 +39,7 @@ def assert_same(ours: Build, theirs: Build, dtype: torch.dtype, size: float = 1.
         assert (mine - before).norm() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("clip_threshold", [1.0, 0.3])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])

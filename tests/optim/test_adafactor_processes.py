@@ -11,6 +11,8 @@ import torch
 from adafactor_worker import CASES, train
 from torch import Tensor
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:

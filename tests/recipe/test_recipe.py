@@ -190,6 +190,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_command_refuses_in_one_line() -> None:
     done = python("-m", "s2s.train", "recipe=toy_copy", "run.stepz=3")
     assert (done.returncode, done.stdout) == (2, "")
@@ -197,6 +198,7 @@ def test_the_command_refuses_in_one_line() -> None:
 
 
 # ``accelerate launch s2s/train.py`` puts the package's own folder first on the path of modules.
+@pytest.mark.slow
 def test_no_file_hides_another_module() -> None:
     names = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()} - {
         "__init__",

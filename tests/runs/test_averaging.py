@@ -17,6 +17,8 @@ from s2s.recipe.build import build_objective
 from s2s.runs.checkpoints import AVERAGE, WEIGHTS
 from s2s.training.ema import MovingAverage
 
+pytestmark = pytest.mark.slow
+
 STEPS = 8
 
 

@@ -198,6 +198,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, "sub
             process.kill()
 
 
+@pytest.mark.slow
 def test_a_save_killed_at_any_file_operation_leaves_a_whole_checkpoint(
     other: tuple[Path, "subprocess.Popen[str]"],
 ) -> None:
@@ -216,6 +217,7 @@ def test_a_save_killed_at_any_file_operation_leaves_a_whole_checkpoint(
     assert list(dict.fromkeys(steps)) == [(20, 20, 10), (30, 20, 10), (30, 30, 10), (30, 30, 30)]
 
 
+@pytest.mark.slow
 def test_a_save_over_copies_of_links_can_be_killed_at_any_file_operation(
     other: tuple[Path, "subprocess.Popen[str]"],
 ) -> None:
@@ -233,6 +235,7 @@ def test_a_save_over_copies_of_links_can_be_killed_at_any_file_operation(
         ]
 
 
+@pytest.mark.slow
 def test_a_runs_folder_is_whole_or_not_there_when_its_writer_is_killed(
     other: tuple[Path, "subprocess.Popen[str]"],
 ) -> None:
@@ -247,6 +250,7 @@ def test_a_runs_folder_is_whole_or_not_there_when_its_writer_is_killed(
         assert read_vocabulary(run).size == VOCABULARY.size
 
 
+@pytest.mark.slow
 def test_a_lock_keeps_others_out_until_its_holder_is_killed(other: tuple[Path, "subprocess.Popen[str]"]) -> None:
     folder, holder = other
     said: list[str] = []

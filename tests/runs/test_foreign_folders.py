@@ -162,6 +162,7 @@ def audited(source: str, place: Path, allowed: list[Path], paths: list[Path]) ->
     return [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [names_code, names_files, names_hubs])
 def test_commands_reach_nothing_outside(
     elsewhere: Elsewhere, tmp_path: Path, change: Callable[[dict[str, Any], Path], None]
@@ -189,6 +190,7 @@ def test_commands_reach_nothing_outside(
     assert not list(tmp_path.rglob("PWNED"))
 
 
+@pytest.mark.slow
 def test_the_audit_sees_what_a_caller_asks_for(elsewhere: Elsewhere, tmp_path: Path) -> None:
     source = """
 import s2s
@@ -299,6 +301,7 @@ def test_a_tokenizer_names_files_of_its_folder(elsewhere: Elsewhere, tmp_path: P
             use()
 
 
+@pytest.mark.slow
 def test_a_lock_that_leads_out_is_not_written(elsewhere: Elsewhere, tmp_path: Path) -> None:
     folder = copied(elsewhere, tmp_path)
     precious = tmp_path / "precious.txt"
@@ -384,6 +387,7 @@ def test_checkpoints_that_have_not_come_are_told(elsewhere: Elsewhere, tmp_path:
         assert "\n" not in str(found.value)
 
 
+@pytest.mark.slow
 def test_checkpoints_reach_nothing_outside(elsewhere: Elsewhere, tmp_path: Path) -> None:
     """Code beside the config, kernels from a hub, and tokenizers of one's own: all are named, none is run."""
     folder = Path(shutil.copytree(elsewhere.checkpoint, tmp_path / "checkpoint"))

@@ -72,6 +72,7 @@ def test_nothing_that_is_there_is_overwritten(run: s2s.Run, saved: Path) -> None
         run.save_pretrained(saved / "README.md" / "below")
 
 
+@pytest.mark.slow
 def test_a_run_goes_to_the_hub_and_comes_back(
     run: s2s.Run, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

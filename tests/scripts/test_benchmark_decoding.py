@@ -25,6 +25,7 @@ SHAPE = Shape(vocabulary=50, width=8, layers=2, heads=2, positions=40, dropout=0
 SEARCH = decoders.Search(beams=3, tokens=6)
 
 
+@pytest.mark.slow
 def test_every_row_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = tmp_path / "rows.json"
     asked = [*TINY, "--systems", "s2s", "--precisions", "fp32", f"--json={record}"]

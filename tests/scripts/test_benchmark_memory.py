@@ -20,6 +20,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow
 def test_every_row_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = tmp_path / "rows.json"
     assert benchmark_memory.main([*TINY, f"--json={record}"]) == 0

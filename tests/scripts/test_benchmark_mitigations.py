@@ -57,6 +57,7 @@ Models = Callable[..., PrefixTransformer]
 Batches = Callable[..., Batch]
 
 
+@pytest.mark.slow
 def test_every_row_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = tmp_path / "rows.json"
     assert benchmark_mitigations.main([*TINY, "--json", str(record)]) == 0

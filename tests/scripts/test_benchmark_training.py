@@ -40,6 +40,7 @@ def pairs(sizes: Lengths) -> peers.Pairs:
     return timing.random_pairs(numpy.array(sizes), SHAPE.vocabulary)
 
 
+@pytest.mark.slow
 def test_every_row_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = tmp_path / "rows.json"
     asked = [*TINY, "--switches=ours", "--systems=transformers_bert_sdpa", f"--json={record}"]

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "compare_attention.py"
 SMALL = ("model.width=16", "data.size=230", "run.tokens=256", "run.evaluate_examples=2")
 

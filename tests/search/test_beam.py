@@ -140,6 +140,7 @@ def test_a_beam_as_wide_as_the_space_is_exhaustive(case: Case) -> None:
     assert case.search()[0] == [enumerated(case, row) for row in range(len(case.longest))]
 
 
+@pytest.mark.slow
 @given(cases())
 @settings(deadline=None, max_examples=800)
 def test_sources_are_searched_together_as_if_alone_and_to_the_end(case: Case) -> None:

@@ -258,6 +258,7 @@ def browse(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 def test_the_page_shows_what_each_run_found(run: s2s.Run, address: str, tmp_path: Path) -> None:
     asked = "source=a+b+%3Ci%3Ec%3C%2Fi%3E+%26+d+e+f+g+h+i+j&beams=4&n_best=3&max_length=6"
@@ -278,6 +279,7 @@ def test_the_page_shows_what_each_run_found(run: s2s.Run, address: str, tmp_path
     assert "<i>c" not in page.partition("<main")[2]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 def test_the_page_shows_errors(address: str, tmp_path: Path) -> None:
     page = browse(f"--user-data-dir={tmp_path}", "--dump-dom", f"{address}/#source=a&beams=0&run=second").stdout
@@ -319,6 +321,7 @@ def test_mistakes_of_the_command_are_one_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_it_is_ended(run: s2s.Run) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -137,6 +137,7 @@ def grown(server: Serving, search: dict[str, Any]) -> tuple[int, int]:
     return status, (peak - before) // MIB
 
 
+@pytest.mark.slow
 def test_the_server_takes_no_more_than_the_arithmetic_says(run: s2s.Run) -> None:
     """The greatest lengths that a small limit allows: what is taken stays within it."""
     limit = 110

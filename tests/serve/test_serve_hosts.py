@@ -13,6 +13,8 @@ from starlette.types import Receive, Scope, Send
 from s2s.errors import UserError
 from s2s.serve.hosts import HostGuard, Hosts, hosts_of, is_loopback, listening, name_in
 
+pytestmark = pytest.mark.slow
+
 
 def resolved(name: str) -> set[str]:
     try:

@@ -215,6 +215,7 @@ def test_a_long_or_odd_name_makes_one_short_line(client: TestClient) -> None:
         assert len(error) < 1100
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NODE is None, reason="node is not installed")
 def test_the_page_sends_what_was_typed() -> None:
     """The page's own functions, with the few things of a document that they use."""

@@ -15,6 +15,8 @@ from served import GENEROUS, LONG, Serving, answer_of, question, serving
 from s2s.serve.bodies import BodyLimit
 from s2s.serve.worker import BusyError, LeftError, TimeLimitError, Worker
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(roomy_folder: Path) -> Iterator[Serving]:

@@ -61,6 +61,7 @@ def word_pieces(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_losses_of_encoding_are_told_by_dry_run_training_and_decoding(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -26,6 +26,8 @@ from s2s.training.setup import check_processes, prepare
 from s2s.training.state import State
 from s2s.training.step import not_finite
 
+pytestmark = pytest.mark.slow
+
 STEPS = 12
 EMA = ("run.ema=0.9", "run.save_every=5", "run.evaluate_every=4", "run.patience=9", f"run.steps={STEPS}")
 

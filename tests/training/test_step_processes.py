@@ -15,6 +15,8 @@ import s2s
 from s2s.recipe.build import build_objective
 from s2s.recipe.recipe import Recipe
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 # In exact numbers the gradient of a key's bias is 0; with an epsilon of 1e-8 AdamW would make whole steps of what
 # rounding leaves of it.
 TINY = [

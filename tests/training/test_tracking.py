@@ -97,6 +97,7 @@ def test_unknown_and_missing_trackers_are_refused(
 IN_A_NOTEBOOK = "module://matplotlib_inline.backend_inline"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [IN_A_NOTEBOOK, "nonsense"])
 def test_the_picture_is_drawn_whatever_backend_the_caller_has(base: Path, tmp_path: Path, backend: str) -> None:
     """Notebooks set MPLBACKEND for the commands that they start."""

@@ -23,6 +23,8 @@ from s2s.errors import UserError
 from s2s.recipe.recipe import Recipe
 from s2s.runs.checkpoints import TRAINER, WEIGHTS
 
+pytestmark = pytest.mark.slow
+
 STEPS, SAVE_EVERY = 60, 10
 TINY = [
     *("data.size=400", "model.width=16", "model.layers=1", "model.dropout=0.1", f"run.save_every={SAVE_EVERY}"),

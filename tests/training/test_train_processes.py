@@ -15,6 +15,8 @@ from torch import Tensor
 import s2s
 from s2s.runs.checkpoints import AVERAGE, WEIGHTS
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 # In exact numbers the gradient of a key's bias is 0; with an epsilon of 1e-8 AdamW would make whole steps of what
 # rounding leaves of it.
 KEYS = (
