@@ -35,14 +35,32 @@ def usable(device: torch.device, dtype: torch.dtype, size: int) -> bool:
     return suited and chosen().library is not None
 
 
-def attention(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor], Tensor]:
+def attention(cache: Tensor, mask: Tensor, used: int, built: Built | None = None) -> Callable[[int, Tensor], Tensor]:
     """Return the attention in C of a step's new rows, whose keys and values it writes after the ``used`` columns.
 
     The function maps a layer's number and queries, keys and values [sources * rows, 3 H d] to [sources * rows, H d].
     The cache [layers, sources, H, 2, C, d] is float32, each layer contiguous. A row sees the columns at which its mask
     [sources, rows, used + rows] is 0.
     """
-    return _attention(build(), cache, mask, used)
+    sources, rows, columns = mask.shape
+    _, _, heads, _, room, size = cache.shape
+    seen, step = mask.float().contiguous(), cache.stride(0) * cache.element_size()
+    starts = enumerate(range(0, sources * heads, PART))
+    parts = [(number, at, min(at + PART, sources * heads)) for number, at in starts]
+    scores = torch.empty(len(parts), rows, columns)
+    library = (built or build()).loaded
+
+    def attend(layer: int, projected: Tensor) -> Tensor:
+        given, result = projected.float().contiguous(), torch.empty(len(projected), heads * size)
+        tensors = given.data_ptr(), cache.data_ptr() + layer * step, seen.data_ptr(), result.data_ptr()
+
+        def work(number: int, first: int, last: int) -> None:
+            library.attend(*tensors, scores[number].data_ptr(), first, last, rows, heads, size, used, room)
+
+        spread(work, parts)
+        return result.to(projected.dtype)
+
+    return attend
 
 
 def attention_by_torch(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor], Tensor]:
@@ -77,28 +95,6 @@ def build() -> Built:
     return c_library.build(Path(__file__).with_name("attention.c"), FUNCTIONS)
 
 
-def _attention(built: Built, cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor], Tensor]:
-    sources, rows, columns = mask.shape
-    _, _, heads, _, room, size = cache.shape
-    seen, step = mask.float().contiguous(), cache.stride(0) * cache.element_size()
-    starts = enumerate(range(0, sources * heads, PART))
-    parts = [(number, at, min(at + PART, sources * heads)) for number, at in starts]
-    scores = torch.empty(len(parts), rows, columns)
-    library = built.loaded
-
-    def attend(layer: int, projected: Tensor) -> Tensor:
-        given, result = projected.float().contiguous(), torch.empty(len(projected), heads * size)
-        tensors = given.data_ptr(), cache.data_ptr() + layer * step, seen.data_ptr(), result.data_ptr()
-
-        def work(number: int, first: int, last: int) -> None:
-            library.attend(*tensors, scores[number].data_ptr(), first, last, rows, heads, size, used, room)
-
-        spread(work, parts)
-        return result.to(projected.dtype)
-
-    return attend
-
-
 def _timed(built: Built) -> dict[str, float]:
     """Return the CPU seconds of both for a step of four beams over eight sources; it takes about 50 ms in all."""
     # All layers' keys and values are larger than most processors' caches, as in a real search: from a cache, torch
@@ -106,7 +102,7 @@ def _timed(built: Built) -> dict[str, float]:
     layers, sources, rows, heads, size, used = 6, 8, 4, 4, 64, 192
     cache = torch.zeros(layers, sources, heads, 2, used + rows, size)
     mask, projected = torch.zeros(sources, rows, used + rows), torch.zeros(sources * rows, 3 * heads * size)
-    ways = {"C": _attention(built, cache, mask, used), "torch": attention_by_torch(cache, mask, used)}
+    ways = {"C": attention(cache, mask, used, built), "torch": attention_by_torch(cache, mask, used)}
     seconds = dict.fromkeys(ways, float("inf"))
     for _ in range(ROUNDS):
         for name, attend in ways.items():

@@ -35,7 +35,6 @@ class TransposedLinear:
     bias: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Map [N, inputs] to [N, outputs]."""
         return torch.addmm(self.bias, x, self.weight)
 
 
@@ -48,7 +47,6 @@ class PackedLinear:
     activation: str = "none"
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Map [N, inputs] to [N, outputs]."""
         return multiply(x, self.weight, self.bias, self.activation)
 
 

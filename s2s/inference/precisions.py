@@ -38,7 +38,6 @@ class QuantisedLinear:
     bias: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Map [N, inputs] to [N, outputs]."""
         # The least positive number keeps a row of zeros from being divided by 0.
         scale = x.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny * ROW) / ROW
         rows = (x / scale).round().add_(MIDDLE).to(torch.uint8)

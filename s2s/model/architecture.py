@@ -10,7 +10,7 @@ from s2s.config.outside_names import outside
 from s2s.config.ranges import Few, PathText, ShareBelowOne, Size, settle
 from s2s.errors import UserError, nearest
 from s2s.model import attention_variants
-from s2s.model.initialization.rules import INITIALIZATIONS
+from s2s.model.initialization import INITIALIZATIONS
 
 # fmt: off
 MOST = {
@@ -53,6 +53,11 @@ class ModelSettings:
         if self.initialization not in INITIALIZATIONS:
             close = nearest(self.initialization, INITIALIZATIONS)
             raise UserError(f"model.initialization: no '{self.initialization}'{close}")
+
+    def free(self) -> dict[str, Any]:
+        """Return the sizes that no checkpoint determines, as arguments of ``Architecture``."""
+        slots = {"source_slots": self.source_slots or 0, "target_slots": self.target_slots or 0}
+        return {"dropout": self.dropout, "attention": self.attention, "attention_rank": self.attention_rank} | slots
 
 
 @dataclass(frozen=True)
@@ -119,9 +124,5 @@ def from_scratch(settings: ModelSettings, vocabulary: int) -> Architecture:
         feed_forward=settings.feed_forward or 4 * width,
         norm=settings.norm or default.norm,
         positions=settings.positions or default.positions,
-        dropout=settings.dropout,
-        attention=settings.attention,
-        source_slots=settings.source_slots or 0,
-        target_slots=settings.target_slots or 0,
-        attention_rank=settings.attention_rank,
+        **settings.free(),
     )

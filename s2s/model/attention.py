@@ -95,7 +95,6 @@ class DotProductAttention(nn.Module):
         memory: Cached | None = None,
         slots: Slots | None = None,  # noqa: ARG002
     ) -> tuple[Tensor, Cached]:
-        """Attend as ``Attention`` says."""
         query, key, value = self._parts(x)
         keys, values = (key, value) if memory is None else append(memory, (key, value))
         return self.output(merge_heads(softmax_attention(query, keys, values, mask))), (key, value)
@@ -107,7 +106,6 @@ class DotProductAttention(nn.Module):
         memory: Cached | None = None,
         slots: Slots | None = None,  # noqa: ARG002
     ) -> Tensor:
-        """Return the weights [B, H, L, M + L]."""
         query, key, _ = self._parts(x)
         return (dot_products(query, None if memory is None else memory[0], key) + mask).softmax(dim=-1)
 
@@ -126,7 +124,6 @@ class DotProductAttention(nn.Module):
         cache: Cached | None,
         slot: int = 0,  # noqa: ARG002
     ) -> tuple[Tensor, Cached]:
-        """Attend from one new row of each hypothesis."""
         query, key, value = self._parts(x[:, None])
         keys, values = (key, value) if cache is None else append(cache, (key, value))
         scores = dot_products(query, memory[0], keys) + step_mask(mask, len(x), keys.shape[2])

@@ -96,7 +96,6 @@ class SlotScores(nn.Module):
     uses_slots: ClassVar[bool] = True
 
     def remember(self, x: Tensor) -> Cached:  # noqa: ARG002
-        """Return nothing."""
         return ()
 
 

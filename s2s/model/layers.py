@@ -45,7 +45,6 @@ class Linear(nn.Linear):
     """``nn.Linear`` that multiplies by ``linear``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [..., inputs] to [..., outputs]."""
         return linear(x, self.weight, self.bias)
 
 

@@ -135,15 +135,11 @@ def _architecture(
         feed_forward=config.intermediate_size,
         norm="post",
         positions=settings.positions or table - offset,
-        dropout=settings.dropout,
-        attention=settings.attention,
-        source_slots=settings.source_slots or 0,
-        target_slots=settings.target_slots or 0,
-        attention_rank=settings.attention_rank,
         activation=config.hidden_act,
         epsilon=config.layer_norm_eps,
         position_offset=offset,
         transform=transform_names(state) is not None,
+        **settings.free(),
     )
 
 

@@ -38,7 +38,6 @@ class Synthesizer(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor, memory: Cached | None = None, slots: Slots | None = None
     ) -> tuple[Tensor, Cached]:
-        """Attend as ``Attention`` says."""
         cached = self.remember(x)
         source = None if memory is None else memory[0]
         scores, columns = self._scores(x, memory, cached, slots)
@@ -50,7 +49,6 @@ class Synthesizer(nn.Module):
         return self.output(merge_heads(attended)), cached
 
     def weights(self, x: Tensor, mask: Tensor, memory: Cached | None = None, slots: Slots | None = None) -> Tensor:
-        """Return the weights [B, H, L, M + L] with which ``forward`` sums the values."""
         return (self._scores(x, memory, self.remember(x), slots)[0] + mask).softmax(dim=-1)
 
     def remember(self, x: Tensor) -> Cached:
@@ -61,7 +59,6 @@ class Synthesizer(nn.Module):
     def step(
         self, x: Tensor, mask: Tensor, memory: Cached, cache: Cached | None, slot: int = 0
     ) -> tuple[Tensor, Cached]:
-        """Attend from one new row of each hypothesis."""
         new = self.remember(x[:, None])
         cached = new if cache is None else append(cache, new)
         tokens = cached[0].shape[2]

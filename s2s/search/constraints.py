@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from s2s.search.scorer import Scorer, State
+from s2s.search.scorer import Scorer, State, WrappedScorer
 
 
 class Constraint(Protocol):
@@ -41,12 +41,10 @@ class ConstrainedScorer(Generic[State]):
         self.sources, self.begin, self.end = scorer.sources, scorer.begin, scorer.end
 
     def start(self) -> Tracked[State]:
-        """Start the inner scorer, with rows that have no tokens."""
         empty = torch.empty(self.sources, 0, dtype=torch.int64)
         return Tracked(self.scorer.start(), empty, torch.arange(self.sources))
 
     def step(self, tokens: Tensor, state: Tracked[State]) -> tuple[Tensor, Tracked[State]]:
-        """Step the inner scorer and edit its log-probabilities."""
         log_probs, inner = self.scorer.step(tokens, state.inner)
         tokens = torch.cat([state.tokens, tokens[:, None].to(state.tokens.device)], dim=1).to(log_probs.device)
         sources = state.sources.to(log_probs.device)
@@ -56,7 +54,6 @@ class ConstrainedScorer(Generic[State]):
         return log_probs, Tracked(inner, tokens, sources)
 
     def reorder(self, state: Tracked[State], index: Tensor) -> Tracked[State]:
-        """Reorder the inner state, the tokens and the sources."""
         rows = index.to(state.tokens.device)
         return Tracked(self.scorer.reorder(state.inner, index), state.tokens[rows], state.sources[rows])
 
@@ -68,7 +65,6 @@ class MinimumLength:
         self.lengths, self.end = torch.tensor(lengths, dtype=torch.int64), end
 
     def __call__(self, log_probs: Tensor, histories: Tensor, sources: Tensor) -> Tensor:
-        """Set the end of rows that are too short to -inf."""
         early = histories.size(1) < self.lengths.to(sources.device)[sources]
         ends = torch.arange(log_probs.size(1), device=sources.device) == self.end
         return log_probs.masked_fill(early[:, None] & ends, -math.inf)
@@ -110,7 +106,6 @@ class RepetitionPenalty:
             raise ValueError(f"a repetition penalty is positive, not {self.factor}")
 
     def __call__(self, log_probs: Tensor, histories: Tensor, _: Tensor) -> Tensor:
-        """Multiply the log-probabilities of repeated tokens."""
         seen = marked(log_probs, histories, torch.ones_like(histories, dtype=torch.bool))
         return torch.where(seen, log_probs * self.factor, log_probs)
 
@@ -192,28 +187,19 @@ class ForcedPrefixes:
         return log_probs.masked_fill(~allowed, -math.inf)
 
 
-class WithoutTokens(Generic[State]):
+class WithoutTokens(WrappedScorer[State]):
     """A scorer that makes some tokens impossible and leaves the other log-probabilities as they are."""
 
     def __init__(self, scorer: Scorer[State], tokens: Sequence[int]) -> None:
-        self.scorer, self.tokens = scorer, list(tokens)
-        self.sources, self.begin, self.end = scorer.sources, scorer.begin, scorer.end
-
-    def start(self) -> State:
-        """Start the inner scorer."""
-        return self.scorer.start()
+        super().__init__(scorer)
+        self.tokens = list(tokens)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """Step the inner scorer and set the tokens to -inf."""
         log_probs, state = self.scorer.step(tokens, state)
         # In place, without a copy of [N, V]: nobody else reads a step's log-probabilities.
         for token in self.tokens:
             log_probs[:, token] = -math.inf
         return log_probs, state
-
-    def reorder(self, state: State, index: Tensor) -> State:
-        """Reorder the inner state."""
-        return self.scorer.reorder(state, index)
 
 
 def marked(log_probs: Tensor, tokens: Tensor, chosen: Tensor) -> Tensor:

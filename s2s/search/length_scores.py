@@ -31,7 +31,6 @@ class PowerPenalty:
         _check("length_penalty", self.power, EXPONENTS)
 
     def __call__(self, total: float, length: int) -> float:
-        """Return the score."""
         return total / length**self.power
 
 
@@ -45,7 +44,6 @@ class TranslationPenalty:
         _check("translation_alpha", self.alpha, EXPONENTS)
 
     def __call__(self, total: float, length: int) -> float:
-        """Return the score."""
         return total / ((5 + length) / 6) ** self.alpha
 
 
@@ -59,7 +57,6 @@ class WordReward:
         _check("word_reward", self.gamma, REWARDS)
 
     def __call__(self, total: float, length: int) -> float:
-        """Return the score."""
         return total + self.gamma * length
 
 

@@ -62,7 +62,6 @@ class Ensemble:
         self.sources, self.begin, self.end = scorers[0].sources, scorers[0].begin, scorers[0].end
 
     def start(self) -> tuple[Any, ...]:
-        """Start each scorer."""
         return tuple(scorer.start() for scorer in self.scorers)
 
     def step(self, tokens: Tensor, state: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
@@ -77,30 +76,37 @@ class Ensemble:
         return mean, tuple(part for _, part in steps)
 
     def reorder(self, state: tuple[Any, ...], index: Tensor) -> tuple[Any, ...]:
-        """Reorder each scorer's state."""
         return tuple(scorer.reorder(part, index) for scorer, part in zip(self.scorers, state, strict=True))
 
 
-class Watched(Generic[State]):
-    """A scorer that calls ``check`` before each piece of work, so that an exception, as of a deadline, ends the search.
+class WrappedScorer(Generic[State]):
+    """A scorer that does everything as the inner one; subclasses change a part."""
 
-    It changes nothing else: states and log-probabilities are the inner scorer's.
-    """
-
-    def __init__(self, scorer: Scorer[State], check: Callable[[], object]) -> None:
-        self.scorer, self.check = scorer, check
+    def __init__(self, scorer: Scorer[State]) -> None:
+        self.scorer = scorer
         self.sources, self.begin, self.end = scorer.sources, scorer.begin, scorer.end
 
     def start(self) -> State:
-        """Start the inner scorer."""
+        return self.scorer.start()
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        return self.scorer.step(tokens, state)
+
+    def reorder(self, state: State, index: Tensor) -> State:
+        return self.scorer.reorder(state, index)
+
+
+class Watched(WrappedScorer[State]):
+    """A scorer that calls ``check`` before each piece of work, so that its exception ends the search."""
+
+    def __init__(self, scorer: Scorer[State], check: Callable[[], object]) -> None:
+        super().__init__(scorer)
+        self.check = check
+
+    def start(self) -> State:
         self.check()
         return self.scorer.start()
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """Step the inner scorer."""
         self.check()
         return self.scorer.step(tokens, state)
-
-    def reorder(self, state: State, index: Tensor) -> State:
-        """Reorder the inner state."""
-        return self.scorer.reorder(state, index)

@@ -34,7 +34,6 @@ class TopK:
             raise ValueError(f"top-k keeps at least 1 token, not {self.count}")
 
     def __call__(self, log_probs: Tensor) -> Tensor:
-        """Keep the likeliest tokens."""
         order = log_probs.sort(dim=1, descending=True, stable=True).indices
         return log_probs.masked_fill(
             ~_members(order, torch.arange(order.size(1), device=order.device) < min(self.count, order.size(1))),
@@ -52,7 +51,6 @@ class TopP:
         _check_share("top-p", self.mass)
 
     def __call__(self, log_probs: Tensor) -> Tensor:
-        """Cut off the tokens before which the likelier ones already have the mass."""
         order = log_probs.sort(dim=1, descending=True, stable=True).indices
         return _leading(log_probs, order, self.mass)
 
@@ -70,7 +68,6 @@ class Typical:
         _check_share("typical sampling", self.mass)
 
     def __call__(self, log_probs: Tensor) -> Tensor:
-        """Cut off the tokens before which the more typical ones already have the mass."""
         distances = (-log_probs - _entropy(log_probs)).abs()
         return _leading(log_probs, distances.sort(dim=1, stable=True).indices, self.mass)
 
@@ -85,7 +82,6 @@ class MinP:
         _check_share("min-p", self.share)
 
     def __call__(self, log_probs: Tensor) -> Tensor:
-        """Cut off less likely tokens."""
         return _at_least(log_probs, log_probs.amax(dim=1, keepdim=True) + math.log(self.share))
 
 
@@ -99,7 +95,6 @@ class Epsilon:
         _check_share("epsilon sampling", self.cutoff)
 
     def __call__(self, log_probs: Tensor) -> Tensor:
-        """Cut off less likely tokens."""
         return _at_least(log_probs, torch.full_like(log_probs[:, :1], math.log(self.cutoff)))
 
 
@@ -113,7 +108,6 @@ class Eta:
         _check_share("eta sampling", self.cutoff)
 
     def __call__(self, log_probs: Tensor) -> Tensor:
-        """Cut off less likely tokens."""
         logarithm = math.log(self.cutoff)
         return _at_least(log_probs, (logarithm / 2 - _entropy(log_probs)).clamp(max=logarithm))
 

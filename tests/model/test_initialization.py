@@ -14,10 +14,9 @@ from s2s.errors import UserError
 from s2s.model import Architecture, PrefixTransformer
 from s2s.model.attention import Slots
 from s2s.model.attention_scores import Columns
-from s2s.model.initialization import INITIALIZATIONS, initialise
+from s2s.model.initialization import INITIALIZATIONS, initialise, left_by_cut, truncated_normal_
 from s2s.model.initialization.__main__ import main
 from s2s.model.initialization.report import depths, matrices, mean_cosine
-from s2s.model.initialization.rules import left_by_cut, truncated_normal_
 from s2s.recipe.build import build_model
 from s2s.recipe.recipe import Recipe
 

@@ -1,122 +1,203 @@
-"""Tagging schemes against their definition on whole sequences, and a CRF that keeps to them."""
+"""Constraints, alone, combined and with lengths and scores, against enumeration and against edits written as loops."""
 
-import itertools
-import re
+import math
+import random
 
 import pytest
-import torch
-from enumerated_chains import Enumerated, crf_score, random_chains, randomise
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from search_tables import TableScorer, enumerated, random_table
+from test_length_scores import SCORES, naive
 
-from s2s.errors import UserError
-from s2s.heads import CRF, bio_constraints, bmes_constraints
+from s2s.search import (
+    AllowedOutputs,
+    ConstrainedScorer,
+    ForbiddenPhrases,
+    ForcedPrefixes,
+    MinimumLength,
+    NoRepeatedNgram,
+    RepetitionPenalty,
+    RequiredPhrases,
+    beam_search,
+    greedy_stream,
+    sample_search,
+)
 
-BIO_NAMES = ["I-per", "O", "B-org", "B-per", "I-org"]
-BMES_NAMES = ["E-a", "B-a", "O", "S-a", "M-a", "S-b", "B-b", "E-b"]
-SEGMENTATION = ["S", "B", "M", "E"]
-few = settings(deadline=None, max_examples=15)
-
-
-def is_bio(names):
-    """Whether the names spell O and B-x I-x ... I-x."""
-    return re.fullmatch(r"(O |B-(\w+) (I-\2 )*)*", "".join(f"{name} " for name in names)) is not None
-
-
-def is_bmes(names):
-    """Whether the names spell O, S-x and B-x M-x ... M-x E-x; types may be missing."""
-    text = "".join(f"{name if '-' in name or name == 'O' else name + '-word'} " for name in names)
-    return re.fullmatch(r"(O |S-\w+ |B-(\w+) (M-\2 )*E-\2 )*", text) is not None
-
-
-SCHEMES = [
-    (bio_constraints, is_bio, BIO_NAMES),
-    (bmes_constraints, is_bmes, BMES_NAMES),
-    (bmes_constraints, is_bmes, SEGMENTATION),
-]
+few = settings(deadline=None, max_examples=40)
+SEEDS = st.integers(0, 2**32)
+VOCABULARY, LONGEST, SOURCES, WIDE = 4, 4, 3, 400
 
 
-def is_allowed(constraints, path):
-    between = all(constraints.transitions[pair] for pair in itertools.pairwise(path))
-    return bool(constraints.starts[path[0]] and between and constraints.ends[path[-1]])
+def contains(tokens, phrase):
+    return any(tuple(tokens[at : at + len(phrase)]) == tuple(phrase) for at in range(len(tokens)))
 
 
-@pytest.mark.parametrize(("build", "definition", "names"), SCHEMES)
-def test_a_scheme_allows_exactly_the_sequences_of_its_definition(build, definition, names):
-    constraints = build(names)
-    for length in (1, 2, 3, 4):
-        for path in itertools.product(range(len(names)), repeat=length):
-            assert is_allowed(constraints, path) == definition([names[label] for label in path]), path
+def phrases_of(chance, count, longest, first=1):
+    lengths = [chance.randint(1, longest) for _ in range(count)]
+    return [[chance.randrange(first, VOCABULARY) for _ in range(length)] for length in lengths]
 
 
-@pytest.mark.parametrize(("build", "definition", "names"), SCHEMES)
-@pytest.mark.parametrize("boundaries", [False, True])
-def test_a_constrained_crf_is_a_softmax_over_the_allowed_sequences(build, definition, names, boundaries):
-    crf = randomise(CRF(len(names), boundaries=boundaries, constraints=build(names)), 0)
-    emissions, _, mask = random_chains([3, 1, 2], len(names), 1)
-    found, scores = crf.k_best(emissions, mask, 20)
-    for row, length in enumerate([3, 1, 2]):
-        reference = Enumerated(crf_score(emissions[row], crf.transitions, crf.starts, crf.ends), len(names), length)
-        spelled = {path: definition([names[label] for label in path]) for path in reference.scores}
-        reference.scores = {path: score for path, score in reference.scores.items() if spelled[path]}
-        torch.testing.assert_close(crf.log_partition(emissions, mask)[row].item(), reference.log_partition)
-        torch.testing.assert_close(crf.marginals(emissions, mask)[row], reference.marginals(3))
-        best = list(reference.scores.items())[:20]
-        for place, (path, score) in enumerate(best):
-            assert found[row, place, :length].tolist() == list(path)
-            torch.testing.assert_close(scores[row, place].item(), score)
-        assert (scores[row, len(best) :] == -torch.inf).all()
-        assert (found[row, len(best) :] == -100).all()
+def only(keep):
+    """A loop's edit that makes impossible what ``keep`` (name, prefix, token) refuses."""
+    return lambda name, prefix, row: [
+        value if keep(name, prefix, token) else -math.inf for token, value in enumerate(row)
+    ]
 
 
-@given(seed=st.integers(0, 1000), length=st.integers(2, 12), scale=st.sampled_from([1.0, 1e4]))
+def ngrams(chance):
+    size = chance.randint(1, 3)
+
+    def fresh(_, prefix, token):
+        windows = [(*prefix, token)[at : at + size] for at in range(len(prefix) + 2 - size)]
+        return len(prefix) + 1 < size or windows.count(windows[-1]) == 1
+
+    return NoRepeatedNgram(size), only(fresh)
+
+
+def penalty(chance):
+    factor = chance.uniform(0.5, 3)
+    return RepetitionPenalty(factor), lambda _, prefix, row: [
+        value * factor if token in prefix else value for token, value in enumerate(row)
+    ]
+
+
+def forbidden(chance):
+    phrases = phrases_of(chance, chance.randint(0, 3), 3, first=0)
+    return ForbiddenPhrases(phrases), only(
+        lambda _, prefix, token: not any(contains((*prefix, token)[-len(phrase) :], phrase) for phrase in phrases)
+    )
+
+
+def forced(chance):
+    prefixes = [phrases_of(chance, 1, 3)[0] * chance.randint(0, 1) for _ in range(SOURCES)]
+
+    def agrees(name, prefix, token):
+        return len(prefix) >= len(prefixes[name]) or prefixes[name][len(prefix)] == token
+
+    return ForcedPrefixes(prefixes), only(agrees)
+
+
+def shortest(chance):
+    lengths = [chance.randint(0, 3) for _ in range(SOURCES)]
+    return MinimumLength(lengths, 0), only(lambda name, prefix, token: token or len(prefix) >= lengths[name])
+
+
+def allowed(chance):
+    chosen = [tuple(row) for row in phrases_of(chance, chance.randint(1, 12), LONGEST)]
+    ended = [(*row, 0) for row in chosen]
+    return AllowedOutputs(chosen, 0), only(
+        lambda _, prefix, token: any(row[: len(prefix) + 1] == (*prefix, token) for row in ended)
+    )
+
+
+KINDS = [ngrams, penalty, forbidden, forced, shortest, allowed]
+
+
+def edited(table, edits):
+    def after(name, prefix):
+        row = table(name, prefix)
+        for edit in edits:
+            row = edit(name, prefix, row)
+        return row
+
+    return after
+
+
+def close(found):
+    return [(tokens, pytest.approx(score, abs=1e-9)) for tokens, score in found]
+
+
+@given(seed=SEEDS, kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=3))
 @few
-def test_what_is_forbidden_is_never_chosen_and_has_no_probability(seed, length, scale):
-    crf = randomise(CRF(4, constraints=bmes_constraints(SEGMENTATION)), seed).float()
-    emissions, _, mask = random_chains([length, 1], 4, seed, scale, torch.float32)
-    found, _ = crf.k_best(emissions, mask, 3)
-    for row, place in itertools.product(range(2), range(3)):
-        path = found[row, place][mask[row] & (found[row, place] >= 0)].tolist()
-        assert is_bmes([SEGMENTATION[label] for label in path])
-    marginals = crf.marginals(emissions, mask)
-    assert not marginals[:, 0, 2:].any()
-    assert not marginals[torch.arange(2), mask.sum(dim=1) - 1][:, 1:3].any()
-    assert not marginals[1, 0, 1:].any()
+def test_an_exhaustive_search_finds_the_best_of_all_that_is_allowed(seed, kinds):
+    chance, table = random.Random(seed), random_table(seed, VOCABULARY)
+    constraints, edits = zip(*(kind(chance) for kind in kinds), strict=True)
+    scorer = ConstrainedScorer(TableScorer(table, range(SOURCES)), constraints)
+    wanted = [enumerated(edited(table, edits), name, VOCABULARY, LONGEST) for name in range(SOURCES)]
+    assert beam_search(scorer, WIDE, LONGEST, 5) == [close(rows[:5]) for rows in wanted]
 
 
-def test_gradients_stay_finite_where_labels_are_forbidden():
-    crf = CRF(4, boundaries=True, constraints=bmes_constraints(SEGMENTATION))
-    emissions, _, mask = random_chains([5, 2, 1], 4, 0, 1e3, torch.float32)
-    emissions.requires_grad_()
-    labels, _ = crf.viterbi(emissions, mask)
-    (crf.nll(emissions, labels, mask) + crf.log_partition(emissions, mask)).sum().backward()
-    assert emissions.grad.isfinite().all()
-    assert all(parameter.grad.isfinite().all() for parameter in crf.parameters())
-    assert not crf.transitions.grad[~crf.allowed_transitions].any()
+@given(seed=SEEDS, kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=3), beams=st.integers(1, 4))
+@few
+def test_a_narrow_search_sees_the_edited_distributions_and_nothing_else(seed, kinds, beams):
+    chance, table = random.Random(seed), random_table(seed, VOCABULARY)
+    constraints, edits = zip(*(kind(chance) for kind in kinds), strict=True)
+    scorer = ConstrainedScorer(TableScorer(table, range(SOURCES)), constraints)
+    plain = TableScorer(edited(table, edits), range(SOURCES))
+    found, wanted = (beam_search(each, beams, 6, beams, 0.7) for each in (scorer, plain))
+    assert found == [close(rows) for rows in wanted]
+    assert list(greedy_stream(scorer, 6)) == list(greedy_stream(plain, 6))
+
+
+@given(seed=SEEDS, count=st.integers(0, 3), beams=st.sampled_from([1, 2, WIDE]))
+@few
+def test_required_phrases_come_in_every_hypothesis_and_cost_no_other(seed, count, beams):
+    chance, table = random.Random(seed), random_table(seed, VOCABULARY, impossible=0.0)
+    phrases = phrases_of(chance, count, 2)
+    longest = [chance.randint(1, LONGEST) for _ in range(SOURCES)]
+    scorer = ConstrainedScorer(TableScorer(table, range(SOURCES)), [RequiredPhrases(phrases, 0, longest)])
+    for name, found in enumerate(beam_search(scorer, beams, longest, min(beams, 5))):
+        every = enumerated(table, name, VOCABULARY, longest[name])
+        having = [row for row in every if all(contains(row[0], phrase) for phrase in phrases)]
+        if beams == WIDE:
+            assert found == close(having[:5])
+        assert bool(found) == bool(having)
+        assert all(hypothesis in [tokens for tokens, _ in having] for hypothesis, _ in found)
+
+
+def test_required_phrases_share_their_overlap():
+    rule = RequiredPhrases([[1, 2], [2, 3]], 0, 3)
+    scorer = ConstrainedScorer(TableScorer(random_table(0, 4, impossible=0.0), [0]), [rule])
+    assert [tokens for tokens, _ in beam_search(scorer, WIDE, 3, 5)[0]] == [[1, 2, 3]]
+
+
+@given(seed=SEEDS)
+@few
+def test_samples_obey_constraints_too(seed):
+    chance = random.Random(seed)
+    phrase, prefix = phrases_of(chance, 1, 2)[0], phrases_of(chance, 1, 2)[0]
+    table = TableScorer(random_table(seed, VOCABULARY, impossible=0.0), [0])
+    scorer = ConstrainedScorer(table, [ForcedPrefixes([prefix]), RequiredPhrases([phrase], 0, 6)])
+    for tokens, *_ in sample_search(scorer, 5, 6, [seed])[0]:
+        assert tokens[: len(prefix)] == prefix
+        assert contains(tokens, phrase)
 
 
 @pytest.mark.parametrize(
-    ("labels", "place"), [([1, 0, 0], "0, 1"), ([2, 3, 0], "0, 0"), ([0, 0, 1], "0, 2"), ([3, 0, 0], "0, 0")]
+    "make",
+    [
+        lambda: NoRepeatedNgram(0),
+        lambda: RepetitionPenalty(0.0),
+        lambda: ForbiddenPhrases([[1], []]),
+        lambda: RequiredPhrases([[]], 0, 3),
+        lambda: RequiredPhrases([[1, 0]], 0, 3),
+    ],
 )
-def test_forbidden_gold_is_refused_by_place(labels, place):
-    crf = CRF(4, constraints=bmes_constraints(SEGMENTATION))
-    with pytest.raises(ValueError, match=rf"labels\[{place}\]: label \d is forbidden"):
-        crf.nll(torch.zeros(1, 3, 4), torch.tensor([labels]), torch.ones(1, 3))
-    crf.nll(torch.zeros(1, 4, 4), torch.tensor([[1, 2, 3, -100]]), torch.tensor([[1, 1, 1, 0]]))
+def test_what_makes_no_sense_is_refused(make):
+    with pytest.raises(ValueError, match=r"token|positive"):
+        make()
 
 
-def test_a_row_for_which_nothing_is_allowed_is_refused_by_number():
-    crf = CRF(3, constraints=bmes_constraints(["B", "M", "E"]))
-    emissions, mask = torch.zeros(2, 3, 3), torch.tensor([[1, 1, 1], [1, 0, 0]])
-    for call in (crf.viterbi, crf.log_partition, crf.marginals):
-        with pytest.raises(ValueError, match="row 1: no sequence of 1 labels is allowed"):
-            call(emissions, mask)
+LENGTHS = st.lists(st.integers(0, 5), min_size=SOURCES, max_size=SOURCES)
 
 
-def test_a_label_of_another_scheme_is_refused_by_name():
-    with pytest.raises(UserError, match="label 'E-x': 'E' is no tag of BIO; valid: B, I, O"):
-        bio_constraints(["O", "E-x"])
-    with pytest.raises(UserError, match="'I' is no tag of BMES"):
-        bmes_constraints(["I-x"])
-    with pytest.raises(ValueError, match=r"constraints\.starts: \[4\] does not fit 3 labels"):
-        CRF(3, constraints=bmes_constraints(SEGMENTATION))
+@given(
+    seed=SEEDS,
+    kinds=st.lists(st.sampled_from(KINDS), max_size=4),
+    beams=st.integers(1, 5),
+    n_best=st.integers(1, 5),
+    score=SCORES,
+    longest=LENGTHS,
+    shortest=LENGTHS,
+)
+@settings(deadline=None, max_examples=150)
+def test_features_combined_at_random_are_a_naive_search(seed, kinds, beams, n_best, score, longest, shortest):
+    chance, table = random.Random(seed), random_table(seed, VOCABULARY)
+    constraints, edits = zip(*(kind(chance) for kind in kinds), strict=True) if kinds else ((), ())
+    scorer = ConstrainedScorer(TableScorer(table, range(SOURCES)), constraints)
+    found = beam_search(scorer, beams, longest, min(n_best, beams), score, shortest)
+    late = only(lambda name, prefix, token: token or len(prefix) >= shortest[name])
+    whole = edited(table, [*edits, late])
+    for name, most in enumerate(longest):
+        wanted = naive(whole, name, beams, most, min(n_best, beams), score, lambda *_: False)
+        assert found[name] == close(wanted if most else [([], 0.0)])

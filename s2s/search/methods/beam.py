@@ -64,11 +64,9 @@ class SearchSettings(LengthScored):
         return [rows[: self.n_best] for rows in covered(hypotheses, request.attention, self.coverage_penalty)]
 
     def width(self) -> int:
-        """Return the number of beams."""
         return self.beams
 
     def stream(self, scorer: Scorer[Any], request: SearchRequest) -> Iterator[StreamedToken]:
-        """Return the tokens of greedy decoding."""
         if self.beams > 1:
             return super().stream(scorer, request)
         return stream(not_ending_early(scorer, request.shortest), request.longest, likeliest)
@@ -105,7 +103,6 @@ class DiverseSettings(LengthScored):
         return [interleaved(groups, self.n_best or self.groups) for groups in by_group]
 
     def width(self) -> int:
-        """Return the number of beams of all groups."""
         return self.groups * self.beams
 
     def __post_init__(self) -> None:
@@ -125,7 +122,6 @@ class ShrinkingSettings(SearchMethod):
         return shrinking_beam_search(scorer, self.beams, request.longest, request.vocabulary.never_written)
 
     def width(self) -> int:
-        """Return the number of beams at the start."""
         return self.beams
 
     def __post_init__(self) -> None:

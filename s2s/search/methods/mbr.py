@@ -22,14 +22,35 @@ Decide = Callable[[list[str], list[float]], Decision]
 
 
 @dataclass
-class RiskSettings(SampleSettings):
+class Utility(SearchMethod):
+    """The keys of searches that choose by expected utility."""
+
+    # a row of s2s.metrics.sentence.METRICS, or module:function of (hypothesis, reference)
+    utility: str = field(default="chrf", metadata=outside("module:function", METRICS))
+    aggregate: bool = False  # chrF against the average n-grams of all candidates, in time linear in their number
+
+    def stream(self, scorer: Scorer[Any], request: SearchRequest) -> Iterator[StreamedToken]:
+        """Raise a UserError: the best hypothesis is only known at the end."""
+        return SearchMethod.stream(self, scorer, request)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            check_metric(self.utility)
+        except UserError as error:
+            raise UserError(f"search.utility: {error}") from error
+        if self.aggregate and self.utility != "chrf":
+            raise UserError(
+                f"search.aggregate: only chrf can be taken against all candidates at once, not '{self.utility}'"
+            )
+
+
+@dataclass
+class RiskSettings(Utility, SampleSettings):
     """``mbr``: the sample whose text is most similar to the others; scores are expected utilities, in [0, 1]."""
 
     samples: Few = 32  # of each source
     n_best: Few | None = 1  # different hypotheses with the greatest expected utilities; null: all
-    # a row of s2s.metrics.sentence.METRICS, or module:function of (hypothesis, reference)
-    utility: str = field(default="chrf", metadata=outside("module:function", METRICS))
-    aggregate: bool = False  # chrF against the average n-grams of all samples, in time linear in their number
 
     def find(self, scorer: Scorer[Any], request: SearchRequest) -> list[list[Hypothesis]]:
         """Return the different samples, best first; each is weighted by the number of times that it was drawn."""
@@ -37,22 +58,12 @@ class RiskSettings(SampleSettings):
         samples = self.draw(scorer, request)
         return [ranked(rows, [1.0] * len(rows), decide, request)[: self.n_best] for rows in samples]
 
-    def stream(self, scorer: Scorer[Any], request: SearchRequest) -> Iterator[StreamedToken]:
-        """Raise a UserError: the best sample is only known at the end."""
-        return SearchMethod.stream(self, scorer, request)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_utility(self.utility, self.aggregate)
-
 
 @dataclass
-class BeamRiskSettings(SearchSettings):
+class BeamRiskSettings(Utility, SearchSettings):
     """``mbr_beam``: the same with all hypotheses of a beam, weighted by their probabilities (e to their scores)."""
 
     beams: Few = 16  # the candidates
-    utility: str = field(default="chrf", metadata=outside("module:function", METRICS))  # as for mbr
-    aggregate: bool = False  # as for mbr
 
     def find(self, scorer: Scorer[Any], request: SearchRequest) -> list[list[Hypothesis]]:
         """Return the beam's hypotheses by their expected utilities, the greatest first."""
@@ -60,24 +71,6 @@ class BeamRiskSettings(SearchSettings):
         hypotheses = SearchSettings.find(replace(self, n_best=self.beams), scorer, request)
         weighted = [(rows, probabilities([score for _, score in rows])) for rows in hypotheses]
         return [ranked(rows, weights, decide, request)[: self.n_best] for rows, weights in weighted]
-
-    def stream(self, scorer: Scorer[Any], request: SearchRequest) -> Iterator[StreamedToken]:
-        """Raise a UserError: the best sample is only known at the end."""
-        return SearchMethod.stream(self, scorer, request)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_utility(self.utility, self.aggregate)
-
-
-def check_utility(utility: str, aggregate: bool) -> None:
-    """Raise a UserError for an unknown metric, or one without an aggregate form."""
-    try:
-        check_metric(utility)
-    except UserError as error:
-        raise UserError(f"search.utility: {error}") from error
-    if aggregate and utility != "chrf":
-        raise UserError(f"search.aggregate: only chrf can be taken against all candidates at once, not '{utility}'")
 
 
 def decision(utility: str, aggregate: bool, check: Callable[[], object]) -> Decide:

@@ -49,11 +49,9 @@ class SampleSettings(SearchMethod):
         return [best_first(rows)[: self.n_best] for rows in self.draw(scorer, request)]
 
     def width(self) -> int:
-        """Return the number of samples."""
         return self.samples
 
     def stream(self, scorer: Scorer[Any], request: SearchRequest) -> Iterator[StreamedToken]:
-        """Return the tokens of the one sample."""
         if self.samples > 1:
             return super().stream(scorer, request)
         scorer = not_ending_early(scorer, request.shortest)
@@ -77,7 +75,6 @@ class SampleSettings(SearchMethod):
         return [seed_of(self.seed, "sample", *source) for source in request.sources]
 
     def filters(self) -> list[Filter]:
-        """Return the filters whose keys are given."""
         given = {name: getattr(self, name) for name in FILTERS}
         return [FILTERS[name](value) for name, value in given.items() if value is not None]
 
