@@ -45,6 +45,7 @@ def _key(kind: type, item: Field[Any]) -> Key:
 def comments(kind: type) -> dict[str, str]:
     """Return the comment of each field of a settings class and its bases: the one on its line, or those above it."""
     meanings: dict[str, str] = {}
+    # Base classes come first: a subclass that declares a field again may give it another comment.
     for base in (base for base in reversed(kind.__mro__) if is_dataclass(base)):
         lines = textwrap.dedent(inspect.getsource(base)).splitlines()
         (tree,) = ast.parse("\n".join(lines)).body

@@ -74,6 +74,7 @@ def read_text(text: str, origin: str, literal: bool = False) -> Layer:
     """Read the text of a YAML file that errors call ``origin``; see ``read_file``."""
     tree = Tree(origin, literal)
     try:
+        # BaseLoader leaves every value a text: YAML's own rules make `no` false, 1e3 a text and 1:30 the number 90.
         node = yaml.compose(text, Loader=yaml.BaseLoader)
         if not isinstance(node, yaml.MappingNode | None):
             raise UserError(f"{origin}:1: not a mapping of keys to values")
@@ -141,6 +142,7 @@ class Tree:
         self.count += 1
         if self.count > MOST_VALUES:
             raise UserError(f"{self.origin}: more than {MOST_VALUES} values")
+        # A tag such as !!float would decide the type of a value, which is for its key to decide.
         if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rpartition(":")[2] not in ("str", "seq", "map"):
             name = node.tag.replace("tag:yaml.org,2002:", "!!")
             problem = f"'{name}' is a tag; leave it out, a value is read by its key's type"
@@ -180,6 +182,7 @@ def put(section: dict[str, Any], path: Sequence[str], value: Any, around: str) -
         section[name] = value
         return
     below = section[name]
+    # run.seed and run: {seed: ...} in one file are one key, and only one of two values could count.
     if not isinstance(below, dict) or not isinstance(value, dict):
         raise UserError(f"{around}{name}: set twice")
     for key, inner in value.items():
@@ -207,6 +210,7 @@ def read_arguments(arguments: Sequence[str]) -> list[Layer]:
         path = dotted(key)
         layer = Layer("command line", nest(path, Argument(value)), {".".join(path): 0})
         layers.append(((len(path), path[-1] != "name"), layer))
+    # The sort is stable, so of two arguments for one key the later one stays later.
     return [layer for _, layer in sorted(layers, key=lambda pair: pair[0])]
 
 

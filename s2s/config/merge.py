@@ -86,6 +86,7 @@ def merge(schema: Schema | type, layers: Sequence[Layer]) -> Any:
             elif name in schema.named:
                 root.values[name] = reader.named(root.values.get(name, {}), value, name, schema.named[name])
             elif name in schema.picked:
+                # Values for the default row, given without its name, count until a layer names another row.
                 before = root.values.get(name) or Section(_default_kind(schema.kind, name))
                 root.values[name] = reader.changed(before, value, name, schema.picked[name])
             else:

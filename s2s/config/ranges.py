@@ -102,6 +102,7 @@ def _refuse_empty(settings: Any, prefix: str) -> None:
     for item in fields(settings):
         form = form_of(item) or ("PATH" if item.name in paths else None)
         value = getattr(settings, item.name)
+        # A default of "" is no fault: commands have it for arguments that are needed, and check those themselves.
         if form and value != item.default and any(not name.strip() for name in names_in(value)):
             valid = f"{form}, null" if item.default is None else form
             raise UserError(f"{prefix}{item.name}: an empty name; give {valid}, or leave the key out")

@@ -46,6 +46,7 @@ def recipe_layers(name_or_path: str | Path) -> list[Layer]:
     try:
         base = read_file(_find(name, Path(recipe.origin).parent))
     except UserError as error:
+        # The base was not found, so the line that names it is at fault. A fault inside of the base names its own line.
         if str(error).startswith("recipe "):
             raise UserError(f"{recipe.position('base')}: base: {error}") from error
         raise

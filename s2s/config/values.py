@@ -155,6 +155,7 @@ def _number_text(value: Any, key: str, kind: str) -> str | None:
     text = _raw(value, key)
     if not isinstance(text, str):
         return None
+    # YAML spells these numbers .inf and .nan, Python without the dot.
     if INFINITE.fullmatch(text):
         return text.replace(".", "")
     if not NUMBER.fullmatch(text) or len(text) > LONGEST_NUMBER:
@@ -173,6 +174,7 @@ def whole_number(value: Any, key: str) -> int:
     """Return a whole number: ``100``, ``1_000`` or ``1e3``. Errors: a ``MisreadError``."""
     text = _number_text(value, key, "a whole number")
     if text is None:
+        # For Python True is the number 1, but nobody who writes steps: true means one step.
         if isinstance(value, bool) or not isinstance(value, Integral | float) or value % 1 != 0:
             raise MisreadError(key, f"{shown(value)} is not a whole number")
         return int(value)

@@ -44,6 +44,7 @@ def updates(lengths: Lengths, budget: int, seed: int, epoch: int) -> list[Indice
     for start in range(0, len(order), bucket):
         chosen = order[start : start + bucket]
         plan.extend(_cut(chosen[by_length(lengths[chosen])], lengths, budget))
+    # Shuffled once more, because the updates of a bucket are in the order of their lengths.
     return [plan[index] for index in random.permutation(len(plan))]
 
 
@@ -53,6 +54,7 @@ def by_length(lengths: Lengths) -> Indices:
     By bins of the source's length, and within a bin by the target's, rising in one bin and falling in the next.
     """
     bins = lengths[:, 0] // SOURCE_BIN
+    # Rising and falling by turns keeps neighbours similar also where one bin ends and the next begins.
     targets = numpy.where(bins % 2 == 0, lengths[:, 1], -lengths[:, 1])
     return numpy.lexsort((targets, bins))
 

@@ -44,6 +44,7 @@ class CacheEntry(NamedTuple):
         """Return the metadata of the entry; None if it is missing, or a file of it is missing or has another size."""
         try:
             meta = read_json(self.folder / META)
+            # Sizes find files that were cut short. Hashes would have to read all of the data at every start.
             whole = all((self.folder / name).stat().st_size == size for name, size in meta["sizes"].items())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -99,6 +100,7 @@ class ScratchFolder:
                 self.finished[name].tofile(self.path(name))
             folder = self.path(META).parent
             sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+            # Written last: a folder without metadata is no entry, so an interrupted one is made again.
             write_atomically(folder / META, json.dumps(meta | {"sizes": sizes}))
             shutil.rmtree(entry.folder, ignore_errors=True)
             folder.replace(entry.folder)

@@ -82,6 +82,7 @@ def fingerprint(splits: Mapping[str, Sequence[Example]]) -> str:
     digest = hashlib.sha256()
     for split, examples in splits.items():
         for packed in examples.packed() if isinstance(examples, Examples) else map(pack, examples):
+            # The bytes of json.dumps([split, *fields]): runs of all versions have recorded fingerprints of these.
             digest.update(b'["%b", %b\n' % (split.encode(), packed[1:]))
     return digest.hexdigest()[:12]
 
@@ -96,6 +97,7 @@ def _overlap(splits: Splits) -> list[str]:
 def _copy_task(data: DataSettings) -> tuple[Lists, list[str]]:
     """Make ``data.size`` distinct examples of 3 to 10 letters whose target is the source; 100 each for dev and test."""
     generator = random.Random(0)
+    # A dict, as a set that keeps its order: equal texts would be in train and in a held-out split.
     texts: dict[str, None] = {}
     while len(texts) < data.size:
         texts[" ".join(generator.choices(COPY_ALPHABET, k=generator.randint(*COPY_LENGTHS)))] = None

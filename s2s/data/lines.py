@@ -63,6 +63,7 @@ def read_lines(path: str) -> list[str]:
 def stream_rows(path: str, wanted: Wanted = ANY) -> tuple[Iterator[Line], bool]:
     """Return lines or rows as they are read, one by one, and whether they are rows."""
     lines = _stream(path, wanted)
+    # The first item opens the file, so that a missing one is an error here and not at the caller's loop.
     first = next(lines)
     return lines, first.row is not None
 

@@ -52,6 +52,7 @@ def arrow_rows(name: str, stream: BinaryIO, fields: Fields, log: object) -> Numb
 def _batched(name: str, kind: str, stream: BinaryIO, batches: Callable[[BinaryIO], Iterator[Any]]) -> Numbered:
     """Yield the rows of batches, numbered; a stream without seek is unpacked into a temporary file first."""
     with tempfile.TemporaryFile() as plain:
+        # Parquet has its index at the end: gzip would have to be unpacked twice, and a pipe cannot go back.
         if isinstance(stream, GzipFile) or not stream.seekable():
             copyfileobj(stream, plain)
             plain.seek(0)
@@ -120,6 +121,7 @@ def set_rows(
     columns = _columns(name, rows.column_names, Fields(tuple(fields)))
     done = 0
     try:
+        # with_format(None): a set's own format may give arrays or tensors for texts.
         for batch in rows.select_columns(columns).with_format(None).iter(ROWS):
             for values in zip(*(batch[column] for column in columns), strict=True):
                 done += 1

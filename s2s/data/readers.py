@@ -61,6 +61,7 @@ def read_rows(
             elif why:
                 log(f"{path}: read as {NAMES[kind]}, because {why}")
             for number, row in FORMATS[kind](str(path), stream, wanted, log):
+                # In bytes of the packed file: the size of what is in it is not known beforehand.
                 if number % 1000 == 0:
                     on_progress(raw.tell())
                 yield number, row
@@ -118,6 +119,7 @@ def decide(stream: BinaryIO, fields: Fields) -> tuple[str, str | None, BinaryIO]
     Anything else: plain lines.
     """
     head = [stream.readline(LONGEST_LINE)]
+    # A limit, because a pipe may give blank lines for ever, and all of them are held.
     while head[-1] and not head[-1].strip() and len(head) < 100:
         head.append(stream.readline(LONGEST_LINE))
     whole = b"".join(head)
@@ -181,6 +183,7 @@ def _byte_lines(stream: BinaryIO) -> Iterator[bytes | ValueError]:
         yield from _carriage_returns(first, stream)
         return
     while first:
+        # The rest of a line that is too long is read past in pieces, never held as a whole.
         if len(first) > LONGEST_LINE and not first.endswith(b"\n"):
             while first and not first.endswith(b"\n"):
                 first = stream.readline(LONGEST_LINE)
@@ -240,6 +243,7 @@ def _json_document(name: str, stream: BinaryIO, fields: Fields, log: Log) -> Ite
     """Yield the objects of an array, or a sequence of objects that may span lines; or JSON lines under another name."""
     kind, _, stream = decide(stream, fields)
     if kind == "jsonl":
+        # Files called .json often hold JSON lines.
         yield from _json(name, stream, fields, log)
         return
     text = _text(stream.read().removeprefix(MARK))
@@ -362,6 +366,7 @@ def _record(
     number = lines.taken[0][0]
     if not any(map(str.strip, values)):
         return number, ValueError("blank line")
+    # A record over several lines with a wrong number of values has a stray quote, not wrong columns.
     if names and len(values) != len(names) and len(lines.taken) > 1:
         return _broken(lines, None, str(_named(names, values)))
     if any('"' in line and ODD_BLANK.search(line) for _, line in lines.taken if isinstance(line, str)):

@@ -92,6 +92,7 @@ def encode_rows(
 
 def _whole(sources: Sequence[str | Sequence[str]], vocabulary: Vocabulary) -> Iterator[tuple[list[int], list[int]]]:
     """Yield the ids of each source without begin and end, and the columns of its tokens after the begin."""
+    # One call for all texts and one for all tokens: tokenizers are fast only on batches.
     texts = [source for source in sources if isinstance(source, str)]
     of_texts = iter(vocabulary.encode_all(texts) if texts else [])
     of_tokens = iter(vocabulary.encode_tokens([source for source in sources if not isinstance(source, str)]))

@@ -92,6 +92,7 @@ def _by_name(folder: Path, splits: Sequence[str]) -> Files:
         match = FILE_NAME.fullmatch(entry.name)
         if match and STEMS[match[1]] in splits:
             others = files.setdefault(STEMS[match[1]], [])
+            # Pieces join, but train.jsonl next to train.csv may be the same data twice.
             if others and not (match[2] and _sort(others[0]) == _sort(entry)):
                 raise UserError(f"{folder}: two files for one split: {others[0].name} and {entry.name}")
             others.append(entry)

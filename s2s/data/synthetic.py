@@ -79,6 +79,7 @@ class Transduction:
         rows = []
         for word in [*target, None]:
             chances = np.append(np.einsum("iz,izw->w", belief, emissions), over)
+            # log(0) is meant: the end cannot come before the pointer has left the last letter.
             with np.errstate(divide="ignore"):
                 rows.append(np.log(chances))
             posterior = belief * emissions[:, :, numbers[word]] if word in numbers else belief

@@ -73,6 +73,7 @@ def tokenise(
             return tokeniser.tokens(examples, scratch)
     # "unknown": entries of earlier versions, without it in their key, have reports that do not count unknown pieces.
     entry = data_entry.below("tokens", name, vocabulary.digest(), max_source, max_target, "unknown")
+    # All processes of a run come here at once; one encodes, and the others map its files.
     with entry.lock():
         if (meta := entry.meta()) is None:
             with ScratchFolder(entry.home) as scratch:

@@ -60,6 +60,7 @@ def load(data: DataSettings, labels: Sequence[str] = (), splits: Sequence[str] =
     fields = (data.source_field, data.target_field, *labels)
     origin, home = _origin(data, splits), cache_folder(data.cache)
     entry = None
+    # A set that is not in files cannot be recognised later, so it is read each time.
     if origin.identity and origin.size >= LARGE:
         entry = CacheEntry(home, key_of("examples", READING, origin.identity, fields, data.on_error))
     with entry.lock() if entry else nullcontext():
@@ -72,6 +73,7 @@ def load(data: DataSettings, labels: Sequence[str] = (), splits: Sequence[str] =
     if not len(examples["dev"]):
         examples["train"], examples["dev"] = hold_out(examples["train"])
         report.append(f"no dev file: held out {len(examples['dev'])} train examples as dev")
+    # Train only: dev and test are scored against all references of a source at once.
     examples["train"] = examples["train"].one_target_each()
     return examples, report
 

@@ -90,6 +90,7 @@ class Vocabulary(ABC):
 
     def digest(self) -> str:
         """Return hexadecimal digits that differ between vocabularies that encode any text differently."""
+        # By the saved files, since these are all that encoding depends on.
         with TemporaryDirectory() as folder:
             self.save(Path(folder))
             return sha256(b"".join(file.read_bytes() for file in sorted(Path(folder).iterdir()))).hexdigest()

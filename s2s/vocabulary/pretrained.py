@@ -33,6 +33,7 @@ class PretrainedVocabulary(Vocabulary):
         if end is None:
             raise UserError("vocabulary: the tokenizer has neither a separator nor an end of sequence")
         self.end = end
+        # GPT-2 and its like have neither [CLS] nor padding; their one special token serves as both.
         self.begin = _first(tokenizer.cls_token_id, tokenizer.bos_token_id, end)
         self.padding = _first(tokenizer.pad_token_id, end)
         self.unknown = _first(tokenizer.unk_token_id, self.padding)
@@ -65,6 +66,7 @@ class PretrainedVocabulary(Vocabulary):
 
     def decode(self, ids: Sequence[int]) -> str:
         if self.word_pieces:
+            # Not the tokenizer's own decode, which leaves blanks around most marks.
             return "".join(self.shares(ids))
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
@@ -150,6 +152,7 @@ class PretrainedVocabulary(Vocabulary):
         """Read a saved vocabulary."""
         check_tokenizer(folder)
         try:
+            # The folder may be a stranger's: none of its code runs, and nothing is fetched because it says so.
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         except FAILURES as error:
             raise UserError(f"{folder}: no tokenizer can be read there: {first_line(error)}") from error

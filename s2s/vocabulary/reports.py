@@ -73,6 +73,7 @@ def changed_texts(vocabulary: Vocabulary, targets: Sequence[str]) -> list[str]:
     changes: dict[str, list[str]] = {}
     for text, ids in zip(targets, vocabulary.encode_all(targets), strict=True):
         back = vocabulary.decode(ids)
+        # One text counts once, for the mildest change that explains it.
         if text != back:
             kind = next(kind for kind, same in CHANGES.items() if same(text) == same(back))
             changes.setdefault(kind, []).append(_difference(text, back))

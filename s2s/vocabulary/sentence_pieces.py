@@ -69,9 +69,12 @@ def train(texts: Iterable[str], size: int) -> SentencePieceVocabulary:
             sentence_iterator=(part for text in texts for part in _learnable(text)),
             model_writer=writer,
             vocab_size=size,
+            # Small texts cannot fill the vocabulary, which would otherwise be an error.
             hard_vocab_limit=False,
+            # Any other character is spelled in bytes, so that nothing is unknown.
             byte_fallback=True,
             character_coverage=0.9999,
+            # Targets must come back from their pieces as they were written.
             normalization_rule_name="identity",
             max_sentence_length=LONGEST,
             num_threads=1,  # with more threads the pieces would depend on the machine
@@ -89,6 +92,7 @@ def train(texts: Iterable[str], size: int) -> SentencePieceVocabulary:
 def _learnable(text: str) -> Iterator[str]:
     """Yield a text as lines that the trainer does not skip; cutting at blanks is harmless, as no piece spans one."""
     line = fold(text.translate(RESERVED))
+    # A character has at most 4 bytes, so such a line is short enough without being encoded.
     if len(line) * 4 < LONGEST:
         yield line
         return

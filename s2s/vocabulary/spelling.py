@@ -48,6 +48,8 @@ def _byte_characters() -> dict[str, bytes]:
     return table | {chr(0x100 + index): bytes([byte]) for index, byte in enumerate(others)}
 
 
+# Thai, Lao, Tibetan, Burmese and Khmer; from the CJK radicals over kana and bopomofo to the ideographs, with the later
+# blocks of each; Miao, Tangut, Khitan and Nushu.
 BLANKLESS = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u19e0-\u19ff\u2e80-\u30ff\u3100-\u312f\u31a0-\u31ff\u3400-\u9fff\ua9e0-\ua9ff"
     "\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f\U00016f00-\U00018fff\U0001b000-\U0001b2ff\U00020000-\U0003ffff]"

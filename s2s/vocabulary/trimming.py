@@ -25,6 +25,7 @@ def trim(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Tokenizer, list[in
     and BPE.
     """
     fields: Fields = json.loads(tokenizer.to_str()) | {"post_processor": None, "truncation": None, "padding": None}
+    # A copy, as truncation would hide the pieces of long texts.
     whole = Tokenizer.from_str(json.dumps(fields))
     whole.encode_special_tokens = True  # as in PretrainedVocabulary: "[SEP]" in a text is not a special piece
     kind = fields["model"].get("type", "WordPiece" if "continuing_subword_prefix" in fields["model"] else None)
