@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 from s2s.config import merge, read_arguments
 from s2s.config.ranges import Count, PathText, Positive, Range, settle
 from s2s.console.command_line import run_command
-from s2s.errors import UserError, install_command
+from s2s.errors import UserError, optional_module
+from s2s.runs.run import load
+from s2s.serve.hosts import hosts_of, listening
 
 USAGE = "usage: s2s serve run=FOLDER[,FOLDER ...] [port=8000] [host=127.0.0.1]\n"
 
@@ -34,54 +36,42 @@ class Settings:
 
     def __post_init__(self) -> None:
         settle(self)
-        if not self.places():
+        if not self.folders():
             raise UserError("run: missing; run=FOLDER names the run to serve")
 
-    def places(self) -> list[str]:
-        """The runs' folders or names."""
+    def folders(self) -> list[str]:
+        """Return the runs' folders or hub names."""
         return listed(self.run)
 
 
-def listed(given: str | list[str]) -> list[str]:
-    """Return what is given as a list, or with commas between."""
-    parts = given if isinstance(given, list) else str(given).split(",")
+def listed(value: str | list[str]) -> list[str]:
+    """Return the parts of a list, or of a text with commas between them."""
+    parts = value if isinstance(value, list) else str(value).split(",")
     return [str(part) for part in parts if str(part)]
 
 
-def names(places: Sequence[str]) -> list[str]:
-    """Names for runs: the last parts of their folders, or the whole paths where these are not all different."""
-    short = [Path(place).name or place for place in places]
-    found = short if len(set(short)) == len(short) else list(places)
-    if len(set(found)) < len(found):
-        raise UserError(f"run: '{max(found, key=found.count)}' is named twice")
-    return found
+def names(folders: Sequence[str]) -> list[str]:
+    """Return names for runs: the last parts of their folders, or the whole paths where two would have the same name."""
+    short = [Path(folder).name or folder for folder in folders]
+    chosen = short if len(set(short)) == len(short) else list(folders)
+    if len(set(chosen)) < len(chosen):
+        raise UserError(f"run: '{max(chosen, key=chosen.count)}' is named twice")
+    return chosen
 
 
 def serve(settings: Settings) -> None:
-    """Load the runs and answer until interrupted; the process then ends here."""
-    try:
-        from s2s.serve.application import application
-        from s2s.serve.hosts import hosts_of, listening
-        from s2s.serve.server import serve_at
-        from s2s.serve.worker import Worker
-    except ImportError as error:
-        missing = f"{error.name} is not installed" if error.name else str(error)
-        raise UserError(f"{missing}: {install_command('serve')}") from error
-    from s2s.runs.run import load
-
-    places = settings.places()
-    runs = {name: load(place, settings.checkpoint) for name, place in zip(names(places), places, strict=True)}
-    for place, run in zip(places, runs.values(), strict=True):
+    """Load the runs and answer until interrupted; this function ends the process."""
+    server = optional_module("s2s.serve.server", "serve", "serve")  # imports fastapi and uvicorn
+    folders = settings.folders()
+    runs = {name: load(folder, settings.checkpoint) for name, folder in zip(names(folders), folders, strict=True)}
+    for folder, run in zip(folders, runs.values(), strict=True):
         if not run.recipe.generates:
-            raise UserError(f"run '{place}': it was trained without targets and generates nothing")
+            raise UserError(f"run '{folder}': it was trained without targets and generates nothing")
     sockets = listening(settings.host, settings.port)
     hosts = hosts_of(settings.host, listed(settings.names), sockets)
-    worker = Worker(settings.waiting, settings.time_limit)
-    app = application(runs, worker, hosts, settings.memory)
-    serve_at(sockets, app, worker, hosts)
-    worker.close()
-    # Nothing is left to write. Work that does not ask whether it shall end would keep the process, and to take an
-    # interpreter with torch apart takes a second of processor time.
+    server.serve(runs, sockets, hosts, settings.waiting, settings.time_limit, settings.memory)
+    # The process ends at once: work that never calls ``check`` would keep it alive, and the orderly end of an
+    # interpreter with torch takes a second of processor time.
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(0)

@@ -1,4 +1,4 @@
-"""The page and the JSON interface over some runs."""
+"""The routes: the page, and the JSON interface to runs."""
 
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -18,30 +18,28 @@ from s2s.errors import UserError, nearest
 from s2s.runs.run import Run
 from s2s.search.methods import SEARCHES
 from s2s.search.methods.base import SearchMethod
-from s2s.serve.answers import Served, answer
-from s2s.serve.bodies import MOST_BYTES, BodyLimit, JsonRoute, Question
+from s2s.serve.answers import Served, answer, as_json_lines, greedy_lines, greedy_settings
 from s2s.serve.costs import check_cost
-from s2s.serve.hosts import HostGuard, Hosts
-from s2s.serve.keys import settings_of
-from s2s.serve.refusals import content
-from s2s.serve.streams import as_they_come, greedy_lines, greedy_settings
+from s2s.serve.hosts import Hosts
+from s2s.serve.middleware import BodyLimit, HostGuard, error_body
+from s2s.serve.questions import MOST_BYTES, JsonRoute, Question, settings_of
 from s2s.serve.worker import BusyError, LeftError, TimeLimitError, Worker, unless_left
 
 logger = logging.getLogger("s2s")
-# The page is whole in itself: nothing of it comes from elsewhere, and it talks to its own server alone.
+# Texts of models are shown on the page, so it may load nothing from elsewhere and talk only to its own server.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 MEMORY = 1024
-"""MiB that one request may take."""
+"""The default limit of a request's memory in MiB."""
 LOOPBACK = Hosts(frozenset(), local=True)
 
 
 def application(runs: Mapping[str, Run], worker: Worker, hosts: Hosts = LOOPBACK, memory: int = MEMORY) -> FastAPI:
-    """Return the application over runs by name, the first of which answers where none is named.
+    """Return the application for runs by name; the first answers requests that name none.
 
-    The ``worker`` does all the computing, one request at a time; a request takes at most ``memory`` MiB.
+    The ``worker`` computes one request at a time; a request may take at most ``memory`` MiB.
     """
     served = {name: Served(run, worker.check) for name, run in runs.items()}
     for name, run in runs.items():
@@ -81,8 +79,8 @@ def application(runs: Mapping[str, Run], worker: Worker, hosts: Hosts = LOOPBACK
         check_cost(chosen.run, settings, memory)
 
         def work() -> bytes:
-            found = answer(chosen, question.source, settings)
-            return json_text({"run": name, "step": chosen.run.step, **found}).encode()
+            result = answer(chosen, question.source, settings)
+            return json_text({"run": name, "step": chosen.run.step, **result}).encode()
 
         return Response(await unless_left(request, worker.do(work)), media_type="application/json")
 
@@ -91,8 +89,8 @@ def application(runs: Mapping[str, Run], worker: Worker, hosts: Hosts = LOOPBACK
         _, chosen = _chosen(served, question.run)
         settings = greedy_settings(chosen.run.recipe.search, question.search)
         check_cost(chosen.run, settings, memory)
-        worker.check_room()  # what has begun has its status already
-        lines = as_they_come(request, worker, lambda: greedy_lines(chosen, question.source, settings))
+        worker.check_room()  # now: once the stream has begun, its status 200 is sent
+        lines = as_json_lines(request, worker, lambda: greedy_lines(chosen, question.source, settings))
         return StreamingResponse(lines, media_type="application/x-ndjson")
 
     return app
@@ -106,23 +104,22 @@ def _chosen(runs: Mapping[str, Served], name: str | None) -> tuple[str, Served]:
 
 
 def _described(name: str, run: Run) -> dict[str, Any]:
-    own = run.recipe.search
+    defaults = run.recipe.search
+
+    def described(key: Key, kind: type[SearchMethod]) -> dict[str, Any]:
+        return {**key._asdict(), "value": getattr(defaults, key.name) if type(defaults) is kind else None}
+
     return {
         "name": name,
         "step": run.step,
         "parameters": sum(parameter.numel() for parameter in run.objective.parameters()),
-        "method": name_of(SEARCHES, own),
-        "methods": {row: [_key(key, kind, own) for key in keys(kind)] for row, kind in SEARCHES.items()},
+        "method": name_of(SEARCHES, defaults),
+        "methods": {row: [described(key, kind) for key in keys(kind)] for row, kind in SEARCHES.items()},
     }
 
 
-def _key(key: Key, kind: type[SearchMethod], own: SearchMethod) -> dict[str, Any]:
-    """A search key, with the run's own value where its recipe has one."""
-    return {**key._asdict(), "value": getattr(own, key.name) if type(own) is kind else None}
-
-
 def _add_errors(app: FastAPI) -> None:
-    """Every error is a JSON object with one line under ``error``."""
+    """Answer every error with a JSON object that has one line under ``error``."""
 
     @app.exception_handler(UserError)
     async def unusable(_: Request, error: UserError) -> Response:
@@ -130,11 +127,11 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        return _error(422, "; ".join(_place(detail) for detail in error.errors()))
+        return _error(422, "; ".join(_reason(detail) for detail in error.errors()))
 
     @app.exception_handler(StarletteHTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
-        if error.status_code == 405 and request.method == "OPTIONS":  # the address is known: tell what it takes
+        if error.status_code == 405 and request.method == "OPTIONS":  # a known path, whose methods a browser asks for
             return Response(status_code=204, headers={"Allow": f"{(error.headers or {})['Allow']}, OPTIONS"})
         return _error(error.status_code, str(error.detail), error.headers)
 
@@ -156,16 +153,16 @@ def _add_errors(app: FastAPI) -> None:
         return _error(500, f"{type(error).__name__}; the server's log says more")
 
 
-def _place(detail: Mapping[str, Any]) -> str:
-    """One of pydantic's errors in a line: where, and what is wrong."""
-    place = ".".join(str(part) for part in detail["loc"] if part != "body")
+def _reason(detail: Mapping[str, Any]) -> str:
+    """Return one of pydantic's errors as a line with the key and the reason."""
+    key = ".".join(str(part) for part in detail["loc"] if part != "body")
     if detail["type"] == "extra_forbidden":
-        return f"unknown key '{place}'{nearest(place, Question.model_fields)}"
+        return f"unknown key '{key}'{nearest(key, Question.model_fields)}"
     if detail["type"] == "json_invalid":
         return f"not JSON: {detail.get('ctx', {}).get('error', detail['msg'])}"
     reason = str(detail["msg"]).removeprefix("Value error, ")
-    return f"{place}: {reason}" if place else reason
+    return f"{key}: {reason}" if key else reason
 
 
 def _error(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(content(reason), status, headers, "application/json")
+    return Response(error_body(reason), status, headers, "application/json")

@@ -1,6 +1,6 @@
-"""What a request may cost: hypotheses by number, and memory by arithmetic before any of it is taken.
+"""Limits of a request: the number of its hypotheses, and an upper bound of its memory, computed before it is taken.
 
-Time is limited while the work runs, by ``s2s.serve.worker``.
+The worker limits the time while the work runs (``s2s.serve.worker``).
 """
 
 from s2s.errors import UserError
@@ -9,40 +9,40 @@ from s2s.runs.run import Run
 from s2s.search.methods.base import SearchMethod
 
 MOST = 64
-"""The most hypotheses that a request may have searched at once, those of all groups of beams together."""
-MOST_PLACES = 2000
-"""The most bytes of required and forbidden texts together, each with one more."""
+"""The most hypotheses that a request may search at once, over all groups of beams."""
+MOST_STATES = 2000
+"""The most states of the automaton of required and forbidden texts: their bytes, and one more for each text."""
 MOST_LINKS = 1 << 21
-"""The most links between the places of the automaton of required and forbidden texts; a second or two makes them."""
+"""The most links between the states of that automaton, which takes a second or two to build."""
 MIB = 1 << 20
 NUMBER = 4
 """Bytes of a float32."""
 
-# Bytes of one entry of a table, measured on torch 2.13 and rounded up: most of the tables are made in several steps.
+# Bytes for each entry of a table, measured with torch 2.13 and rounded up: several copies exist while one is computed.
 STEP = 60  # hypotheses x vocabulary: log-probabilities with filters or a penalty (45 measured, 16 for plain beams)
-STEP_TEXTS = 50  # more for required and forbidden texts
+STEP_TEXTS = 50  # hypotheses x vocabulary: more for required and forbidden texts
 SCORED = 12  # tokens x vocabulary: the log-probabilities of a whole hypothesis
-PLACE = 160  # bytes of all texts x vocabulary: the automaton's tables (155 where every character is a word)
-LINK = 150  # links between the automaton's places
+STATE = 160  # states of the automaton x vocabulary (155 measured where every character is a word)
+LINK = 150  # links between the automaton's states
 TOKEN = 400  # tokens of all hypotheses: numbers, pieces and JSON
-NGRAMS = 20_000  # the same where all texts' n-grams of characters are kept at once, of 12 characters a token
+NGRAMS = 20_000  # tokens of all hypotheses, if the character n-grams of all texts are kept: 12 characters a token
 PART = 64 * MIB
-"""The bytes that hypotheses may take whose tokens' probabilities are computed at once."""
+"""The memory for the log-probabilities of the hypotheses that are scored together."""
 
 
 def check_cost(run: Run, settings: SearchMethod, memory: int) -> None:
-    """Refuse settings, a request's over the run's own, with which the longest source may take more than ``memory`` MiB.
+    """Refuse settings with which the longest source may take more than ``memory`` MiB.
 
-    Raises ``UserError``, also for lengths that the run has no room for or that exclude each other.
+    Raises ``UserError``, also for lengths that exceed the model's or contradict each other.
     """
     run.check_lengths(settings)
     width, names = settings.width(), [name for name in ("samples", "groups", "beams") if hasattr(settings, name)]
     if width > MOST:
         raise UserError(f"search.{' x search.'.join(names)}: {width} is more than {MOST}")
-    places, texts = places_of(settings), len(settings.required) + len(settings.forbidden)
-    if places > MOST_PLACES or links_of(settings) > MOST_LINKS:
+    states, texts = _states(settings), len(settings.required) + len(settings.forbidden)
+    if states > MOST_STATES or _links(settings) > MOST_LINKS:
         raise UserError(
-            f"search.required, search.forbidden: {texts} texts of {places} bytes together are too many to follow; "
+            f"search.required, search.forbidden: {texts} texts of {states} bytes together are too many to follow; "
             "ask for fewer or shorter ones"
         )
     needed, tokens = bytes_of(run, settings) // MIB, run.max_length(settings)
@@ -55,76 +55,63 @@ def check_cost(run: Run, settings: SearchMethod, memory: int) -> None:
 
 
 def bytes_of(run: Run, settings: SearchMethod) -> int:
-    """Return an upper bound of what a request takes, in bytes."""
-    shape, rows, tokens, source = (
-        run.model.shape,
-        settings.width(),
-        run.max_length(settings),
-        run.recipe.data.max_source,
-    )
-    table, column, kept = rows * shape.vocabulary, _column(shape), _kept(shape)
-    weights = NUMBER * sum(each.numel() for each in run.objective.parameters())
-    precisions = [run.models(each).precision for each in (settings, run.recipe.search)]
-    parts = [
-        # Weights in other numbers than the run's own: a copy, and that laid out for decoding.
-        2 * weights * (precisions[0] != precisions[1]),
-        source * (column + kept) + 2 * NUMBER * shape.heads * source**2,
-        # Keys and values: the buffer is rebuilt twice as large, with its columns picked out beside the old one.
-        4 * rows * (tokens + 1) * kept,
-        # Which columns each hypothesis sees: old, new and reordered.
+    """Return an upper bound of a request's memory in bytes."""
+    shape, rows, tokens = run.model.shape, settings.width(), run.max_length(settings)
+    source, vocabulary = run.recipe.data.max_source, shape.vocabulary
+    weights = NUMBER * sum(parameter.numel() for parameter in run.objective.parameters())
+    needed = [
+        source * (_column(shape) + _kept(shape)) + 2 * NUMBER * shape.heads * source**2,
+        # Keys and values: the buffer doubles when it is full, and its columns are picked out while the old one exists.
+        4 * rows * (tokens + 1) * _kept(shape),
+        # The columns that each hypothesis sees: old, new and reordered.
         3 * NUMBER * rows * (source + 2 * rows * tokens),
-        table * STEP,
+        rows * vocabulary * STEP,
         max(PART, scored_bytes(shape, source, tokens)),
         rows * tokens * TOKEN,
-        _asked_for(settings, shape, source, tokens),
     ]
-    return sum(parts)
-
-
-def _asked_for(settings: SearchMethod, shape: Architecture, source: int, tokens: int) -> int:
-    """Return the bytes of what only some settings need."""
-    rows, vocabulary = settings.width(), shape.vocabulary
-    found = 0
+    if run.models(settings).precision != run.models(run.recipe.search).precision:
+        needed.append(2 * weights)  # a copy in the other precision, and another laid out for decoding
     if settings.required or settings.forbidden:
-        places = places_of(settings)
-        found += places * vocabulary * PLACE + links_of(settings) * LINK + rows * vocabulary * STEP_TEXTS
+        automaton = _states(settings) * vocabulary * STATE + _links(settings) * LINK
+        needed.append(automaton + rows * vocabulary * STEP_TEXTS)
     if settings.no_repeat_ngram:
-        found += rows * tokens**2 // 2
+        needed.append(rows * tokens**2 // 2)
     if getattr(settings, "groups", 1) > 1:
-        found += NUMBER * tokens * vocabulary  # how often each step's tokens were taken
+        needed.append(NUMBER * tokens * vocabulary)  # how often the other groups took each token, at each step
     if getattr(settings, "coverage_penalty", 0):
-        found += rows * (3 * _scores(shape, source, tokens) + tokens * _column(shape) + source * _kept(shape))
+        attention = 3 * _scores(shape, source, tokens)
+        needed.append(rows * (attention + tokens * _column(shape) + source * _kept(shape)))
     if getattr(settings, "aggregate", False):
-        found += rows * tokens * NGRAMS
-    return found
+        needed.append(rows * tokens * NGRAMS)
+    return sum(needed)
 
 
-def places_of(settings: SearchMethod) -> int:
-    """Return the bytes of required and forbidden texts, and one for each; their automaton grows with them."""
+def _states(settings: SearchMethod) -> int:
+    """Return an upper bound of the states of the automaton of required and forbidden texts."""
     return sum(1 + len(text.encode("utf-8", "replace")) for text in [*settings.required, *settings.forbidden])
 
 
-def links_of(settings: SearchMethod) -> int:
-    """Return the most links between places, for each set of required texts that may have come."""
-    return places_of(settings) ** 2 << len(settings.required) if settings.required else 0
+def _links(settings: SearchMethod) -> int:
+    """Return an upper bound of the links between states, over all sets of required texts that may be met already."""
+    return _states(settings) ** 2 << len(settings.required) if settings.required else 0
 
 
 def scored_bytes(shape: Architecture, source: int, tokens: int) -> int:
-    """Return the bytes that the probabilities of one hypothesis's tokens take while they are computed."""
+    """Return the memory for the log-probabilities of one hypothesis's tokens while they are computed."""
     columns = (source + tokens) * (_column(shape) + _kept(shape))
     return tokens * shape.vocabulary * SCORED + columns + 3 * _scores(shape, source, tokens)
 
 
 def _column(shape: Architecture) -> int:
-    """Return the bytes of a layer's activations of one column: queries, keys, values, the hidden layer, sums."""
+    """Return the bytes of one column's activations in a layer: queries, keys, values, the hidden layer, sums."""
     return NUMBER * (10 * shape.width + 2 * shape.feed_forward)
 
 
 def _kept(shape: Architecture) -> int:
-    """Return the bytes of what all layers keep of a column for later ones: keys and values."""
+    """Return the bytes of one column's keys and values in all layers, which are kept for later columns."""
     return NUMBER * 2 * shape.width * shape.layers
 
 
 def _scores(shape: Architecture, source: int, tokens: int) -> int:
-    """Return the bytes of the attention of one hypothesis, in one layer."""
+    """Return the bytes of one hypothesis's attention scores in one layer."""
     return NUMBER * shape.heads * tokens * (source + tokens)

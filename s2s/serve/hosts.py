@@ -1,7 +1,7 @@
-"""Where the server listens, and under which names it may be asked.
+"""The addresses at which the server listens, and the names under which it answers.
 
-A page elsewhere can make its own name point to this machine (DNS rebinding), or make a browser post to it. Both are
-told by the headers Host and Origin, which a page cannot choose. An address made of numbers cannot be rebound.
+A foreign page can make its own name point to this machine (DNS rebinding), or make a browser post to it. The headers
+Host and Origin, which a page cannot choose, reveal both. A numeric address cannot be rebound.
 """
 
 import ipaddress
@@ -11,10 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
 from s2s.errors import UserError
-from s2s.serve.refusals import refuse
 
 
 def listening(host: str, port: int) -> list[socket.socket]:
@@ -23,49 +20,49 @@ def listening(host: str, port: int) -> list[socket.socket]:
     Raises ``UserError`` for a host that has no address here, and for a port that is taken.
     """
     try:
-        # The final dot of a whole name is no part of what the machine's own list of names has.
-        found = socket.getaddrinfo(
+        # The list of names in /etc/hosts has them without the final dot of an absolute name.
+        rows = socket.getaddrinfo(
             host.removesuffix(".") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError) as error:
         raise UserError(f"host: '{host}' is no address of this machine: {error}") from error
     sockets: list[socket.socket] = []
-    for family, address in dict.fromkeys((row[0], row[4]) for row in found):
+    for family, address in dict.fromkeys((row[0], row[4]) for row in rows):
         try:
             sockets.append(_bound(family, (address[0], port, *address[2:])))
         except OSError as error:
-            for each in sockets:
-                each.close()
+            for bound in sockets:
+                bound.close()
             raise UserError(f"host, port: {address[0]} port {port}: {error.strerror or error}") from error
         port = sockets[0].getsockname()[1]
     return sockets
 
 
 def _bound(family: int, address: tuple[str | int, ...]) -> socket.socket:
-    made = socket.socket(family, socket.SOCK_STREAM)
+    bound = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if os.name == "posix":  # elsewhere it would let two servers share a port
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        made.bind(address)
+        if os.name == "posix":  # on Windows the option would let two servers share a port
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:  # IPv4 has sockets of its own, which would clash with one for both
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(address)
     except OSError:
-        made.close()
+        bound.close()
         raise
-    return made
+    return bound
 
 
 @dataclass(frozen=True)
 class Hosts:
-    """The names under which a server may be asked; a ``*`` among the names stands for every one.
+    """The names under which a server answers; ``*`` among them allows every name.
 
-    The names of this machine alone are always among them: ``localhost`` and the loopback addresses. A server that
-    others reach also answers to every address of numbers. The names ``found`` are those that nobody gave.
+    ``localhost`` and the loopback addresses are always allowed. If other machines reach the server, so is every numeric
+    address.
     """
 
     names: frozenset[str]
-    local: bool
-    found: frozenset[str] = frozenset()
+    local: bool  # only this machine reaches the server
+    guessed: frozenset[str] = frozenset()  # those of the names that the user did not give: the machine's own
 
     def allows(self, host: str) -> bool:
         """Return whether a request's Host header, with or without a port, is one of the names."""
@@ -74,8 +71,8 @@ class Hosts:
             return False
         return "*" in self.names or name in self.names or is_loopback(name) or (not self.local and _is_address(name))
 
-    def said(self) -> str:
-        """Return a line on who reaches the server, and under which names it answers."""
+    def summary(self) -> str:
+        """Return a line on who can reach the server, and under which names it answers."""
         who = "Only this machine reaches it" if self.local else "Other machines reach it, and it has no passwords"
         if "*" in self.names:
             return f"{who}; it answers under every name, so that pages whose names are made to point to it can read it"
@@ -83,27 +80,25 @@ class Hosts:
         return f"{who}; it answers under {', '.join(sorted(self.names))}, {addresses}; names=NAME adds names"
 
     def trusts(self, origin: str, host: str) -> bool:
-        """Return whether a page from an Origin may post to the Host: its own pages, and those of given names.
+        """Return whether a page from an Origin may post to a Host: the server's own page, or one of a given name.
 
-        Another port of a name is another server, whose pages are trusted only where names=NAME gives the name. So is
-        https, which only a proxy before this server speaks.
+        Another port is another server, whose pages are trusted only where the user gives its name (names=NAME). The
+        same holds for https, which only a proxy in front of this server speaks.
         """
-        page, given = _origin(origin), self.names - self.found
+        page, given = _origin(origin), self.names - self.guessed
         if page is None:
             return False
-        own = ["http", "https"] if "*" in given else ["http"]
-        return page[1] in given or page in [_origin(f"{scheme}://{host}") for scheme in own]
+        schemes = ["http", "https"] if "*" in given else ["http"]
+        return page[1] in given or page in [_origin(f"{scheme}://{host}") for scheme in schemes]
 
 
 def hosts_of(host: str, given: Iterable[str], sockets: Sequence[socket.socket]) -> Hosts:
-    """Return the names of a server that listens at sockets: its host, what the caller has given, and its machine's.
-
-    What the sockets are bound to decides whether only this machine reaches them, however ``host`` is written.
-    """
-    local = all(is_loopback(str(each.getsockname()[0])) for each in sockets)
+    """Return the names of a server at some sockets: its host, those that the user has given, and the machine's."""
+    # The bound addresses decide whether other machines reach them: ``host`` has many spellings.
+    local = all(is_loopback(str(bound.getsockname()[0])) for bound in sockets)
     machine = () if local else (socket.gethostname(), f"{socket.gethostname()}.local")
-    asked, found = _names(given), _names((host, *machine))
-    return Hosts(asked | found, local, found - asked)
+    asked, guessed = _names(given), _names((host, *machine))
+    return Hosts(asked | guessed, local, guessed - asked)
 
 
 def _names(hosts: Iterable[str]) -> frozenset[str]:
@@ -112,26 +107,26 @@ def _names(hosts: Iterable[str]) -> frozenset[str]:
 
 
 PORTS = {"http": 80, "https": 443}
-"""The ports that an Origin leaves out."""
+"""The default ports, which an Origin leaves out."""
 
 
 def _origin(text: str) -> tuple[str, str, int] | None:
-    """Return scheme, name and port of an Origin header; None where it is none of a web page."""
-    scheme, _, place = text.partition("://")
-    found = _place(place)
-    if found is None or scheme.lower() not in PORTS:
+    """Return scheme, name and port of an Origin header; None for one that is not a web page's."""
+    scheme, _, host = text.partition("://")
+    address = _name_and_port(host)
+    if address is None or scheme.lower() not in PORTS:
         return None
-    name, port = found
+    name, port = address
     return scheme.lower(), name, PORTS[scheme.lower()] if port is None else port
 
 
 def name_in(host: str) -> str | None:
-    """Return the name in a Host header, in lower case, without port, brackets and final dot; None where it is none."""
-    found = _place(host)
-    return None if found is None else found[0]
+    """Return the name in a Host header, in lower case, without port, brackets and final dot; None if it is invalid."""
+    address = _name_and_port(host)
+    return None if address is None else address[0]
 
 
-def _place(host: str) -> tuple[str, int | None] | None:
+def _name_and_port(host: str) -> tuple[str, int | None] | None:
     text = f"[{host}]" if _is_address(host) and ":" in host else host
     try:
         parts = urlsplit(f"//{text}")
@@ -161,45 +156,3 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-class HostGuard:
-    """Answers 400 to requests under other names than the server's, and 403 to what a page elsewhere posts."""
-
-    def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
-        self.app, self.hosts = app, hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        given = [(name, value.decode("latin-1")) for name, value in scope["headers"]]
-        host = next((value for name, value in given if name == b"host"), "")
-        origins = [value for name, value in given if name == b"origin"]
-        if not self.hosts.allows(host):
-            await refuse(send, 400, f"Host: '{host}' is not a name of this server; names=NAME at its start adds one")
-        elif scope["method"] not in ("GET", "HEAD") and not all(self.hosts.trusts(each, host) for each in origins):
-            await refuse(send, 403, f"Origin: a page of '{origins[0]}' may not post here; names=NAME allows its name")
-        elif len(origins) == 1 and self.hosts.trusts(origins[0], host):
-            await self.app(scope, receive, _readable(origins[0], send))
-        else:
-            await self.app(scope, receive, send)
-
-
-def _readable(origin: str, send: Send) -> Send:
-    """Return a ``send`` whose answers tell browsers that a trusted page may post JSON and read what comes."""
-    told = {
-        "access-control-allow-origin": origin,
-        "access-control-allow-methods": "GET, POST",
-        "access-control-allow-headers": "content-type",
-        "vary": "Origin",
-    }
-    pairs = [(name.encode(), value.encode("latin-1")) for name, value in told.items()]
-
-    async def told_first(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", []), *pairs]}
-        await send(message)
-
-    return told_first

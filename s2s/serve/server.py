@@ -1,83 +1,87 @@
-"""uvicorn's server, with an end within seconds and connections that must ask something."""
+"""The server: uvicorn, which ends within seconds and closes connections that ask nothing."""
 
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from s2s.runs.run import Run
+from s2s.serve.application import application
 from s2s.serve.hosts import Hosts
 from s2s.serve.worker import GRACE, Worker
 
 HEADERS = 20.0
-"""Seconds in which the headers of a request come, from its first byte, or for the first request from the connection."""
+"""The time for the headers of a request, from its first byte, or from the connection for the first request."""
 CONNECTIONS = 512
-"""The most connections, and four for each request that may wait; further ones are answered with 503."""
+"""The least limit of connections, and four for each request that may wait; further ones are answered with 503."""
 
 logger = logging.getLogger("uvicorn.error")
 
 
 class Protocol(H11Protocol):
-    """Closes connections on which the headers of a request do not come in time."""
+    """HTTP protocol that closes connections whose headers do not arrive in time."""
 
-    _late: asyncio.TimerHandle | None = None
+    _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Start the clock of the first request."""
         super().connection_made(transport)
-        self._late = self.loop.call_later(HEADERS, transport.abort)
+        self._deadline = self.loop.call_later(HEADERS, transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Read what has come, and begin or cease to wait for the rest of a request's headers."""
+        """Parse data, and start the clock of a request's headers or stop it after them."""
         super().data_received(data)
         asking = self.cycle is None or self.cycle.response_complete
-        if asking and self._late is None:
-            self._late = self.loop.call_later(HEADERS, self.transport.abort)
+        if asking and self._deadline is None:
+            self._deadline = self.loop.call_later(HEADERS, self.transport.abort)
         elif not asking:
-            self._cease()
+            self._stop_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no longer."""
-        self._cease()
+        """Stop the clock."""
+        self._stop_clock()
         super().connection_lost(exc)
 
-    def _cease(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+    def _stop_clock(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 class Server(uvicorn.Server):
-    """A server that tells its worker of the end as soon as a signal asks for it."""
+    """A server whose worker ends its work as soon as a signal asks the server to end."""
 
     def __init__(self, config: uvicorn.Config, worker: Worker, hosts: Hosts) -> None:
         super().__init__(config)
         self.worker, self.hosts = worker, hosts
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say where."""
+        """Listen, and log the addresses and names."""
         await super().startup(sockets)
-        for each in sockets or []:
-            address, port = each.getsockname()[:2]
+        for bound in sockets or []:
+            address, port = bound.getsockname()[:2]
             logger.info("running on http://%s:%d (Ctrl-C ends it)", f"[{address}]" if ":" in address else address, port)
-        logger.info("%s", self.hosts.said())
+        logger.info("%s", self.hosts.summary())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end."""
+        """Begin the end of worker and server."""
         self.worker.end()
         super().handle_exit(sig, frame)
 
 
-def server(app: FastAPI, worker: Worker, hosts: Hosts) -> Server:
-    """Return a server of the application that answers under the hosts' names."""
+def serve(
+    runs: Mapping[str, Run], sockets: list[socket.socket], hosts: Hosts, waiting: int, time_limit: float, memory: int
+) -> None:
+    """Answer questions to the runs at the sockets, until interrupted; the limits are those of the command."""
+    worker = Worker(waiting, time_limit)
     config = uvicorn.Config(
-        app,
-        # h11 limits headers (64 KiB) whatever else is installed; nothing here speaks websockets.
+        application(runs, worker, hosts, memory),
+        # h11 limits headers to 64 KiB; without this, uvicorn takes another parser if one is installed.
         http=Protocol,
         ws="none",
         log_level="info",
@@ -85,10 +89,6 @@ def server(app: FastAPI, worker: Worker, hosts: Hosts) -> Server:
         limit_concurrency=max(CONNECTIONS, 4 * worker.most_waiting),
         timeout_graceful_shutdown=int(GRACE) + 1,
     )
-    return Server(config, worker, hosts)
-
-
-def serve_at(sockets: Sequence[socket.socket], app: FastAPI, worker: Worker, hosts: Hosts) -> None:
-    """Answer at the sockets until interrupted."""
-    with suppress(KeyboardInterrupt):  # that is how uvicorn tells of Ctrl-C
-        server(app, worker, hosts).run(list(sockets))
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again after Ctrl-C
+        Server(config, worker, hosts).run(sockets)
+    worker.close()

@@ -1,4 +1,4 @@
-"""One thread that computes, and a line before it that is not endless."""
+"""One thread that computes, with a queue of limited length before it."""
 
 import asyncio
 import time
@@ -12,27 +12,27 @@ from fastapi import Request
 Result = TypeVar("Result")
 
 GRACE = 2.0
-"""Seconds that the running work may still take once the server has been told to end."""
+"""Seconds that the running work may still take after a signal to end the server."""
 
 
 class EndedError(Exception):
-    """The work was ended before its result was there; the message says why, for the one who waits for it."""
+    """The work ended before it had a result; the message gives the client the reason."""
 
 
 class BusyError(EndedError):
-    """The line is full, or the server is ending; asking again later helps."""
+    """The queue is full, or the server is ending; the client may ask again later."""
 
 
 class TimeLimitError(EndedError):
-    """The work took longer than one request may."""
+    """The work exceeded the time limit of a request."""
 
 
 class LeftError(EndedError):
-    """Nobody waits for the result."""
+    """The client has left, so nobody waits for the result."""
 
 
 class Task(Generic[Result]):
-    """A piece of work in the line or running, and the future on which its client waits."""
+    """Queued or running work, and the future for which its client waits."""
 
     def __init__(self, work: Callable[[], Result]) -> None:
         self.work = work
@@ -42,7 +42,7 @@ class Task(Generic[Result]):
         self.deadline = float("inf")
 
     def settle(self, result: Any, error: BaseException | None) -> None:
-        """Give the result or the error to the future; from any thread, and in vain where its loop has ended."""
+        """Give the result or the error to the future, from any thread; do nothing if its event loop has ended."""
 
         def give() -> None:
             if self.future.done():
@@ -60,53 +60,53 @@ class Task(Generic[Result]):
 
 
 class Worker:
-    """Runs one piece of work at a time, in the order in which it was asked for, off the event loop.
+    """Does the work of one request at a time, in order of arrival, in a thread outside of the event loop.
 
-    Work ends itself by calling ``check`` every now and then: that raises when ``time_limit`` seconds have passed since
-    the work began, when its client has left, and when the server is ending.
+    The work has to call ``check`` regularly, which raises ``time_limit`` seconds after the work began, when its client
+    has left, and when the server is ending.
     """
 
     def __init__(self, most_waiting: int, time_limit: float = 60.0) -> None:
         self.most_waiting, self.time_limit = most_waiting, time_limit
-        self.waiting = 0  # the running one counts
-        self._line: deque[Task[Any]] = deque()
+        self.waiting = 0  # the running request included
+        self._queue: deque[Task[Any]] = deque()
         self._changed = Condition()
         self._running: Task[Any] | None = None
         self._ending: float | None = None
         self._closed = False
-        # A daemon: the interpreter does not wait at its end for work that never calls check.
+        # A daemon thread, so that the interpreter can end although some work never calls ``check``.
         self._thread = Thread(target=self._run, name="s2s-generation", daemon=True)
         self._thread.start()
 
     async def do(self, work: Callable[[], Result]) -> Result:
-        """Return the work's result or raise its error; ``BusyError`` at once where the line is full.
+        """Return the work's result or raise its error; raise ``BusyError`` at once where the queue is full.
 
-        Where the caller is cancelled, the work is taken out of the line, or ends at its next ``check``.
+        If the caller is cancelled, the work is removed from the queue, or ends at its next ``check``.
         """
         self.check_room()
         task = Task(work)
         self.waiting += 1
         try:
             with self._changed:
-                self._line.append(task)
+                self._queue.append(task)
                 self._changed.notify()
             return await task.future
         finally:
             self.waiting -= 1
             task.left = True
             with self._changed:
-                if task in self._line:
-                    self._line.remove(task)
+                if task in self._queue:
+                    self._queue.remove(task)
 
     def check_room(self) -> None:
-        """Raise ``BusyError`` where the line is full or the server is ending."""
+        """Raise ``BusyError`` where the queue is full or the server is ending."""
         if self._ending is not None:
             raise BusyError("the server is ending")
         if self.waiting >= self.most_waiting:
             raise BusyError(f"{self.waiting} requests are waiting already; try again later")
 
     def check(self) -> None:
-        """Raise an ``EndedError`` where the running work shall end; only the work itself calls this."""
+        """Raise an ``EndedError`` if the running work has to end; only the work itself calls this."""
         task, now = self._running, time.monotonic()
         if task is None:
             return
@@ -121,11 +121,11 @@ class Worker:
             )
 
     def end(self) -> None:
-        """Take no further work, and let the running one go on for ``GRACE`` seconds; a signal's handler may call it."""
+        """Refuse new work and end the running one after ``GRACE`` seconds; safe to call in a signal handler."""
         self._ending = time.monotonic() + GRACE
 
     def close(self) -> bool:
-        """End the running work at its next ``check`` and drop the rest; return whether the thread has ended by then."""
+        """End the running work at its next ``check``, drop the rest, and return whether the thread ended in time."""
         self._ending = self._ending or time.monotonic()
         with self._changed:
             self._closed = True
@@ -142,24 +142,24 @@ class Worker:
             self._running = task
             try:
                 result, error = task.work(), None
-            except BaseException as raised:  # whatever it is, its client is told and the thread goes on
+            except BaseException as raised:  # of any kind: its client gets it, and the thread survives
                 result, error = None, raised
             self._running = None
             task.settle(result, error)
-            # Nothing of a result, or of a traceback's frames, is kept while the thread waits.
+            # Without this, the last result and the frames of its traceback would stay in memory while the thread waits.
             del task, result, error
 
     def _next(self) -> Task[Any] | None:
         with self._changed:
-            while not self._line and not self._closed:
+            while not self._queue and not self._closed:
                 self._changed.wait()
-            return None if not self._line else self._line.popleft()
+            return None if not self._queue else self._queue.popleft()
 
 
 async def unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Return the work's result; where the client leaves before, cancel the work and raise ``LeftError``.
+    """Return the work's result; if the client leaves before, cancel the work and raise ``LeftError``.
 
-    The request's body has been read.
+    The request's body must have been read: the next message is then the disconnection.
     """
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_leaving(request))
     try:
@@ -168,13 +168,12 @@ async def unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Re
             raise LeftError("the client has left")
         return task.result()
     finally:
-        for each in (task, gone):
-            each.cancel()
-        # What they end with is theirs; an error that nobody asked for would be told by the loop.
+        task.cancel()
+        gone.cancel()
+        # Awaited, or asyncio would log an error that nobody has retrieved.
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
 async def _leaving(request: Request) -> None:
-    """Wait until the client has left."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -21,7 +21,6 @@ import uvicorn
 
 import s2s
 from s2s.serve.__main__ import Settings, main, names
-from s2s.serve.answers import pieces
 from s2s.serve.application import application
 from s2s.serve.hosts import is_loopback
 from s2s.serve.worker import BusyError, Worker
@@ -236,8 +235,8 @@ def test_a_full_line_is_told_at_once_and_errors_leave_the_worker_free() -> None:
 def test_pieces_make_up_the_text(run: s2s.Run) -> None:
     for text in ("a b c", "", "j i h"):
         ids = run.vocabulary.encode(text)
-        assert "".join(pieces(run.vocabulary, ids)) == text
-        assert len(pieces(run.vocabulary, ids)) == len(ids)
+        assert "".join(run.vocabulary.shares(ids)) == text
+        assert len(run.vocabulary.shares(ids)) == len(ids)
 
 
 def test_the_page_needs_no_network(client: httpx.Client) -> None:
@@ -292,7 +291,7 @@ def test_runs_have_short_names_where_these_differ() -> None:
     assert names(["one/a", "other/a"]) == ["one/a", "other/a"]
     with pytest.raises(s2s.UserError, match="'runs/a' is named twice"):
         names(["runs/a", "runs/a"])
-    assert Settings(run="a,b").places() == Settings(run=["a", "b"]).places() == ["a", "b"]
+    assert Settings(run="a,b").folders() == Settings(run=["a", "b"]).folders() == ["a", "b"]
     assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "example.org")] == [
         True,
         True,

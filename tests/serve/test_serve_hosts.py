@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from s2s.errors import UserError
-from s2s.serve.hosts import HostGuard, Hosts, hosts_of, is_loopback, listening, name_in
+from s2s.serve.hosts import Hosts, hosts_of, is_loopback, listening, name_in
+from s2s.serve.middleware import HostGuard
 
 pytestmark = pytest.mark.slow
 
@@ -101,8 +102,8 @@ def test_a_server_for_other_machines_answers_to_addresses_and_its_names(host: st
     assert [name for name in (*allowed, "proxy.example:1", "OTHER.example") if not hosts.allows(name)] == []
     assert not hosts.allows("elsewhere.example")
     assert names_at(host, "*").allows("elsewhere.example")
-    assert "no passwords" in hosts.said()
-    assert "names=NAME" in hosts.said()
+    assert "no passwords" in hosts.summary()
+    assert "names=NAME" in hosts.summary()
 
 
 def test_names_are_read_as_browsers_send_them() -> None:

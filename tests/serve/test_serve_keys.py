@@ -19,7 +19,7 @@ from s2s.errors import UserError
 from s2s.search.methods import SEARCHES
 from s2s.search.methods.beam import SearchSettings
 from s2s.serve.application import application
-from s2s.serve.keys import settings_of
+from s2s.serve.questions import settings_of
 from s2s.serve.worker import Worker
 
 NODE = shutil.which("node")
@@ -94,15 +94,15 @@ def test_a_value_is_what_its_key_holds(keys: dict[str, Any], expected: dict[str,
         ({"length_penalty": False}, "search.length_penalty: False is not a number"),
         ({"token_scores": 1}, "search.token_scores: 1 is neither true nor false"),
         ({"token_scores": "yes"}, "is neither true nor false"),
-        ({"prefix": 1.0}, "search.prefix: 1.0 is no text"),
+        ({"prefix": 1.0}, "search.prefix: 1.0 is not a text"),
         ({"prefix": "a\ud800"}, "half of a surrogate pair U+D800 at character 2"),
         ({"prefix": "a\0"}, "control character U+0000 at character 2"),
-        ({"required": "a"}, "search.required: 'a' is no list"),
-        ({"required": [1]}, "search.required[0]: 1 is no text"),
+        ({"required": "a"}, "search.required: 'a' is not a list"),
+        ({"required": [1]}, "search.required[0]: 1 is not a text"),
         ({"forbidden": ["a", "\x1b"]}, "search.forbidden: control character U+001B"),
         ({"forbidden": ["a"] * 65}, "search.forbidden: 65 are more than 64"),
         ({"forbidden": [["a"]]}, "search.forbidden[0]"),
-        ({"stop": {"a": 1}}, "search.stop: {'a': 1} is no text"),
+        ({"stop": {"a": 1}}, "search.stop: {'a': 1} is not a text"),
         ({"name": ["beam"]}, "search.name: no ['beam']"),
         ({"samples": 2}, "unknown key 'search.samples' of 'beam'; it is one of sample, mbr"),
         ({"__class__": "x"}, "unknown key 'search.__class__'"),

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from served import GENEROUS, LONG, Serving, answer_of, question, serving
 
-from s2s.serve.bodies import BodyLimit
+from s2s.serve.middleware import BodyLimit
 from s2s.serve.worker import BusyError, LeftError, TimeLimitError, Worker
 
 pytestmark = pytest.mark.slow
