@@ -22,7 +22,6 @@ class PrefixScorer:
 
     @torch.no_grad()
     def start(self) -> State:
-        """Encode the sources and return the state of one hypothesis each."""
         return begin(self.packed, self.packed.encode(self.source, self.lengths))
 
     @torch.no_grad()

@@ -4,6 +4,7 @@ Shapes: B sources, D = H d the width in H heads, L rows that attend, M columns o
 N = B K hypotheses in decoding, K a source, t tokens of each so far.
 """
 
+# ruff: noqa: ARG002 - each class takes all arguments of the contract, and few need all of them
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
@@ -89,23 +90,13 @@ class DotProductAttention(nn.Module):
         self.output = Linear(width, width)
 
     def forward(
-        self,
-        x: Tensor,
-        mask: Tensor,
-        memory: Cached | None = None,
-        slots: Slots | None = None,  # noqa: ARG002
+        self, x: Tensor, mask: Tensor, memory: Cached | None = None, slots: Slots | None = None
     ) -> tuple[Tensor, Cached]:
         query, key, value = self._parts(x)
         keys, values = (key, value) if memory is None else append(memory, (key, value))
         return self.output(merge_heads(softmax_attention(query, keys, values, mask))), (key, value)
 
-    def weights(
-        self,
-        x: Tensor,
-        mask: Tensor,
-        memory: Cached | None = None,
-        slots: Slots | None = None,  # noqa: ARG002
-    ) -> Tensor:
+    def weights(self, x: Tensor, mask: Tensor, memory: Cached | None = None, slots: Slots | None = None) -> Tensor:
         query, key, _ = self._parts(x)
         return (dot_products(query, None if memory is None else memory[0], key) + mask).softmax(dim=-1)
 
@@ -117,12 +108,7 @@ class DotProductAttention(nn.Module):
         return split_heads(key, self.heads), split_heads(value, self.heads)
 
     def step(
-        self,
-        x: Tensor,
-        mask: Tensor,
-        memory: Cached,
-        cache: Cached | None,
-        slot: int = 0,  # noqa: ARG002
+        self, x: Tensor, mask: Tensor, memory: Cached, cache: Cached | None, slot: int = 0
     ) -> tuple[Tensor, Cached]:
         query, key, value = self._parts(x[:, None])
         keys, values = (key, value) if cache is None else append(cache, (key, value))

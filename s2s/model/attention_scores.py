@@ -5,6 +5,7 @@ from a row alone, or from no row at all; here slots number rows and columns, whi
 variance at the start, like those of the dot product after a layer norm.
 """
 
+# ruff: noqa: ARG002 - each class takes all arguments of the contract, and few need all of them
 import math
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -68,14 +69,7 @@ class DotScores(nn.Module):
         self.heads = sizes.heads
         self.query_key = FusedLinear(sizes.width, sizes.width, maps=2)
 
-    def forward(
-        self,
-        x: Tensor,
-        rows: Slots,  # noqa: ARG002
-        columns: Columns,  # noqa: ARG002
-        memory: Cached | None,
-        cached: Cached,
-    ) -> Tensor:
+    def forward(self, x: Tensor, rows: Slots, columns: Columns, memory: Cached | None, cached: Cached) -> Tensor:
         """Return scores [B, H, L, C]."""
         width = x.shape[-1]
         query = linear(x, self.query_key.weight[:width], self.query_key.bias[:width])
@@ -95,7 +89,7 @@ class SlotScores(nn.Module):
 
     uses_slots: ClassVar[bool] = True
 
-    def remember(self, x: Tensor) -> Cached:  # noqa: ARG002
+    def remember(self, x: Tensor) -> Cached:
         return ()
 
 
@@ -114,7 +108,7 @@ class DenseScores(SlotScores):
         self.bias = nn.Parameter(torch.empty(sizes.heads, 1, sizes.slots))
         self.draw()
 
-    def forward(self, x: Tensor, rows: Slots, columns: Columns, memory: Cached | None, cached: Cached) -> Tensor:  # noqa: ARG002
+    def forward(self, x: Tensor, rows: Slots, columns: Columns, memory: Cached | None, cached: Cached) -> Tensor:
         """Return scores [B, H, L, C]."""
         hidden = split_heads(functional.relu(self.hidden(x)), self.heads)
         return hidden @ columns.of(self.keys) + columns.of(self.bias)
@@ -144,7 +138,7 @@ class FactorizedDenseScores(SlotScores):
         self.bias = nn.Parameter(torch.empty(sizes.heads, 1, lengths))
         self.draw()
 
-    def forward(self, x: Tensor, rows: Slots, columns: Columns, memory: Cached | None, cached: Cached) -> Tensor:  # noqa: ARG002
+    def forward(self, x: Tensor, rows: Slots, columns: Columns, memory: Cached | None, cached: Cached) -> Tensor:
         """Return scores [B, H, L, C]."""
         hidden = split_heads(functional.relu(self.hidden(x)), self.heads)
         tiled, repeated = (hidden @ self.factors + self.bias).split([self.tiled, self.repeated], dim=-1)
@@ -169,7 +163,7 @@ class RandomScores(SlotScores):
     def _hold(self, table: Tensor) -> None:
         self.table = nn.Parameter(table)
 
-    def forward(self, x: Tensor, rows: Slots, columns: Columns, memory: Cached | None, cached: Cached) -> Tensor:  # noqa: ARG002
+    def forward(self, x: Tensor, rows: Slots, columns: Columns, memory: Cached | None, cached: Cached) -> Tensor:
         """Return scores [H, L, C]."""
         return columns.of(rows.of(self.table, -2))
 
@@ -198,7 +192,7 @@ class FactorizedRandomScores(SlotScores):
         self.columns = nn.Parameter(torch.empty(sizes.heads, sizes.rank, sizes.slots))
         self.draw()
 
-    def forward(self, x: Tensor, rows: Slots, columns: Columns, memory: Cached | None, cached: Cached) -> Tensor:  # noqa: ARG002
+    def forward(self, x: Tensor, rows: Slots, columns: Columns, memory: Cached | None, cached: Cached) -> Tensor:
         """Return scores [H, L, C]."""
         return rows.of(self.rows, -2) @ columns.of(self.columns)
 

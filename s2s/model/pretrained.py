@@ -121,9 +121,10 @@ def _quiet() -> Iterator[None]:
 def _architecture(
     config: PretrainedConfig, settings: ModelSettings, state: State, keep: Sequence[int] | None
 ) -> Architecture:
-    _check(config, settings, state)
-    table = state[EMBEDDINGS["embedding.positions.weight"]].shape[0]
-    offset = _offset(config)
+    # RoBERTa's positions begin after its padding id.
+    offset = 0 if config.model_type == "bert" else config.pad_token_id + 1
+    positions = state[EMBEDDINGS["embedding.positions.weight"]].shape[0] - offset
+    _check(config, settings, positions)
     rows = state[EMBEDDINGS["embedding.tokens.weight"]].shape[0]
     if keep is not None and max(keep) >= rows:
         raise UserError(f"vocabulary: id {max(keep)}, but '{settings.pretrained}' has only {rows} rows")
@@ -134,7 +135,7 @@ def _architecture(
         heads=config.num_attention_heads,
         feed_forward=config.intermediate_size,
         norm="post",
-        positions=settings.positions or table - offset,
+        positions=settings.positions or positions,
         activation=config.hidden_act,
         epsilon=config.layer_norm_eps,
         position_offset=offset,
@@ -143,21 +144,15 @@ def _architecture(
     )
 
 
-def _offset(config: PretrainedConfig) -> int:
-    """Return the row of the first position: RoBERTa's positions begin after its padding id."""
-    return 0 if config.model_type == "bert" else config.pad_token_id + 1
-
-
-def _check(config: PretrainedConfig, settings: ModelSettings, state: State) -> None:
+def _check(config: PretrainedConfig, settings: ModelSettings, positions: int) -> None:
     """Refuse settings that contradict the checkpoint."""
-    table = state[EMBEDDINGS["embedding.positions.weight"]].shape[0] - _offset(config)
     given = {
         "width": (settings.width, config.hidden_size),
         "heads": (settings.heads, config.num_attention_heads),
         "feed_forward": (settings.feed_forward, config.intermediate_size),
         "norm": (settings.norm, "post"),
     }
-    limits = {"layers": (settings.layers, config.num_hidden_layers), "positions": (settings.positions, table)}
+    limits = {"layers": (settings.layers, config.num_hidden_layers), "positions": (settings.positions, positions)}
     for key, (wanted, has) in given.items():
         if wanted is not None and wanted != has:
             raise UserError(f"model.{key}: {wanted}, but the checkpoint '{settings.pretrained}' has {has}; set null")

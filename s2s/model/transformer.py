@@ -97,10 +97,9 @@ class PrefixTransformer(nn.Module):
         """
         x, mask = self.embed_source(source, lengths, words)
         layers = []
-        for block in self.blocks[:-1]:
-            x, cached = block(x, mask)
+        for block in self.blocks:
+            x, cached = block(x, None if block is self.blocks[-1] else mask)
             layers.append(cached)
-        layers.append(self.blocks[-1](x)[1])
         return Memory(tuple(layers), lengths, mask)
 
     def encode_whole(self, source: Tensor, lengths: Tensor) -> tuple[Memory, Tensor]:

@@ -35,10 +35,8 @@ class TopK:
 
     def __call__(self, log_probs: Tensor) -> Tensor:
         order = log_probs.sort(dim=1, descending=True, stable=True).indices
-        return log_probs.masked_fill(
-            ~_members(order, torch.arange(order.size(1), device=order.device) < min(self.count, order.size(1))),
-            -math.inf,
-        )
+        kept = torch.arange(order.size(1), device=order.device) < self.count
+        return log_probs.masked_fill(~_members(order, kept), -math.inf)
 
 
 @dataclass(frozen=True)

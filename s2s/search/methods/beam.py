@@ -53,7 +53,6 @@ class SearchSettings(LengthScored):
     coverage_penalty: Strength = 0.0
 
     def find(self, scorer: Scorer[Any], request: SearchRequest) -> list[list[Hypothesis]]:
-        """Return the best hypotheses that the beam met."""
         # All finished hypotheses are needed where a coverage penalty may move a later one to the front.
         count = self.beams if self.coverage_penalty else self.n_best
         hypotheses = beam_search(
@@ -89,7 +88,6 @@ class DiverseSettings(LengthScored):
     n_best: Few | None = None  # different hypotheses, each group's best before any group's second; null: groups
 
     def find(self, scorer: Scorer[Any], request: SearchRequest) -> list[list[Hypothesis]]:
-        """Return the groups' hypotheses."""
         by_group = diverse_beam_search(
             scorer,
             self.groups,
@@ -118,7 +116,6 @@ class ShrinkingSettings(SearchMethod):
     beams: Few = 4  # at the start; 1: greedy
 
     def find(self, scorer: Scorer[Any], request: SearchRequest) -> list[list[Hypothesis]]:
-        """Return the search's one hypothesis of each source."""
         return shrinking_beam_search(scorer, self.beams, request.longest, request.vocabulary.never_written)
 
     def width(self) -> int:

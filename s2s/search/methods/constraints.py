@@ -158,7 +158,6 @@ class Allowed(NamedTuple):
         return "".join(column[0] for column in same)
 
     def shares(self, ids: Sequence[int]) -> list[str]:
-        """Return the text of the line that each id makes certain."""
         return increments(self, ids)
 
 

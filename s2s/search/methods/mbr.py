@@ -1,7 +1,7 @@
 """Settings of minimum Bayes risk: rows of ``s2s.search.methods.SEARCHES``."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -69,8 +69,9 @@ class BeamRiskSettings(Utility, SearchSettings):
         """Return the beam's hypotheses by their expected utilities, the greatest first."""
         decide = decision(self.utility, self.aggregate, request.check)
         hypotheses = SearchSettings.find(replace(self, n_best=self.beams), scorer, request)
-        weighted = [(rows, probabilities([score for _, score in rows])) for rows in hypotheses]
-        return [ranked(rows, weights, decide, request)[: self.n_best] for rows, weights in weighted]
+        # Weights are relative to the best hypothesis, so that those of long ones do not all become 0.
+        weights = [[math.exp(score - rows[0][1]) for _, score in rows] for rows in hypotheses]
+        return [ranked(*pair, decide, request)[: self.n_best] for pair in zip(hypotheses, weights, strict=True)]
 
 
 def decision(utility: str, aggregate: bool, check: Callable[[], object]) -> Decide:
@@ -84,11 +85,6 @@ def decision(utility: str, aggregate: bool, check: Callable[[], object]) -> Deci
         return metric(hypothesis, reference)
 
     return lambda texts, weights: minimum_bayes_risk(texts, checked, weights)
-
-
-def probabilities(scores: Sequence[float]) -> list[float]:
-    """Return numbers proportional to the exponentials of the scores, 1 for the greatest."""
-    return [math.exp(score - max(scores)) for score in scores]
 
 
 def ranked(rows: list[Hypothesis], weights: list[float], decide: Decide, request: SearchRequest) -> list[Hypothesis]:
