@@ -36,7 +36,7 @@ class Wanted:
     """The fields wanted of a file, its format where the user names one, and where remarks on the reading go."""
 
     fields: Fields = NOTHING
-    format: str | None = None  # null: the name tells, or the content
+    format: str | None = None  # None: by the name, or else by the content
     log: Log = no_log
 
 
@@ -175,7 +175,7 @@ def read_texts(
 ) -> list[str] | list[Text]:
     """Return the texts of a file: its lines, or ``text_of(row, field, position)`` of its rows.
 
-    ``format`` is that of a file whose name tells none; ``note`` takes lines for the user.
+    ``format`` is for files whose name says none; ``log`` takes lines for the user.
     """
     wanted = Wanted(Fields(one_of=(field, "hypotheses")), asked_format(path, format), log)
     lines, rows = read_rows(path, wanted)

@@ -1,4 +1,4 @@
-"""Values in layers: text stays as it is written, dotted keys, deep and endless files; whatever is read is one error."""
+"""Values in layers: unchanged text, dotted keys, deep and endless files; any fault is one line."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a run's recipe names outside of its folder: which keys can, how it is read, who may follow it."""
+"""Names outside of a run's folder in its recipe: the keys that can hold them, their marks, and who may use them."""
 
 import dataclasses
 import json

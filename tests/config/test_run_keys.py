@@ -1,4 +1,4 @@
-"""Fuzzing of a recipe's ``run:``: whatever stands there, one clear line and exit code 2, and nothing is written."""
+"""Fuzzing of a recipe's ``run:``: any junk gives one clear line and exit code 2, and writes nothing."""
 
 import contextlib
 import io

@@ -164,7 +164,7 @@ def test_what_a_type_does_not_hold_is_one_line_with_its_key(argument: str) -> No
 
 def test_a_mapping_in_a_list_of_texts_is_told_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("search:\n  required:\n  - a\n  - Title: x\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"own\.yaml:4: search\.required\[1\]: \{'Title': 'x'\} is no text"):
+    with pytest.raises(UserError, match=r"own\.yaml:4: search\.required\[1\]: \{'Title': 'x'\} is not a text"):
         Recipe.load(tmp_path / "own.yaml")
 
 
@@ -174,7 +174,7 @@ SIGNS = ["*er*", "@a", "&x", "&x y", "*x", "%a", "!a", "`a`", "|a", ">a"]
 @pytest.mark.parametrize("text", SIGNS)
 def test_signs_of_yaml_are_text_in_a_list_on_the_command_line(text: str) -> None:
     assert Recipe.load("toy_copy", [f"search.forbidden=[{text}, b]"]).search.forbidden == [text, "b"]
-    with pytest.raises(UserError, match="is no list"):
+    with pytest.raises(UserError, match="is not a list"):
         Recipe.load("toy_copy", [f"search.forbidden={text}"])
 
 
@@ -291,5 +291,5 @@ def test_a_base_is_found_beside_its_recipe(tmp_path: Path, monkeypatch: pytest.M
     for name in ("own.yaml", "./own.yaml", "./own", "own"):
         assert Recipe.load(name).run.seed == 7
     (inner / "own.yaml").write_text("base: none.yaml\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"own\.yaml:1: base: recipe 'none\.yaml': no such file beside the recipe in"):
+    with pytest.raises(UserError, match=r"own\.yaml:1: base: recipe 'none\.yaml': no such file next to the recipe in"):
         Recipe.load("own.yaml")

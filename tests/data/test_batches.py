@@ -1,4 +1,4 @@
-"""Updates, their order and their dealing out; cuts are counted; seeds are a function of their place."""
+"""Updates, their order and their shares for processes; counts of cuts; seeds of examples."""
 
 from collections.abc import Sequence
 from itertools import islice

@@ -1,4 +1,4 @@
-"""Whatever a data file holds, it is read or refused in one line with its place; nothing is left half-written."""
+"""Any data file is read, or refused in one line that names file and line; nothing is left half-written."""
 
 import gzip
 import json

@@ -331,7 +331,7 @@ def test_a_blank_before_a_quote_is_no_text(line: bytes, tmp_path: Path) -> None:
 def test_a_line_that_is_lost_loses_no_other(
     lines: list[str], bytes_: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """What follows a good record of one line without quotes does not depend on what was before an unclosed quote."""
+    """Rows after a good record of one line without quotes do not depend on the lines before an unclosed quote."""
     tail = ["good1,row1", "good2,row2"]
     whole = ["source,target", *lines, '"never', *tail]
     path = write(
@@ -392,7 +392,7 @@ def test_json_documents_are_rows(document: int, suffix: str, tmp_path: Path) -> 
     path = write(tmp_path / f"train{suffix}", JSON_DOCUMENTS[document].encode())
     kept, report = read(path, FIELDS, "stop")
     assert kept == examples(ROWS)
-    assert bool(report) == (suffix == ".txt")  # the name tells nothing: what the content told is said
+    assert bool(report) == (suffix == ".txt")  # .txt says no format, so the one that the content shows is reported
     assert not report or f"{path}: read as " in report[0]
 
 

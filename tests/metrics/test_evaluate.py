@@ -20,7 +20,7 @@ from s2s.metrics import Scores, published_score, score
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
 
 
-# What a line of plain text may hold: anything but the end of a line and a byte-order mark before it.
+# A line of plain text holds anything but line ends, and begins with no byte-order mark.
 lines = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r\ufeff")), max_size=5)
 
 

@@ -1,4 +1,4 @@
-"""Scores of generated texts beside overlap: distances over vectors, repetition, copying, length."""
+"""Scores other than overlap (distances of vectors, repetition, copying, length), and the table of all scores."""
 
 import json
 from importlib.metadata import PackageNotFoundError, version

@@ -1,4 +1,4 @@
-"""Repetition, copies and lengths against loops over all places, and their laws."""
+"""Repetition, copies and lengths against loops over all positions, and their laws."""
 
 import pytest
 from hypothesis import given, settings

@@ -1,4 +1,4 @@
-"""What transport distances accept, what they refuse and how, and what importing them costs."""
+"""Arguments of transport distances: accepted ones, refused ones and their messages; and the cost of importing them."""
 
 import subprocess
 import sys

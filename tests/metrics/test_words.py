@@ -1,4 +1,4 @@
-"""How texts are cut into words, in any script, against a scan by hand; and that all scores of words are cut so."""
+"""Words of texts in any script against a scan by hand; all scores of words use them."""
 
 import re
 import sys
@@ -43,8 +43,8 @@ def is_mark(character: str) -> bool:
 
 
 def scanned(text: str) -> list[str]:
-    """Words by hand, a character at a time: a letter opens one or goes on, a mark goes on, a joiner waits."""
-    found, waiting, open_kind = [], "", None  # the kind of the word that may go on: of one character, or of many
+    """Scan words a character at a time: a letter opens or continues one, a mark continues it, a joiner waits."""
+    found, waiting, open_kind = [], "", None  # the kind of the word that may continue: of one character, or of many
     for character in unicodedata.normalize("NFC", text.lower()):
         name = unicodedata.name(character, "")
         if "VARIATION SELECTOR" in name or character == "\u20e3":
