@@ -12,7 +12,7 @@ from s2s.config.ranges import Count, PathText, settle
 from s2s.console.command_line import run_command
 from s2s.errors import UserError
 from s2s.files.foreign import check_inside
-from s2s.runs import averaging, run_folder
+from s2s.runs import checkpoints, run_folder
 
 USAGE = "usage: s2s average run=FOLDER [last=5]"
 
@@ -37,8 +37,8 @@ def average(arguments: Sequence[str]) -> None:
     check_inside(folder)  # before the file of the lock is written there
     run_folder.read_recipe(folder)  # refuses a folder without a run
     with run_folder.locked(folder, print):
-        weights, steps = averaging.average(folder, settings.last)
-        path = averaging.save(folder, weights, steps)
+        weights, steps = checkpoints.average(folder, settings.last)
+        path = checkpoints.save_average(folder, weights, steps)
     print(f"{path}: the average of the steps {', '.join(map(str, steps))}; decode with checkpoint=average")
 
 

@@ -2,8 +2,8 @@
 
 ``checkpoints/step-00000400/`` holds ``weights.safetensors``, ``ema.safetensors`` where a run averages its weights,
 ``trainer.pt`` and ``manifest.json`` with the size and SHA-256 of each. It is written under another name, synced and
-renamed. The last two stay, or as many as are to be kept, and the best one; the files ``last`` and ``best`` name them,
-as ``s2s.files.pointers`` says. ``average-00000400/`` with the file ``average`` has weights alone.
+renamed. The newest ``run.keep`` checkpoints and the best one stay; the files ``last`` and ``best`` name two of them, as
+``s2s.files.pointers`` says. ``average-00000400/``, which the file ``average`` names, has weights alone.
 """
 
 import shutil
@@ -26,7 +26,7 @@ from s2s.runs.weight_files import check_tensors, read_header, read_tensors, save
 
 AVERAGE, TRAINER = "ema.safetensors", "trainer.pt"
 LAST = 2
-"""How many of the newest checkpoints stay at least: if the newest turns out damaged, the one before it is used."""
+"""The number of newest checkpoints that stay at least: if the newest is damaged, the one before it is used."""
 
 
 class Best(NamedTuple):
@@ -44,30 +44,32 @@ class Checkpoint(NamedTuple):
     optimizer: dict[str, Any]
     best: Best | None
     ema: dict[str, Tensor] | None = None  # the moving average of the weights
-    scaler: dict[str, Any] | None = None  # of fp16's losses
+    scaler: dict[str, Any] | None = None  # state of the scale of fp16's losses
     waited: int = 0  # evaluations since the best one
-    file: Path | None = None  # that the weights were read from
+    file: Path | None = None  # from which the weights were read
 
 
 def save(run: Path, checkpoint: Checkpoint, keep: int = LAST) -> None:
-    """Write a checkpoint, let ``last`` and ``best`` name it or theirs, and remove what is no longer needed.
+    """Write a checkpoint, point ``last`` and ``best`` to theirs, and remove those that are no longer needed.
 
     Errors: a UserError where it cannot be written; the checkpoints from before are whole then.
     """
-    folder, of = run / "checkpoints", identity(run)
+    folder, run_identity = run / "checkpoints", identity(run)
 
     def write(partial: Path) -> None:
-        save_tensors(partial / WEIGHTS, checkpoint.weights, checkpoint.step, of)
+        save_tensors(partial / WEIGHTS, checkpoint.weights, checkpoint.step, run_identity)
         if checkpoint.ema is not None:
-            save_tensors(partial / AVERAGE, checkpoint.ema, checkpoint.step, of)
-        with (partial / TRAINER).open("wb") as file:  # whose errors, unlike torch.save's own, say what is wrong
+            save_tensors(partial / AVERAGE, checkpoint.ema, checkpoint.step, run_identity)
+        # Opened here: given a path, torch.save raises errors that do not say what is wrong.
+        with (partial / TRAINER).open("wb") as file:
             torch.save(_trainer(checkpoint), file)
 
     for path in folder.glob(".s2s-*.partial"):  # of a process that was killed while it wrote a name
         path.unlink()
+    # Earlier versions had links for "last" and "best", which some copies of a run turn into folders.
     for path in _copies(folder):
-        if not (own := folder / _name(step_of(path))).exists():
-            path.rename(own)
+        if not (numbered := folder / _name(step_of(path))).exists():
+            path.rename(numbered)
     final = write_folder(folder / _name(checkpoint.step), write)
     pointers.point(folder / "last", final.name)
     if checkpoint.best is not None:
@@ -75,14 +77,35 @@ def save(run: Path, checkpoint: Checkpoint, keep: int = LAST) -> None:
     _prune(folder, checkpoint, keep)
 
 
-def save_weights(run: Path, name: str, step: int, weights: dict[str, Tensor]) -> Path:
-    """Keep weights that training does not go on from, under a name, in the place of those from before."""
-    folder, of = run / "checkpoints", identity(run)
+def average(run: Path, last: int) -> tuple[dict[str, Tensor], list[int]]:
+    """Return the mean of the weights of a run's ``last`` newest checkpoints, and their steps.
+
+    Of their moving averages, where they have them. Errors: a UserError where fewer whole checkpoints are kept.
+    """
+    folders = whole(run)[-last:]
+    if len(folders) < last:
+        raise UserError(
+            f"run '{run}': {len(folders)} whole checkpoints are kept, not {last}; run.keep says how many stay"
+        )
+    total: dict[str, Tensor] = {}
+    types: dict[str, torch.dtype] = {}
+    for folder in folders:
+        for name, tensor in read_tensors(_weights_of(folder)).items():
+            # Summed in float64, so that the order of the checkpoints does not matter to the rounded mean.
+            total[name] = total.get(name, torch.zeros((), dtype=torch.float64)) + tensor.double()
+            types[name] = tensor.dtype
+    mean = {name: (tensor / last).to(types[name]) for name, tensor in total.items()}
+    return mean, [step_of(folder) for folder in folders]
+
+
+def save_average(run: Path, weights: dict[str, Tensor], steps: list[int]) -> Path:
+    """Write the run's checkpoint "average" in place of the one from before; training never resumes from it."""
+    folder, step, run_identity = run / "checkpoints", steps[-1], identity(run)
     final = write_folder(
-        folder / f"{name}-{step:08d}", lambda partial: save_tensors(partial / WEIGHTS, weights, step, of)
+        folder / f"average-{step:08d}", lambda partial: save_tensors(partial / WEIGHTS, weights, step, run_identity)
     )
-    pointers.point(folder / name, final.name)
-    for path in folder.glob(f"{name}-*"):
+    pointers.point(folder / "average", final.name)
+    for path in folder.glob("average-*"):
         if path != final:
             shutil.rmtree(path)
     return final
@@ -95,17 +118,17 @@ def _trainer(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint, if any, and a line for each damaged one that was passed over.
+    """Return the newest whole checkpoint, if any, and a line for each damaged one that was passed over.
 
-    A best one that is gone is told too: the next evaluation gives another.
+    Where the best checkpoint is gone, a line says so: the next evaluation counts as the best.
     """
     folder = run / "checkpoints"
-    found, damaged = _newest(folder)
-    then = "using the one before it" if found else "there is no whole one before it, so training begins again"
+    latest, damaged = _newest(folder)
+    then = "using the one before it" if latest else "there is no whole one before it, so training begins again"
     lines = [f"{path}: damaged ({reason}); {then}" for path, reason in damaged]
-    if found is None:
+    if latest is None:
         return None, lines
-    checkpoint = _read(*found)
+    checkpoint = _read(*latest)
     if (best := checkpoint.best) and best.step not in {step_of(path) for path in _folders(folder)}:
         gone = f"{folder / _name(best.step)}: the best checkpoint is gone; the next evaluation counts as the best"
         return checkpoint._replace(best=None, waited=0), [*lines, gone]
@@ -113,25 +136,25 @@ def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def _newest(folder: Path) -> tuple[tuple[Path, dict[str, Any]] | None, list[tuple[Path, str]]]:
-    """The newest whole checkpoint's folder and its trainer, if there is one, and the damaged folders after it."""
+    """Return folder and trainer of the newest whole checkpoint, if there is one, and the damaged folders after it."""
     damaged: list[tuple[Path, str]] = []
     for path in reversed(_folders(folder)):
-        if (found := _damage(path)) is None:
+        if (reason := _damage(path)) is None:
             try:
                 return (path, _read_trainer(path)), damaged
             except ValueError as error:
-                found = f"{TRAINER} cannot be read: {first_line(error)}"
-        damaged.append((path, found))
+                reason = f"{TRAINER} cannot be read: {first_line(error)}"
+        damaged.append((path, reason))
     return None, damaged
 
 
 def whole(run: Path) -> list[Path]:
-    """The folders of a run's whole checkpoints, oldest first."""
+    """Return the folders of a run's whole checkpoints, oldest first."""
     return [folder for folder in _folders(run / "checkpoints") if _damage(folder) is None]
 
 
 class Stored(NamedTuple):
-    """Weights as they are read, and their file."""
+    """The weights of a checkpoint, its step, and the file that they were read from."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -139,9 +162,10 @@ class Stored(NamedTuple):
 
 
 def stored(run: Path, name: str | None = None) -> Stored:
-    """The weights of the checkpoint with a name ("best", "last", "average"); without one best, else last.
+    """Read the weights of the checkpoint with a name ("best", "last", "average"); without a name of best, else last.
 
-    The moving average, where the checkpoint has one: it is what was evaluated. An exported run has one set of weights.
+    Where the checkpoint has a moving average, it is read: evaluation scored that. An exported run has one set of
+    weights.
     """
     if is_exported(run):
         if name is not None:
@@ -150,25 +174,19 @@ def stored(run: Path, name: str | None = None) -> Stored:
             )
         return Stored(read_header(run / WEIGHTS).step, read_tensors(run / WEIGHTS), run / WEIGHTS)
     folder = _named(run, name)
-    if (found := _damage(folder)) is not None:
-        raise UserError(f"{folder}: damaged ({found}); {AGAIN}, or ask for another checkpoint")
+    if (reason := _damage(folder)) is not None:
+        raise UserError(f"{folder}: damaged ({reason}); {AGAIN}, or ask for another checkpoint")
     file = _weights_of(folder)
     return Stored(step_of(folder), read_tensors(file), file)
 
 
-def weights(run: Path, name: str | None = None) -> tuple[int, dict[str, Tensor]]:
-    """Step and weights of the checkpoint with a name, as ``stored`` finds it."""
-    found = stored(run, name)
-    return found.step, found.tensors
-
-
 def is_exported(run: Path) -> bool:
-    """Whether a folder holds a run's weights without its checkpoints, as ``s2s.runs.export`` writes it."""
+    """Say whether a folder holds a run's weights without its checkpoints, as ``s2s.runs.export`` writes it."""
     return (run / WEIGHTS).is_file() and not (run / "checkpoints").is_dir()
 
 
 def fingerprint(run: Path, name: str | None = None) -> str:
-    """The SHA-256 of the weights that ``weights`` reads, as the checkpoint's manifest has it."""
+    """Return the SHA-256 of the weights that ``stored`` reads, as the checkpoint's manifest has it."""
     if is_exported(run):
         return str(entry(run / WEIGHTS)["sha256"])
     return recorded_hash(_weights_of(_named(run, name)))
@@ -177,47 +195,42 @@ def fingerprint(run: Path, name: str | None = None) -> str:
 def _named(run: Path, name: str | None) -> Path:
     folder = run / "checkpoints"
     names = (name,) if name else ("best", "last")
-    found = (pointers.named(folder / each) or _implied(folder, each) for each in names)
-    target = next((path for path in found if path is not None), None)
-    if target is None:
-        raise UserError(f"run '{run}': no {' or '.join(names)} checkpoint yet")
-    return target
+    for pointer in names:
+        if (target := pointers.named(folder / pointer) or _implied(folder, pointer)) is not None:
+            return target
+    raise UserError(f"run '{run}': no {' or '.join(names)} checkpoint yet")
 
 
 def _implied(folder: Path, name: str) -> Path | None:
-    """The checkpoint that a missing name stood for: uploads and archives leave links out."""
+    """Return the checkpoint that a missing pointer named: uploads and archives leave the links of earlier runs out."""
     if name == "average":
         return next(iter(sorted(folder.glob("average-*[0-9]"), reverse=True)), None)
-    if (found := _newest(folder)[0]) is None:
+    if (newest_whole := _newest(folder)[0]) is None:
         return None
-    last, trainer = found
+    last, trainer = newest_whole
     if name == "last":
         return last
-    place = None if trainer["best"] is None else folder / _name(trainer["best"][0])
-    return place if place is not None and place.is_dir() else None
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of a whole checkpoint, averaged over steps where it has them so."""
-    return read_tensors(_weights_of(folder))
+    best = None if trainer["best"] is None else folder / _name(trainer["best"][0])
+    return best if best is not None and best.is_dir() else None
 
 
 def _weights_of(folder: Path) -> Path:
+    """Return the file of a checkpoint's moving average where it has one, else of its weights."""
     averaged = folder / AVERAGE
     return averaged if averaged.exists() else folder / WEIGHTS
 
 
 def step_of_link(run: Path, name: str) -> int | None:
-    """The step of the checkpoint with a name, or None where there is none."""
+    """Return the step of the checkpoint with a name, or None where there is none."""
     try:
         target = pointers.named(run / "checkpoints" / name)
-    except UserError:  # it names nothing, and is written again
+    except UserError:  # a pointer that names nothing is written again
         return None
     return None if target is None else step_of(target)
 
 
 def step_of(folder: Path) -> int:
-    """The step of a checkpoint's folder, as its name has it; a copy of a link has it within."""
+    """Return the step of a checkpoint's folder, from its name or, in a copy of a link, from its weights."""
     number = folder.name.rpartition("-")[2]
     return int(number) if number.isdecimal() else read_header(folder / WEIGHTS).step
 
@@ -230,7 +243,7 @@ def _read(folder: Path, trainer: dict[str, Any]) -> Checkpoint:
 
 
 def _read_trainer(folder: Path) -> dict[str, Any]:
-    """Errors: a ValueError for what no trainer has written, of whatever hash."""
+    """Read the state of training. Errors: a ValueError for a file that training has not written, whatever its hash."""
     try:
         trainer = torch.load(folder / TRAINER, map_location="cpu", weights_only=True)
         _check_trainer(trainer, step_of(folder))
@@ -240,7 +253,7 @@ def _read_trainer(folder: Path) -> dict[str, Any]:
 
 
 def _check_trainer(trainer: Any, step: int) -> None:
-    """Raise a ValueError for values that are not those of a trainer after so many steps: a hash vouches for no type."""
+    """Raise a ValueError for values that training cannot have after ``step`` steps: a hash vouches for no type."""
     if not isinstance(trainer, dict) or not {"step", "optimizer", "best"} <= trainer.keys():
         raise ValueError("it has no step, optimizer and best")
     if type(trainer["step"]) is not int or trainer["step"] != step:
@@ -275,7 +288,7 @@ def _not_finite(states: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """Return the damage to a checkpoint, as text, or None if it is whole."""
     return damage(folder, {WEIGHTS} if folder.name.startswith("average") else {WEIGHTS, TRAINER})
 
 
@@ -284,27 +297,28 @@ def _name(step: int) -> str:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """The folders of checkpoints, oldest first; a copy of a link counts where its own folder is not there."""
-    own = [path for path in folder.glob("step-*") if path.is_dir() and pointers.NAME.fullmatch(path.name)]
-    steps = {step_of(path): path for path in own}
-    return [path for _, path in sorted(({step_of(path): path for path in _copies(folder)} | steps).items())]
+    """Return the folders of checkpoints, oldest first; a copy of a link counts where the folder itself is missing."""
+    numbered = [path for path in folder.glob("step-*") if path.is_dir() and pointers.NAME.fullmatch(path.name)]
+    by_step = {step_of(path): path for path in [*_copies(folder), *numbered]}
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def _copies(folder: Path) -> list[Path]:
-    """The whole folders in the place of ``last`` and ``best``, as copies of older runs have them."""
+    """Return the whole folders in the place of ``last`` and ``best``, as copies of earlier runs have them."""
     copies = (folder / name for name in ("last", "best") if pointers.is_copy(folder / name))
     return [path for path in copies if _damage(path) is None]
 
 
 def _prune(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
-    """Keep this checkpoint, the ones before it as asked and the best; later ones can only be damaged."""
+    """Remove all checkpoints but the newest ``keep`` and the best; later ones than this can only be damaged."""
     name = _name(checkpoint.step)
     kept = set([path.name for path in _folders(folder) if path.name <= name][-keep:])
     if checkpoint.best is not None:
         kept.add(_name(checkpoint.best.step))
     for path in _folders(folder):
         if path.name not in kept:
-            shutil.rmtree(path, ignore_errors=True)  # Windows removes no file that is open; the next save tries again
+            # Windows removes no file that is open; the next save tries again.
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def load_model(folder: str) -> PrefixTransformer:

@@ -49,7 +49,7 @@ run.generate(["a source"], beams=4)[0][0].text
 
 
 class Trained(Protocol):
-    """What is written of a run."""
+    """The parts of a ``Run`` that are written; ``s2s.runs.run`` imports this module and not the other way round."""
 
     @property
     def folder(self) -> Path: ...
@@ -81,8 +81,8 @@ def save_pretrained(run: Trained, folder: Path, name: str | None = None) -> None
 def export_transformers(run: Trained, folder: Path) -> None:
     """Write the run's model and tokenizer into a new folder that ``AutoModel`` and ``AutoTokenizer`` read.
 
-    The encoder gives the hidden states of the source; ``model.pretrained`` takes the folder for a warm start. Raises a
-    ``UserError`` with the reason for a model or a vocabulary that BERT cannot hold.
+    The encoder gives the hidden states of the source; ``model.pretrained`` takes the folder for a warm start. Errors: a
+    UserError with the reason for a model or a vocabulary that BERT cannot hold.
     """
     model = run.objective.model
     refuse_what_bert_cannot_hold(model)
@@ -94,7 +94,7 @@ def export_transformers(run: Trained, folder: Path) -> None:
 
 
 def _tokenizer(vocabulary: Vocabulary, positions: int) -> Any:
-    """The vocabulary's tokenizer, which frames a text as a source is framed."""
+    """Return the vocabulary's tokenizer, set up to put begin and end around a text as a source has them."""
     if not isinstance(vocabulary, PretrainedVocabulary):
         raise UserError(
             "export: no tokenizer of transformers cuts text exactly as a sentencepiece model of this run does; "
@@ -116,7 +116,7 @@ def _tokenizer(vocabulary: Vocabulary, positions: int) -> Any:
 
 
 def _frames(tokenizer: Any, vocabulary: Vocabulary) -> bool:
-    """Whether a source is begin, text, end by the tokenizer too."""
+    """Say whether the tokenizer, too, makes begin, text, end of a source."""
     return bool(tokenizer("a").input_ids == vocabulary.source_ids(vocabulary.encode("a")))
 
 
@@ -125,9 +125,10 @@ HUB_FILES = [FILE, RECIPE, WEIGHTS, f"{VOCABULARY}/*", "README.md"]
 
 
 def folder_of(name: str | Path) -> Path:
-    """A run's folder: the path itself, or the files of a hub name such as ``someone/titles``, downloaded once.
+    """Return a run's folder: the path itself, or the files of a hub name such as ``someone/titles``, downloaded once.
 
-    What has an existing folder before its slash is a path. Raises a ``UserError`` where the hub has no such run.
+    A name whose part before the slash is an existing folder is a path. Errors: a UserError where the hub has no such
+    run.
     """
     path = at_home(name)
     if path.exists() or (path.parent.is_dir() and path.parent != Path()) or not NAME.fullmatch(str(name)):
@@ -141,17 +142,17 @@ def folder_of(name: str | Path) -> Path:
 def push(run: Trained, name: str, private: bool | None) -> str:
     """Upload what ``save_pretrained`` writes to the hub, under a name such as ``someone/titles``; returns its address.
 
-    Raises a ``UserError`` for a name that is none, and where the hub refuses or cannot be reached.
+    Errors: a UserError for what is no name, and where the hub refuses or cannot be reached.
     """
     if not NAME.fullmatch(name):
         raise UserError(f"hub: '{name}' is no name of a repository; such as someone/titles")
     hub = HfApi()
-    with TemporaryDirectory() as place:
-        save_pretrained(run, Path(place) / "run", name)
+    with TemporaryDirectory() as temporary:
+        save_pretrained(run, Path(temporary) / "run", name)
         try:
             address = hub.create_repo(name, private=private, exist_ok=True)
             hub.upload_folder(
-                repo_id=name, folder_path=Path(place) / "run", commit_message=f"A run after {run.step} updates"
+                repo_id=name, folder_path=Path(temporary) / "run", commit_message=f"A run after {run.step} updates"
             )
         except (OSError, ValueError, HTTPError, HfHubHTTPError) as error:
             raise UserError(f"hub: '{name}' was not uploaded: {first_line(error)}") from error

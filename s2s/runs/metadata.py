@@ -1,4 +1,4 @@
-"""Facts that a run was started with, and the list of its lasting files: ``run.json`` in its folder."""
+"""``run.json`` in a run's folder: what the run was started with, and the list of its lasting files."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ LISTED = (RECIPE, WEIGHTS, f"{VOCABULARY}/**/*")
 
 @dataclass(frozen=True)
 class RunMetadata:
-    """What a run was started with and must go on with."""
+    """The values that a run was started with and must keep when it is resumed."""
 
     architecture: Architecture
     data: str  # the data set's fingerprint
@@ -32,9 +32,9 @@ class RunMetadata:
     versions: dict[str, str]
     report: list[str]
     labels: dict[str, list[str]] = field(default_factory=dict)  # of each head, by their numbers
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # size and SHA-256 of each; none in runs of old
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # size and SHA-256 of each; none in early runs
     device: str = ""  # the GPU's name, or cpu; "" in a run of an earlier version
-    processes: int | None = None  # that came up
+    processes: int | None = None  # how many the run was started in
 
     @property
     def identity(self) -> str:
@@ -65,20 +65,18 @@ def read_metadata(folder: Path) -> RunMetadata:
 
 
 def _typed(kind: Any, values: Mapping[str, Any]) -> Any:
-    """Return the dataclass with these values; raise a TypeError where one has not its field's type."""
+    """Return the dataclass with these values; raise a TypeError where a value has another type than its field."""
     hints = get_type_hints(kind)
-    for each in fields(kind):
-        hint = getattr(hints[each.name], "__origin__", hints[each.name])
-        allowed = (int, float) if hint is float else hint
-        if each.name in values and (
-            not isinstance(values[each.name], allowed) or (hint is int and isinstance(values[each.name], bool))
-        ):
-            raise TypeError(f"{each.name} is {values[each.name]!r}")
+    for name in values.keys() & {item.name for item in fields(kind)}:
+        hint = getattr(hints[name], "__origin__", hints[name])
+        value, allowed = values[name], (int, float) if hint is float else hint
+        if not isinstance(value, allowed) or (hint is int and isinstance(value, bool)):
+            raise TypeError(f"{name} is {value!r}")
     return kind(**values)
 
 
 def _check_names(files: Mapping[str, Any]) -> None:
-    """Raise a ValueError for a name that leads out of the folder: nobody says who wrote the file."""
+    """Raise a ValueError for a name that leads out of the folder: nobody knows who wrote the file."""
     for name, line in files.items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or {*line} != {"bytes", "sha256"}:
@@ -92,10 +90,10 @@ def _check_names(files: Mapping[str, Any]) -> None:
 def _check_lists(metadata: RunMetadata) -> None:
     """Raise a TypeError for a list in the metadata that holds anything but texts."""
     lists = {"report": metadata.report, "versions": list(metadata.versions.values())}
-    lists |= {f"labels.{name}": found for name, found in metadata.labels.items()}
-    for name, found in lists.items():
-        if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
-            raise TypeError(f"{name} is {str(found)[:40]}, and no list of texts")
+    lists |= {f"labels.{name}": labels for name, labels in metadata.labels.items()}
+    for name, texts in lists.items():
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"{name} is {str(texts)[:40]}, and no list of texts")
 
 
 def write_metadata(folder: Path, metadata: RunMetadata) -> None:
@@ -112,14 +110,14 @@ def identity(folder: Path) -> str | None:
 def check_files(folder: Path, metadata: RunMetadata, below: str) -> None:
     """Refuse a folder whose files with this beginning of their names are not those that ``run.json`` lists."""
     for name, line in metadata.files.items():
-        if name.startswith(below) and (found := changed(folder / name, line)) is not None:
+        if name.startswith(below) and (change := changed(folder / name, line)) is not None:
             raise UserError(
-                f"{folder / name}: {found}, by the list in {FILE}; {AGAIN}, or, if it is meant, take its line out there"
+                f"{folder / name}: {change}, by the list in {FILE}; {AGAIN}, or, if it is meant, remove its line there"
             )
 
 
 def check_weights(folder: Path, metadata: RunMetadata, weights: Path) -> None:
-    """Refuse a file of weights that says that it is of another run than the folder's ``run.json``."""
+    """Refuse a file of weights whose header names another run than the folder's ``run.json``."""
     check_files(folder, metadata, WEIGHTS)
     if (run := read_header(weights).run) is not None and run != metadata.identity:
         raise UserError(

@@ -1,4 +1,4 @@
-"""A trained run: generate from it and score with it."""
+"""A trained run: generate from it, score with it, and label with its heads."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,12 +39,15 @@ from s2s.vocabulary.reports import unknowns
 logger = logging.getLogger("s2s")
 
 FEWER = "lower search.batch, the sources that are read together"
-"""What needs less memory."""
+"""The remedy where memory runs out."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder with the weights of one checkpoint, in evaluation mode; ``partners`` speak along with it."""
+    """A run's folder with the weights of one checkpoint, in evaluation mode.
+
+    With ``partners``, the run is an ensemble: their next-token probabilities are averaged with its own, by ``weights``.
+    """
 
     folder: Path
     recipe: Recipe
@@ -54,11 +57,11 @@ class Run:
     step: int
     partners: tuple["Run", ...] = ()
     weights: tuple[float, ...] | None = None
-    precision: str = "fp32"  # that it was trained in
+    precision: str = "fp32"  # in which it was trained
 
     @property
     def device(self) -> torch.device:
-        """Where the model is, and where what is given to it must be."""
+        """The device of the model, on which its inputs must be."""
         return self.model.output_bias.device
 
     def generate(
@@ -69,12 +72,12 @@ class Run:
         prefixes: Sequence[str] | None = None,
         **search: Any,
     ) -> list[list[Hypothesis]]:
-        """The hypotheses of each text, best first, by beam search with one beam and one hypothesis unless given.
+        """Return the hypotheses of each text, best first, by beam search with one beam and one hypothesis unless given.
 
         Further ``search`` keys are those of a recipe's ``search:``, whose values are the defaults; a ``name`` picks
-        another row of ``s2s.search.methods.SEARCHES``, and without it and ``beams`` the recipe's own is used. Each
-        text's hypotheses begin with its own one of ``prefixes``. Sources cut to ``data.max_source`` are counted in a
-        warning of the logger ``s2s``, as are those for which the settings allow nothing, and unknown pieces.
+        another row of ``s2s.search.methods.SEARCHES``, and without it and ``beams`` the recipe's search is used. The
+        hypotheses of each text begin with the text's one of ``prefixes``. The logger ``s2s`` warns of sources that are
+        cut to ``data.max_source``, of those for which the settings allow nothing, and of unknown pieces.
         """
         settings = asked(self.recipe.search, beams, n_best, search)
         self.check_lengths(settings)
@@ -87,11 +90,11 @@ class Run:
         on_progress: Callable[[int], object],
         prefixes: Sequence[str] | None = None,
     ) -> list[list[Hypothesis]]:
-        """Return the same for whole settings; ``on_progress`` gets the number of sources done since its last call."""
-        found = self.search_ids(self._sources(texts), settings, on_progress, prefixes)
-        if nothing := sum(not hypotheses for hypotheses in found):
-            logger.warning("the search settings allow nothing for %d of %d sources", nothing, len(found))
-        return found
+        """Search as ``generate``, with whole settings; ``on_progress`` gets the number of sources newly done."""
+        rows = self.search_ids(self._read_sources(texts), settings, on_progress, prefixes)
+        if nothing := sum(not row for row in rows):
+            logger.warning("the search settings allow nothing for %d of %d sources", nothing, len(rows))
+        return rows
 
     def search_ids(
         self,
@@ -100,32 +103,33 @@ class Run:
         on_progress: Callable[[int], object],
         prefixes: Sequence[str] | None = None,
     ) -> list[list[Hypothesis]]:
-        """The same for sources as ids with begin and end."""
+        """Search as ``search``, for sources that are ids with begin and end."""
         begun = None if prefixes is None else given_texts(prefixes, "prefixes")
         if begun is not None and len(begun) != len(sources):
             raise UserError(f"prefixes: {len(begun)} for {len(sources)} sources; give each its own, or '' for none")
         max_length, read = self.max_length(settings), reader(settings, self.vocabulary)
         with kernel(self.kernel):
-            found = answer(self.models(settings), sources, settings, max_length, on_progress, begun)
-        return [hypotheses(read, each) for each in found]
+            results = answer(self.models(settings), sources, settings, max_length, on_progress, begun)
+        return [hypotheses(read, result) for result in results]
 
     def stream(self, text: str, prefix: str | None = None, **search: Any) -> Iterator[Piece]:
-        """The text that greedy or sampled decoding writes, piece by piece as it comes.
+        """Yield the text of greedy or sampled decoding piece by piece, as it comes.
 
         The ``search`` keys are those of ``generate``, for one beam or one sample. Errors: as there.
         """
-        settings, sources = asked(self.recipe.search, None, None, search), self._sources([given_text(text, "text")])
+        settings = asked(self.recipe.search, None, None, search)
+        (source,) = self._read_sources([given_text(text, "text")])
         self.check_lengths(settings)
         begun = settings.prefix if prefix is None else given_text(prefix, "prefix")
-        return streamed(self.models(settings), sources[0], begun, settings, self.max_length(settings), self.kernel)
+        return streamed(self.models(settings), source, begun, settings, self.max_length(settings), self.kernel)
 
     def predict(
         self, sources: Sequence[Given], on_progress: Callable[[int], object] = lambda _: None
     ) -> list[Prediction]:
-        """Return what the run's heads say of each source, a text or a list of tokens.
+        """Return the tags and labels that the run's heads give each source, a text or a list of tokens.
 
-        ``on_progress`` gets the number of sources done since its last call. Sources are cut as in
-        ``generate``; a tag whose token is lost by that is None. Errors: a UserError for a run without heads.
+        ``on_progress`` gets the number of sources newly done. Sources are cut as in ``generate``; the tag of a token
+        that a cut lost is None. Errors: a UserError for a run without heads.
         """
         if self.objective.heads is None:
             raise UserError(f"run '{self.folder}': it has no heads, only generation")
@@ -134,12 +138,12 @@ class Run:
         sources = [_source(source, f"sources[{at}]") for at, source in enumerate(sources)]
         heads, data, rows = self.objective.heads, self.recipe.data, self.recipe.search.batch
         with kernel(self.kernel), enough_memory(lambda: f"predicting for {len(sources)} sources", FEWER):
-            found, report = predict(self.model, heads, self.vocabulary, data, sources, rows, on_progress)
+            predictions, report = predict(self.model, heads, self.vocabulary, data, sources, rows, on_progress)
         if blank := sum(not "".join(source).strip() for source in sources):
             report = [*report, f"{blank} of {len(sources)} sources are blank; what heads say of them is invented"]
         for line in report:
             logger.warning(line)
-        return found
+        return predictions
 
     @property
     def heads(self) -> list[Head]:
@@ -148,7 +152,7 @@ class Run:
 
     @torch.no_grad()
     def score(self, sources: Sequence[str], targets: Sequence[str | Sequence[int]]) -> list[Tensor]:
-        """Log-probability of each target token, the end included: a tensor [tokens + 1] for each pair.
+        """Return the log-probability of each target token, the end included: a tensor [tokens + 1] for each pair.
 
         A target is a text or a sequence of ids without begin and end. Sources are cut as in ``generate``.
         """
@@ -160,8 +164,8 @@ class Run:
             raise UserError(f"targets: {len(targets)} for {len(sources)} sources; give each source one")
         ids = [self._target_ids(target, f"targets[{at}]") for at, target in enumerate(targets)]
         texts = [(target, row) for target, row in zip(targets, ids, strict=True) if isinstance(target, str)]
-        self._tell_unknown("targets", [text for text, _ in texts], [row for _, row in texts])
-        pairs = list(zip(self._sources(sources), ids, strict=True))
+        self._warn_of_unknown("targets", [text for text, _ in texts], [row for _, row in texts])
+        pairs = list(zip(self._read_sources(sources), ids, strict=True))
         self._check_room(pairs)
         size = self.recipe.search.batch
         batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
@@ -193,7 +197,7 @@ class Run:
                 )
 
     def models(self, settings: SearchMethod) -> ModelEnsemble:
-        """What is searched: the prefix LM and its partners'."""
+        """Return the models that a search asks: the run's and its partners'."""
         models = [run.model for run in (self, *self.partners)]
         precision = decoding_precision(settings.precision, self.precision, self.device)
         return ModelEnsemble(self.vocabulary, models, self.weights, precision)
@@ -216,9 +220,10 @@ class Run:
         export.export_transformers(self, at_home(folder))
 
     def source_ids(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
-        """The ids of sources, begin and end included, and how many of them are cut."""
+        """Return the ids of sources, begin and end included, and how many of them are cut."""
         limit, read = self.recipe.data.max_source, labelling_of(self.heads, self.recipe.data).tokens
-        if read is not None:  # sources were read as tokens in training
+        # A run with taggers was trained on sources as lists of tokens, whose pieces do not cross their borders.
+        if read is not None:
             tokens = self.vocabulary.encode_tokens([read(Example(text, "")) for text in texts])
             ids = [list(chain.from_iterable(row)) for row in tokens]
         else:
@@ -229,22 +234,22 @@ class Run:
         """Return how many sources have no token but begin and end: what is written for them is invented."""
         return sum(len(row) <= 2 for row in ids)
 
-    def _sources(self, given: Sequence[str]) -> list[list[int]]:
+    def _read_sources(self, given: Sequence[str]) -> list[list[int]]:
         texts = given_texts(given, "texts")
         ids, cut = self.source_ids(texts)
         if cut:
             logger.warning("%d of %d sources cut to %d tokens", cut, len(ids), self.recipe.data.max_source)
         if blank := self.count_blank(ids):
             logger.warning("%d of %d sources are blank; what is written for them is invented", blank, len(ids))
-        self._tell_unknown("sources", texts, ids)
+        self._warn_of_unknown("sources", texts, ids)
         return ids
 
-    def _tell_unknown(self, kind: str, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> None:
+    def _warn_of_unknown(self, kind: str, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> None:
         for line in unknowns(self.vocabulary, texts, ids).report(kind, len(texts)):
             logger.warning(line)
 
     def max_length(self, settings: SearchMethod) -> int:
-        """The search's own limit, or that of the training targets; both end within the model's room."""
+        """Return the search's limit in tokens, or else that of the training targets, within the model's room."""
         if not self.recipe.generates:
             raise UserError(f"run '{self.folder}': it was trained without targets and generates nothing; see predict")
         room = self.model.shape.room(self.recipe.data.max_source)
@@ -270,10 +275,10 @@ def _source(source: Given, key: str) -> Given:
 
 
 def load(folder: str | Path, checkpoint: str | None = None, device: str | None = None) -> Run:
-    """Load a run from its folder or a hub name: the best checkpoint, or "best", "last" or "average" as asked.
+    """Load a run from its folder or a hub name: the best checkpoint unless "last" or "average" is named.
 
-    Where the run has ``run.ema``, its average. The device is a GPU where there is one, unless named. Errors: a
-    UserError when there is no run or no whole checkpoint.
+    A run with ``run.ema`` gives its moving average. The device is a GPU where there is one, unless it is named. Errors:
+    a UserError where there is no run or no whole checkpoint.
     """
     folder = export.folder_of(folder)
     check_inside(folder)
@@ -282,11 +287,11 @@ def load(folder: str | Path, checkpoint: str | None = None, device: str | None =
 
 def _device(name: str) -> torch.device:
     try:
-        place = torch.device(name)
-        torch.empty(0, device=place)  # whether it is there
+        device = torch.device(name)
+        torch.empty(0, device=device)  # raises where the device is absent
     except (RuntimeError, AssertionError, TypeError) as error:  # torch has one for each kind of absence
         raise UserError(f"device: {name!r} cannot be used here: {first_line(error)}; give cpu or cuda") from error
-    return place
+    return device
 
 
 def opened(
@@ -297,13 +302,13 @@ def opened(
     check_weights(folder, metadata, stored.file)
     shape = metadata.architecture
     heads = build_heads(recipe, shape.width, shape.vocabulary, metadata.labels)
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+    # On "meta", weights take no memory and no random numbers; the stored tensors replace them at once.
+    with torch.device("meta"):
         objective = Objective(PrefixTransformer(shape), recipe.objective, (), heads, recipe.generates)
     check_tensors(objective, stored.tensors, stored.file)
     objective.load_state_dict(stored.tensors, assign=True)
-    place = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    name = metadata.kernel
-    if place.type == "cuda":
-        name, _ = kernel_on(place, recipe.run.tf32)
+    chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    # The kernel of the metadata is that of the processor, or GPU, on which the run was trained.
+    name = metadata.kernel if chosen.type != "cuda" else kernel_on(chosen, recipe.run.tf32)[0]
     vocabulary = run_folder.read_vocabulary(folder)
-    return Run(folder, recipe, vocabulary, objective.to(place).eval(), name, stored.step, precision=metadata.precision)
+    return Run(folder, recipe, vocabulary, objective.to(chosen).eval(), name, stored.step, precision=metadata.precision)

@@ -1,12 +1,12 @@
-"""A run folder: what is written there, atomically, and read back.
+"""A run's folder: its files are written atomically here, and read back.
 
 recipe.yaml       the merged recipe
 vocabulary/       the vocabulary
 run.json          architecture, data, kernel, threads and versions; size and SHA-256 of the files above; written last,
                   so a folder with it is complete
-log.jsonl         a line a step
+log.jsonl         one line per step
 curves.svg        a picture of it
-trackers/         what run.trackers write
+trackers/         the files of run.trackers
 checkpoints/      see s2s.runs.checkpoints
 """
 
@@ -32,7 +32,7 @@ logger = logging.getLogger("s2s")
 
 @contextmanager
 def locked(folder: Path, log: Log) -> Iterator[None]:
-    """Hold the folder alone; waits for another process that trains there. The lock ends with its process."""
+    """Lock the folder; wait for another process that trains there. The lock ends with its process."""
     path = folder / ".lock"
     with naming(path):
         lock = Lock(path)
@@ -46,23 +46,23 @@ def locked(folder: Path, log: Log) -> Iterator[None]:
 
 
 def exists(folder: Path) -> bool:
-    """Whether the folder holds a run."""
+    """Say whether the folder holds a run."""
     return (folder / FILE).is_file()
 
 
 def check_new(folder: Path, recipe: Recipe) -> None:
     """Refuse a folder without a run where a new one would take the place of somebody's files.
 
-    The recipe that the caller wrote may lie there, as recipe.yaml; what a creation that was killed has left may stay.
+    The same recipe may be there already, as recipe.yaml; so may files of a creation that was killed.
     """
-    ours = recipe.to_yaml().encode()
+    text = recipe.to_yaml().encode()
     marks = {
-        folder / RECIPE: lambda path: path.read_bytes() == ours,
+        folder / RECIPE: lambda path: path.read_bytes() == text,
         folder / VOCABULARY: lambda path: (path / vocabularies.KIND_FILE).is_file(),
         folder / "log.jsonl": lambda path: not path.stat().st_size,
     }
-    for path, is_ours in marks.items():
-        if path.exists() and not is_ours(path):
+    for path, is_of_run in marks.items():
+        if path.exists() and not is_of_run(path):
             raise UserError(f"run.folder: {path} is not of a run and would be lost; name a folder of the run's own")
 
 
@@ -93,7 +93,7 @@ def read_recipe(folder: Path) -> Recipe:
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    """The vocabulary of a run, which has to be the one that the run was trained with."""
+    """Read the vocabulary of a run, and refuse another than the run was trained with."""
     metadata = read_metadata(folder)
     check_files(folder, metadata, f"{VOCABULARY}/")
     vocabulary = vocabularies.load(folder / VOCABULARY)
@@ -108,20 +108,20 @@ def read_vocabulary(folder: Path) -> Vocabulary:
 def read(folder: Path) -> tuple[Recipe, RunMetadata]:
     """Return the recipe and the metadata of a run; warn of a recipe that is not as training wrote it.
 
-    People may edit it, so that it is read all the same, unless it is cut.
+    People may edit a recipe, so that it is read all the same, unless its end is missing.
     """
     if not exists(folder):
         raise UserError(f"run '{folder}': no run there (no run.json)")
     metadata, path = read_metadata(folder), folder / RECIPE
-    if RECIPE in metadata.files and (found := changed(path, metadata.files[RECIPE])) is not None:
+    if RECIPE in metadata.files and (change := changed(path, metadata.files[RECIPE])) is not None:
         if not path.is_file() or not path.read_bytes().endswith(b"\n"):
-            raise UserError(f"{path}: {found}; {AGAIN}")
+            raise UserError(f"{path}: {change}; {AGAIN}")
         logger.warning("%s: edited or of another run, not as training wrote it; it is read as it is", path)
     return read_recipe(folder), metadata
 
 
 def cut_log(folder: Path, step: int) -> None:
-    """Drop what the log says of steps after ``step``, a half-written last line too."""
+    """Drop the log's lines of steps after ``step``, and a half-written last line."""
     path = folder / "log.jsonl"
     if not path.exists():
         return

@@ -1,4 +1,4 @@
-"""Vectors of the tokens of texts, from a run's own table or an encoder by name, for distances of generated texts."""
+"""Vectors of the tokens of texts, from a run's table or an encoder, for transport distances of generated texts."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,16 +24,16 @@ CHANGES: dict[str, Callable[[Sequence[Vectors]], Change]] = {
     "centred": centring,
     "whitened": whitening,
 }
-"""What becomes of the vectors, given those of the references."""
+"""Changes of the vectors, each fitted to those of the references."""
 Embedded = Callable[[Sequence[str]], list[Vectors]]
-"""Texts to the vectors [n, D] of their tokens, without special ones."""
+"""A function from texts to the vectors [n, D] of their n tokens, special ones left out."""
 
 
 def embedded(name: str) -> Embedded:
-    """The vectors of a run in the folder ``name``: rows of its own table; or else of an encoder: its last layer.
+    """Return a function that gives the vectors of texts: rows of a run's embedding table, or an encoder's last layer.
 
-    An encoder is a path, a name under $S2S_MODELS, an installed package or a hub name. Raises ``UserError`` for what
-    is neither.
+    ``name`` is a run's folder or else an encoder: a path, a name under $S2S_MODELS, an installed package or a hub name.
+    Errors: a UserError for what is neither.
     """
     if run_folder.exists(Path(name)):
         run = load(name, device="cpu")
@@ -43,12 +43,12 @@ def embedded(name: str) -> Embedded:
 
 
 def _encoder(name: str) -> Embedded:
-    place = find(name)
-    if Path(place).is_dir():
-        check_checkpoint(Path(place))
+    source = find(name)
+    if Path(source).is_dir():
+        check_checkpoint(Path(source))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-        model = AutoModel.from_pretrained(place, trust_remote_code=False, weights_only=True).eval()
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model = AutoModel.from_pretrained(source, trust_remote_code=False, weights_only=True).eval()
     except FAILURES as error:
         raise UserError(f"embeddings: '{name}' is no run's folder and no encoder: {first_line(error)}") from error
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
@@ -72,7 +72,7 @@ def token_vectors(
     change: str = "plain",
     on_progress: Callable[[int], object] = lambda _: None,
 ) -> Callable[[str], Vectors]:
-    """A look-up of the vectors of these texts and references, each embedded once, in batches of like length.
+    """Return a look-up of the vectors of these texts and references, each embedded once, in batches of like length.
 
     ``change`` is a row of ``CHANGES``, fitted to the references. ``on_progress`` gets the number of texts done
     since its last call.
@@ -96,7 +96,10 @@ def token_vectors(
 def distance_statistics(
     texts: Sequence[str], references: References, name: str, change: str = "plain"
 ) -> tuple[dict[str, Statistics], str]:
-    """The transport distances of texts from their references over these vectors, shown as they go; their signature."""
+    """Return the transport distances of texts from their references over these vectors, and their signature.
+
+    Bars on standard error show the progress.
+    """
     lists = listed(texts, references)
     gold = [reference for row in lists for reference in row]
     console = plain_console(stderr=True)
@@ -104,6 +107,6 @@ def distance_statistics(
         reading = bar.add_task("embedding", total=len({*texts, *gold}))
         lookup = token_vectors(texts, gold, name, change, lambda done: bar.advance(reading, done))
         moving = bar.add_task("transport", total=len(DISTANCES) * len(gold))
-        found = transport_statistics(texts, references, lookup, lambda done: bar.advance(moving, done))
+        distances = transport_statistics(texts, references, lookup, lambda done: bar.advance(moving, done))
     form = f"embeddings:{name}|vectors:{change}|nearest of references|times 100"
-    return found, f"{', '.join(DISTANCES)}|{form}"
+    return distances, f"{', '.join(DISTANCES)}|{form}"

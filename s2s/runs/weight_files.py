@@ -16,21 +16,21 @@ STEP, RUN = "step", "run"
 
 
 class Header(NamedTuple):
-    """What a file of weights says of itself: its step, and its run's ``Facts.identity`` unless it is of old."""
+    """The header of a file of weights: its step, and its run's ``RunMetadata.identity``, which early files lack."""
 
     step: int
     run: str | None
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], step: int, run: str | None = None) -> None:
-    """Write tensors, of whatever device and order in memory, with the step and the run that they are of."""
+    """Write tensors, of whatever device and order in memory, with their step and the identity of their run."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {STEP: str(step), "format": "pt"} | ({} if run is None else {RUN: run})
     save_file(whole, path, metadata=metadata)
 
 
 def read_header(path: Path) -> Header:
-    """Return what a file of weights says of itself."""
+    """Return the header of a file of weights."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -48,13 +48,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_tensors(module: Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse tensors of a file that are not exactly a module's own: by name, shape, type, and with finite parameters.
+    """Refuse tensors that do not fit a module exactly in names, shapes and types, and parameters that are not finite.
 
-    The module's own may be without values, on the device "meta".
+    The module's tensors may be without values, on the device "meta".
     """
-    own = module.state_dict()
-    names = sorted(own.keys() | tensors.keys())
-    wrong = next((found for name in names if (found := _wrong(name, own.get(name), tensors.get(name)))), None)
+    expected = module.state_dict()
+    names = sorted(expected.keys() | tensors.keys())
+    wrong = next((text for name in names if (text := _misfit(name, expected.get(name), tensors.get(name)))), None)
     if wrong is None:
         broken = next((name for name, _ in module.named_parameters() if not tensors[name].isfinite().all()), None)
         wrong = None if broken is None else f"'{broken}' has values that are no numbers"
@@ -62,11 +62,13 @@ def check_tensors(module: Module, tensors: Mapping[str, Tensor], path: Path) -> 
         raise UserError(f"{path}: {wrong}; the file is damaged or of another run: {AGAIN}")
 
 
-def _wrong(name: str, own: Tensor | None, found: Tensor | None) -> str | None:
-    if found is None:
+def _misfit(name: str, expected: Tensor | None, tensor: Tensor | None) -> str | None:
+    """Return why a tensor of a file does not fit the module's, or None if it does."""
+    if tensor is None:
         return f"the tensor '{name}' is missing"
-    if own is None:
+    if expected is None:
         return f"the tensor '{name}' is none of this run's model"
-    if found.shape != own.shape:
-        return f"'{name}' has the shape {list(found.shape)}, where run.json and recipe.yaml make {list(own.shape)}"
-    return f"'{name}' is of {found.dtype}, not {own.dtype}" if found.dtype != own.dtype else None
+    shape, right = list(tensor.shape), list(expected.shape)
+    if shape != right:
+        return f"'{name}' has the shape {shape}, where run.json and recipe.yaml make {right}"
+    return f"'{name}' is of {tensor.dtype}, not {expected.dtype}" if tensor.dtype != expected.dtype else None

@@ -1,4 +1,4 @@
-"""The moving average of weights over the steps of a run; ``s2s.runs.averaging`` has that over checkpoints."""
+"""The moving average of weights over the steps of a run; ``s2s.runs.checkpoints.average`` is that over checkpoints."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -15,7 +15,7 @@ from s2s.inference.generate import generate
 from s2s.machine.precision import decoding_precision
 from s2s.metrics import score
 from s2s.objective import Objective
-from s2s.runs import averaging, checkpoints
+from s2s.runs import checkpoints
 from s2s.search.methods.constraints import reader
 from s2s.training.launch import wait_for_all
 from s2s.training.reporter import Reporter
@@ -109,11 +109,11 @@ def finish(prepared: Prepared, state: State, reporter: Reporter) -> None:
 def _average(prepared: Prepared, state: State, reporter: Reporter, last: int) -> None:
     """Average the last checkpoints in every process, evaluate the average, and save it in the main process."""
     folder = Path(state.run.folder)
-    weights, steps = averaging.average(folder, min(last, len(checkpoints.whole(folder))))
+    weights, steps = checkpoints.average(folder, min(last, len(checkpoints.whole(folder))))
     wait_for_all()
     state.objective.load_state_dict(weights)
     scores = dev_scores(prepared, state.objective)
     reporter.log(f"average of the steps {', '.join(map(str, steps))}: dev {shown(scores)}")
     if prepared.accelerator.is_main_process:
-        averaging.save(folder, weights, steps)
+        checkpoints.save_average(folder, weights, steps)
     wait_for_all()

@@ -11,7 +11,7 @@ import s2s
 from s2s.batch import Batch
 from s2s.mitigations import MITIGATIONS
 from s2s.recipe.recipe import Recipe
-from s2s.runs.checkpoints import weights
+from s2s.runs.checkpoints import stored
 from s2s.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,7 @@ def test_an_interruption_changes_no_bit(chain: str, tmp_path: Path) -> None:
         run = s2s.fit(
             Recipe.load("toy_copy", [*SMALL, *overrides, f"run.steps={steps}", f"run.folder={tmp_path / name}"])
         )
-        return weights(run.folder, "last")[1]
+        return stored(run.folder, "last").tensors
 
     undisturbed = fit("undisturbed", 12)
     fit("stopped", 7)

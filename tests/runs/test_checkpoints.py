@@ -24,7 +24,7 @@ from s2s.files.atomic import write_atomically
 from s2s.files.folders import MANIFEST, recorded_hash
 from s2s.model import Architecture
 from s2s.recipe.recipe import Recipe
-from s2s.runs.checkpoints import TRAINER, WEIGHTS, Best, Checkpoint, newest, save, weights
+from s2s.runs.checkpoints import TRAINER, WEIGHTS, Best, Checkpoint, newest, save, stored
 from s2s.runs.metadata import RunMetadata, read_metadata, write_metadata
 from s2s.runs.run_folder import create, cut_log, exists, locked, read, read_vocabulary
 from s2s.vocabulary.sentence_pieces import train
@@ -89,7 +89,7 @@ def assert_passed_over(run: Path) -> None:
     assert passed[0].startswith(f"{folder_of(run, 30)}: damaged (")
     assert "\n" not in passed[0]
     with pytest.raises(UserError, match="damaged"):
-        weights(run, "last")
+        stored(run, "last")
 
 
 @settings(deadline=None, max_examples=40)
@@ -129,12 +129,12 @@ def test_a_half_written_checkpoint_is_none(run: Path) -> None:
 def test_small_files_name_the_best_and_the_last(run: Path, tmp_path: Path) -> None:
     names = {name: (run / "checkpoints" / name).read_bytes() for name in ("best", "last")}
     assert names == {"best": b"step-00000010\n", "last": b"step-00000030\n"}
-    assert [weights(run, link)[0] for link in (None, "best", "last")] == [10, 10, 30]
-    assert torch.equal(weights(run, "last")[1]["weight"], checkpoint(30).weights["weight"])
+    assert [stored(run, link).step for link in (None, "best", "last")] == [10, 10, 30]
+    assert torch.equal(stored(run, "last").tensors["weight"], checkpoint(30).weights["weight"])
     save(tmp_path / "new", checkpoint(10))
-    assert weights(tmp_path / "new")[0] == 10
+    assert stored(tmp_path / "new").step == 10
     with pytest.raises(UserError, match="no best checkpoint"):
-        weights(tmp_path / "new", "best")
+        stored(tmp_path / "new", "best")
 
 
 def test_the_last_two_and_the_best_stay(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_saving_goes_on_before_and_over_damaged_ones(tmp_path: Path) -> None:
     for step in (10, 20, 30):
         save(tmp_path, checkpoint(step))
         assert_same(newest(tmp_path)[0], checkpoint(step))
-        assert weights(tmp_path)[0] == step
+        assert stored(tmp_path).step == step
 
 
 STEPS = "".join(json.dumps({"step": step, "loss": 0.5}) + "\n" for step in range(1, 6))
@@ -210,7 +210,7 @@ def test_a_save_killed_at_any_file_operation_leaves_a_whole_checkpoint(
         assert passed == []
         assert found is not None
         assert_same(found, checkpoint(found.step, best={20: 10, 30: 30}[found.step]))
-        steps.append((found.step, weights(run, "last")[0], weights(run, "best")[0]))
+        steps.append((found.step, stored(run, "last").step, stored(run, "best").step))
         save(run, checkpoint(30, best=30))
         assert folders(run) == ["step-00000020", "step-00000030"]
     assert steps == sorted(steps)
@@ -228,7 +228,7 @@ def test_a_save_over_copies_of_links_can_be_killed_at_any_file_operation(
         assert found is not None
         assert_same(found, checkpoint(found.step, best={20: 10, 30: 30}[found.step]))
         assert passed == []
-        assert [weights(run, name)[0] in (10, 20, 30) for name in (None, "best", "last")] == [True] * 3
+        assert [stored(run, name).step in (10, 20, 30) for name in (None, "best", "last")] == [True] * 3
         save(run, checkpoint(30, best=30))
         assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
             *("best", "last", "step-00000020", "step-00000030"),

@@ -63,13 +63,13 @@ def test_signals_save_and_exit_and_the_run_ends_with_the_same_bits(
     with sent(signal.SIGTERM, folder, 2), pytest.raises(SystemExit) as ended:
         train.main(command)
     assert ended.value.code == 143
-    stopped = checkpoints.weights(folder, "last")[0]
+    stopped = checkpoints.stored(folder, "last").step
     assert f"stopped after step {stopped}; the same command resumes from there" in capsys.readouterr().out
     assert steps(folder) == list(range(1, stopped + 1))
     assert stopped < STEPS
     with sent(signal.SIGINT, folder, len(log(folder)) + 1):
         assert train.main(command) == 130
-    assert stopped < checkpoints.weights(folder, "last")[0]
+    assert stopped < checkpoints.stored(folder, "last").step
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
     assert train.main(command) == 0
     assert_same_end(folder, undisturbed, STEPS)
@@ -112,7 +112,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     made = ready(base, folder, *EMA)
     with sent(signal.SIGTERM, folder, 2), pytest.raises(SystemExit):
         s2s.fit(made)
-    last = checkpoints.weights(folder, "last")[0]
+    last = checkpoints.stored(folder, "last").step
     with largest_file(10_000):
         assert train.main(arguments(made)) == 2
     (told,) = capsys.readouterr().err.splitlines()
