@@ -38,8 +38,8 @@ def test_both_ways_agree(seed: int, lengths: list[int], edges: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(likelihood, "_safe_losses", lambda *_: None)
         slow = found(*setting)
-    for ours, theirs in zip(fast, slow, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    for one_way, other_way in zip(fast, slow, strict=True):
+        torch.testing.assert_close(one_way, other_way, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("constrained", [False, True])
@@ -51,7 +51,7 @@ def test_long_padding_leaves_gradients_as_they_are(constrained: bool) -> None:
     whole = found(crf, emissions, gold, mask)
     assert all(tensor.isfinite().all() for tensor in whole)
     for row, length in enumerate([150, 3, 1]):
-        alone = found(crf, *(each[row : row + 1, :length] for each in (emissions, gold, mask)))
+        alone = found(crf, *(tensor_of_row[row : row + 1, :length] for tensor_of_row in (emissions, gold, mask)))
         torch.testing.assert_close(whole[1][row, :length], (row + 1) * alone[1][0], rtol=1e-4, atol=1e-5)
         assert not whole[1][row, length:].any()
 
@@ -65,10 +65,10 @@ def test_large_scores_go_through_log_space_in_float32(large: float, monkeypatch:
     calls = []
     slow = likelihood.log_space_nll
     monkeypatch.setattr(likelihood, "log_space_nll", lambda *given: calls.append(1) or slow(*given))
-    ours = found(crf, emissions, gold, mask)
+    results = found(crf, emissions, gold, mask)
     assert calls
-    for one, other in zip(ours, found(exact, emissions.double(), gold, mask), strict=True):
-        torch.testing.assert_close(one.double(), other, rtol=2e-5, atol=2e-5)
+    for result, reference in zip(results, found(exact, emissions.double(), gold, mask), strict=True):
+        torch.testing.assert_close(result.double(), reference, rtol=2e-5, atol=2e-5)
 
 
 def test_a_move_and_a_message_that_underflow_together_lose_nothing() -> None:

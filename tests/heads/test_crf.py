@@ -49,27 +49,27 @@ def test_the_nll_is_minus_the_log_of_the_gold_sequence_s_share(lengths, labels, 
     paths = [tuple(row[inside].tolist()) for row, inside in zip(gold, mask, strict=True)]
     rows = enumerated(crf, emissions, mask)
     expected = [row.log_partition - row.scores[path] for row, path in zip(rows, paths, strict=True)]
-    found = crf.nll(emissions, gold, mask)
-    torch.testing.assert_close(found.tolist(), expected)
-    assert (found >= 0).all()
+    losses = crf.nll(emissions, gold, mask)
+    torch.testing.assert_close(losses.tolist(), expected)
+    assert (losses >= 0).all()
 
 
 @given(lengths=LENGTHS, labels=LABELS, seed=SEEDS, boundaries=st.booleans(), k=st.integers(1, 9))
 @few
 def test_the_k_best_are_the_first_k_of_all(lengths, labels, seed, boundaries, k):
     crf, emissions, _, mask = drawn(lengths, labels, seed, boundaries)
-    found, scores = crf.k_best(emissions, mask, k)
+    paths, scores = crf.k_best(emissions, mask, k)
     for row, reference in enumerate(enumerated(crf, emissions, mask)):
         best = list(reference.scores.items())[:k]
-        for place, (path, score) in enumerate(best):
+        for rank, (path, score) in enumerate(best):
             padding = [-100] * (mask.shape[1] - len(path))
-            assert found[row, place].tolist() == [*path, *padding]
-            torch.testing.assert_close(scores[row, place].item(), score)
-        assert (found[row, len(best) :] == -100).all()
+            assert paths[row, rank].tolist() == [*path, *padding]
+            torch.testing.assert_close(scores[row, rank].item(), score)
+        assert (paths[row, len(best) :] == -100).all()
         assert (scores[row, len(best) :] == -torch.inf).all()
-    one, one_score = crf.viterbi(emissions, mask)
-    assert one.equal(found[:, 0])
-    assert one_score.equal(scores[:, 0])
+    first, first_score = crf.viterbi(emissions, mask)
+    assert first.equal(paths[:, 0])
+    assert first_score.equal(scores[:, 0])
 
 
 @given(lengths=LENGTHS, labels=LABELS, seed=SEEDS)

@@ -32,7 +32,7 @@ def forward_loop(emissions, transitions):
 
 def both(crf, emissions, gold, mask):
     """nll, marginals, gradient of the transitions and the best sequence, in float32 and in float64."""
-    found = []
+    results = []
     for dtype in (torch.float32, torch.float64):
         module = CRF(crf.num_labels).to(dtype)
         module.transitions.data.copy_(crf.transitions.detach())
@@ -40,8 +40,8 @@ def both(crf, emissions, gold, mask):
         nll = module.nll(rows, gold, mask)
         nll.sum().backward()
         scores = module.log_partition(rows, mask).detach()
-        found.append((nll.detach(), scores, module.marginals(rows, mask).detach(), module.transitions.grad))
-    return zip(*found, strict=True)
+        results.append((nll.detach(), scores, module.marginals(rows, mask).detach(), module.transitions.grad))
+    return zip(*results, strict=True)
 
 
 def transitions_of(kind, labels, seed):
@@ -97,8 +97,8 @@ def test_a_small_loss_under_large_scores_is_as_exact_as_cross_entropy():
     emissions = torch.zeros(1, 50, 2)
     emissions[..., 0] = 1000.0
     emissions[..., 1] = 988.0
-    found = crf_with(torch.zeros(2, 2)).nll(emissions, torch.zeros(1, 50, dtype=torch.long), torch.ones(1, 50))
-    torch.testing.assert_close(found.item(), 50 * math.log1p(math.exp(-12.0)), rtol=2e-2, atol=0)
+    loss = crf_with(torch.zeros(2, 2)).nll(emissions, torch.zeros(1, 50, dtype=torch.long), torch.ones(1, 50))
+    torch.testing.assert_close(loss.item(), 50 * math.log1p(math.exp(-12.0)), rtol=2e-2, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -126,12 +126,12 @@ def test_the_product_in_log_space_is_a_logsumexp(seed, scale, forbidden):
     matrix = matrix.masked_fill(torch.rand(7, 7, generator=generator) < forbidden, -1e30)
     matrix = matrix.fill_diagonal_(0.0).requires_grad_()
     x = (scale * torch.randn(3, 2, 7, generator=generator)).requires_grad_()
-    found, weight = LogMatrix(matrix)(x), torch.randn(3, 2, 7, generator=generator)
+    product, weight = LogMatrix(matrix)(x), torch.randn(3, 2, 7, generator=generator)
     expected = (matrix.double() + x.double()[..., None, :]).logsumexp(dim=-1)
-    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-5)
-    gradients = [torch.autograd.grad((result * weight).sum(), [x, matrix]) for result in (found, expected)]
-    for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * max(1.0, scale / 10))
+    torch.testing.assert_close(product.double(), expected, rtol=1e-6, atol=1e-5)
+    gradients = [torch.autograd.grad((result * weight).sum(), [x, matrix]) for result in (product, expected)]
+    for gradient, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=0, atol=1e-5 * max(1.0, scale / 10))
 
 
 def test_the_rate_multiplier_moves_the_transitions_further():

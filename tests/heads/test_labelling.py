@@ -1,4 +1,4 @@
-"""Laws of heads over sources: their losses beside generation's, what is dealt out, and what weighs nothing."""
+"""Laws of heads over sources: their losses together with generation's, split updates, and rows of weight zero."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -42,16 +42,16 @@ def labelled(batch: Batch, heads: Heads, seed: int = 0) -> Batch:
     def draw(high: int, count: int) -> list[int]:
         return torch.randint(high, (count,), generator=generator).tolist()
 
-    found = []
+    rows_of_heads = []
     for head in heads.heads:
         sets = []
         for length in batch.source_lengths[:-1].tolist():
             tags = [IGNORED if skip else tag for tag, skip in zip(draw(3, length), draw(2, length), strict=True)]
             sets.append([IGNORED, *tags[1:-1], IGNORED] if head.settings.tags_tokens else sorted(set(draw(4, 2))))
-        found.append([*sets, []])
-    width = [max(map(len, each)) for each in found]
-    padded = [[row + [IGNORED] * (w - len(row)) for row in each] for each, w in zip(found, width, strict=True)]
-    return batch._replace(heads=tuple(torch.tensor(each) for each in padded))
+        rows_of_heads.append([*sets, []])
+    width = [max(map(len, rows)) for rows in rows_of_heads]
+    padded = [[row + [IGNORED] * (w - len(row)) for row in rows] for rows, w in zip(rows_of_heads, width, strict=True)]
+    return batch._replace(heads=tuple(torch.tensor(rows) for rows in padded))
 
 
 def expected_loss(name: str, part: torch.nn.Module, hidden: Tensor, labels: Sequence[int]) -> Tensor:
@@ -116,8 +116,8 @@ def test_the_losses_of_any_split_add_up(random_model, random_batch, generates) -
     counts = add([count(part) for part in [*parts, idle]])
     assert counts == count(batch)
     split = gradients(module, [module(part, 0, counts).total for part in [*parts, idle]])
-    for ours, theirs in zip(split, whole, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    for summed, expected in zip(split, whole, strict=True):
+        torch.testing.assert_close(summed, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("generates", [True, False])
@@ -158,30 +158,30 @@ def test_rows_with_unknown_tags_have_no_loss_but_are_predicted(random_model, ran
     known = labels.clone()
     known[1] = IGNORED
     assert module(batch._replace(heads=(labels,)))[0] * 9 == module(batch._replace(heads=(known,)))[0] * 9
-    said = heads.outputs(rows_of(module.model, batch), batch._replace(heads=(labels,)))
-    assert [len(each.labels) for each in said[0]] == [1, 3]
-    assert {tag for each in said[0] for tag in each.labels} <= set(TAGS)
+    outputs = heads.outputs(rows_of(module.model, batch), batch._replace(heads=(labels,)))
+    assert [len(output.labels) for output in outputs[0]] == [1, 3]
+    assert {tag for output in outputs[0] for tag in output.labels} <= set(TAGS)
 
 
-def slow_length(ours: Sequence[int], theirs: Sequence[int]) -> int:
-    if not ours or not theirs:
+def slow_length(first: Sequence[int], second: Sequence[int]) -> int:
+    if not first or not second:
         return 0
-    if ours[-1] == theirs[-1]:
-        return 1 + slow_length(ours[:-1], theirs[:-1])
-    return max(slow_length(ours[:-1], theirs), slow_length(ours, theirs[:-1]))
+    if first[-1] == second[-1]:
+        return 1 + slow_length(first[:-1], second[:-1])
+    return max(slow_length(first[:-1], second), slow_length(first, second[:-1]))
 
 
 @given(st.lists(st.integers(0, 3), max_size=7), st.lists(st.integers(0, 3), max_size=6))
 @few
-def test_copies_are_a_longest_common_subsequence(ours: list[int], theirs: list[int]) -> None:
-    pairs = CommonSubsequences(ours, theirs).pairs()
-    assert len(pairs) == slow_length(ours, theirs)
-    assert all(ours[i] == theirs[j] for i, j in pairs)
+def test_copies_are_a_longest_common_subsequence(first: list[int], second: list[int]) -> None:
+    pairs = CommonSubsequences(first, second).pairs()
+    assert len(pairs) == slow_length(first, second)
+    assert all(first[i] == second[j] for i, j in pairs)
     assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(pairs))
-    tags = copy_tags(ours, theirs)
+    tags = copy_tags(first, second)
     assert [i for i, tag in enumerate(tags) if tag] == [i for i, _ in pairs]
-    for place, pair in enumerate(pairs):
-        goes_on = place > 0 and pairs[place - 1] == (pair[0] - 1, pair[1] - 1)
+    for index, pair in enumerate(pairs):
+        goes_on = index > 0 and pairs[index - 1] == (pair[0] - 1, pair[1] - 1)
         assert tags[pair[0]] == (INSIDE if goes_on else BEGIN)
 
 

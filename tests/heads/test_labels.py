@@ -36,14 +36,14 @@ def loaded(path: Path, labels: list[str], **keys: object) -> list[Example]:
 
 def test_lists_of_tokens_and_labels_come_from_files(tmp_path: Path) -> None:
     rows = [{"tokens": ["a", "b c"], "tags": ["O", "B"], "topic": 3}, {"tokens": "a b", "tags": [], "topic": None}]
-    found = loaded(write(tmp_path / "all.jsonl.gz", rows), ["tags", "topic"])
-    assert found == [
+    examples = loaded(write(tmp_path / "all.jsonl.gz", rows), ["tags", "topic"])
+    assert examples == [
         Example("a b", "", (), (("tags", ()), ("topic", None))),
         Example("a b c", "", ("a", "b c"), (("tags", ("O", "B")), ("topic", "3"))),
     ]
     (tmp_path / "all.tsv").write_text("tokens\ttopic\na b\tx y\nc\t \n", encoding="utf-8")
-    found = loaded(tmp_path / "all.tsv", ["topic"])
-    assert found == [Example("a b", "", (), (("topic", "x y"),)), Example("c", "", (), (("topic", None),))]
+    examples = loaded(tmp_path / "all.tsv", ["topic"])
+    assert examples == [Example("a b", "", (), (("topic", "x y"),)), Example("c", "", (), (("topic", None),))]
 
 
 WRONG = {
@@ -73,7 +73,7 @@ def test_segmented_text_comes_back_from_its_tags(sentences: list[list[str]], tmp
     path.write_text("".join("  ".join(words) + "\n" for words in sentences), encoding="utf-8")
     dataset = load(DataSettings(path=str(path), source_field="text", target_field=None), ["bmes"])
     assert dataset.dev
-    found = []
+    segments = []
     for example in [*dataset.train, *dataset.dev]:
         [(_, tags)] = example.fields
         assert isinstance(tags, tuple)
@@ -81,8 +81,8 @@ def test_segmented_text_comes_back_from_its_tags(sentences: list[list[str]], tmp
         ends = [column + 1 for column, tag in enumerate(tags) if tag in "ES"]
         begins = [column for column, tag in enumerate(tags) if tag in "BS"]
         assert len(begins) == len(ends)
-        found.append([example.source[begin:end] for begin, end in zip(begins, ends, strict=True)])
-    assert sorted(found) == sorted(sentences)
+        segments.append([example.source[begin:end] for begin, end in zip(begins, ends, strict=True)])
+    assert sorted(segments) == sorted(sentences)
 
 
 @few

@@ -36,15 +36,15 @@ def test_every_quantity_is_that_of_the_enumeration(lengths, labels, seed, kind, 
     model = randomise(kind(labels, both, rank=1 if low else None), seed)
     emissions, gold, mask = random_chains(lengths, labels, seed + 1)
     nll, marginals = model.nll(emissions, gold, mask), model.marginals(emissions, mask)
-    found, scores = model.k_best(emissions, mask, 3)
+    paths, scores = model.k_best(emissions, mask, 3)
     for row, length in enumerate(lengths):
         expected = reference(model, emissions[row], length)
         torch.testing.assert_close(nll[row].item(), -expected.scores[tuple(gold[row, :length].tolist())])
         torch.testing.assert_close(model.log_partition(emissions, mask)[row].item(), expected.log_partition)
         torch.testing.assert_close(marginals[row], expected.marginals(mask.shape[1]))
-        for place, (path, score) in enumerate(list(expected.scores.items())[:3]):
-            torch.testing.assert_close(scores[row, place].item(), score)
-            assert found[row, place].tolist() == [*path, *[-100] * (mask.shape[1] - length)]
+        for position, (path, score) in enumerate(list(expected.scores.items())[:3]):
+            torch.testing.assert_close(scores[row, position].item(), score)
+            assert paths[row, position].tolist() == [*path, *[-100] * (mask.shape[1] - length)]
     assert (nll >= 0).all()
 
 
@@ -88,13 +88,13 @@ def test_without_transitions_it_is_the_crf_and_the_softmax(lengths, labels, seed
 @given(lengths=LENGTHS, labels=LABELS, seed=SEEDS)
 @few
 def test_backwards_is_forwards_on_the_reversed_row_with_transposed_transitions(lengths, labels, seed):
-    both, one = randomise(MEMM(labels, bidirectional=True), seed), randomise(MEMM(labels), seed)
+    both, forward_model = randomise(MEMM(labels, bidirectional=True), seed), randomise(MEMM(labels), seed)
     emissions, gold, mask = random_chains(lengths, labels, seed)
-    forwards = one.nll(emissions, gold, mask)
-    one.transitions.data = one.transitions.data.t().contiguous()
+    forwards = forward_model.nll(emissions, gold, mask)
+    forward_model.transitions.data = forward_model.transitions.data.t().contiguous()
     for row, length in enumerate(lengths):
         mirrored = emissions[row, :length].flip(0)[None], gold[row, :length].flip(0)[None], mask[row, :length][None]
-        expected = (forwards[row] + one.nll(*mirrored)[0]) / 2
+        expected = (forwards[row] + forward_model.nll(*mirrored)[0]) / 2
         torch.testing.assert_close(both.nll(emissions, gold, mask)[row], expected)
 
 

@@ -33,8 +33,8 @@ def test_low_precision_emissions_are_computed_in_float32(both, rank):
     exact = emissions.float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert model.nll(emissions, gold, mask).equal(model.nll(exact, gold, mask))
-        found = model.viterbi(emissions, mask)[1]
-    assert found.equal(model.viterbi(exact, mask)[1])
+        scores = model.viterbi(emissions, mask)[1]
+    assert scores.equal(model.viterbi(exact, mask)[1])
     outside = model.nll(exact, gold, mask)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert model.nll(exact, gold, mask).equal(outside)

@@ -47,12 +47,12 @@ def test_the_losses_are_loops_over_the_labels(labels, seed, soft):
 @few
 def test_reductions_and_leading_shapes_are_torch_s(loss, labels, seed):
     scores, targets, mask = drawn(labels, seed)
-    each = loss(scores, targets, mask, "none")
-    assert each.shape == (3,)
-    torch.testing.assert_close(loss(scores, targets, mask), each.mean())
-    torch.testing.assert_close(loss(scores, targets, mask, "sum"), each.sum())
-    assert loss(scores[None], targets[None].bool(), mask[None], "none").equal(each[None])
-    assert loss(scores[0], targets[0].long(), mask[0], "none").equal(each[0])
+    losses = loss(scores, targets, mask, "none")
+    assert losses.shape == (3,)
+    torch.testing.assert_close(loss(scores, targets, mask), losses.mean())
+    torch.testing.assert_close(loss(scores, targets, mask, "sum"), losses.sum())
+    assert loss(scores[None], targets[None].bool(), mask[None], "none").equal(losses[None])
+    assert loss(scores[0], targets[0].long(), mask[0], "none").equal(losses[0])
 
 
 @LOSSES
@@ -61,12 +61,12 @@ def test_reductions_and_leading_shapes_are_torch_s(loss, labels, seed):
 def test_permuted_labels_have_the_same_loss_and_permuted_gradients(loss, labels, seed, soft):
     scores, targets, mask = drawn(labels, seed, soft)
     order = torch.randperm(labels, generator=torch.Generator().manual_seed(seed))
-    one, other = scores.requires_grad_(), scores.detach()[:, order].requires_grad_()
-    first, second = loss(one, targets, mask), loss(other, targets[:, order], mask[:, order])
+    original, permuted = scores.requires_grad_(), scores.detach()[:, order].requires_grad_()
+    first, second = loss(original, targets, mask), loss(permuted, targets[:, order], mask[:, order])
     torch.testing.assert_close(first, second)
     first.backward()
     second.backward()
-    torch.testing.assert_close(one.grad[:, order], other.grad)
+    torch.testing.assert_close(original.grad[:, order], permuted.grad)
 
 
 @LOSSES
@@ -75,11 +75,11 @@ def test_permuted_labels_have_the_same_loss_and_permuted_gradients(loss, labels,
 def test_a_masked_label_is_as_if_it_were_not_there(loss, labels, seed):
     scores, targets, mask = drawn(labels, seed, soft=True)
     dirty = scores.masked_fill(~mask, torch.nan).requires_grad_()
-    found = loss(dirty, targets.masked_fill(~mask, -100), mask, "none")
+    losses = loss(dirty, targets.masked_fill(~mask, -100), mask, "none")
     for row in range(3):
         kept = mask[row]
-        torch.testing.assert_close(found[row], loss(scores[row][kept], targets[row][kept], None, "none"))
-    found.sum().backward()
+        torch.testing.assert_close(losses[row], loss(scores[row][kept], targets[row][kept], None, "none"))
+    losses.sum().backward()
     assert dirty.grad.isfinite().all()
     assert not dirty.grad[~mask].any()
 
@@ -155,9 +155,9 @@ def test_sparse_is_dense(labels, seed, repeat):
         rows, width = [row * 2 for row in rows], 2 * width
     padded = torch.tensor([[-1] * (width - len(row)) + row[::-1] for row in rows])
     sparse, dense = scores.clone().requires_grad_(), scores.requires_grad_()
-    found, expected = sparse_zlpr_loss(sparse, padded, "none"), zlpr_loss(dense, targets, None, "none")
-    torch.testing.assert_close(found, expected)
-    found.sum().backward()
+    losses, expected = sparse_zlpr_loss(sparse, padded, "none"), zlpr_loss(dense, targets, None, "none")
+    torch.testing.assert_close(losses, expected)
+    losses.sum().backward()
     expected.sum().backward()
     torch.testing.assert_close(sparse.grad, dense.grad)
 

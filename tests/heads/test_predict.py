@@ -74,14 +74,14 @@ def test_a_run_without_targets_learns_is_scored_and_loads(folder: Path) -> None:
     assert dev["topics.micro_f1"] > 90
     assert {"tags.accuracy", "tags.macro_f1", "topics.macro_f1", "topics.precision_at_1"} <= dev.keys()
     run = s2s.load(folder / "run")
-    found = run.predict([["the", "red", "sea"], "red sea shore", []])
-    assert found[0].tokens == ["the", "red", "sea"]
-    assert found[0].heads["tags"].labels == ["O", "B-C", "B-P"]
-    assert found[1].heads["tags"].labels == ["B-C", "B-P", "I-P"]
-    assert found[2].heads["tags"].labels == []
+    predictions = run.predict([["the", "red", "sea"], "red sea shore", []])
+    assert predictions[0].tokens == ["the", "red", "sea"]
+    assert predictions[0].heads["tags"].labels == ["O", "B-C", "B-P"]
+    assert predictions[1].heads["tags"].labels == ["B-C", "B-P", "I-P"]
+    assert predictions[2].heads["tags"].labels == []
     alone = run.predict(["red sea shore"])[0].heads["topics"]
-    assert alone.labels == found[1].heads["topics"].labels
-    assert alone.scores == pytest.approx(found[1].heads["topics"].scores, abs=1e-5)
+    assert alone.labels == predictions[1].heads["topics"].labels
+    assert alone.scores == pytest.approx(predictions[1].heads["topics"].scores, abs=1e-5)
     with pytest.raises(UserError, match="trained without targets and generates nothing"):
         run.generate(["red"])
     assert train.main(["recipe=" + str(folder / "mine.yaml"), *overrides(folder)]) == 0  # finished: says so
@@ -151,8 +151,8 @@ def test_what_makes_no_sense_is_refused(folder: Path, override: str) -> None:
 def test_another_name_keeps_the_keys_that_both_have(folder: Path) -> None:
     base = overrides(folder)
     other = ["heads.tags.name=memm", "heads.topics.name=bce"]
-    own = Recipe.load(folder / "mine.yaml", [*base, "heads.tags.boundaries=true", "heads.tags.weight=0.5"])
-    (folder / "own.yaml").write_text(own.to_yaml(), encoding="utf-8")
+    recipe_of_file = Recipe.load(folder / "mine.yaml", [*base, "heads.tags.boundaries=true", "heads.tags.weight=0.5"])
+    (folder / "own.yaml").write_text(recipe_of_file.to_yaml(), encoding="utf-8")
     recipe = Recipe.load(folder / "own.yaml", other)
     with pytest.raises(UserError, match=r"unknown key 'heads\.tags\.boundaries'"):  # no argument is lost on the way
         Recipe.load(folder / "mine.yaml", [*base, "heads.tags.boundaries=true", *other])
@@ -174,6 +174,6 @@ def test_every_format_of_training_is_predicted_from(folder: Path, name: str, cap
         content.replace('"sea shore"', "sea shore") if between == "\t" else content, encoding="utf-8"
     )
     assert predict.main([f"run={folder / 'run'}", f"input={folder / name}", f"output={folder / 'rows'}"]) == 0
-    found = [json.loads(line) for line in (folder / "rows").read_text(encoding="utf-8").splitlines()]
-    assert [(row["id"], len(row["tags"])) for row in found] == [("a", 3), ("b", 2)]
+    rows_written = [json.loads(line) for line in (folder / "rows").read_text(encoding="utf-8").splitlines()]
+    assert [(row["id"], len(row["tags"])) for row in rows_written] == [("a", 3), ("b", 2)]
     assert ("read as a JSON document" in capsys.readouterr().err) == (name == "in.txt")

@@ -40,9 +40,9 @@ def polynomial(exponentials, size):
 @few
 def test_the_polynomials_are_sums_over_sets_and_newton_s_identities(labels, seed, size):
     scores, _, _ = drawn(labels, seed)
-    found = log_symmetric_polynomials(scores, size)
-    assert found.shape == (3, size + 1)
-    for row, values in zip(scores.exp().tolist(), found.exp(), strict=True):
+    logs = log_symmetric_polynomials(scores, size)
+    assert logs.shape == (3, size + 1)
+    for row, values in zip(scores.exp().tolist(), logs.exp(), strict=True):
         exact = [Fraction(x) for x in row]
         newton, powers = [Fraction(1)], [sum(x**j for x in exact) for j in range(size + 1)]
         for m in range(1, size + 1):
@@ -62,12 +62,12 @@ def test_no_set_is_larger_than_the_labels():
 @few
 def test_the_loss_is_cross_entropy_over_all_sets_of_the_size(labels, seed):
     scores, targets, mask = drawn(labels, seed)
-    found = subset_softmax_loss(scores.masked_fill(~mask, torch.nan), targets, mask, "none")
+    losses = subset_softmax_loss(scores.masked_fill(~mask, torch.nan), targets, mask, "none")
     for row in range(3):
         kept, gold = scores[row][mask[row]], targets[row][mask[row]]
         size = int(gold.sum())
         expected = math.log(polynomial(kept.exp().tolist(), size)) - kept[gold].sum().item()
-        torch.testing.assert_close(found[row].item(), expected)
+        torch.testing.assert_close(losses[row].item(), expected)
 
 
 @given(labels=LABELS, seed=SEEDS, room=st.integers(0, 3), threshold=st.floats(-2, 2))
@@ -75,12 +75,12 @@ def test_the_loss_is_cross_entropy_over_all_sets_of_the_size(labels, seed):
 def test_with_a_threshold_it_is_cross_entropy_over_all_sets_up_to_the_size(labels, seed, room, threshold):
     scores, targets, mask = drawn(labels, seed)
     largest = max(1, int((targets & mask).sum(dim=1).max()) + room)
-    found = thresholded_subset_softmax_loss(scores, targets, largest, threshold, mask, "none")
+    losses = thresholded_subset_softmax_loss(scores, targets, largest, threshold, mask, "none")
     for row in range(3):
         kept, gold = scores[row][mask[row]], targets[row][mask[row]]
         sums = [polynomial(kept.exp().tolist(), m) * math.exp((largest - m) * threshold) for m in range(largest + 1)]
         chosen = kept[gold].sum().item() + (largest - int(gold.sum())) * threshold
-        torch.testing.assert_close(found[row].item(), math.log(math.fsum(sums)) - chosen)
+        torch.testing.assert_close(losses[row].item(), math.log(math.fsum(sums)) - chosen)
         # The article's recursion: Z'_K = e_K + e^(s_0) Z'_(K-1).
         recursive = 1.0
         for m in range(1, largest + 1):
@@ -101,9 +101,9 @@ def test_with_one_positive_it_is_cross_entropy(labels, seed):
 @few
 def test_over_sets_of_all_sizes_it_is_binary_cross_entropy(labels, seed, threshold):
     scores, targets, _ = drawn(labels, seed)
-    found = thresholded_subset_softmax_loss(scores, targets, labels, threshold, None, "none")
+    losses = thresholded_subset_softmax_loss(scores, targets, labels, threshold, None, "none")
     expected = functional.binary_cross_entropy_with_logits(scores - threshold, targets.double(), reduction="none")
-    torch.testing.assert_close(found, expected.sum(dim=-1))
+    torch.testing.assert_close(losses, expected.sum(dim=-1))
 
 
 @given(labels=LABELS, seed=SEEDS)

@@ -19,19 +19,19 @@ SETS = st.lists(st.tuples(st.sets(st.integers(0, 4)), st.sets(st.integers(0, 4))
 few = settings(deadline=None, max_examples=60)
 
 
-@given(real=ROWS, data=st.data())
+@given(gold=ROWS, data=st.data())
 @few
-def test_spans_are_those_of_seqeval(real: list[list[str]], data: st.DataObject) -> None:
-    known = sorted({tag for row in real for tag in row})
-    said = [data.draw(st.lists(st.sampled_from(known), min_size=len(row), max_size=len(row))) for row in real]
+def test_spans_are_those_of_seqeval(gold: list[list[str]], data: st.DataObject) -> None:
+    known = sorted({tag for row in gold for tag in row})
+    predicted = [data.draw(st.lists(st.sampled_from(known), min_size=len(row), max_size=len(row))) for row in gold]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns where nothing is said
-        expected = 100 * seqeval.f1_score(real, said)
-    assert entity_f1(said, real) == pytest.approx(float(expected))
-    assert accuracy(said, real) == pytest.approx(100 * seqeval.accuracy_score(real, said))
-    flat = [tag for row in said for tag in row], [tag for row in real for tag in row]
+        expected = 100 * seqeval.f1_score(gold, predicted)
+    assert entity_f1(predicted, gold) == pytest.approx(float(expected))
+    assert accuracy(predicted, gold) == pytest.approx(100 * seqeval.accuracy_score(gold, predicted))
+    flat = [tag for row in predicted for tag in row], [tag for row in gold for tag in row]
     theirs = sklearn.f1_score(flat[1], flat[0], average="macro", zero_division=0)
-    assert tag_macro_f1(said, real) == pytest.approx(100 * theirs)
+    assert tag_macro_f1(predicted, gold) == pytest.approx(100 * theirs)
 
 
 def test_the_middle_of_bmes_goes_on_and_lost_tags_are_nothing() -> None:
@@ -47,12 +47,12 @@ def test_the_middle_of_bmes_goes_on_and_lost_tags_are_nothing() -> None:
 @given(pairs=SETS)
 @few
 def test_f1_of_sets_is_scikit_learn_s(pairs: list[tuple[set[int], set[int]]]) -> None:
-    said, real = ([side for side, _ in pairs], [side for _, side in pairs])
+    predicted, gold = ([side for side, _ in pairs], [side for _, side in pairs])
     assume(any(ours and theirs for ours, theirs in pairs))  # what 0 / 0 is has been changed there over time
-    there = sorted(set().union(*said, *real)) or [0]
-    rows = [[[int(label in side) for label in there] for side in sides] for sides in (real, said)]
-    for name, found in (("micro", micro_f1(said, real)), ("macro", macro_f1(said, real))):
-        assert found == pytest.approx(100 * sklearn.f1_score(*rows, average=name, zero_division=0))
+    there = sorted(set().union(*predicted, *gold)) or [0]
+    rows = [[[int(label in side) for label in there] for side in sides] for sides in (gold, predicted)]
+    for name, score in (("micro", micro_f1(predicted, gold)), ("macro", macro_f1(predicted, gold))):
+        assert score == pytest.approx(100 * sklearn.f1_score(*rows, average=name, zero_division=0))
 
 
 def test_precision_is_over_k_even_where_fewer_are_real() -> None:
@@ -62,12 +62,12 @@ def test_precision_is_over_k_even_where_fewer_are_real() -> None:
 
 @pytest.mark.parametrize("score", [entity_f1, accuracy, tag_macro_f1])
 @pytest.mark.parametrize(
-    ("said", "real"),
+    ("predicted", "gold"),
     [([["B-X"]], [["B-X", "I-X"]]), ([["B-X", "O"], ["O"]], [["B-X", "O"]]), ([["O", "O"], ["O"]], [["O", "O"], []])],
 )
-def test_rows_of_unequal_length_are_refused(score, said: list[list[str]], real: list[list[str]]) -> None:
+def test_rows_of_unequal_length_are_refused(score, predicted: list[list[str]], gold: list[list[str]]) -> None:
     with pytest.raises(ValueError, match=r"^row \d: \d tags, but \d are gold|^2 rows of tags, but 1 are gold"):
-        score(said, real)
+        score(predicted, gold)
 
 
 @pytest.mark.parametrize("score", [micro_f1, macro_f1])

@@ -17,25 +17,25 @@ SPANS = st.lists(st.tuples(st.sampled_from(["", "PER", "PER", "LOC-X"]), st.inte
 
 def encoded(scheme, runs):
     """The tags of runs of tokens (kind, length) in a scheme, kind "" being no span; and the spans."""
-    tags, found, before = [], [], ""
+    tags, marked, before = [], [], ""
     for kind, length in runs:
         first = len(tags)
         if kind:
-            found.append((kind, first, first + length))
-        for place in range(length):
-            alone, last = length == 1, place == length - 1
+            marked.append((kind, first, first + length))
+        for index in range(length):
+            alone, last = length == 1, index == length - 1
             if not kind:
                 tag = "O"
             elif scheme == "bio":
-                tag = "I" if place else "B"
+                tag = "I" if index else "B"
             elif scheme == "iob1":
-                tag = "B" if place == 0 and before == kind else "I"
+                tag = "B" if index == 0 and before == kind else "I"
             else:
                 begin, inside, end, single = {"bmes": "BMES", "bioes": "BIES", "bilou": "BILU"}[scheme]
-                tag = single if alone else end if last else inside if place else begin
+                tag = single if alone else end if last else inside if index else begin
             tags.append(f"{tag}-{kind}" if kind else tag)
         before = kind
-    return tags, found
+    return tags, marked
 
 
 def head(scheme, name="crf", **keys):
@@ -43,7 +43,7 @@ def head(scheme, name="crf", **keys):
 
 
 def rows(*tags):
-    return [Example(f"source {place}", "", (), (("tags", tuple(each)),)) for place, each in enumerate(tags)]
+    return [Example(f"source {number}", "", (), (("tags", tuple(row)),)) for number, row in enumerate(tags)]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -66,7 +66,7 @@ def test_the_spans_of_a_scheme_are_read_as_they_were_written(scheme, runs):
 @given(runs=st.lists(SPANS.filter(bool), min_size=1, max_size=4))
 @settings(deadline=None, max_examples=60)
 def test_tags_of_any_scheme_under_any_name_are_refused_or_read_rightly(declared, true, runs):
-    tags, wanted = zip(*(encoded(true, each) for each in runs), strict=True)
+    tags, wanted = zip(*(encoded(true, row) for row in runs), strict=True)
     if not any(wanted):
         return
     told = None
@@ -79,7 +79,7 @@ def test_tags_of_any_scheme_under_any_name_are_refused_or_read_rightly(declared,
         assert told.startswith(f"heads.tags.scheme: {declared}")
         assert true in told.rpartition("its tags fit scheme: ")[2].split(" or ")
     else:
-        assert [[tuple(span) for span in spans(each)] for each in tags] == [*wanted]
+        assert [[tuple(span) for span in spans(row)] for row in tags] == [*wanted]
 
 
 @pytest.mark.parametrize("name", ["softmax", "crf", "memm", "bimemm"])
@@ -87,7 +87,7 @@ def test_tags_of_any_scheme_under_any_name_are_refused_or_read_rightly(declared,
     ("declared", "true"), [(ours, theirs) for ours in SCHEMES for theirs in SCHEMES if ours != theirs]
 )
 def test_enough_tags_of_another_scheme_are_always_refused(name, declared, true):
-    """Spans of one token, of several, behind each other and behind none."""
+    """Spans of one token and of several, after other spans and after none."""
     runs = [("PER", 1), ("PER", 3), ("LOC", 2), ("", 2), ("LOC", 3), ("LOC", 1), ("", 1), ("PER", 4)]
     tags = [encoded(true, runs)[0], encoded(true, runs[::-1])[0]]
     with pytest.raises(
@@ -120,7 +120,7 @@ def test_a_refusal_names_the_tag_the_source_and_what_fits(tags, declared, told):
 
 
 def test_a_few_wrong_tags_are_read_leniently_and_refused_under_constraints():
-    """``I`` behind ``O`` here and there, among tags that are BIO's alone: no scheme fits."""
+    """``I`` after ``O`` here and there, among tags that are BIO's alone: no scheme fits."""
     tags = rows(["O", "B-PER", "I-PER"], ["O", "I-PER", "O"], ["B-PER", "B-LOC"])
     assert head("bio").names("tags", tags) == ["B-LOC", "B-PER", "I-PER", "O"]
     with pytest.raises(UserError, match=r"'I-PER' follows 'O' \('source 1'\); no scheme fits \(bio, iob1, "):

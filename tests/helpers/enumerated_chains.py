@@ -23,19 +23,19 @@ class Enumerated:
         return math.exp(self.scores[path] - self.log_partition)
 
     def marginals(self, columns):
-        found = torch.zeros(columns, self.labels, dtype=torch.float64)
+        totals = torch.zeros(columns, self.labels, dtype=torch.float64)
         for path in self.scores:
             for column, label in enumerate(path):
-                found[column, label] += self.probability(path)
-        return found
+                totals[column, label] += self.probability(path)
+        return totals
 
     def pairs(self):
         """How often each label is expected to follow each."""
-        found = torch.zeros(self.labels, self.labels, dtype=torch.float64)
+        totals = torch.zeros(self.labels, self.labels, dtype=torch.float64)
         for path in self.scores:
             for pair in itertools.pairwise(path):
-                found[pair] += self.probability(path)
-        return found
+                totals[pair] += self.probability(path)
+        return totals
 
 
 def crf_score(emissions, transitions, starts=None, ends=None):
@@ -46,7 +46,7 @@ def crf_score(emissions, transitions, starts=None, ends=None):
     def score(path):
         total = starts[path[0]] + ends[path[-1]]
         total += sum(emissions[column][label] for column, label in enumerate(path))
-        return total + sum(transitions[one][other] for one, other in itertools.pairwise(path))
+        return total + sum(transitions[before][after] for before, after in itertools.pairwise(path))
 
     return score
 

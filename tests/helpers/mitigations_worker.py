@@ -61,7 +61,7 @@ def update(folder: Path) -> tuple[Vocabulary, Batch]:
     for example in examples:
         texts = [example.target[::-1], example.target, example.target[:5]]
         hypotheses = [
-            {"text": text, "score": -0.5 * place, "tokens": vocabulary.encode(text)} for place, text in enumerate(texts)
+            {"text": text, "score": -0.5 * rank, "tokens": vocabulary.encode(text)} for rank, text in enumerate(texts)
         ]
         settings = {"max_length": 16, "length_penalty": 0.0}
         lines.append(json.dumps({"source": example.source, "hypotheses": hypotheses, "settings": settings}))
@@ -101,14 +101,14 @@ def main(folder: Path) -> None:
     vocabulary, whole = update(folder)
     distributed.barrier()
     parts = [whole.map(lambda tensor, index=index: tensor[index]) for index in DEALT[distributed.get_rank()]]
-    found: dict[tuple[str, str], Tensor | str] = {}
+    gradients: dict[tuple[str, str], Tensor | str] = {}
     for name, row in rows(folder).items():
         for kind, run in {"ddp": under_ddp, "fsdp": under_fsdp}.items():
             try:
-                found[kind, name] = run(objective(row, vocabulary), parts, whole)
+                gradients[kind, name] = run(objective(row, vocabulary), parts, whole)
             except UserError as error:
-                found[kind, name] = str(error)
-    torch.save(found, folder / f"{distributed.get_rank()}.pt")
+                gradients[kind, name] = str(error)
+    torch.save(gradients, folder / f"{distributed.get_rank()}.pt")
     distributed.destroy_process_group()
 
 

@@ -47,8 +47,8 @@ class Letters(Vocabulary):
 
 def shared(hypothesis: str, reference: str) -> float:
     """A metric whose values, in 32nds, float32 holds exactly: it counts shared letters, and a little how many."""
-    found = hypothesis.split()
-    return min(len(set(found) & set(reference.split())) * 8 + len(found), 32) / 32
+    words = hypothesis.split()
+    return min(len(set(words) & set(reference.split())) * 8 + len(words), 32) / 32
 
 
 def spelling(hypothesis: str, reference: str) -> float:  # noqa: ARG001
@@ -106,18 +106,18 @@ def log_prob(model: nn.Module, batch: Batch, row: int, candidate: Candidate) -> 
 
 
 def unique(candidates: Sequence[Candidate]) -> list[Candidate]:
-    return [one for place, one in enumerate(candidates) if one not in candidates[:place]]
+    return [candidate for index, candidate in enumerate(candidates) if candidate not in candidates[:index]]
 
 
-def reward(one: Candidate, batch: Batch, row: int, metric: Metric = shared) -> float:
+def reward(candidate: Candidate, batch: Batch, row: int, metric: Metric = shared) -> float:
     """The metric against the row's target, rounded to float32 as rewards are."""
     letters = Letters()
-    return float(torch.tensor(metric(letters.decode(one.ids), letters.decode(target_of(batch, row).ids))))
+    return float(torch.tensor(metric(letters.decode(candidate.ids), letters.decode(target_of(batch, row).ids))))
 
 
 def forced(model: nn.Module, batch: Batch, smoothing: float = 0.0) -> Tensor:
     """Teacher forcing, example after example."""
-    return mean_over(batch, lambda one: cross_entropy(predict(model, one), one.labels, smoothing))
+    return mean_over(batch, lambda example: cross_entropy(predict(model, example), example.labels, smoothing))
 
 
 @torch.no_grad()
@@ -143,20 +143,20 @@ def searched(
 
 def sampled(model: nn.Module, batch: Batch, name: str, copies: int, max_length: int = MAX_LENGTH) -> Rows:
     """The candidates that each row's own numbers lead to."""
-    found = []
+    candidates = []
     for row in range(len(batch.source)):
         numbers = Draws(batch.seeds[row][None], name).uniform("sample", copies, max_length)[0].tolist()
-        found.append([searched(model, batch, row, own, max_length) for own in numbers])
-    return found
+        candidates.append([searched(model, batch, row, row_numbers, max_length) for row_numbers in numbers])
+    return candidates
 
 
 def write_decoded(path: Path, batch: Batch, rows: Rows, scores: list[list[float]], **settings: object) -> str:
     """A file as the decoder writes it, one line for each source."""
     lines = []
-    for row, found in enumerate(rows):
+    for row, candidates in enumerate(rows):
         source = Letters().decode(source_of(batch, row))
-        hypotheses = [{"text": Letters().decode(one.ids), "score": score, "tokens": one.ids}
-                      for one, score in zip(found, scores[row], strict=True)]  # fmt: skip
+        hypotheses = [{"text": Letters().decode(candidate.ids), "score": score, "tokens": candidate.ids}
+                      for candidate, score in zip(candidates, scores[row], strict=True)]  # fmt: skip
         fields = {"max_length": MAX_LENGTH, "length_penalty": 0.0} | settings
         lines.append(json.dumps({"id": row, "source": source, "hypotheses": hypotheses, "settings": fields}))
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

@@ -42,20 +42,20 @@ def copies_of(source, rows):
 def test_packed_log_probabilities_are_those_of_each_one_alone(random_model, random_batch, shape, sizes, seed, data):
     model, batch, rows = random_model(seed, **shape), random_batch(sizes, seed), dealt(data, sizes)
     packed = pack(rows, END, CPU)
-    found = packed.log_probs(context_of(batch, model).passes, batch)
-    assert found.shape == packed.lengths().shape == (len(sizes), max(map(len, rows)))
-    scale = torch.randn(found.shape, generator=torch.Generator().manual_seed(seed), dtype=found.dtype)
+    log_probs = packed.log_probs(context_of(batch, model).passes, batch)
+    assert log_probs.shape == packed.lengths().shape == (len(sizes), max(map(len, rows)))
+    scale = torch.randn(log_probs.shape, generator=torch.Generator().manual_seed(seed), dtype=log_probs.dtype)
     naive = 0.0
-    for row, column in torch.cartesian_prod(*map(torch.arange, found.shape)).tolist():
+    for row, column in torch.cartesian_prod(*map(torch.arange, log_probs.shape)).tolist():
         if column < len(rows[row]):
-            one = log_prob(model, batch, row, rows[row][column])
-            torch.testing.assert_close(found[row, column], one, rtol=1e-10, atol=0.0)
+            alone = log_prob(model, batch, row, rows[row][column])
+            torch.testing.assert_close(log_probs[row, column], alone, rtol=1e-10, atol=0.0)
             assert packed.lengths()[row, column] == len(rows[row][column].ids) + rows[row][column].ended
-            naive = naive + scale[row, column] * one
+            naive = naive + scale[row, column] * alone
         else:
-            assert found[row, column] == packed.lengths()[row, column] == 0
-    ours, theirs = gradient(model, (scale * found).sum()), gradient(model, naive)
-    assert (ours - theirs).norm() <= 1e-9 * theirs.norm()
+            assert log_probs[row, column] == packed.lengths()[row, column] == 0
+    packed_gradient, naive_gradient = gradient(model, (scale * log_probs).sum()), gradient(model, naive)
+    assert (packed_gradient - naive_gradient).norm() <= 1e-9 * naive_gradient.norm()
 
 
 @given(rows=st.lists(st.lists(st.sampled_from(all_sequences(6, 2)), min_size=1, max_size=5), min_size=1, max_size=3))
@@ -72,10 +72,10 @@ def test_gold_is_what_the_batch_was_made_of_and_rewards_are_a_loop(random_batch)
     golds = gold(batch, END)
     assert golds == [target_of(batch, 0), Candidate([], True), Candidate([], False)]
     rows = [[golds[0], Candidate([4, 5], True), Candidate([], True)], [Candidate([6] * 4, False)], [golds[0]]]
-    found, letters = rewards(rows, golds, shared, Letters()), Letters()
-    for row, own in enumerate(rows):
-        expected = [shared(letters.decode(one.ids), letters.decode(golds[row].ids)) for one in own]
-        assert found[row].tolist() == expected + [0.0] * (3 - len(own))
+    values, letters = rewards(rows, golds, shared, Letters()), Letters()
+    for row, candidates in enumerate(rows):
+        expected = [shared(letters.decode(candidate.ids), letters.decode(golds[row].ids)) for candidate in candidates]
+        assert values[row].tolist() == expected + [0.0] * (3 - len(candidates))
 
 
 @shapes
@@ -95,13 +95,13 @@ def test_samples_are_as_frequent_as_the_model_says(random_model, length):
     model, rows, copies = random_model(3, vocabulary=5), 6000, 2
     batch = copies_of([2, 4, END], rows)
     outcomes = all_sequences(5, length)
-    chances = [float(log_prob(model, batch, 0, one).detach().exp()) for one in outcomes]
-    found = sample(batch, context_of(batch, model), copies, length, END)
-    flat = [one for row in found for one in row]
-    assert_frequencies([flat.count(one) for one in outcomes], chances)
+    chances = [float(log_prob(model, batch, 0, candidate).detach().exp()) for candidate in outcomes]
+    samples = sample(batch, context_of(batch, model), copies, length, END)
+    flat = [candidate for row in samples for candidate in row]
+    assert_frequencies([flat.count(candidate) for candidate in outcomes], chances)
     # Two candidates of a source are independent.
     pairs = [(first, second) for first in range(len(outcomes)) for second in range(len(outcomes))]
-    places = [tuple(outcomes.index(one) for one in row) for row in found]
+    places = [tuple(outcomes.index(candidate) for candidate in row) for row in samples]
     joint = [chances[first] * chances[second] for first, second in pairs]
     assert_frequencies([places.count(pair) for pair in pairs], joint)
 
@@ -125,9 +125,9 @@ def test_a_sample_stops_at_the_limit_without_an_end_and_where_all_have_ended(ran
     step = model.step
     model.step = lambda *given: steps.append(given[1]) or step(*given)
     model.output_bias.data[END] = -1e4
-    found = sample(batch, context_of(batch, model), 2, 3, END, greedy)
-    assert [len(one.ids) for row in found for one in row] == [3] * 4
-    assert not any(one.ended for row in found for one in row)
+    samples = sample(batch, context_of(batch, model), 2, 3, END, greedy)
+    assert [len(candidate.ids) for row in samples for candidate in row] == [3] * 4
+    assert not any(candidate.ended for row in samples for candidate in row)
     assert steps == [0, 1, 2]
     model.output_bias.data[END] = 1e4
     assert sample(batch, context_of(batch, model), 2, 3, END, greedy) == [[Candidate([], True)] * 2] * 2
@@ -140,15 +140,15 @@ def test_sampling_leaves_the_mode_and_the_source_s_gradient_and_drops_nothing_of
 ):
     model, batch = random_model(dropout=0.5).train(training), random_batch([(5, 2), (4, 3)])
     context = context_of(batch, model)
-    found = sample(batch, context, 3, MAX_LENGTH, END, greedy=True)
+    samples = sample(batch, context, 3, MAX_LENGTH, END, greedy=True)
     assert [part.training for part in model.modules()] == [training] * len(list(model.modules()))
     memory = context.passes.memory(batch)
     assert all(part.requires_grad for layer in memory.layers for part in layer)
     again = sample(batch, context, 3, MAX_LENGTH, END, greedy=True)
-    assert found == again
+    assert samples == again
     model.eval()
-    for row, own in enumerate(found):
+    for row, candidates in enumerate(samples):
         inputs = torch.full((2, 1), END)
-        for column, token in enumerate([*own[0].ids, *[END] * own[0].ended]):
+        for column, token in enumerate([*candidates[0].ids, *[END] * candidates[0].ended]):
             assert model.logits(model.decode(inputs, memory))[row, column].argmax() == token
             inputs = torch.cat([inputs, torch.full((2, 1), token)], dim=1)

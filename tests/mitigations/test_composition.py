@@ -21,9 +21,9 @@ FEEDS = ("word_dropout", "duplicate_noise", "shift_noise", "swap_noise")
 KEYS = {"graduated_label_smoothing": {"smooth_low": 0.3}}  # random models are unsure
 ROWS = [(name, {"scope": scope}) for name in SCOPED for scope in ("target", "all")]
 ROWS += [(name, {"first_order": True}) for name in PERTURBATIONS[-2:]] + [(name, KEYS.get(name, {})) for name in PLAIN]
-SHAPERS = [*ROWS, ("fgm_article", {})]
+LOSS_METHODS = [*ROWS, ("fgm_article", {})]
 rows = pytest.mark.parametrize(("name", "keys"), ROWS)
-shapers = pytest.mark.parametrize(("name", "keys"), SHAPERS)
+loss_methods = pytest.mark.parametrize(("name", "keys"), LOSS_METHODS)
 feeds = pytest.mark.parametrize("feed", FEEDS)
 
 
@@ -34,7 +34,7 @@ def composed(model, *methods, smoothing=0.0):
 
 
 def fed_by(model, batch, *methods):
-    """The batch behind some feeds."""
+    """The batch as some prefix methods leave it."""
     for name, keys in methods:
         context = StepContext(Passes(model, 0.0, model), Draws(batch.seeds, name), count(batch), 0, 1.0)
         batch = MITIGATIONS[name](**keys).feed(batch, context)
@@ -55,8 +55,8 @@ def assert_split_adds_up(objective, batch, places):
     torch.testing.assert_close(sum(losses.total for losses in split), whole.total, rtol=1e-6, atol=1e-12)
     for name, value in whole.parts.items():
         torch.testing.assert_close(sum(losses.parts[name] for losses in split), value, rtol=1e-6, atol=1e-12)
-    found = sum(gradient(objective, losses.total) for losses in split)
-    assert distance(found, gradient(objective, whole.total)) < 1e-6
+    added = sum(gradient(objective, losses.total) for losses in split)
+    assert distance(added, gradient(objective, whole.total)) < 1e-6
 
 
 PLACES = st.lists(st.integers(0, 2), min_size=3, max_size=3)
@@ -74,12 +74,12 @@ def test_the_losses_of_any_split_add_up(random_model, random_batch, name, keys, 
 @feeds
 @given(sizes=SIZES, seed=SEEDS, places=PLACES)
 @settings(few, max_examples=4)
-def test_the_losses_of_any_split_behind_an_anchored_feed_add_up(random_model, random_batch, feed, sizes, seed, places):
+def test_the_losses_of_any_split_after_an_anchored_feed_add_up(random_model, random_batch, feed, sizes, seed, places):
     objective = composed(random_model(seed), (feed, {"rate": 0.5, "weight": 0.6}), ("fgm", {"scope": "all"}))
     assert_split_adds_up(objective, random_batch(sizes, seed), places[: len(sizes)])
 
 
-@shapers
+@loss_methods
 @pytest.mark.parametrize(("shape", "weight"), [(SHAPES[0], 1.0), (SHAPES[1], 0.5)])
 def test_a_batch_without_weight_adds_exactly_nothing(random_model, random_batch, name, keys, shape, weight):
     model = random_model(dropout=0.2, **shape)
@@ -98,58 +98,58 @@ def test_a_batch_without_weight_adds_exactly_nothing(random_model, random_batch,
 
 @feeds
 @rows
-def test_a_shaper_shapes_what_the_feed_has_left(random_model, random_batch, feed, name, keys):
+def test_a_loss_method_reads_what_the_feed_has_left(random_model, random_batch, feed, name, keys):
     if name == "noise_consistency":
         pytest.skip("its first view is the gold prefix; see test_noise_consistency.py")
     model, batch = random_model(), random_batch([(6, 5), (4, 4)])
-    found = composed(model, (feed, {"rate": 0.6}), (name, keys))(batch)
+    losses = composed(model, (feed, {"rate": 0.6}), (name, keys))(batch)
     fed = fed_by(model, batch, (feed, {"rate": 0.6}))
     assert not torch.equal(fed.target, batch.target)
     if name == "unlikelihood" and feed == "swap_noise":
         return  # its candidates are those of the gold labels, which the swap has thinned out
     expected = composed(model, (name, keys))(fed, counts=count(batch))
-    torch.testing.assert_close(found.total, expected.total, rtol=1e-10, atol=0)
-    assert distance(gradient(model, found.total), gradient(model, expected.total)) < 1e-9
+    torch.testing.assert_close(losses.total, expected.total, rtol=1e-10, atol=0)
+    assert distance(gradient(model, losses.total), gradient(model, expected.total)) < 1e-9
 
 
 def test_feeds_work_in_their_order_and_each_with_draws_of_its_own(random_model, random_batch):
     model, batch = random_model(), random_batch([(5, 5)] * 4)
     plain = composed(model)
-    one, two = ("shift_noise", {"rate": 0.5}), ("duplicate_noise", {"rate": 0.5})
+    shift, duplicate = ("shift_noise", {"rate": 0.5}), ("duplicate_noise", {"rate": 0.5})
     totals = []
-    for methods in ([one, two], [two, one]):
-        found = composed(model, *methods)(batch).total
-        assert torch.equal(found, plain(fed_by(model, batch, *methods)).total)
-        totals.append(found)
+    for methods in ([shift, duplicate], [duplicate, shift]):
+        total = composed(model, *methods)(batch).total
+        assert torch.equal(total, plain(fed_by(model, batch, *methods)).total)
+        totals.append(total)
     assert not torch.equal(*totals)
-    twice = composed(model, one, one)
+    twice = composed(model, shift, shift)
     assert [method.name for method in twice.mitigations] == ["shift_noise", "shift_noise 2"]
-    assert not torch.equal(twice(batch).total, plain(fed_by(model, batch, one, one)).total)
+    assert not torch.equal(twice(batch).total, plain(fed_by(model, batch, shift, shift)).total)
 
 
-@shapers
+@loss_methods
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_a_feed_below_weight_one_anchors_on_gold(random_model, random_batch, name, keys, smoothing):
     smoothing = 0.0 if name == "graduated_label_smoothing" else smoothing
     model, batch = random_model(), random_batch(FIXED)
     noise, more = {"rate": 0.5}, {"rate": 0.3}
     anchored = [("shift_noise", noise | {"weight": 0.6}), ("word_dropout", more | {"weight": 0.5}), (name, keys)]
-    found = composed(model, *anchored, smoothing=smoothing)(batch)
+    losses = composed(model, *anchored, smoothing=smoothing)(batch)
     gold = composed(model, smoothing=smoothing)(batch)
     method = composed(model, ("shift_noise", noise), ("word_dropout", more), (name, keys), smoothing=smoothing)(batch)
-    torch.testing.assert_close(found.total, 0.7 * gold.total + 0.3 * method.total, rtol=1e-10, atol=0)
+    torch.testing.assert_close(losses.total, 0.7 * gold.total + 0.3 * method.total, rtol=1e-10, atol=0)
     expected = 0.7 * gradient(model, gold.total) + 0.3 * gradient(model, method.total)
-    assert distance(gradient(model, found.total), expected) < 1e-9
-    torch.testing.assert_close(found.parts["anchor"], 0.7 * gold.total.detach(), rtol=1e-10, atol=0)
-    torch.testing.assert_close(found.parts["nll"], gold.parts["nll"], rtol=1e-10, atol=0)
+    assert distance(gradient(model, losses.total), expected) < 1e-9
+    torch.testing.assert_close(losses.parts["anchor"], 0.7 * gold.total.detach(), rtol=1e-10, atol=0)
+    torch.testing.assert_close(losses.parts["nll"], gold.parts["nll"], rtol=1e-10, atol=0)
 
 
 def test_feeds_alone_are_teacher_forcing_on_their_inputs(random_model, random_batch):
     model, batch = random_model(), random_batch(FIXED)
     for feed in FEEDS:
-        found = composed(model, (feed, {"rate": 0.5}))(batch)
+        losses = composed(model, (feed, {"rate": 0.5}))(batch)
         expected = composed(model)(fed_by(model, batch, (feed, {"rate": 0.5})), counts=count(batch))
-        assert torch.equal(found.total, expected.total)
+        assert torch.equal(losses.total, expected.total)
 
 
 def test_a_feed_that_asks_the_model_leaves_the_encoder_its_gradient(random_model, random_batch):
@@ -168,19 +168,19 @@ def test_the_strength_is_zero_before_the_start_and_then_grows_in_equal_parts():
     assert Mitigation(weight=0.0).strength(9) == 0
 
 
-@shapers
-def test_a_shaper_s_weight_grows_from_teacher_forcing(random_model, random_batch, name, keys):
+@loss_methods
+def test_a_loss_method_s_weight_grows_from_teacher_forcing(random_model, random_batch, name, keys):
     model, batch = random_model(), random_batch(FIXED)
     timed = objective_of(model, name, weight=0.8, start_step=10, ramp_steps=4, **keys)
     plain = objective_of(model)(batch).total
     for step, weight in ((9, 0.0), (10, 0.2), (13, 0.8), (500, 0.8)):
-        found = timed(batch, step=step).total
+        total = timed(batch, step=step).total
         expected = objective_of(model, name, weight=weight, **keys)(batch).total
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(total, expected, rtol=1e-12, atol=0)
         if not weight:
-            assert torch.equal(found, plain)
-            assert torch.equal(gradient(model, found), gradient(model, plain))
-    assert abs(found - plain) > 1e-8 or name.startswith("r_drop")
+            assert torch.equal(total, plain)
+            assert torch.equal(gradient(model, total), gradient(model, plain))
+    assert abs(total - plain) > 1e-8 or name.startswith("r_drop")
 
 
 @feeds
@@ -192,7 +192,7 @@ def test_a_feed_s_rate_grows_from_nothing(random_model, random_batch, feed):
     assert torch.equal(timed(batch, step=2).total, objective_of(model)(batch).total)
 
 
-@pytest.mark.parametrize("name", [name for name, _ in SHAPERS])
+@pytest.mark.parametrize("name", [name for name, _ in LOSS_METHODS])
 @pytest.mark.parametrize(("key", "value"), [("weight", 1.5), ("weight", -0.5), ("start_step", -1), ("ramp_steps", -2)])
 def test_common_keys_out_of_range_are_refused_by_name(name, key, value):
     with pytest.raises(UserError, match=f"^{key}: {value} "):

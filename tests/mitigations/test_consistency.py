@@ -36,7 +36,7 @@ def chances_of(model, hidden, batch):
 
 
 def two_views(model, batch, scope):
-    """Two passes that differ in their dropout: of the whole sequence, or of the target behind one encoded source."""
+    """Two passes that differ in their dropout: of the whole sequence, or of the target after one encoded source."""
     if scope == "all":
         source, lengths, target = (torch.cat([part, part]) for part in batch[:3])
         hidden = model.decode(target, model.encode(source, lengths))
@@ -49,9 +49,9 @@ def two_views(model, batch, scope):
 def formula(batch, views, weight, strength, smoothing):
     """(1 - weight) CE_1 + weight [(CE_1 + CE_2) / 2 + strength (KL_12 + KL_21)], a mean over the labels."""
     total = 0.0
-    for example, one, two in zip(examples(batch), *views, strict=True):
-        first, second = (cross_entropy(view, example.labels, smoothing) for view in (one, two))
-        both = divergence(one, two) + divergence(two, one)
+    for example, seen, other in zip(examples(batch), *views, strict=True):
+        first, second = (cross_entropy(view, example.labels, smoothing) for view in (seen, other))
+        both = divergence(seen, other) + divergence(other, seen)
         total = total + (1 - weight) * first + weight * ((first + second) / 2 + strength * both)
     return total / tokens_of(batch)
 
@@ -70,7 +70,7 @@ def test_r_drop_compares_two_dropouts(random_model, random_batch, name, scope, s
     losses = assert_same(objective, batch, expected)
     if alpha:
         assert losses.parts["divergence"] > 1e-4
-    plain = sum(cross_entropy(one, example.labels) for one, example in zip(views[0], examples(batch), strict=True))
+    plain = sum(cross_entropy(view, example.labels) for view, example in zip(views[0], examples(batch), strict=True))
     torch.testing.assert_close(losses.parts["nll"], plain.detach() / tokens_of(batch), rtol=1e-9, atol=0)
 
 
@@ -78,26 +78,26 @@ def test_the_default_is_half_of_the_published_criterion_at_its_alpha_of_5(random
     """CE_1 + CE_2 + 5 (KL + KL) / 2, as the equation and fairseq's criterion have it, and Su's form takes its alpha."""
     model, batch = random_model(dropout=0.3).train(), random_batch(FIXED)
     torch.manual_seed(7)
-    one, two = two_views(model, batch, "all")
+    views, others = two_views(model, batch, "all")
     total = 0.0
-    for example, first, second in zip(examples(batch), one, two, strict=True):
+    for example, first, second in zip(examples(batch), views, others, strict=True):
         total = total + cross_entropy(first, example.labels) + cross_entropy(second, example.labels)
         total = total + 5 * (divergence(first, second) + divergence(second, first)) / 2
     for name, keys in (("r_drop", {}), ("r_drop_article", {"alpha": 5.0})):
         torch.manual_seed(7)
-        found = objective_of(model, name, **keys).train()(batch).total
-        torch.testing.assert_close(2 * found, total / tokens_of(batch), rtol=1e-9, atol=0)
+        loss = objective_of(model, name, **keys).train()(batch).total
+        torch.testing.assert_close(2 * loss, total / tokens_of(batch), rtol=1e-9, atol=0)
     assert s2s.Recipe.load("title_gen_csl_r_drop").mitigations[0].alpha == 2.5
 
 
 def test_the_article_s_scale_is_r_drop_at_half_its_alpha(random_model, random_batch):
     model, batch = random_model(dropout=0.3).train(), random_batch(FIXED)
     both = [objective_of(model, name, alpha=alpha).train() for name, alpha in (("r_drop_article", 4), ("r_drop", 2))]
-    found = []
+    totals = []
     for objective in both:
         torch.manual_seed(7)
-        found.append(objective(batch).total)
-    torch.testing.assert_close(*found, rtol=1e-12, atol=0)
+        totals.append(objective(batch).total)
+    torch.testing.assert_close(*totals, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("name", SCALES)
@@ -117,13 +117,13 @@ def test_without_dropout_r_drop_is_teacher_forcing(
 @given(seed=SEEDS)
 @few
 def test_at_weight_zero_they_are_teacher_forcing_under_the_same_dropout(random_model, random_batch, name, seed):
-    model, batch, found = random_model(seed, dropout=0.3).train(), random_batch(FIXED, seed), []
+    model, batch, results = random_model(seed, dropout=0.3).train(), random_batch(FIXED, seed), []
     for objective in (objective_of(model, name, weight=0.0).train(), objective_of(model).train()):
         torch.manual_seed(seed)
         total = objective(batch).total
-        found.append((total, gradient(model, total)))
-    for ours, theirs in zip(*found, strict=True):
-        assert torch.equal(ours, theirs)
+        results.append((total, gradient(model, total)))
+    for method, plain in zip(*results, strict=True):
+        assert torch.equal(method, plain)
 
 
 @scopes

@@ -45,10 +45,10 @@ def test_fgm_of_the_article_moves_the_whole_table(random_model, random_batch, sh
     other.embedding.tokens.weight.data += 0.8 * pull / (pull.norm() + 1e-8)
     adversarial = plain(other)
     objective = objective_of(model, "fgm_article", smoothing, weight=weight, epsilon=0.8)
-    found = objective(batch).total
-    torch.testing.assert_close(found, (1 - weight) * clean + weight * adversarial, rtol=1e-8, atol=1e-12)
+    total = objective(batch).total
+    torch.testing.assert_close(total, (1 - weight) * clean + weight * adversarial, rtol=1e-8, atol=1e-12)
     expected = (1 - weight) * gradient(model, clean) + weight * gradient(other, adversarial)
-    assert distance(gradient(objective, found), expected) < 1e-8
+    assert distance(gradient(objective, total), expected) < 1e-8
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

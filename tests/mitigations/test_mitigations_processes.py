@@ -46,12 +46,12 @@ def two_by_two(folder: Path) -> list[dict[tuple[str, str], Tensor | str]]:
 @pytest.fixture(scope="module")
 def alone(two_by_two: object, folder: Path) -> dict[str, Tensor]:  # noqa: ARG001
     vocabulary, whole = update(folder)
-    found = {}
+    gradients = {}
     for name, row in rows(folder).items():
         module = objective(row, vocabulary)
         module(whole, 1).total.backward()
-        found[name] = gradient(module)
-    return found
+        gradients[name] = gradient(module)
+    return gradients
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
@@ -62,11 +62,12 @@ def test_the_processes_change_nothing(
     if name in REFUSED[kind]:
         if kind == "fsdp":
             assert all(
-                f"'{name}' does not run where parameters are sharded" in found[kind, name] for found in two_by_two
+                f"'{name}' does not run where parameters are sharded" in gradients[kind, name]
+                for gradients in two_by_two
             )
         return
-    for found in two_by_two:
-        assert (found[kind, name] - alone[name]).norm() < 1e-6 * alone[name].norm()
+    for gradients in two_by_two:
+        assert (gradients[kind, name] - alone[name]).norm() < 1e-6 * alone[name].norm()
 
 
 @pytest.mark.parametrize("setting", ["run.processes=2", "run.accumulate=2"])

@@ -1,4 +1,4 @@
-"""Every method trains: in bfloat16, beside dropout, and over an interruption without a changed bit."""
+"""Every method trains: in bfloat16, with dropout, and over an interruption without a changed bit."""
 
 from pathlib import Path
 
@@ -29,14 +29,14 @@ CHAINS = {
 @pytest.mark.parametrize("name", [*MITIGATIONS, *EXTRA])
 def test_bfloat16_is_float32_but_for_rounding(name: str, materials: tuple[Path, Vocabulary, Batch]) -> None:
     folder, vocabulary, batch = materials
-    found = []
+    results = []
     for enabled in (False, True):
         module = objective(rows(folder)[name], vocabulary)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             losses = module(batch, 1)
         losses.total.backward()
-        found.append((losses.total.detach(), gradient(module)))
-    (loss, exact), (rounded_loss, rounded) = found
+        results.append((losses.total.detach(), gradient(module)))
+    (loss, exact), (rounded_loss, rounded) = results
     assert rounded.isfinite().all()
     assert rounded.any()
     if name not in SAMPLED:

@@ -43,8 +43,8 @@ def columns_of(sizes):
     return [(row, column) for row, (_, target) in enumerate(sizes) for column in range(1, target + 1)]
 
 
-def near(found, trials, chance):
-    return abs(found - trials * chance) <= 5 * math.sqrt(trials * chance * (1 - chance))
+def near(count, trials, chance):
+    return abs(count - trials * chance) <= 5 * math.sqrt(trials * chance * (1 - chance))
 
 
 def edited(kind, tokens, hits):
@@ -54,13 +54,13 @@ def edited(kind, tokens, hits):
     if kind is ShiftNoise:
         kept = [token for token, hit in zip(tokens[1:], hits[1:], strict=True) if not hit]
         return [END] * (len(tokens) - len(kept)) + kept, []
-    found, ignored, column = list(tokens), [], 0
+    edited_tokens, ignored, column = list(tokens), [], 0
     while column < len(tokens) - 1:
         if hits[column]:
-            found[column], found[column + 1] = found[column + 1], found[column]
+            edited_tokens[column], edited_tokens[column + 1] = edited_tokens[column + 1], edited_tokens[column]
             ignored.append(column)
         column += 1 + hits[column]
-    return found, ignored
+    return edited_tokens, ignored
 
 
 @given(sizes=SIZES, rate=RATES, seed=SEEDS, kind=st.sampled_from([DuplicateNoise, ShiftNoise, SwapNoise]))
@@ -119,7 +119,7 @@ def test_a_swap_takes_the_label_where_the_column_or_one_before_it_reads_it(sizes
 def test_rate_and_gate_of_one_touch_each_token_and_none_else(sizes, seed):
     batch = numbered(sizes, seed)
     hits = WordDropout(rate=1.0).hits(batch, context_of(batch))
-    assert [tuple(place) for place in hits.nonzero().tolist()] == columns_of(sizes)
+    assert [tuple(hit) for hit in hits.nonzero().tolist()] == columns_of(sizes)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -171,11 +171,11 @@ def test_neighbours_order_and_padding_change_nothing(kind):
 def test_the_loss_is_that_of_the_noisy_batch_over_all_its_labels(random_model, kind):
     model, batch = random_model(vocabulary=40), numbered([(5, 6), (7, 3), (3, 8)])
     noise = kind(rate=0.5)
-    found = Objective(model, ObjectiveSettings(), [PreparedMethod("noise", noise)])(batch)
+    losses = Objective(model, ObjectiveSettings(), [PreparedMethod("noise", noise)])(batch)
     plain = Objective(model, ObjectiveSettings())
     fed = noise.feed(batch, context_of(batch))
-    torch.testing.assert_close(found.total, plain.nll(fed) / count(batch).target_tokens)
-    assert abs(found.total - plain(batch).total) > 1e-3
+    torch.testing.assert_close(losses.total, plain.nll(fed) / count(batch).target_tokens)
+    assert abs(losses.total - plain(batch).total) > 1e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)

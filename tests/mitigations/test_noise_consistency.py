@@ -36,19 +36,23 @@ def replaced(batch, rate):
     target = batch.target.clone()
     for example in examples(batch):
         draws = Draws(batch.seeds[example.row][None], "noise_consistency")
-        hit, place = (draws.uniform(purpose, len(example.target))[0].tolist() for purpose in ("hit", "token"))
-        own = example.target[1:].tolist()
+        hit, draw = (draws.uniform(purpose, len(example.target))[0].tolist() for purpose in ("hit", "token"))
+        target_tokens = example.target[1:].tolist()
         for column in range(1, len(example.target)):
             if hit[column] < rate:
-                target[example.row, column] = own[int(place[column] * len(own))]
+                target[example.row, column] = target_tokens[int(draw[column] * len(target_tokens))]
     return batch._replace(target=target)
 
 
 def consistency(model, clean, corrupted, weight, alpha, smoothing, detach):
     """The loss of one example whose second view is another prefix, or another source and prefix."""
-    one, two = predict(model, clean), predict(model, clean, *corrupted)
-    first, second = (cross_entropy(view, clean.labels, smoothing) for view in (one, two))
-    both = 2 * divergence(one.detach(), two) if detach else divergence(one, two) + divergence(two, one)
+    clean_scores, corrupted_scores = predict(model, clean), predict(model, clean, *corrupted)
+    first, second = (cross_entropy(view, clean.labels, smoothing) for view in (clean_scores, corrupted_scores))
+    both = (
+        2 * divergence(clean_scores.detach(), corrupted_scores)
+        if detach
+        else divergence(clean_scores, corrupted_scores) + divergence(corrupted_scores, clean_scores)
+    )
     return (1 - weight) * first + weight * ((first + second) / 2 + alpha * both / 2)
 
 
@@ -90,9 +94,9 @@ def test_the_second_view_is_what_the_feeds_have_left(random_model, random_batch,
 
 
 def test_a_label_that_a_swap_shows_does_not_count_in_the_second_view(random_model, random_batch, monkeypatch):
-    model, batch, seen, real = random_model(), random_batch([(5, 4)]), [], Passes.scores
+    model, batch, seen, scores = random_model(), random_batch([(5, 4)]), [], Passes.scores
     monkeypatch.setattr(
-        Passes, "scores", lambda self, rows, labels, *rest: seen.append(labels) or real(self, rows, labels, *rest)
+        Passes, "scores", lambda self, rows, labels, *rest: seen.append(labels) or scores(self, rows, labels, *rest)
     )
     feed = MITIGATIONS["swap_noise"](rate=1.0)
     fed = feed.feed(batch, StepContext(None, Draws(batch.seeds, "swap_noise"), count(batch), 0, 1.0))

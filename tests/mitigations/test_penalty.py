@@ -33,7 +33,7 @@ penalties = pytest.mark.parametrize("name", PENALTIES)
 
 
 def scale_of(name, batch):
-    """What the squared gradient of the batch's mean loss is multiplied by, besides epsilon / 2."""
+    """The factor of the squared gradient of the batch's mean loss, besides epsilon / 2."""
     return tokens_of(batch) if name == "gradient_penalty" else 1
 
 
@@ -43,7 +43,7 @@ def words_of(model, example, scope):
 
 def slopes_by_differences(model, example, scope, step=1e-5):
     """The derivative of the example's summed loss along each number of its embeddings, by central differences."""
-    words, found = [part.detach().clone() for part in words_of(model, example, scope)], []
+    words, slopes = [part.detach().clone() for part in words_of(model, example, scope)], []
     for part in words:
         for index in range(part.numel()):
             kept, sides = float(part.view(-1)[index]), []
@@ -51,8 +51,8 @@ def slopes_by_differences(model, example, scope, step=1e-5):
                 part.view(-1)[index] = kept + shift
                 sides.append(float(cross_entropy(predict(model, example, *words), example.labels)))
             part.view(-1)[index] = kept
-            found.append((sides[0] - sides[1]) / (2 * step))
-    return torch.tensor(found, dtype=torch.float64)
+            slopes.append((sides[0] - sides[1]) / (2 * step))
+    return torch.tensor(slopes, dtype=torch.float64)
 
 
 @penalties
@@ -60,7 +60,7 @@ def slopes_by_differences(model, example, scope, step=1e-5):
 @torch.no_grad()
 def test_the_penalty_is_the_squared_slope_by_central_differences(random_model, random_batch, name, scope):
     model, batch = random_model(1), random_batch([(3, 2), (4, 1)])
-    square = sum(slopes_by_differences(model, one, scope).square().sum() for one in examples(batch))
+    square = sum(slopes_by_differences(model, example, scope).square().sum() for example in examples(batch))
     expected = 0.6 * 0.8 / 2 * scale_of(name, batch) * square / tokens_of(batch) ** 2
     with torch.enable_grad():
         losses = objective_of(model, name, scope=scope, epsilon=0.8, weight=0.6)(batch)
@@ -79,9 +79,9 @@ def test_the_loss_and_its_gradients_are_a_slow_forward_differentiated_twice(
     # One graph over all examples: their mean loss, and the square of its gradient at each occurrence of a token.
     words = [words_of(model, example, scope) for example in examples(batch)]
     pairs = zip(examples(batch), words, strict=True)
-    mean = sum(cross_entropy(predict(model, one, *own), one.labels, smoothing) for one, own in pairs)
+    mean = sum(cross_entropy(predict(model, row, *parts), row.labels, smoothing) for row, parts in pairs)
     mean = mean / tokens_of(batch)
-    slopes = torch.autograd.grad(mean, [part for own in words for part in own], create_graph=True)
+    slopes = torch.autograd.grad(mean, [part for parts in words for part in parts], create_graph=True)
     square = sum(part.square().sum() for part in slopes)
     expected = mean + 0.7 * epsilon / 2 * scale_of(name, batch) * square
     objective = objective_of(model, name, smoothing, scope=scope, epsilon=epsilon, weight=0.7)
@@ -129,11 +129,11 @@ def test_the_article_s_division_by_labels_keeps_the_digits_of_float64(random_mod
     for sizes in ([(4, 3), (3, 2)], [(4, 6), (3, 3)]):
         model, batch = random_model(2), random_batch(sizes)
         number = int(tokens_of(batch))
-        ours, theirs = (
+        penalty, expected = (
             objective_of(model, name, epsilon=epsilon, first_order=first_order, scope="target")(batch).total
             for name, epsilon in (("gradient_penalty_article", 0.5), ("gradient_penalty", 0.5 / number))
         )
-        torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=0)
+        torch.testing.assert_close(penalty, expected, rtol=1e-14, atol=0)
 
 
 @scopes
@@ -154,8 +154,8 @@ def test_a_batch_twice_is_penalised_as_once_and_half_as_much_in_the_article(
 
 def test_the_two_norms_meet_at_the_article_s_labels(random_model, random_batch):
     model, batch = random_model(), random_batch(FIXED)
-    ours = objective_of(model, "gradient_penalty", scope="all", epsilon=1 / tokens_of(batch))
-    assert_same(ours, batch, objective_of(model, "gradient_penalty_article")(batch).total)
+    penalised = objective_of(model, "gradient_penalty", scope="all", epsilon=1 / tokens_of(batch))
+    assert_same(penalised, batch, objective_of(model, "gradient_penalty_article")(batch).total)
 
 
 @penalties

@@ -107,5 +107,5 @@ def test_vat_is_the_divergence_in_the_direction_of_the_power_iteration(
 @few
 def test_one_long_step_of_pgd_is_fgm(random_model, random_batch, scope, sizes, seed):
     model, batch = random_model(seed), random_batch(sizes, seed)
-    one, fgm = objective_of(model, "pgd", scope=scope, steps=1, stride=7.0), objective_of(model, "fgm", scope=scope)
-    assert_same(one, batch, fgm(batch).total, 1e-6)
+    pgd, fgm = objective_of(model, "pgd", scope=scope, steps=1, stride=7.0), objective_of(model, "fgm", scope=scope)
+    assert_same(pgd, batch, fgm(batch).total, 1e-6)

@@ -37,8 +37,8 @@ EPSILONS = st.sampled_from([0.1, 1.0, 4.0])
 @pytest.fixture
 def steps_taken(monkeypatch):
     """What every call of ``Words.moved`` was given."""
-    seen, real = [], InputEmbeddings.moved
-    monkeypatch.setattr(InputEmbeddings, "moved", lambda self, by: seen.append(list(by)) or real(self, by))
+    seen, moved = [], InputEmbeddings.moved
+    monkeypatch.setattr(InputEmbeddings, "moved", lambda self, by: seen.append(list(by)) or moved(self, by))
     return seen
 
 
@@ -50,9 +50,9 @@ def norms(step):
 def test_a_step_of_fgm_has_the_length_epsilon_in_each_row(random_model, random_batch, steps_taken, scope):
     model, batch = random_model(), random_batch(FIXED)
     objective_of(model, "fgm", scope=scope, epsilon=0.7)(batch)
-    for example, found in zip(examples(batch), norms(steps_taken[0]), strict=True):
+    for example, norm in zip(examples(batch), norms(steps_taken[0]), strict=True):
         pull = ascent(model, example, scope, nothing(model, example, scope), entropy_of(example, 0.0))
-        assert float(found) == pytest.approx(0.7 * length(pull) / (length(pull) + 1e-8), rel=1e-10)
+        assert float(norm) == pytest.approx(0.7 * length(pull) / (length(pull) + 1e-8), rel=1e-10)
 
 
 @methods
@@ -83,9 +83,9 @@ def test_a_row_moves_as_it_does_alone(random_model, random_batch, steps_taken, n
     objective(batch)
     together, steps_taken[:] = list(steps_taken), []
     objective(rows_of(batch, [2]))
-    for beside, alone in zip(together, steps_taken, strict=True):
-        for part, own in zip(beside, alone, strict=True):
-            torch.testing.assert_close(part[2, : own.shape[1]], own[0], rtol=1e-6, atol=1e-12)
+    for batched, alone in zip(together, steps_taken, strict=True):
+        for part, row_alone in zip(batched, alone, strict=True):
+            torch.testing.assert_close(part[2, : row_alone.shape[1]], row_alone[0], rtol=1e-6, atol=1e-12)
 
 
 @methods
@@ -121,8 +121,11 @@ def test_they_are_not_teacher_forcing(random_model, random_batch, name, scope):
 @methods
 def test_the_scopes_differ(random_model, random_batch, name):
     model, batch = random_model(), random_batch(FIXED)
-    one, two = (objective_of(model, name, scope=scope) for scope in ("target", "all"))
-    assert distance(gradient(one, one(batch).total), gradient(two, two(batch).total)) > 1e-4
+    target_scope, both_scopes = (objective_of(model, name, scope=scope) for scope in ("target", "all"))
+    assert (
+        distance(gradient(target_scope, target_scope(batch).total), gradient(both_scopes, both_scopes(batch).total))
+        > 1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["fgm", "pgd"])

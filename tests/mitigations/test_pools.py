@@ -43,16 +43,16 @@ def prepared(pool, **keys):
 
 
 def drawn(method, model=None, rows=ROWS):
-    """What stands at each place of ``TARGET``, [rows, 4]; every row lies beside a longer one, so all are padded."""
+    """The tokens at each column of ``TARGET``, [rows, 4]; a longer row in the batch pads all of them."""
     batch = collate([(SOURCE, TARGET)] * rows + [([BEGIN, *LONG, END], LONG)], PADDING, END)
     passes = None if model is None else Passes(model, 0.0, model)
     fed = feed(method, batch, StepContext(passes, Draws(batch.seeds, "random_replacement"), count(batch), 0, 1.0))
     return fed.target[:rows, 1 : len(TARGET) + 1]
 
 
-def check(found, chances):
+def check(tokens, chances):
     """Counts of the tokens within five deviations and one of the chances, and no token without a chance."""
-    counts, total = Counter(found.flatten().tolist()), found.numel()
+    counts, total = Counter(tokens.flatten().tolist()), tokens.numel()
     assert set(counts) <= {token for token, chance in chances.items() if chance > 0}
     assert sum(chances.values()) == pytest.approx(1)
     for token, chance in chances.items():
@@ -64,15 +64,15 @@ def alike(tokens):
 
 
 def test_target_has_each_occurrence_alike():
-    found = drawn(prepared("target"))
-    for place in range(len(TARGET)):
-        check(found[:, place], alike(TARGET))
+    tokens = drawn(prepared("target"))
+    for column in range(len(TARGET)):
+        check(tokens[:, column], alike(TARGET))
 
 
 def test_sequence_has_begin_source_end_target_and_end_with_repeats():
-    found = drawn(prepared("sequence"))
-    for place in range(len(TARGET)):
-        check(found[:, place], alike([BEGIN, 7, 7, 9, END, 5, 6, 5, 8, END]))
+    tokens = drawn(prepared("sequence"))
+    for column in range(len(TARGET)):
+        check(tokens[:, column], alike([BEGIN, 7, 7, 9, END, 5, 6, 5, 8, END]))
 
 
 def test_vocabulary_has_all_tokens_but_special_ones_alike():
@@ -93,31 +93,31 @@ def cosine(first, second):
 def test_similar_has_other_tokens_by_the_softmax_of_the_cosine(random_model, temperature):
     model = random_model()
     table = model.embedding.tokens.weight.detach()
-    found = drawn(prepared("similar", temperature=temperature), model)
-    for place, token in enumerate(TARGET):
+    drawn_tokens = drawn(prepared("similar", temperature=temperature), model)
+    for column, token in enumerate(TARGET):
         others = [other for other in range(SIZE) if other not in SPECIAL and other != token]
         weights = {other: math.exp(cosine(table[token], table[other]) / temperature) for other in others}
-        check(found[:, place], {other: weight / sum(weights.values()) for other, weight in weights.items()})
+        check(drawn_tokens[:, column], {other: weight / sum(weights.values()) for other, weight in weights.items()})
 
 
 @pytest.mark.parametrize("top_k", [1, 3, SIZE, 100])
 @torch.no_grad()
 def test_model_top_k_has_the_likeliest_tokens_of_the_column_before(random_model, top_k):
     model = random_model()
-    found = drawn(prepared("model_top_k", top_k=top_k), model, 1000)
+    tokens = drawn(prepared("model_top_k", top_k=top_k), model, 1000)
     memory = model.encode(torch.tensor([SOURCE]), torch.tensor([len(SOURCE)]))
-    for place in range(len(TARGET)):
-        scores = model.logits(model.decode(torch.tensor([[END, *TARGET[:place]]]), memory))[0, -1].tolist()
+    for column in range(len(TARGET)):
+        scores = model.logits(model.decode(torch.tensor([[END, *TARGET[:column]]]), memory))[0, -1].tolist()
         best = sorted(range(SIZE), key=lambda token: -scores[token])[:top_k]
-        check(found[:, place], alike(best))
+        check(tokens[:, column], alike(best))
 
 
 @pytest.mark.parametrize("pool", ["target", "sequence", "vocabulary", "unigram"])
 def test_the_draws_of_a_row_s_places_are_independent(pool):
-    found = drawn(prepared(pool))
-    pairs = Counter(zip(found[:, 0].tolist(), found[:, 1].tolist(), strict=True))
-    first, second = alike(found[:, 0].tolist()), alike(found[:, 1].tolist())
-    for one, chance in first.items():
+    tokens = drawn(prepared(pool))
+    pairs = Counter(zip(tokens[:, 0].tolist(), tokens[:, 1].tolist(), strict=True))
+    first, second = alike(tokens[:, 0].tolist()), alike(tokens[:, 1].tolist())
+    for token, chance in first.items():
         for other, share in second.items():
             expected = ROWS * chance * share
-            assert abs(pairs[one, other] - expected) <= 5 * math.sqrt(expected) + 1
+            assert abs(pairs[token, other] - expected) <= 5 * math.sqrt(expected) + 1

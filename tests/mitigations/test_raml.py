@@ -43,9 +43,9 @@ def test_targets_are_as_frequent_as_their_rewards_say(temperature):
                for other in itertools.product(plain, repeat=2)}  # fmt: skip
     batch = copies_of(gold, rows)
     fed = feed(prepared(8, temperature=temperature), batch, context(batch))
-    found = [tuple(row) for row in fed.labels[:, :2].tolist()]
-    assert set(found) <= set(weights)
-    assert_frequencies([found.count(other) for other in weights], [w / sum(weights.values()) for w in weights.values()])
+    drawn = [tuple(row) for row in fed.labels[:, :2].tolist()]
+    assert set(drawn) <= set(weights)
+    assert_frequencies([drawn.count(other) for other in weights], [w / sum(weights.values()) for w in weights.values()])
 
 
 @given(size=st.integers(6, 23), temperature=st.sampled_from([0.002, 0.1, 0.5, 2.0, 1e6]))
@@ -79,8 +79,8 @@ def test_at_any_heat_a_token_becomes_every_other_one_alike_and_keeps_its_share()
     fed = feed(prepared(temperature=1e9), batch, context(batch))
     plain = [1, *range(4, 23)]
     for column in range(1, 5):
-        found = fed.target[:, column].tolist()
-        assert_frequencies([found.count(token) for token in plain], [1 / len(plain)] * len(plain))
+        drawn = fed.target[:, column].tolist()
+        assert_frequencies([drawn.count(token) for token in plain], [1 / len(plain)] * len(plain))
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.25])
@@ -109,12 +109,14 @@ def test_the_loss_is_teacher_forcing_on_the_drawn_targets(random_model, random_b
     assert tokens_of(fed) == tokens_of(batch)
     assert not torch.equal(fed.labels, batch.labels)
     for weight in (0.4, 1.0):
-        found = objective_of(model, NAME, smoothing=0.1, temperature=1.0, weight=weight)(batch).total
+        total = objective_of(model, NAME, smoothing=0.1, temperature=1.0, weight=weight)(batch).total
         expected = weight * plain(fed).total + (1 - weight) * plain(batch).total
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0.0)
-        ours, theirs, forced = (gradient(model, loss) for loss in (found, expected, plain(batch).total))
-        assert (ours - theirs).norm() <= 1e-10 * theirs.norm()
-        assert (ours - forced).norm() >= 0.1 * forced.norm()
+        torch.testing.assert_close(total, expected, rtol=1e-12, atol=0.0)
+        gradient_of_total, gradient_of_expected, forced = (
+            gradient(model, loss) for loss in (total, expected, plain(batch).total)
+        )
+        assert (gradient_of_total - gradient_of_expected).norm() <= 1e-10 * gradient_of_expected.norm()
+        assert (gradient_of_total - forced).norm() >= 0.1 * forced.norm()
 
 
 @pytest.mark.parametrize("keys", [{"temperature": 0.0}, {"weight": 0.0}, {"start_step": 1}])

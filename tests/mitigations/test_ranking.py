@@ -48,7 +48,7 @@ def stored(tmp_path_factory):
     """An objective whose method reads these candidates, with the log-probabilities that the file gives them."""
 
     def make(model, batch, rows, name, scores=None, smoothing=0.0, **keys):
-        scores = scores or [[-place / 4 for place, _ in enumerate(row)] for row in rows]
+        scores = scores or [[-rank / 4 for rank, _ in enumerate(row)] for row in rows]
         path = write_decoded(tmp_path_factory.mktemp(name) / "decoded.jsonl", batch, rows, scores)
         training = training_context([source_of(batch, row) for row in range(len(rows))])
         return objective_of(model, name, training, smoothing, metric=METRIC, path=path, **keys)
@@ -58,14 +58,14 @@ def stored(tmp_path_factory):
 
 def ranked(candidates, batch, row):
     """Places of the candidates from the best to the worst, the earlier first among equals."""
-    return sorted(range(len(candidates)), key=lambda place: -reward(candidates[place], batch, row))
+    return sorted(range(len(candidates)), key=lambda index: -reward(candidates[index], batch, row))
 
 
 def values_of(model, batch, row, candidates, exponent):
     values = []
-    for place in ranked(candidates, batch, row):
-        one = candidates[place]
-        values.append(log_prob(model, batch, row, one) / (len(one.ids) + one.ended) ** exponent)
+    for index in ranked(candidates, batch, row):
+        candidate = candidates[index]
+        values.append(log_prob(model, batch, row, candidate) / (len(candidate.ids) + candidate.ended) ** exponent)
     return values
 
 
@@ -84,7 +84,7 @@ def pairs(model, batch, row, candidates, margin, exponent):
 @few
 def test_the_margins_are_a_double_loop(random_model, random_batch, stored, seed, rows, most, margin, exponent, weight):
     model, batch = random_model(seed), random_batch(SIZES, seed)
-    ranking = [pairs(model, batch, row, own[:most], margin, exponent) for row, own in enumerate(rows)]
+    ranking = [pairs(model, batch, row, candidates[:most], margin, exponent) for row, candidates in enumerate(rows)]
     expected = forced(model, batch, 0.1) + weight * 3.0 * torch.stack(ranking).mean()
     keys = {"margin": margin, "length_penalty": exponent, "weight": weight, "gamma": 3.0, "candidates": most}
     assert_same(stored(model, batch, rows, "brio", smoothing=0.1, pairs="sum", **keys), batch, expected)
@@ -107,7 +107,9 @@ def test_the_default_is_the_mean_over_the_pairs_of_each_distance(
     random_model, random_batch, stored, seed, rows, most, margin, exponent, weight
 ):
     model, batch = random_model(seed), random_batch(SIZES, seed)
-    ranking = [by_distance(model, batch, row, own[:most], margin, exponent) for row, own in enumerate(rows)]
+    ranking = [
+        by_distance(model, batch, row, candidates[:most], margin, exponent) for row, candidates in enumerate(rows)
+    ]
     expected = forced(model, batch, 0.1) + weight * 3.0 * torch.stack(ranking).mean()
     keys = {"margin": margin, "length_penalty": exponent, "weight": weight, "gamma": 3.0, "candidates": most}
     assert_same(stored(model, batch, rows, "brio", smoothing=0.1, **keys), batch, expected)
@@ -147,7 +149,7 @@ def preference(model, batch, row, candidates, scores, beta):
     best, worst = order[0], order[-1]
     if reward(candidates[best], batch, row) == reward(candidates[worst], batch, row):
         return torch.zeros((), dtype=torch.float64)
-    gains = [log_prob(model, batch, row, candidates[place]) - scores[place] for place in (best, worst)]
+    gains = [log_prob(model, batch, row, candidates[index]) - scores[index] for index in (best, worst)]
     return (1 + (-beta * (gains[0] - gains[1])).exp()).log()
 
 
@@ -160,8 +162,11 @@ def test_preferences_are_the_formula_over_the_best_and_the_worst(
     model, batch = random_model(seed), random_batch(SIZES, seed)
     # In 64ths, which float32 holds exactly.
     scores = [[data.draw(st.integers(-640, 0)) / 64 for _ in row] for row in rows]
-    each = [preference(model, batch, row, own[:most], scores[row], beta) for row, own in enumerate(rows)]
-    expected = (1 - weight) * forced(model, batch, 0.1) + weight * torch.stack(each).mean()
+    preferences = [
+        preference(model, batch, row, row_candidates[:most], scores[row], beta)
+        for row, row_candidates in enumerate(rows)
+    ]
+    expected = (1 - weight) * forced(model, batch, 0.1) + weight * torch.stack(preferences).mean()
     objective = stored(model, batch, rows, "dpo", scores, 0.1, beta=beta, weight=weight, candidates=most)
     assert_same(objective, batch, expected)
 
@@ -169,11 +174,16 @@ def test_preferences_are_the_formula_over_the_best_and_the_worst(
 def test_at_the_reference_a_preference_costs_log_2_and_pushes_by_half_of_beta(random_model, random_batch, stored):
     model, batch = random_model(), random_batch(FIXED)
     rows = [FIVE, FIVE[:3], FIVE[1:]]
-    scores = [[float(log_prob(model, batch, row, one).detach()) for one in own] for row, own in enumerate(rows)]
+    scores = [
+        [float(log_prob(model, batch, row, candidate).detach()) for candidate in candidates]
+        for row, candidates in enumerate(rows)
+    ]
     total = stored(model, batch, rows, "dpo", scores, beta=0.4)(batch).total
     assert float(total.detach()) == pytest.approx(math.log(2), abs=1e-6)
-    ends = [[own[place] for place in (order[0], order[-1])]
-            for own, order in ((own, ranked(own, batch, row)) for row, own in enumerate(rows))]  # fmt: skip
+    ends = []
+    for row, candidates in enumerate(rows):
+        order = ranked(candidates, batch, row)
+        ends.append((candidates[order[0]], candidates[order[-1]]))
     gaps = [log_prob(model, batch, row, best) - log_prob(model, batch, row, worst)
             for row, (best, worst) in enumerate(ends)]  # fmt: skip
     expected = gradient(model, -0.4 / 2 * torch.stack(gaps).mean())

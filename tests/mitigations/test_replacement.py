@@ -60,8 +60,8 @@ def copies_of(target, rows):
     return collate([([2, 9, END], target)] * rows, 0, END)
 
 
-def near(found, trials, chance):
-    return abs(found - trials * chance) <= 5 * math.sqrt(trials * chance * (1 - chance))
+def near(count_found, trials, chance):
+    return abs(count_found - trials * chance) <= 5 * math.sqrt(trials * chance * (1 - chance))
 
 
 @given(sizes=SIZES, seed=st.integers(0, 1000), pool=st.sampled_from(sorted(POOLS)), rate=st.sampled_from([0.3, 1.0]))
@@ -98,12 +98,12 @@ def test_the_part_of_tokens_that_change_is_gate_times_rate_times_the_chance_of_a
 def test_under_a_seed_the_counts_are_those_of_a_loop_over_the_draws():
     batch = copies_of([5, 6, 7, 8], 300)
     draws, target, expected = Draws(batch.seeds, NAME), [5, 6, 7, 8], []
-    gate, hit, place = (draws.uniform(*purpose) for purpose in (("gate", 1), ("hit", 5), ("token", 5)))
+    gate, hit, draw = (draws.uniform(*purpose) for purpose in (("gate", 1), ("hit", 5), ("token", 5)))
     for row in range(300):
         tokens = [END, *target]
         for column in range(1, 5):
             if gate[row, 0] < 0.5 and hit[row, column] < 0.3:
-                tokens[column] = target[int(place[row, column] * 4)]
+                tokens[column] = target[int(draw[row, column] * 4)]
         expected.append(tokens)
     fed = feed(prepared(), batch, context_of(batch))  # gate 0.5, rate 0.3 and the target are the default
     assert fed.target.tolist() == expected
@@ -147,7 +147,7 @@ def test_a_method_that_stands_twice_draws_twice(random_model, random_batch):
 @pytest.mark.parametrize("pool", sorted(POOLS))
 def test_loss_and_gradients_are_those_of_teacher_forcing_on_the_replaced_inputs(random_model, random_batch, pool):
     model, batch = random_model(), random_batch([(5, 4), (7, 6), (3, 2)])
-    method, found = prepared(pool=pool, gate=1.0), []
+    method, gradients = prepared(pool=pool, gate=1.0), []
     fed = feed(method, batch, context_of(batch, model))
     for objective, given_batch in (
         (Objective(model, ObjectiveSettings(0.1), [method]), batch),
@@ -155,10 +155,10 @@ def test_loss_and_gradients_are_those_of_teacher_forcing_on_the_replaced_inputs(
     ):
         model.zero_grad()
         objective(given_batch).total.backward()
-        found.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
     assert not torch.equal(fed.target, batch.target)
-    for name, expected in found[1].items():
-        torch.testing.assert_close(found[0][name], expected, msg=name)
+    for name, expected in gradients[1].items():
+        torch.testing.assert_close(gradients[0][name], expected, msg=name)
 
 
 @given(
@@ -170,16 +170,16 @@ def test_a_feed_starts_at_its_step_grows_over_its_ramp_and_is_anchored_by_its_we
 ):
     model, batch = random_model(), random_batch([(5, 6), (4, 5), (3, 6)])
     method = prepared(gate=1.0, rate=1.0, start_step=start, ramp_steps=ramp, weight=weight)
-    found = Objective(model, ObjectiveSettings(), [method])(batch, step).total
+    total = Objective(model, ObjectiveSettings(), [method])(batch, step).total
     strength = 0.0 if step < start else 1.0 if ramp == 0 else min(1.0, (step - start + 1) / ramp)
     plain, fed = (
         Objective(model, ObjectiveSettings()),
         feed(prepared(gate=1.0, rate=strength), batch, context_of(batch)),
     )
     expected = weight * plain(fed).total + (1 - weight) * plain(batch).total
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(total, expected)
     if weight == 0 or step < start:
-        assert found == plain(batch).total
+        assert total == plain(batch).total
 
 
 def test_an_idle_row_stays_as_it_is(random_model, random_batch):

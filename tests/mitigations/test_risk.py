@@ -53,16 +53,18 @@ names = pytest.mark.parametrize("name", NAMES)
 def risk(model, batch, row, candidates, costs, alpha):
     """sum_c p_c^alpha cost_c / sum_c p_c^alpha, candidate after candidate."""
     above = below = 0.0
-    for one, own in zip(candidates, costs, strict=True):
-        share = (alpha * log_prob(model, batch, row, one)).exp()
-        above, below = above + share * own, below + share
+    for candidate, cost in zip(candidates, costs, strict=True):
+        share = (alpha * log_prob(model, batch, row, candidate)).exp()
+        above, below = above + share * cost, below + share
     return above / below
 
 
 def mean_risk(model, batch, rows, alpha, metric=shared):
-    found = [risk(model, batch, row, unique(own), [1 - reward(one, batch, row, metric) for one in unique(own)], alpha)
-             for row, own in enumerate(rows)]  # fmt: skip
-    return torch.stack(found).mean()
+    risks = []
+    for row, candidates in enumerate(map(unique, rows)):
+        costs = [1 - reward(candidate, batch, row, metric) for candidate in candidates]
+        risks.append(risk(model, batch, row, candidates, costs, alpha))
+    return torch.stack(risks).mean()
 
 
 @shapes
@@ -75,7 +77,7 @@ def test_the_risk_is_a_loop_over_different_samples(
     model.output_bias.data[[END, 7]] += 3.0  # so that some are alike
     rows = sampled(model, batch, "mrt", copies)
     if with_gold:
-        rows = [[*row, target_of(batch, place)] for place, row in enumerate(rows)]
+        rows = [[*row, target_of(batch, index)] for index, row in enumerate(rows)]
     expected = (1 - weight) * forced(model, batch, 0.1) + weight * mean_risk(model, batch, rows, alpha)
     keys = {"alpha": alpha, "weight": weight, "candidates": copies, "with_gold": with_gold, "metric": METRIC}
     assert_same(objective_of(model, "mrt", smoothing=0.1, **keys), batch, expected)
@@ -94,10 +96,10 @@ def test_with_enough_samples_the_risk_is_that_of_all_sequences(random_model):
     model, sequences = random_model(1, vocabulary=5), all_sequences(5, 2)
     model.embedding.tokens.weight.data *= 0.2  # nearly even, so that all are found
     batch = collate([([2, 4, 4, END], [4, 4]), ([2, 4, END], [4])], 0, END)
-    whole = [sum(log_prob(model, batch, row, one).exp() * (1 - reward(one, batch, row)) for one in sequences)
+    whole = [sum(log_prob(model, batch, row, ids).exp() * (1 - reward(ids, batch, row)) for ids in sequences)
              for row in range(2)]  # fmt: skip
-    found = sample(batch, context_of(batch, model), 400, 2, END)
-    assert [len(unique(row)) for row in found] == [len(sequences)] * 2
+    samples = sample(batch, context_of(batch, model), 400, 2, END)
+    assert [len(unique(row)) for row in samples] == [len(sequences)] * 2
     keys = {"alpha": 1.0, "candidates": 400, "metric": METRIC}
     objective = objective_of(model, "mrt", training_context(max_length=2, size=5), **keys)
     assert_same(objective, batch, torch.stack(whole).mean())
@@ -106,13 +108,15 @@ def test_with_enough_samples_the_risk_is_that_of_all_sequences(random_model):
 def test_a_large_exponent_picks_the_likeliest_and_none_takes_all_alike(random_model, random_batch):
     model, batch = random_model(), random_batch(FIXED)
     rows = [unique(row) for row in sampled(model, batch, "mrt", 5)]
-    likeliest = [max(own, key=lambda one: float(log_prob(model, batch, row, one).detach()))
-                 for row, own in enumerate(rows)]  # fmt: skip
-    for alpha, chosen in ((1e5, [[one] for one in likeliest]), (0.0, rows)):
-        costs = [[1 - reward(one, batch, row) for one in own] for row, own in enumerate(chosen)]
-        expected = sum(sum(own) / len(own) for own in costs) / len(costs)
-        found = objective_of(model, "mrt", alpha=alpha, candidates=5, metric=METRIC)(batch).total
-        assert float(found.detach()) == pytest.approx(expected, rel=1e-9)
+    likeliest = [max(row_values, key=lambda candidate: float(log_prob(model, batch, row, candidate).detach()))
+                 for row, row_values in enumerate(rows)]  # fmt: skip
+    for alpha, chosen in ((1e5, [[candidate] for candidate in likeliest]), (0.0, rows)):
+        costs = [
+            [1 - reward(candidate, batch, row) for candidate in row_values] for row, row_values in enumerate(chosen)
+        ]
+        expected = sum(sum(row_values) / len(row_values) for row_values in costs) / len(costs)
+        loss = objective_of(model, "mrt", alpha=alpha, candidates=5, metric=METRIC)(batch).total
+        assert float(loss.detach()) == pytest.approx(expected, rel=1e-9)
 
 
 @given(sizes=SIZES, seed=SEEDS, alpha=ALPHAS, with_gold=st.booleans(), most=st.integers(1, 5), data=st.data())
@@ -125,7 +129,7 @@ def test_a_file_stands_in_for_samples(
     path = write_decoded(tmp_path_factory.mktemp("mrt") / "x", batch, rows, [[0.0] * len(row) for row in rows])
     training = training_context([source_of(batch, row) for row in range(len(sizes))])._replace(max_source=40)
     keys = {"alpha": alpha, "with_gold": with_gold, "candidates": most, "metric": METRIC, "path": path, "weight": 0.5}
-    chosen = [row[:most] + [target_of(batch, place)] * with_gold for place, row in enumerate(rows)]
+    chosen = [row[:most] + [target_of(batch, index)] * with_gold for index, row in enumerate(rows)]
     expected = (forced(model, batch) + mean_risk(model, batch, chosen, alpha)) / 2
     assert_same(objective_of(model, "mrt", training, **keys), batch, expected)
 

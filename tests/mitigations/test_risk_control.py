@@ -43,15 +43,15 @@ def test_the_loss_is_that_of_some_order_within_each_source(random_model, random_
     objective = objective_of(model, "mrt_shuffled", training, **keys)
     with torch.no_grad():
         expected = []
-        for row, own in enumerate(rows):
-            shares = [float((0.5 * log_prob(model, batch, row, one)).exp()) for one in own]
-            costs = [1 - reward(one, batch, row) for one in own]
+        for row, candidates in enumerate(rows):
+            shares = [float((0.5 * log_prob(model, batch, row, candidate)).exp()) for candidate in candidates]
+            costs = [1 - reward(candidate, batch, row) for candidate in candidates]
             orders = [sum(map(float.__mul__, shares, order)) / sum(shares) for order in itertools.permutations(costs)]
             plain = float(forced(model, rows_of(batch, [row])))
-            found = 2 * float(objective(rows_of(batch, [row])).total) - plain
-            place = min(range(len(orders)), key=lambda index: abs(orders[index] - found))
-            assert found == pytest.approx(orders[place], rel=1e-9)
-            expected.append(orders[place])
+            risk = 2 * float(objective(rows_of(batch, [row])).total) - plain
+            nearest = min(range(len(orders)), key=lambda index: abs(orders[index] - risk))
+            assert risk == pytest.approx(orders[nearest], rel=1e-9)
+            expected.append(orders[nearest])
         # Beside a longer row, and so with another filling, the order is the same.
         together = 2 * float(objective(batch).total) - float(forced(model, batch))
         assert together == pytest.approx(sum(expected) / 2, rel=1e-9)
@@ -60,14 +60,14 @@ def test_the_loss_is_that_of_some_order_within_each_source(random_model, random_
 def test_the_rewards_of_the_different_candidates_are_dealt_evenly():
     batch = collate([([2, 4, END], [])] * 4000, 0, END)
     rewards = torch.tensor([0.5, 0.1, 0.5, 0.9, 0.2, 0.0]).repeat(4000, 1)
-    real = torch.tensor([True, True, False, True, False, False]).repeat(4000, 1)
-    found = ShuffledRisk().order(rewards, real, context(batch))
-    orders = Counter(tuple(round(value, 1) for value in row) for row in found[:, [0, 1, 3]].tolist())
+    distinct = torch.tensor([True, True, False, True, False, False]).repeat(4000, 1)
+    shuffled = ShuffledRisk().order(rewards, distinct, context(batch))
+    orders = Counter(tuple(round(value, 1) for value in row) for row in shuffled[:, [0, 1, 3]].tolist())
     expected = list(itertools.permutations([0.1, 0.5, 0.9]))
     assert set(orders) == set(expected)
     assert_frequencies([orders[order] for order in expected], [1 / 6] * 6)
-    assert torch.equal(found.sort(dim=1).values, rewards.sort(dim=1).values)
-    assert MinimumRisk().order(rewards, real, context(batch)) is rewards
+    assert torch.equal(shuffled.sort(dim=1).values, rewards.sort(dim=1).values)
+    assert MinimumRisk().order(rewards, distinct, context(batch)) is rewards
 
 
 @given(
@@ -76,10 +76,10 @@ def test_the_rewards_of_the_different_candidates_are_dealt_evenly():
 @few
 def test_no_source_gives_rewards_away_nor_takes_any_for_duplicates_or_filling(pattern, filling):
     batch = collate([([2, 4, END], [])] * len(pattern), 0, END)
-    real = torch.tensor([[*row, *[False] * filling] for row in pattern])
-    rewards = torch.arange(1.0, real.numel() + 1).view(real.shape) * real
-    found = ShuffledRisk().order(rewards, real, context(batch))
-    for row, own in enumerate(real):
-        assert sorted(found[row][own].tolist()) == rewards[row][own].tolist()
-    narrow = ShuffledRisk().order(rewards[:, :5], real[:, :5], context(batch))
-    assert torch.equal(narrow * real[:, :5], (found * real)[:, :5])
+    distinct = torch.tensor([[*row, *[False] * filling] for row in pattern])
+    rewards = torch.arange(1.0, distinct.numel() + 1).view(distinct.shape) * distinct
+    shuffled = ShuffledRisk().order(rewards, distinct, context(batch))
+    for row, mask in enumerate(distinct):
+        assert sorted(shuffled[row][mask].tolist()) == rewards[row][mask].tolist()
+    narrow = ShuffledRisk().order(rewards[:, :5], distinct[:, :5], context(batch))
+    assert torch.equal(narrow * distinct[:, :5], (shuffled * distinct)[:, :5])

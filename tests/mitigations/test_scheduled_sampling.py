@@ -56,7 +56,7 @@ def chances(method, number, step, gold):
 def written(method, model, batch, context, own):
     """The decoder inputs of each row, token by token; predictions go by the row's ``own`` mixed prefix or by gold."""
     width, rows = batch.target.shape[1], []
-    coin, place = context.draws.uniform("coin", width), context.draws.uniform("token", width)
+    coin, draw = context.draws.uniform("coin", width), context.draws.uniform("token", width)
     gumbel = context.draws.gumbel("word", width, SIZE)
     for row, source in enumerate(batch.source_lengths.tolist()):
         length = int((batch.labels[row] != IGNORED).sum())
@@ -68,7 +68,7 @@ def written(method, model, batch, context, own):
             predicted, random = chances(method, number, context.step, float(scores.softmax(dim=0)[gold[number]]))
             rate, token = method.rate * context.strength, gold[number]
             if coin[row, number] < rate * random:
-                token = gold[1 + int(place[row, number] * (length - 1))]
+                token = gold[1 + int(draw[row, number] * (length - 1))]
             if coin[row, number] < rate * predicted:
                 token = int((scores + method.noise * gumbel[row, number]).argmax())
             mixed.append(token)
@@ -129,12 +129,12 @@ def test_passes_under_sure_coins_are_greedy_decoding_and_fewer_are_not(lively_mo
         for _ in range(target):
             tokens.append(int(model.logits(model.decode(torch.tensor([tokens]), memory))[0, -1].argmax()))
         expected.append(tokens)
-    found = [
+    prefixes = [
         rows_of(ScheduledSampling(policy="always", passes=passes).feed(batch, context_of(batch, model)))
         for passes in (1, 6, 9)
     ]
-    assert found[1] == found[2] == expected
-    assert found[0] != expected
+    assert prefixes[1] == prefixes[2] == expected
+    assert prefixes[0] != expected
 
 
 def test_noise_of_one_samples_the_softmax(lively_model):
@@ -146,8 +146,8 @@ def test_noise_of_one_samples_the_softmax(lively_model):
     shares = model.logits(model.decode(batch.target[:1, :1], memory))[0, 0].softmax(dim=0).tolist()
     counts = torch.bincount(fed.target[:, 1], minlength=SIZE).tolist()
     assert sorted(shares)[-3] > 0.02
-    for found, share in zip(counts, shares, strict=True):
-        assert abs(found - rows * share) <= 5 * math.sqrt(rows * share * (1 - share)) + 1
+    for number, share in zip(counts, shares, strict=True):
+        assert abs(number - rows * share) <= 5 * math.sqrt(rows * share * (1 - share)) + 1
 
 
 def test_confidence_does_all_three_things(lively_model, random_batch):

@@ -39,7 +39,7 @@ def test_no_gradient_flows_through_predictions_and_none_of_the_loss_s_is_lost(
     random_model, random_batch, policy, passes
 ):
     model, batch = random_model(), random_batch([(5, 6), (7, 3), (3, 5), (6, 6)])
-    method, found = ScheduledSampling(policy=policy, passes=passes, noise=1.0, **KEYS), []
+    method, gradients = ScheduledSampling(policy=policy, passes=passes, noise=1.0, **KEYS), []
     fed = method.feed(batch, context_of(batch, model, step=5))
     assert not torch.equal(fed.target, batch.target)
     assert not fed.target.requires_grad
@@ -50,9 +50,9 @@ def test_no_gradient_flows_through_predictions_and_none_of_the_loss_s_is_lost(
         model.zero_grad()
         losses = objective(given_batch, 5)
         losses.total.backward()
-        found.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
-    for name, expected in found[1].items():
-        torch.testing.assert_close(found[0][name], expected, msg=name)
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    for name, expected in gradients[1].items():
+        torch.testing.assert_close(gradients[0][name], expected, msg=name)
 
 
 @given(sizes=SIZES, seed=SEEDS, passes=st.integers(1, 3), keys=st.sampled_from(["rate", "strength"]))
@@ -63,16 +63,16 @@ def test_without_rate_or_strength_it_is_teacher_forcing(random_model, random_bat
     fed = method.feed(batch, context_of(batch, model, strength=0.0 if keys == "strength" else 1.0))
     torch.testing.assert_close(fed, batch, rtol=0, atol=0)
     method.start_step = 3 if keys == "strength" else 0
-    found = Objective(model, ObjectiveSettings(), [PreparedMethod(NAME, method)])(batch, 2)
-    assert found.total == Objective(model, ObjectiveSettings())(batch).total
+    losses = Objective(model, ObjectiveSettings(), [PreparedMethod(NAME, method)])(batch, 2)
+    assert losses.total == Objective(model, ObjectiveSettings())(batch).total
 
 
 def test_steps_count_from_the_start(random_model, random_batch):
     model, batch = random_model(), random_batch([(5, 6)] * 20)
     method = ScheduledSampling(policy="inverse_sigmoid", decay=3.0, start_step=4, ramp_steps=8)
-    found = Objective(model, ObjectiveSettings(), [PreparedMethod(NAME, method)])(batch, 9).total
+    total = Objective(model, ObjectiveSettings(), [PreparedMethod(NAME, method)])(batch, 9).total
     fed = method.feed(batch, context_of(batch, model, step=5, strength=6 / 8))
-    assert found == Objective(model, ObjectiveSettings())(fed).total
+    assert total == Objective(model, ObjectiveSettings())(fed).total
     late = method.feed(batch, context_of(batch, model, step=10**7))  # where the exponential would overflow
     assert torch.equal(late.target, ScheduledSampling(policy="always").feed(batch, context_of(batch, model)).target)
 
@@ -92,15 +92,15 @@ def test_neighbours_order_and_padding_change_nothing_and_labels_stay(random_mode
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 @pytest.mark.parametrize("before", [WordDropout(rate=0.5, scope="all"), SwapNoise(rate=0.5)])
-def test_it_may_stand_behind_noise(random_model, random_batch, policy, before):
+def test_it_may_follow_noise(random_model, random_batch, policy, before):
     model, batch = random_model(), random_batch([(5, 6), (7, 3), (3, 0)])
     method = ScheduledSampling(policy=policy, **KEYS)
-    found = Objective(model, ObjectiveSettings(), [PreparedMethod("noise", before), PreparedMethod(NAME, method)])(
+    losses = Objective(model, ObjectiveSettings(), [PreparedMethod("noise", before), PreparedMethod(NAME, method)])(
         batch, 1
     )
     noisy = before.feed(batch, context_of(batch, model)._replace(draws=Draws(batch.seeds, "noise")))
     fed = method.feed(noisy, context_of(noisy, model, step=1))
-    torch.testing.assert_close(found.total, Objective(model, ObjectiveSettings())(fed, counts=count(batch)).total)
+    torch.testing.assert_close(losses.total, Objective(model, ObjectiveSettings())(fed, counts=count(batch)).total)
 
 
 def test_the_defaults_are_likeliest_words_and_the_published_base():

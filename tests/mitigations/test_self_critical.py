@@ -1,4 +1,4 @@
-"""Self-critical training against loops over samples, and what sequence-level methods may stand beside."""
+"""Self-critical training against loops over samples, and which methods sequence-level ones combine with."""
 
 import pytest
 import torch
@@ -48,9 +48,12 @@ def objective(model, **keys):
 def critical(model, batch, copies):
     """The mean over rows and samples of -(reward - greedy reward) log p."""
     total = []
-    for row, own in enumerate(sampled(model, batch, NAME, copies)):
+    for row, candidates in enumerate(sampled(model, batch, NAME, copies)):
         baseline = reward(searched(model, batch, row, None), batch, row)
-        parts = [(reward(one, batch, row) - baseline) * log_prob(model, batch, row, one) for one in own]
+        parts = [
+            (reward(candidate, batch, row) - baseline) * log_prob(model, batch, row, candidate)
+            for candidate in candidates
+        ]
         total.append(-sum(parts) / copies)
     return sum(total) / len(total)
 
@@ -79,9 +82,9 @@ def test_a_step_makes_what_is_better_than_greedy_likelier_and_what_is_worse_less
     seen = set()
     for seed in range(12):
         model, batch = random_model(seed), random_batch([(5, 3)], seed)
-        one = sampled(model, batch, NAME, 1)[0][0]
-        advantage = reward(one, batch, 0) - reward(searched(model, batch, 0, None), batch, 0)
-        before = log_prob(model, batch, 0, one)
+        candidate = sampled(model, batch, NAME, 1)[0][0]
+        advantage = reward(candidate, batch, 0) - reward(searched(model, batch, 0, None), batch, 0)
+        before = log_prob(model, batch, 0, candidate)
         step = gradient(model, objective(model)(batch).total)
         uphill = gradient(model, before)
         if advantage == 0:
@@ -104,20 +107,20 @@ def test_where_the_sample_is_the_greedy_one_nothing_is_learnt(random_model, rand
 def test_at_weight_0_and_before_the_start_it_is_teacher_forcing_bit_for_bit(random_model, random_batch):
     batch = random_batch(FIXED)
     for keys in ({"weight": 0.0}, {"start_step": 1}):
-        ours = objective_of(random_model(dtype=torch.float32), NAME, smoothing=0.1, **keys)
-        assert_teacher_forcing(ours, batch, exact=True)
+        method = objective_of(random_model(dtype=torch.float32), NAME, smoothing=0.1, **keys)
+        assert_teacher_forcing(method, batch, exact=True)
 
 
 def test_rows_without_labels_add_nothing(random_model, random_batch):
     batch = random_batch([*FIXED, (4, 1)])
     for weight in (0.4, 1.0):
-        ours = objective(random_model(), weight=weight, candidates=3)
-        assert_idle_rows_add_nothing(ours, with_idle(batch, 0, 3), rows_of(batch, [1, 2]))
+        method = objective(random_model(), weight=weight, candidates=3)
+        assert_idle_rows_add_nothing(method, with_idle(batch, 0, 3), rows_of(batch, [1, 2]))
 
 
 def checked(*methods):
     names, keys = [name for name, _ in methods], [keys for _, keys in methods]
-    rows = [MITIGATIONS[name](**own) for name, own in zip(names, keys, strict=True)]
+    rows = [MITIGATIONS[name](**settings) for name, settings in zip(names, keys, strict=True)]
     check(Composition(rows, False, 0.0), names)
 
 
@@ -133,16 +136,16 @@ def test_at_weight_1_nothing_would_read_what_a_feed_edits(name, keys, feed):
 
 
 @pytest.mark.parametrize(("name", "keys"), [("brio", {"path": "x"}), ("gold", {})])
-def test_methods_whose_token_loss_reads_the_fed_prefix_stand_beside_feeds(name, keys):
+def test_methods_whose_token_loss_reads_the_fed_prefix_combine_with_feeds(name, keys):
     checked(("raml", {}), ("random_replacement", {}), (name, keys))
 
 
-def test_a_recipe_says_which_method_cannot_stand_beside_a_feed():
+def test_a_recipe_says_which_method_cannot_follow_a_feed():
     with pytest.raises(UserError, match=rf"mitigations\[1\]: '{NAME}': at weight 1 .* a smaller weight mixes them in"):
         Recipe.load("toy_copy", [f"mitigations=[{{name: raml}}, {{name: {NAME}}}]"])
 
 
-def test_beside_a_feed_only_the_teacher_forcing_share_reads_the_edited_prefix(random_model, random_batch):
+def test_after_a_feed_only_the_teacher_forcing_share_reads_the_edited_prefix(random_model, random_batch):
     model, batch = random_model(), random_batch(FIXED)
     feed = MITIGATIONS["random_replacement"](pool="vocabulary", gate=1.0, rate=0.9)
     prepared = feed.prepare(training_context())

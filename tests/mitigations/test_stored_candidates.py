@@ -36,7 +36,9 @@ def test_a_file_gives_back_what_was_written(random_batch, tmp_path_factory, size
         path = write_decoded(tmp_path_factory.mktemp("stored") / "x", batch, rows, scores, max_length=limit)
         stored = read(path, training_context(sources))
         for most in (1, 5):
-            expected = [list(zip(row, own, strict=True))[:most] for row, own in zip(rows, scores, strict=True)]
+            expected = [
+                list(zip(row, row_scores, strict=True))[:most] for row, row_scores in zip(rows, scores, strict=True)
+            ]
             assert stored.find(batch, most) == expected
 
 
@@ -111,8 +113,13 @@ def test_missing_sources_and_files_are_said(random_batch, tmp_path):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     tiny = ["data.size=203", "model.width=16", "model.layers=1", "run.steps=3", "run.evaluate_examples=1"]
-    own = ["run.precision=fp32", "search.n_best=4", "search.beams=4", f"run.folder={tmp_path_factory.mktemp('run')}"]
-    folder = s2s.fit(s2s.Recipe.load("toy_copy", [*tiny, *own])).folder
+    settings = [
+        "run.precision=fp32",
+        "search.n_best=4",
+        "search.beams=4",
+        f"run.folder={tmp_path_factory.mktemp('run')}",
+    ]
+    folder = s2s.fit(s2s.Recipe.load("toy_copy", [*tiny, *settings])).folder
     return s2s.load(folder, device="cpu")  # where the methods that read the candidates compute
 
 

@@ -21,14 +21,14 @@ def slotted_model(random_model):
     return make
 
 
-def close(ours, theirs):
-    assert (ours - theirs).norm() < 1e-9 * theirs.norm()
+def close(first, second):
+    assert (first - second).norm() < 1e-9 * second.norm()
 
 
 @variants
 def test_fgm_is_two_whole_passes(slotted_model, random_batch, attention):
     model, batch = slotted_model(attention), random_batch(FIXED)
-    found = objective_of(model, "fgm", epsilon=0.5, weight=0.3)(batch).total
+    total = objective_of(model, "fgm", epsilon=0.5, weight=0.3)(batch).total
 
     def entropy(words):
         hidden = model.decode(batch.target, model.encode(batch.source, batch.source_lengths), words)
@@ -39,17 +39,17 @@ def test_fgm_is_two_whole_passes(slotted_model, random_batch, attention):
     (grad,) = torch.autograd.grad(clean, words, retain_graph=True)
     norms = grad.flatten(1).norm(dim=1)[:, None, None]
     expected = 0.7 * clean + 0.3 * entropy(words + 0.5 * grad / norms.clamp(min=1e-30))
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
-    ours, theirs = gradient(model, found), gradient(model, expected)
-    assert (ours - theirs).norm() < 1e-5 * theirs.norm()
+    torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)
+    first, second = gradient(model, total), gradient(model, expected)
+    assert (first - second).norm() < 1e-5 * second.norm()
 
 
 @variants
 def test_r_drop_without_dropout_is_teacher_forcing(slotted_model, random_batch, attention):
     model, batch = slotted_model(attention), random_batch(FIXED)
     plain = Objective(model, ObjectiveSettings())(batch).total
-    found = objective_of(model, "r_drop", scope="target")(batch).total
-    close(gradient(model, found), gradient(model, plain))
+    total = objective_of(model, "r_drop", scope="target")(batch).total
+    close(gradient(model, total), gradient(model, plain))
 
 
 @variants
@@ -57,12 +57,12 @@ def test_r_drop_without_dropout_is_teacher_forcing(slotted_model, random_batch, 
 @pytest.mark.parametrize("kept", ["block", "selective"])
 def test_recomputation_changes_no_bit(slotted_model, random_batch, attention, name, kept):
     model, batch = slotted_model(attention, dropout=0.2).train(), random_batch(FIXED)
-    objective, found = objective_of(model, name, **METHODS[name]), []
+    objective, gradients = objective_of(model, name, **METHODS[name]), []
     for row in ("none", kept):
         model.keep(row, 1)
         torch.manual_seed(1)
-        found.append(gradient(model, objective(batch).total))
-    assert torch.equal(*found)
+        gradients.append(gradient(model, objective(batch).total))
+    assert torch.equal(*gradients)
 
 
 @variants

@@ -29,14 +29,14 @@ from s2s.errors import UserError
 def entropies(model, example, passes, smoothing=0.0):
     """The cross-entropy of each pass, of which pass n counts the tokens from the n-th on."""
     words, source = embedded(model, example)
-    begin, found = words[:1], []
+    begin, losses = words[:1], []
     for number in range(1, passes + 1):
         hidden = hidden_rows(model, source, words)
         labels = example.labels.clone()
         labels[: number - 1] = IGNORED
-        found.append(cross_entropy(log_chances(model, hidden), labels, smoothing))
+        losses.append(cross_entropy(log_chances(model, hidden), labels, smoothing))
         words = torch.cat([begin, hidden[:-1]])
-    return found
+    return losses
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -55,9 +55,9 @@ def test_each_pass_reads_the_rows_of_the_one_before(
     model, batch = random_model(seed, **shape), random_batch(sizes, seed)
 
     def loss(example):
-        each = entropies(model, example, passes, smoothing)
-        ngrams = sum(decay**number * entropy for number, entropy in enumerate(each))
-        return (1 - weight) * each[0] + weight * ngrams
+        by_pass = entropies(model, example, passes, smoothing)
+        ngrams = sum(decay**number * entropy for number, entropy in enumerate(by_pass))
+        return (1 - weight) * by_pass[0] + weight * ngrams
 
     objective = objective_of(model, "teaforn", smoothing, passes=passes, decay=decay, weight=weight)
     assert_same(objective, batch, mean_over(batch, loss))

@@ -45,23 +45,25 @@ def test_graduated_smoothing_goes_by_the_first_choice_s_probability(
 
     def loss(example):
         chances, total = predict(model, example), 0.0
-        for own, label in zip(chances, example.labels.tolist(), strict=True):
-            surest = float(own.detach().max().exp())
+        for log_probs, label in zip(chances, example.labels.tolist(), strict=True):
+            surest = float(log_probs.detach().max().exp())
             share = 0.4 if surest > 0.6 else 0.05 if surest < 0.25 else 0.15
-            spread = sum(-own[word] for word in range(len(own))) / len(own)
-            total = total - (1 - weight) * own[label] + weight * (-(1 - share) * own[label] + share * spread)
+            spread = sum(-log_probs[word] for word in range(len(log_probs))) / len(log_probs)
+            total = (
+                total - (1 - weight) * log_probs[label] + weight * (-(1 - share) * log_probs[label] + share * spread)
+            )
         return total
 
     keys = {"high": 0.6, "low": 0.25, "smooth_high": 0.4, "smooth": 0.15, "smooth_low": 0.05, "weight": weight}
     losses = assert_same(objective_of(model, "graduated_label_smoothing", **keys), batch, mean_over(batch, loss), 1e-7)
-    plain = mean_over(batch, lambda one: cross_entropy(predict(model, one), one.labels))
+    plain = mean_over(batch, lambda row: cross_entropy(predict(model, row), row.labels))
     torch.testing.assert_close(losses.parts["nll"], plain.detach(), rtol=1e-10, atol=1e-12)
 
 
 def test_confidences_lie_on_all_sides_of_the_limits(random_model, random_batch):
     batch = random_batch([(5, 5)] * 3)
     models = [sharpened(random_model(), factor) for factor in FACTORS]
-    sure = torch.cat([predict(model, one).amax(dim=1).exp() for model in models for one in examples(batch)])
+    sure = torch.cat([predict(model, example).amax(dim=1).exp() for model in models for example in examples(batch)])
     assert (sure > 0.7).any()
     assert (sure < 0.3).any()
     assert ((sure > 0.3) & (sure < 0.7)).any()
@@ -77,7 +79,7 @@ def test_graduated_smoothing_with_equal_shares_is_label_smoothing(random_model, 
 
 def candidates(labels):
     """For each place the tokens before it, each once, without the place's own."""
-    return [set(labels[:place]) - {label} for place, label in enumerate(labels)]
+    return [set(labels[:column]) - {label} for column, label in enumerate(labels)]
 
 
 def test_candidates_are_earlier_tokens_once_each():
@@ -103,9 +105,9 @@ def test_unlikelihood_is_a_loop_over_places_and_candidates(random_model, shape, 
     def loss(example):
         chances, labels = predict(model, example), example.labels.tolist()
         total = cross_entropy(chances, example.labels, s)
-        for own, wrong in zip(chances, candidates(labels), strict=True):
+        for log_probs, wrong in zip(chances, candidates(labels), strict=True):
             for word in wrong:
-                total = total - weight * alpha * (1 - own[word].exp()).log()
+                total = total - weight * alpha * (1 - log_probs[word].exp()).log()
         return total
 
     objective = objective_of(model, "unlikelihood", s, weight=weight, alpha=alpha)
@@ -133,8 +135,8 @@ def test_mixce_weighs_each_token_by_its_own_constant_probability(
     def loss(example):
         chances = predict(model, example)
         total = (1 - weight) * cross_entropy(chances, example.labels, smoothing)
-        for own, label in zip(chances, example.labels.tolist(), strict=True):
-            total = total - weight * float(own[label].detach().exp()) * own[label]
+        for log_probs, label in zip(chances, example.labels.tolist(), strict=True):
+            total = total - weight * float(log_probs[label].detach().exp()) * log_probs[label]
         return total
 
     objective = objective_of(model, "mixce", smoothing, weight=weight)

@@ -26,8 +26,8 @@ def numbered(sizes):
     return collate([([2, *range(4, source + 2), END], range(10, 10 + target)) for source, target in sizes], 0, END)
 
 
-def near(found, trials, chance):
-    return abs(found - trials * chance) <= 5 * math.sqrt(trials * chance * (1 - chance))
+def near(count_found, trials, chance):
+    return abs(count_found - trials * chance) <= 5 * math.sqrt(trials * chance * (1 - chance))
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
@@ -42,8 +42,8 @@ def test_a_dropped_word_leaves_its_position_and_segment(random_model, norm):
     assert torch.equal(model.words(fed.target), words)
     positions = batch.source_lengths[:, None] + torch.arange(batch.target.shape[1])
     places = model.embedding.positions.weight[positions] + model.embedding.segments.weight[1]
-    found = model.embedding(model.words(fed.target), positions, segment=1)
-    torch.testing.assert_close(found[hits], model.embedding.norm(places[hits]))
+    embedded = model.embedding(model.words(fed.target), positions, segment=1)
+    torch.testing.assert_close(embedded[hits], model.embedding.norm(places[hits]))
     assert torch.equal(fed.labels, batch.labels)
     memory = model.encode(batch.source, batch.source_lengths)
     expected = model.decode(batch.target, memory, words)
