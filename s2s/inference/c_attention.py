@@ -47,6 +47,7 @@ def attention(cache: Tensor, mask: Tensor, used: int, built: Built | None = None
     seen, step = mask.float().contiguous(), cache.stride(0) * cache.element_size()
     starts = enumerate(range(0, sources * heads, PART))
     parts = [(number, at, min(at + PART, sources * heads)) for number, at in starts]
+    # Parts run in several threads, so each has its own room for scores.
     scores = torch.empty(len(parts), rows, columns)
     library = (built or build()).loaded
 

@@ -55,6 +55,7 @@ class Buffer:
         sources, heads, self.source, size = keys.shape
         self.in_c = c_attention.usable(keys.device, keys.dtype, size)
         self.wide = WIDE_IN_C if self.in_c else WIDE
+        # The C code reads float32: bfloat16 is widened once here instead of at every step.
         dtype = torch.float32 if self.in_c else keys.dtype
         self.data = keys.new_empty(len(memory.layers), sources, heads, 2, self.source + room, size, dtype=dtype)
         for layer, pair in zip(self.data, memory.layers, strict=True):

@@ -61,16 +61,11 @@ The layout chosen for 1 row is slow for larger batches; the one for 4 is fast fo
 
 def packed(weight: Tensor, bias: Tensor) -> Map:
     """Return the linear map of a weight [outputs, inputs] and a bias, in oneDNN's order where it has one."""
-    if not _has_order(weight):
+    on_cpu = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    half = on_cpu and weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if not (half or (on_cpu and weight.dtype == torch.float32)):
         return TransposedLinear(weight.t().contiguous(), bias.clone())
     return PackedLinear(torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), bias.clone())
-
-
-def _has_order(weight: Tensor) -> bool:
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    half = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return weight.dtype == torch.float32 or half
 
 
 def _activated(linear: Map, activation: nn.Module) -> Map:
@@ -169,6 +164,7 @@ class PackedModel:
         self.model = model
         embedding = model.embedding
         self.table, self.output = embedding.tokens.weight, layout(embedding.tokens.weight, model.output_bias)
+        # Target tokens all have segment 1, so one lookup gives position and segment.
         self.positions = embedding.positions.weight[embedding.offset :] + embedding.segments.weight[1]
         self.transform = _transform(model.transform, layout)
         self.first_norm, self.last_norm = _normalised(embedding.norm), _normalised(model.final_norm)

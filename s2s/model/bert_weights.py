@@ -106,6 +106,7 @@ def _fit(shape: Architecture, state: State, keep: Sequence[int] | None) -> None:
         if "output_bias" in state:
             state["output_bias"] = state["output_bias"][rows]
     last = shape.position_offset + shape.positions
+    # A copy, because a view would keep the whole table in memory.
     state["embedding.positions.weight"] = state["embedding.positions.weight"][:last].clone()
     segments = state.get("embedding.segments.weight", torch.zeros(1, shape.width))
     state["embedding.segments.weight"] = torch.cat([segments, segments])[:2] if len(segments) < 2 else segments[:2]

@@ -31,6 +31,7 @@ class Dropout(nn.Dropout):
 def _noise(x: Tensor, dropped: int) -> Tensor:
     """Return factors: 0 for a share of ``dropped`` / 65536 of the elements, else the number that makes the mean 1."""
     seed, elements = int(torch.randint(2**63 - 1, ())), x.numel()
+    # A random integer of 64 bits serves four elements.
     bits = numpy.random.SFC64(seed).random_raw(-(-elements // 4)).view(numpy.uint16)[:elements]
     number = numpy.float64 if x.dtype == torch.float64 else numpy.float32
     noise = numpy.multiply(bits >= dropped, number(STEPS / (STEPS - dropped)))

@@ -90,6 +90,7 @@ def _load(name: str) -> tuple[PretrainedConfig, State, list[str]]:
             f"model.pretrained: '{name}' is no path, no name under $S2S_MODELS, no installed package with a model, "
             f"and from the hub: {first_line(error)}"
         ) from error
+    # transformers fills missing tensors with random numbers, which are not the checkpoint's.
     absent = set(loading["missing_keys"])
     prefix = model.base_model_prefix + "."
     state = {key.removeprefix(prefix): value for key, value in model.state_dict().items() if key not in absent}

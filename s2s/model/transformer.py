@@ -97,7 +97,7 @@ class PrefixTransformer(nn.Module):
         """
         x, mask = self.embed_source(source, lengths, words)
         layers = []
-        for block in self.blocks:
+        for block in self.blocks:  # of the last one, without a mask, only the cached tensors are computed
             x, cached = block(x, None if block is self.blocks[-1] else mask)
             layers.append(cached)
         return Memory(tuple(layers), lengths, mask)

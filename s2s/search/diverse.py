@@ -57,6 +57,7 @@ class Diversity:
         """Return the expansions with the greatest penalised sums, with their sums without the penalty."""
         sums = expansion_sums(live, log_probs)
         sums[too_early(live, rules), :, rules.end] = -torch.inf
+        # The first group to reach a step adds its table; later groups add to it.
         if live.length == len(self.taken):
             self.taken.append(sums.new_zeros(self.sources, sums.size(2)))
         taken = self.taken[live.length]

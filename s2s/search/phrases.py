@@ -287,6 +287,7 @@ class TokenTables:
             start, half, come = node, int(ending.in_word), 0
             if ending.begun:  # a token that begins another character leaves the begun one unreadable
                 (start, come), half = self._walk(node, [BOUNDARY, *ending.begun]), 0
+            # Tokens that begin a character depend on the node and the last character only, not on the begun bytes.
             if (start, half) not in whole:
                 codes, inverse = self.codes[half][start].unique(return_inverse=True)
                 pairs = [divmod(code, 2 * len(self.step)) for code in codes.tolist()]

@@ -36,7 +36,7 @@ def shrinking_beam_search(
     for _ in range(max(longest)):
         log_probs, state = scorer.step(live.tokens[:, :, -1].flatten(), state)
         raised = (log_probs.exp() + FLOOR).log()
-        raised[:, list(never)] = -math.inf
+        raised[:, list(never)] = -math.inf  # after the floor, which makes every token possible
         best, rows = expand(live, expansion_sums(live, raised), beams)
         growing = narrow(best, widths)
         unfinished = finish(growing, finished, longest, scorer.end)

@@ -70,6 +70,7 @@ def stream(scorer: Scorer[State], max_length: int | Sequence[int], pick: Pick) -
         possible = (scores > -torch.inf) & (tokens != scorer.end)
         growing = [row for row, is_token in enumerate(possible.tolist()) if is_token and step < longest[live[row]]]
         yield from (StreamedToken(live[row], int(tokens[row]), float(scores[row])) for row in growing)
+        # A source that is now full has yielded its last token; its next step could only give an end.
         kept = [row for row in growing if step + 1 < longest[live[row]]]
         if not kept:
             return

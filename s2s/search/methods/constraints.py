@@ -187,6 +187,7 @@ def allowed_lines(path: str, vocabulary: Vocabulary) -> Allowed:
 
 @lru_cache(maxsize=4)
 def _read_allowed(path: str, status: object, vocabulary: Vocabulary) -> Allowed:  # noqa: ARG001
+    # ``status`` is only a part of the cache's key: a file that has changed has another one.
     lines, rows = read_rows(path)
     if rows is not None:
         raise UserError(f"search.allowed: {path} has objects; it must have plain lines, one for each output")
