@@ -70,6 +70,7 @@ def killed_after(pieces: int, monkeypatch: pytest.MonkeyPatch, run: Run, source:
             decode(run, source, output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
 def test_after_any_kill_every_line_is_there_once_in_order(
     runs: list[Run], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, capsys
@@ -123,6 +124,8 @@ def test_standard_input_goes_on_where_it_is_the_same(
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+@pytest.mark.slow
+@pytest.mark.processes
 def test_two_processes_write_what_one_writes(runs: list[Run], source: Path, tmp_path: Path) -> None:
     for processes in (1, 2):
         assert decode(runs[0], source, tmp_path / f"{processes}.jsonl", f"processes={processes}") == 0
