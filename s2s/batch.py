@@ -47,6 +47,7 @@ class Batch(NamedTuple):
 
 def real_inputs(batch: Batch) -> Tensor:
     """Return the mask [B, T] of decoder inputs that are not padding: a label follows at their column or later."""
+    # A label within a target may be ignored too (swap noise does that), so padding is what no label follows.
     return (batch.labels != IGNORED).flip(1).cumsum(dim=1).flip(1) > 0
 
 

@@ -55,6 +55,7 @@ class Objective(nn.Module):
         self.mitigations = _numbered(mitigations)
         self.heads, self.generates, self.loss = heads, generates, loss
         if not generates:
+            # DistributedDataParallel would wait for their gradients in every backward, and none would come.
             model.output_bias.requires_grad_(False)
             model.transform.requires_grad_(False)
 

@@ -17,6 +17,7 @@ def seed_of(*parts: int | str) -> int:
     """Return a seed in [0, 2^63) for parts such as ``(seed, "dropout", step, process, micro_batch)``."""
     # The types are hashed too: 1 and "1" are different parts.
     digest = sha256("\0".join(f"{type(part).__name__}:{part}" for part in parts).encode()).digest()
+    # 63 bits, as int64 tensors and torch's generators take no greater seeds.
     return int.from_bytes(digest[:8], "big") >> 1
 
 
@@ -30,6 +31,7 @@ def seed_device(seed: int, device: torch.device | None = None) -> None:
 
 def forked_generators(device: torch.device) -> AbstractContextManager[None]:
     """Return a context that restores torch's generators of the CPU and of one device at its end."""
+    # By default the generators of all GPUs would be saved and restored.
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
@@ -46,10 +48,12 @@ class Draws(NamedTuple):
         """
         counter = torch.arange(math.prod(shape), device=self.seeds.device).view(shape)
         start = self.seeds.view(-1, *[1] * len(shape)) ^ seed_of(self.method, purpose)
+        # SplitMix64 (Steele et al. 2014): its state grows by 2^64 / golden ratio, so number i needs none before it.
         return _top_bits(_mix(_mix(start) + counter * _signed(0x9E3779B97F4A7C15)))
 
     def normal(self, purpose: str, *shape: int) -> Tensor:
         """Return standard normal numbers [B, *shape] (Box and Muller 1958)."""
+        # Uniform numbers are never 0 (see ``_top_bits``), so logarithms are finite.
         radius = (-2 * self.uniform(f"{purpose} radius", *shape).log()).sqrt()
         return radius * (2 * math.pi * self.uniform(f"{purpose} angle", *shape)).cos()
 

@@ -141,6 +141,7 @@ def copy_tags(source: Sequence[int], target: Sequence[int]) -> list[int]:
     INSIDE where the target copies it and the id before it as neighbours, BEGIN where the target copies it otherwise,
     OUTSIDE elsewhere.
     """
+    # With (-1, -1) a first pair of (0, 0) would count as the neighbour of a copy before it.
     tags, before = [OUTSIDE] * len(source), (-2, -2)
     for i, j in CommonSubsequences(source, target).pairs():
         tags[i] = INSIDE if before == (i - 1, j - 1) else BEGIN

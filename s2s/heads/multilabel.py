@@ -75,6 +75,7 @@ def exponents(scores: Tensor, targets: Tensor, mask: Tensor | None) -> tuple[Ten
     """
     if scores.shape != targets.shape:
         raise ValueError(f"scores {list(scores.shape)} and targets {list(targets.shape)} differ in shape")
+    # In float16 ``NOTHING`` would be infinite, as the 1e12 of the article's code is, and its differences nan.
     scores, targets = at_least_float32(scores), at_least_float32(targets)
     excluded = torch.zeros_like(targets, dtype=torch.bool) if mask is None else ~mask.bool().expand_as(targets)
     return _weighted(scores, 1 - targets, excluded), _weighted(-scores, targets, excluded)

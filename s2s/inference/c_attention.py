@@ -53,6 +53,7 @@ def attention(cache: Tensor, mask: Tensor, used: int, built: Built | None = None
 
     def attend(layer: int, projected: Tensor) -> Tensor:
         given, result = projected.float().contiguous(), torch.empty(len(projected), heads * size)
+        # Addresses keep nothing alive: these tensors must have names here until ``spread`` returns.
         tensors = given.data_ptr(), cache.data_ptr() + layer * step, seen.data_ptr(), result.data_ptr()
 
         def work(number: int, first: int, last: int) -> None:

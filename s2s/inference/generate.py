@@ -88,6 +88,7 @@ class ModelEnsemble:
         rows, lengths = self._padded(sources)
         owners = torch.tensor([owner for owner, _ in pairs], device=rows.device)
         target = pad([[end, *tokens] for _, tokens in pairs], self.vocabulary.padding).to(rows.device)
+        # Each source is encoded once, whatever the number of its hypotheses.
         memories = [select_rows(model.encode(rows, lengths), owners) for model in self.models]
         parts = [model.source_attention(target, memory) for model, memory in zip(self.models, memories, strict=True)]
         # A hypothesis of the greatest length has no step for the end.

@@ -112,6 +112,7 @@ class SharedCache(NamedTuple):
         self._check_positions(model.model.shape.positions)
         cache = self._with_room()
         sources, hypotheses, used = cache.seen.shape
+        # Of the R new columns a hypothesis sees its own alone.
         itself = cache.seen.new_full((hypotheses, hypotheses), -math.inf).fill_diagonal_(0)
         seen = torch.cat([cache.seen, itself.expand(sources, -1, -1)], dim=2)
         # The step runs in the order of the buffer's rows: ordering a few tokens and masks is cheaper than ordering
@@ -143,6 +144,7 @@ class SharedCache(NamedTuple):
         """Move the live sources that stay to the buffer's first rows; return their rows."""
         rows = self.rows[sources].tolist()
         free = sorted(set(range(len(rows))) - set(rows))
+        # Of n rows in all, each one beyond the first n leaves one of these free, so both lists have one length.
         beyond = [row for row in rows if row >= len(rows)]
         self.buffer.move(beyond, free, self.seen.shape[2])
         moved = dict(zip(beyond, free, strict=True))
@@ -159,14 +161,17 @@ class SharedCache(NamedTuple):
         # A stable sort brings the living columns of a source to the front in their order; sources with fewer than
         # ``most`` keep dead ones too, which their masks hide.
         columns = source + (~alive).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+        # Free columns in proportion to the kept ones: a copy is then paid for by the steps until the next one.
         self.buffer.compact(self.rows, columns, 2 * (most + hypotheses))
         kept = self.seen.gather(2, columns[:, None].expand(-1, hypotheses, -1))
         seen = torch.cat([self.seen[:, :, :source], kept], dim=2)
+        # ``compact`` has written the rows in the order of the live sources.
         return self._replace(rows=torch.arange(len(self.rows), device=self.rows.device), seen=seen)
 
     def _separated(self, sources: Tensor, index: Tensor) -> "SeparateCache":
         """Return the state of the hypotheses ``index`` [M] in which each has copies of the columns that it sees."""
         buffer, source = self.buffer, self.buffer.source
+        # A hypothesis sees exactly one column for each of its steps, and later steps have columns further to the right.
         path = (self.seen[:, :, source:] == 0).flatten(0, 1)[index].nonzero()[:, 1].view(len(index), self.steps)
         targets = buffer.gather(self.rows[index // self.hypotheses], path + source)
         stored = buffer.data[:, self.rows[sources], ..., :source, :], targets

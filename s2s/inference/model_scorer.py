@@ -37,6 +37,7 @@ class PrefixScorer:
         Raises ValueError where sources keep different numbers of hypotheses.
         """
         index = index.to(self.source.device)
+        # No sort is needed: a source's rows are adjacent and sources keep their order, as ``Scorer`` promises.
         sources, counts = (index // state.hypotheses).unique_consecutive(return_counts=True)
         if len(counts) and bool((counts != counts[0]).any()):
             raise ValueError(f"every source needs the same number of rows, not {counts.tolist()}")

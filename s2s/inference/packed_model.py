@@ -50,6 +50,7 @@ class PackedLinear:
         return multiply(x, self.weight, self.bias, self.activation)
 
 
+# By type, as every look-up in ACT2FN makes a new module.
 FUSED = {type(ACT2FN["gelu"]): "gelu", type(ACT2FN["relu"]): "relu"}
 """Activations that oneDNN computes with the product, and its names for them."""
 ROWS = 4
@@ -171,6 +172,7 @@ class PackedModel:
         packable = all(block.attention.packable for block in model.blocks)  # type: ignore[union-attr]
         blocks: Sequence[Block] = list(model.blocks) if packable else []  # type: ignore[arg-type]
         self.blocks = [PackedBlock(block, layout) for block in blocks]
+        # Rounding to int8 would cost the source more quality than a step, and the source is computed only once.
         self.source_blocks = self.blocks if layout is packed else [PackedBlock(block, packed) for block in blocks]
 
     def encode(self, source: Tensor, lengths: Tensor) -> Memory:

@@ -42,6 +42,7 @@ class QuantisedLinear:
         scale = x.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny * ROW) / ROW
         rows = (x / scale).round().add_(MIDDLE).to(torch.uint8)
         weight = (self.weight, self.scales, self.zeros)
+        # The operation takes one scale for all rows, so it gets 1, and each row's own scale follows in ``addcmul``.
         product = torch.ops.onednn.qlinear_pointwise(
             rows, 1.0, MIDDLE, *weight, None, 1.0, 0, torch.float32, "none", [], ""
         )
@@ -64,6 +65,7 @@ def in_bfloat16(model: PrefixTransformer) -> PackedModel:
     if model.output_bias.device.type == "cpu":
         for line in bfloat16_warning("search.precision"):
             logger.warning(line)
+    # A copy, as a module is converted in place and the caller's may be trained further.
     return PackedModel(deepcopy(model).bfloat16())
 
 

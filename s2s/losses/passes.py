@@ -100,6 +100,7 @@ class Passes:
 
         ``hidden`` is [B, T, D], ``labels`` [B, T].
         """
+        # Scores [N, V] are the largest tensor of a step, so padding gets none.
         mask = labels != IGNORED
         return Scores(at_least_float32(self.model.logits(hidden[mask], table)), labels[mask])
 
@@ -132,6 +133,7 @@ class Passes:
         if self.grad_scale is not None:
             loss = loss * self.grad_scale
         with kept_gathered(self.root):
+            # The graph stays, as the step's own backward passes through it again.
             gradients = list(torch.autograd.grad(loss, tensors, retain_graph=True, create_graph=differentiable))
         return gradients if self.grad_scale is None else [gradient / self.grad_scale for gradient in gradients]
 

@@ -86,6 +86,7 @@ class _Parts:
 
     def _differentiate(self, rows: slice, gradient: Tensor, gold: Tensor) -> None:
         """Turn a slice's probabilities, in place, into dLoss/dScores, and add the gradients that follow from it."""
+        # The gradient of a score is p - (1 - smoothing) [it is the label's] - smoothing / V.
         gradient.scatter_add_(1, gold, gradient.new_full(gold.shape, self.smoothing - 1))
         if self.smoothing:
             gradient -= self.smoothing / gradient.shape[1]

@@ -39,6 +39,7 @@ class Perturbed(LossMethod):
         passes, words = context.passes, context.passes.words(fed, self.scope)
         scores = passes.score(fed, words)
         loss = passes.cross_entropy(scores)
+        # No sequence's loss depends on another's embeddings: the rows of the sum's gradient are each sequence's own.
         step = step_of(passes.gradients(loss, words))
         moved = passes.cross_entropy(passes.score(fed, words.moved(step)))
         return LossTerms(mixed(self.share(context), loss, name, moved), scores.nll())
@@ -121,6 +122,7 @@ class FreeLargeBatch(ProjectedGradient):
         """Draw uniform numbers at the positions that are no padding, no longer than epsilon."""
         # sqrt of the count, as a vector of n numbers of size epsilon has length epsilon sqrt(n).
         steps = noise(words, fed, context, gaussian=False)
+        # Zeros are padding: the uniform numbers, each in the middle of its interval, are never exactly 0.
         numbers = torch.stack([part.ne(0).flatten(1).sum(1) for part in steps]).sum(0).clamp(min=1)
         return [part * self.epsilon / numbers.to(part.dtype).sqrt()[:, None, None] for part in steps]
 
@@ -154,6 +156,7 @@ class VirtualAdversarial(Perturbed):
 
 def scaled(step: Perturbation, length: float) -> Perturbation:
     """Return the perturbation with each sequence's norm scaled to a length; a zero stays a zero."""
+    # The addend of the article's code; without it the zero gradient of a row without labels would become nan.
     factor = (length / (_norm(step) + 1e-8))[:, None, None]
     return [part * factor for part in step]
 

@@ -74,6 +74,7 @@ class Mitigation:
         """Return the method's strength at a step: 0 before ``start_step``, then linearly more, up to 1."""
         if not self.weight or step < self.start_step:
             return 0.0
+        # Plus 1, so that the method acts at its first step, and is whole there without a ramp.
         return min(1.0, (step - self.start_step + 1) / max(1, self.ramp_steps))
 
     def refuse(self, composition: Composition) -> str | None:  # noqa: ARG002

@@ -99,15 +99,18 @@ class NoiseConsistency(Consistency):
         return "at rate 0 and without a method that edits prefixes both views are the same"
 
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:
+        # A ramp scales the weight of a loss method; it should not thin out the noise as well.
         hits = Noise(rate=self.rate).hits(fed, context._replace(strength=1.0))
         target = torch.where(hits, from_target(fed, context), fed.target)
         # A prefix method may have taken back labels: swap noise does where it shows a token early.
         counted = fed.labels != IGNORED
         corrupted = fed._replace(target=target, labels=clean.labels.masked_fill(~counted, IGNORED))
+        # Word dropout may have edited the source too; two sources cannot share one encoding.
         if corrupted.source is clean.source:
             first, second = context.passes.score_copies([clean, corrupted])
         else:
             first, second = context.passes.score(clean), context.passes.score(corrupted)
+        # Scores exist at labels alone, and the second view may have fewer of them.
         compared = first.logits[counted[clean.labels != IGNORED]]
         if self.detach_clean:
             return self.combined(first, second, 2 * divergence(compared.detach(), second.logits), context)

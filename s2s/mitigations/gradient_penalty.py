@@ -111,6 +111,8 @@ class ArticleFastGradient(LossMethod):
         loss = passes.cross_entropy(scores)
         (gradient,) = passes.differentiate(loss, [table])
         gradient = gradient / context.counts.target_tokens.clamp(min=1)
+        # A second table: to add the step to the weights and subtract it again, as the article's code does, does not
+        # restore them to the bit.
         moved = table + self.epsilon * gradient / (gradient.norm() + 1e-8)
         memory = passes.model.encode(fed.source, fed.source_lengths, passes.model.words(fed.source, moved))
         hidden = passes.model.decode(fed.target, memory, passes.model.words(fed.target, moved))

@@ -67,6 +67,7 @@ def from_target(batch: Batch, context: StepContext, data: PoolData | None = None
 
 def from_sequence(batch: Batch, context: StepContext, data: PoolData) -> Tensor:  # noqa: ARG001
     """Draw from begin, source, end, target and end, concatenated."""
+    # The article's text draws from the target; its script draws from all of this, separators included.
     tokens, source = real_inputs(batch).sum(dim=1, keepdim=True).clamp(min=1), batch.source_lengths[:, None]
     # The symbol that opens the decoder's input is the one that ends a target.
     target = batch.target.roll(-1, dims=1).scatter(1, tokens - 1, batch.target[:, :1])

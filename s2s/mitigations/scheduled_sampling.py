@@ -80,6 +80,7 @@ class ScheduledSampling(PrefixMethod):
         for _ in range(self.passes):
             predicted = self._predict(fed, batch, tokens, context)
             rate, mix = self.rate * context.strength, POLICIES[self.policy](self, predicted, context.step)
+            # One coin serves both: no policy gives a token a random and a predicted replacement at once.
             chosen = torch.where(coin < rate * mix.random, random, predicted.gold)
             chosen = torch.where(coin < rate * mix.predicted, self._written(predicted, tokens, context), chosen)
             fed = batch._replace(target=batch.target.masked_scatter(tokens, chosen))

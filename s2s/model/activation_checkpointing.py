@@ -41,6 +41,8 @@ def inputs(function: Callable[..., Any], *arguments: Any) -> Any:
     """Keep only the arguments."""
     if not torch.is_grad_enabled():
         return function(*arguments)
+    # The reentrant form fails under ``torch.autograd.grad`` and cannot be differentiated twice; adversarial methods and
+    # the gradient penalty need both.
     return checkpoint(function, *arguments, use_reentrant=False, context_fn=_same_attention)
 
 
@@ -53,6 +55,7 @@ def inputs_of_block(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def _same_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return the contexts of the forward and of its repetition: the second allows the kernels that the first had."""
+    # The gradient penalty restricts kernels for its forward; the backward that repeats the forward comes later.
     return nullcontext(), _Attention([backend for backend, enabled in BACKENDS.items() if enabled()])
 
 
@@ -72,6 +75,7 @@ class _Attention(AbstractContextManager[None]):
 
 def in_main_memory(function: Callable[..., Any], *arguments: Any) -> Any:
     """Keep everything, but in main memory until the backward; this saves memory on GPUs only."""
+    # Copies to and from pinned memory are faster, and only a GPU's driver can pin it.
     with save_on_cpu(pin_memory=torch.cuda.is_available()):
         return function(*arguments)
 

@@ -94,6 +94,7 @@ class Architecture:
             raise UserError(f"model.activation: no '{self.activation}'{nearest(self.activation, ACT2FN)}")
         if self.width % self.heads:
             raise UserError(f"model.width: {self.width} is not a multiple of model.heads: {self.heads}")
+        # Called for its error: a wrong number of layers should fail here, with its key, and not where blocks are built.
         attention_variants.by_layer(self.attention, self.layers)
         if self.has_slots and min(self.source_slots, self.target_slots) < 1:
             raise UserError(
@@ -108,6 +109,7 @@ class Architecture:
 
     def room(self, source: int) -> int:
         """Return the greatest number of target tokens after a source of ``source`` tokens."""
+        # A target's positions continue those of its own source, in the same table.
         free = self.positions - source
         return min(free, self.target_slots) if self.has_slots else free
 
@@ -121,6 +123,7 @@ def from_scratch(settings: ModelSettings, vocabulary: int) -> Architecture:
         layers=settings.layers or default.layers,
         width=width,
         heads=settings.heads or default.heads,
+        # The ratio of Vaswani et al. 2017 (2048 to 512) and of BERT (3072 to 768).
         feed_forward=settings.feed_forward or 4 * width,
         norm=settings.norm or default.norm,
         positions=settings.positions or default.positions,

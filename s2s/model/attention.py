@@ -132,6 +132,7 @@ def softmax_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor 
     narrow = query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
     if not narrow:
         return functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+    # Under autocast the attention would convert the widened operands back.
     with torch.autocast("cpu", enabled=False):
         wide = None if mask is None else mask.float()
         sums = functional.scaled_dot_product_attention(query.float(), keys.float(), values.float(), attn_mask=wide)

@@ -72,6 +72,7 @@ class DotScores(nn.Module):
     def forward(self, x: Tensor, rows: Slots, columns: Columns, memory: Cached | None, cached: Cached) -> Tensor:
         """Return scores [B, H, L, C]."""
         width = x.shape[-1]
+        # The keys' half of the matrix is left to ``remember``: a memory and earlier steps have their keys already.
         query = linear(x, self.query_key.weight[:width], self.query_key.bias[:width])
         return dot_products(split_heads(query, self.heads), None if memory is None else memory[0], cached[0])
 
@@ -130,6 +131,7 @@ class FactorizedDenseScores(SlotScores):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.heads = sizes.heads
+        # The least p with p p >= N: two factors of about equal length have the fewest entries together.
         self.tiled = math.isqrt(sizes.slots - 1) + 1
         self.repeated = -(-sizes.slots // self.tiled)
         self.hidden = Linear(sizes.width, sizes.width)

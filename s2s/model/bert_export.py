@@ -34,6 +34,7 @@ def bert_config(model: PrefixTransformer, padding: int) -> dict[str, Any]:
         "intermediate_size": shape.feed_forward,
         "hidden_act": shape.activation,
         "hidden_dropout_prob": shape.dropout,
+        # This model never drops weights of attention.
         "attention_probs_dropout_prob": 0.0,
         "max_position_embeddings": shape.positions,
         "type_vocab_size": 2,
@@ -55,6 +56,7 @@ def bert_state(model: PrefixTransformer) -> State:
     bert[head["bias"]] = state["output_bias"]
     if model.shape.transform:
         bert |= {f"{head[part]}.{kind}": state[f"transform.{part}.{kind}"] for part in "02" for kind in KINDS}
+    # safetensors refuses tensors that share memory, as the three parts of a fused matrix do.
     return {name: tensor.contiguous().clone() for name, tensor in bert.items()}
 
 

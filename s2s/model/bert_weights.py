@@ -105,9 +105,11 @@ def _fit(shape: Architecture, state: State, keep: Sequence[int] | None) -> None:
         state["embedding.tokens.weight"] = state["embedding.tokens.weight"][rows]
         if "output_bias" in state:
             state["output_bias"] = state["output_bias"][rows]
+    # The rows of RoBERTa's table before ``position_offset`` belong to no token; they stay, for the others' numbers.
     last = shape.position_offset + shape.positions
     # A copy, because a view would keep the whole table in memory.
     state["embedding.positions.weight"] = state["embedding.positions.weight"][:last].clone()
+    # RoBERTa has one segment. Its copy changes no output, and training can move the two apart.
     segments = state.get("embedding.segments.weight", torch.zeros(1, shape.width))
     state["embedding.segments.weight"] = torch.cat([segments, segments])[:2] if len(segments) < 2 else segments[:2]
 

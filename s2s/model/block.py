@@ -94,5 +94,6 @@ def compiled_body() -> Callable[..., tuple[Tensor, Cached]]:
     """Return ``Block.body`` compiled once for all blocks and lengths; checkpointing wraps around it."""
     # Donated buffers allow one backward for a forward only, and adversarial methods take gradients before the update's.
     torch._functorch.config.donated_buffer = False
+    # Batches differ in length. With fixed shapes the second length would compile everything once more.
     compiled: Callable[..., tuple[Tensor, Cached]] = torch.compile(Block.body, dynamic=True)
     return compiled

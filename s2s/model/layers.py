@@ -23,6 +23,7 @@ class Dropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         """Set some elements to 0 and scale the others, while training."""
         dropped = round(self.p * STEPS)
+        # A compiled graph cannot hold numpy's generator, and a rate that rounds to 1 would make the factor infinite.
         if x.device.type != "cpu" or torch.compiler.is_compiling() or dropped == STEPS:
             return super().forward(x)
         return x * _noise(x, dropped) if self.training and dropped else x
@@ -30,9 +31,12 @@ class Dropout(nn.Dropout):
 
 def _noise(x: Tensor, dropped: int) -> Tensor:
     """Return factors: 0 for a share of ``dropped`` / 65536 of the elements, else the number that makes the mean 1."""
+    # The seed is all that is drawn from torch's generator, so whoever restores its state (activation checkpointing, a
+    # resumed run) gets the same mask again.
     seed, elements = int(torch.randint(2**63 - 1, ())), x.numel()
     # A random integer of 64 bits serves four elements.
     bits = numpy.random.SFC64(seed).random_raw(-(-elements // 4)).view(numpy.uint16)[:elements]
+    # numpy has no bfloat16: factors of narrow rows are made in float32 and converted at the end.
     number = numpy.float64 if x.dtype == torch.float64 else numpy.float32
     noise = numpy.multiply(bits >= dropped, number(STEPS / (STEPS - dropped)))
     return torch.from_numpy(noise).view(x.shape).to(x.dtype)
@@ -62,11 +66,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
     """Return activation(x W^T + b) by oneDNN for x [N, inputs], without gradients; it names the activation."""
+    # The operation that torch's compiler puts in for a linear map with an activation; torch has no public call for it.
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
     return product
 
 
 def _suits(x: Tensor, weight: Tensor) -> bool:
+    # Autocast narrows the operands of torch's own product, but would not touch those of this one.
     plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     large = x.numel() * len(weight) >= LARGE
     return large and plain and torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling()

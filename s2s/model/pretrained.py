@@ -53,6 +53,7 @@ def _packaged(name: str) -> list[Path]:
     """Return the folders with a checkpoint inside the installed distribution ``name``."""
     try:
         paths = files(name) or []
+    # importlib raises a ValueError for an empty name.
     except (PackageNotFoundError, ValueError):
         return []
     return [Path(str(file.locate())).parent for file in paths if file.name == "model.safetensors"]
@@ -77,6 +78,7 @@ def _load(name: str) -> tuple[PretrainedConfig, State, list[str]]:
         with _quiet():
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             _check_family(config, name)
+            # The masked LM, as an encoder alone would come without the prediction transform and the output's bias.
             model, loading = AutoModelForMaskedLM.from_pretrained(
                 path,
                 dtype=torch.float32,

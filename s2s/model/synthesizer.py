@@ -33,6 +33,7 @@ class Synthesizer(nn.Module):
         self.value = Linear(sizes.width, sizes.width)
         self.output = Linear(sizes.width, sizes.width)
         self.parts = nn.ModuleDict({kind: SCORES[kind](sizes) for kind in kinds})  # type: ignore[misc]
+        # Equal shares at first, as in the released code, whose gate for two kinds starts at sigmoid(0).
         self.mixture = nn.Parameter(torch.zeros(len(kinds), sizes.heads)) if len(kinds) > 1 else None
 
     def forward(
@@ -41,6 +42,7 @@ class Synthesizer(nn.Module):
         cached = self.remember(x)
         source = None if memory is None else memory[0]
         scores, columns = self._scores(x, memory, cached, slots)
+        # Scores without a batch axis are those of all examples; ``visible`` can split just these two forms of a mask.
         if scores.ndim == 3 and (columns.source or mask.shape[2] == 1):
             values = cached[0] if source is None else torch.cat([source, cached[0]], dim=2)
             attended = shared_weighted(scores, *visible(mask, columns.source), values)
@@ -92,8 +94,10 @@ def visible(mask: Tensor, source: int) -> tuple[Tensor, Tensor | None]:
     columns = mask[:, 0, 0] == 0
     if source == 0:
         return columns, None
+    # The first row's mask also hides the later target columns; ``pairs`` decides about those, row by row.
     columns[:, source:] = True
     pairs = mask[0, 0] == 0
+    # The first example's padding must not hide columns from the others.
     pairs[:, :source] = True
     return columns, pairs
 
@@ -113,6 +117,7 @@ def shared_weighted(scores: Tensor, columns: Tensor, pairs: Tensor | None, value
         seen = columns[:, None, None] if pairs is None else columns[:, None, None] & pairs
         return scores.masked_fill(~seen, -torch.inf).softmax(dim=-1) @ values
     masked = scores.masked_fill(~allowed, -torch.inf)
+    # The subtracted score cancels in the quotient, so it may be a constant.
     exponentials = (masked - masked.detach().amax(dim=-1, keepdim=True)).exp()
     table = torch.cat([values, torch.ones_like(values[..., :1])], dim=-1) * columns[:, None, :, None]
     product = exponentials @ table.permute(1, 2, 0, 3).flatten(2)

@@ -143,6 +143,7 @@ class PrefixTransformer(nn.Module):
         Returns the last layer's rows [N, D] and the grown cache.
         """
         lengths = memory.lengths.repeat_interleave(len(tokens) // len(memory.lengths))
+        # Called for its error.
         self._within(torch.tensor([column]), memory)
         x = self.embedding(self.words(tokens), lengths + column, segment=1)
         slot = self._target_slots(column + 1).first + column
@@ -206,6 +207,7 @@ def _target_mask(source_mask: Tensor, columns: int, copies: int) -> Tensor:
     rows, width = source_mask.shape[0], copies * columns
     causal = source_mask.new_full((columns, columns), -torch.inf).triu(1)
     target = source_mask.new_full((copies, columns, copies, columns), -torch.inf)
+    # A view [T, T, K] of the blocks in which a copy meets itself; all others stay hidden.
     target.diagonal(dim1=0, dim2=2).copy_(causal[..., None])
     target = target.view(width, width)
     return torch.cat([source_mask.expand(rows, 1, width, -1), target.expand(rows, 1, -1, -1)], dim=-1)

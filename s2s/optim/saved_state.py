@@ -59,6 +59,7 @@ def _misfits(optimizer: Optimizer, parameter: Tensor, options: dict[str, Any], s
     if not isinstance(state, dict):
         return ["state"]
     shapes = _shapes(optimizer, parameter, options)
+    # A momentum may be missing: it is stored with beta1 only, and one that is missing begins at 0.
     names = {"step"} | (shapes.keys() - {"momentum"}) if isinstance(optimizer, Adafactor) else ADAMW
     lacking = sorted(names - state.keys()) if state else []
     return lacking + [str(name) for name, value in state.items() if not _fits(name, value, shapes)]

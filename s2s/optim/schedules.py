@@ -18,6 +18,7 @@ class Constant:
     def factor(self, step: int, steps: int) -> float:
         """Return the factor at a step, counted from 0, of a run of ``steps``."""
         if step < self.warmup:
+            # Plus 1, as steps count from 0 and an update at a factor of 0 would be lost.
             return (step + 1) / self.warmup
         return self.after(step, steps)
 

@@ -104,6 +104,7 @@ def collect(best: Hypotheses, finished: list[list[Hypothesis]], rules: Rules) ->
     for row, tokens, total in zip(rows, best.tokens[final].tolist(), best.sums[final].tolist(), strict=True):
         pool = finished[best.sources[row]]
         bare = tokens[1:-1] if tokens[-1] == rules.end else tokens[1:]
+        # Equal scores keep the order in which they were met: ``insort`` inserts after them.
         insort(pool, (bare, rules.score(total, best.length)), key=lambda hypothesis: -hypothesis[1])
         del pool[rules.n_best :]
     return best._replace(sums=best.sums.masked_fill(final, -math.inf))

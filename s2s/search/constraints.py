@@ -87,6 +87,7 @@ class NoRepeatedNgram:
             return log_probs
         windows = histories.unfold(1, self.length, 1)
         last = histories[:, None, steps - self.length + 1 :]
+        # At a length of 1 nothing has to match (``all`` of nothing is true), so every earlier token is refused.
         repeated = (windows[:, :, :-1] == last).all(dim=2)
         return log_probs.masked_fill(marked(log_probs, windows[:, :, -1], repeated), -math.inf)
 
@@ -205,4 +206,5 @@ class WithoutTokens(WrappedScorer[State]):
 def marked(log_probs: Tensor, tokens: Tensor, chosen: Tensor) -> Tensor:
     """Return a mask [N, V] of each row's tokens [N, M] that are ``chosen`` [N, M]."""
     counts = torch.zeros_like(log_probs, dtype=torch.int32)
+    # Added and not written: of two writes for a token that comes twice, chosen and not chosen, either could win.
     return counts.scatter_add(1, tokens, chosen.int()) > 0

@@ -86,6 +86,7 @@ def expand_best(
     With one beam, the first of equal expansions is the best, as in ``greedy_stream``: bfloat16 has many equal ones.
     Raises a NotANumberError where a log-probability is NaN; ``largest`` finds it because NaN counts as the greatest.
     """
+    # One more candidate, as below, would mean ``topk``, which promises no order of equal expansions.
     if beams == 1 and forbidden:
         log_probs = log_probs.clone()
         log_probs[list(forbidden), end] = -math.inf

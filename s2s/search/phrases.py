@@ -71,11 +71,14 @@ class PhraseTables:
         gained, before, after = codes % base[1], codes // (base[0] * base[1]), codes // base[1] % base[0]
         ended = ((sets | self.gained[:, end, None]) == self.every) & ~self.banned[:, end, None]
         table = torch.where(ended, 0.0, math.inf)
+        # A shortest way passes no pair of state and set twice, so it has fewer tokens than there are pairs.
         for distance in range(1, base[0] * base[1]):
             known = table.isfinite()
             reached = torch.zeros_like(table)
+            # In parts: ``leads`` has a row of sets for each code, here about 4 million entries at a time.
             for part in torch.arange(len(codes)).split(1 + (1 << 22) // base[1]):
                 leads = known[after[part, None], sets | gained[part, None]]
+                # There is no ``index_or_``; a sum above 0 means that some token leads on.
                 reached.index_add_(0, before[part], leads.float())
             new = (reached > 0) & ~known
             if not bool(new.any()):
@@ -321,6 +324,7 @@ class TokenTables:
 
 
 def _is_inner(text: bytes) -> bool:
+    # In UTF-8 a byte of the form 10xxxxxx continues a character.
     return not text or text[0] & 0xC0 == 0x80
 
 

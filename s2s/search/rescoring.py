@@ -87,6 +87,7 @@ def coverage_penalty(attention: Tensor, strength: float) -> float:
     """
     if not attention.numel():
         return 0.0
+    # The weights of begin, end and target are left out, so those of a step do not sum to 1 yet.
     weights = attention.double().clamp(min=LEAST)
     shares = weights / weights.sum(dim=1, keepdim=True)
     return strength * float(shares.sum(dim=0).clamp(max=1.0).log().sum())

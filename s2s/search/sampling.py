@@ -123,6 +123,7 @@ def proposal(table: Tensor, temperature: float, filters: Sequence[Filter]) -> Te
 
 def draw(log_probs: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     """Return the tokens [S, K] at which the cumulative probability passes the numbers, and their log-probabilities."""
+    # In double: float32's sums near 1 would swallow tokens of less than about 6e-8.
     passed = log_probs.double().exp().cumsum(dim=2)
     if bool(passed.isnan().any()):
         raise NotANumberError("no token is possible, or a log-probability is NaN")
@@ -160,6 +161,7 @@ def survive(live: Growing, unfinished: Tensor, rows: int) -> tuple[Tensor, Growi
     alive = live.alive[unfinished]
     chosen = torch.arange(alive.size(1), device=alive.device).where(alive, alive.int().argmax(dim=1, keepdim=True))
     picked = unfinished[:, None]
+    # After the first step a source has one row in the scorer, which all its samples continue.
     index = picked * rows + chosen % rows
     sources = [live.sources[row] for row in unfinished.tolist()]
     return index.flatten(), Growing(sources, live.tokens[picked, chosen], live.sums[picked, chosen], alive)

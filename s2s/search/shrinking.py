@@ -57,6 +57,7 @@ def narrow(best: Hypotheses, widths: list[int]) -> Hypotheses:
 def finish(growing: Hypotheses, finished: dict[int, Hypothesis], longest: list[int], end: int) -> list[int]:
     """Add the best hypotheses that have ended or are full to ``finished``; return the rows of the other sources."""
     unfinished = []
+    # ``expand`` sorts, so the likeliest hypothesis of a source has place 0.
     best = zip(growing.tokens[:, 0].tolist(), growing.sums[:, 0].tolist(), strict=True)
     for row, (source, (tokens, total)) in enumerate(zip(growing.sources, best, strict=True)):
         if source in finished:

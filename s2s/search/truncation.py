@@ -117,6 +117,7 @@ def _check_share(name: str, share: float) -> None:
 
 def _entropy(log_probs: Tensor) -> Tensor:
     """Return the entropy [N, 1] in nats; impossible tokens add nothing."""
+    # Clamped, since 0 times -inf would be nan.
     return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(dim=1, keepdim=True)
 
 

@@ -53,6 +53,7 @@ class LogMatrix:
         *rows, column = unsafe.nonzero(as_tuple=True)
         if len(column) == 0:
             return sums.log() + (largest + self.largest)
+        # The logarithm of a sum of 0 has an infinite gradient, which times the next line's 0 would be nan.
         logs = sums.masked_fill(unsafe, 1.0).log() + (largest + self.largest)
         return logs.masked_scatter(unsafe, log_sum(self.matrix[column] + x[tuple(rows)]))
 
@@ -91,6 +92,7 @@ def absorb_following(chain: Chain) -> tuple[Tensor, Tensor]:
 
 def check_possible(best: Tensor, mask: Tensor) -> None:
     """Raise a ValueError that names the first row whose best score [B] is that of a forbidden sequence."""
+    # A sum with ``NOTHING`` in it is never exactly that.
     missing = best < NOTHING / 2
     if bool(missing.any()):
         row = int(missing.nonzero()[0])

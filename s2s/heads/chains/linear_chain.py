@@ -22,6 +22,7 @@ class LinearChain(nn.Module):
     def __init__(self, num_labels: int) -> None:
         super().__init__()
         self.num_labels = num_labels
+        # Keras' glorot_uniform, as in the code of spaces.ac.cn 7213.
         self.transitions = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_labels, num_labels)))
 
     def log_partition(self, emissions: Tensor, mask: Tensor) -> Tensor:

@@ -92,6 +92,7 @@ class HalfLogitMEMM(MEMM):
 
 def reverse(x: Tensor, mask: Tensor) -> Tensor:
     """Return each row's columns in reverse order, x [B, T, ...]; padding keeps its columns."""
+    # A plain flip would move the padding to the front, and the first label of the way back would be padding.
     columns = torch.arange(x.shape[1], device=x.device).expand(mask.shape)
     lengths = mask.sum(dim=1, keepdim=True)
     index = torch.where(mask, lengths - 1 - columns, columns)

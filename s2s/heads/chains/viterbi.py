@@ -19,6 +19,7 @@ def best_paths(chain: Chain, k: int) -> tuple[Tensor, Tensor]:
     else:
         state, pointers = _search(chain, k)
         last_scores, last = (state + chain.ends.repeat_interleave(k)).topk(k, dim=-1)
+        # An entry's number in a state is its label times K plus its rank.
         paths = _follow(pointers, last) // k
     # The search subtracts each row's best score column by column; the paths are scored again without that.
     scores = path_scores(chain, paths)

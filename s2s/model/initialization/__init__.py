@@ -101,6 +101,7 @@ def initialise(module: nn.Module, name: str = "xavier") -> None:
     law = INITIALIZATIONS[name]
     for part in module.modules():
         if isinstance(part, nn.Embedding):
+            # torch's default has deviation 1, for which the scores of a tied output would have that of sqrt(D).
             truncated_normal_(part.weight, law.embedding(part.embedding_dim))
         if isinstance(part, nn.Linear):
             # Query, key and value are three maps in one matrix; a law reads the shape of one.

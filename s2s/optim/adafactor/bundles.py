@@ -102,6 +102,7 @@ class SmallParameters:
     def _spread(self, values: list[float]) -> Tensor:
         """Repeat a number for each parameter as one for each element."""
         sizes = torch.tensor(self.sizes, device=self.gradient.device)
+        # With its size given, the result can be allocated without a wait for an accelerator's sum of ``sizes``.
         return self.gradient.new_tensor(values).repeat_interleave(sizes, output_size=len(self.gradient))
 
 

@@ -155,6 +155,7 @@ class Adafactor(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        # All gradients are read before any parameter moves, so that one that is not finite leaves everything as it was.
         stages = bundled(self._updates())
         if broken := measure(stages):
             if not self.defaults["skip_nonfinite"]:

@@ -49,6 +49,7 @@ class Workspace:
 def square_sum(tensor: Tensor) -> Tensor:
     """Sum the squares of all elements."""
     dtype = precise(tensor.dtype)
+    # The square of a norm is one pass over memory; the sum of squares would be two, and a temporary tensor.
     parts = [torch.linalg.vector_norm(tensor[rows], dtype=dtype).square_() for rows in chunks(tensor)]
     return parts[0] if len(parts) == 1 else sum(parts, start=tensor.new_zeros((), dtype=dtype))
 

@@ -75,6 +75,7 @@ class Update:
 
     def share(self) -> float:
         """Return the share 1 - beta2 of the newest squares."""
+        # The code of spaces.ac.cn 7302 left this factor out of its factored moments until August 2021.
         return float(max(1 - self.options["beta2_cap"], self.state["step"] ** self.options["decay_rate"]))
 
     def compare(self) -> list[Tensor]:
@@ -149,6 +150,8 @@ class Update:
 
     def clipping(self, update_squares: float) -> float:
         """Return 1 / max(1, RMS(update) / threshold)."""
+        # Until August 2021 the code of spaces.ac.cn 7302 had the sum of squares in place of the RMS, here and in the
+        # parameter's scale, so older results with it are those of another optimizer.
         threshold = self.options["clip_threshold"]
         return 1.0 if threshold is None else 1 / max(1.0, math.sqrt(update_squares / self.elements) / threshold)
 
@@ -198,6 +201,7 @@ def factored_axes(shape: Sequence[int], options: Options) -> tuple[int, int] | N
     if options["largest_axes"]:
         axes.sort(key=lambda axis: shape[axis])
     row, column = sorted(axes[-2:])
+    # Lengths, not numbers of axes: the first code of spaces.ac.cn 7302 compared the latter and never factored anything.
     return (row, column) if min(shape[row], shape[column]) >= options["min_dim_size_to_factor"] else None
 
 
@@ -234,6 +238,7 @@ class FactoredUpdate(Update):
         return super().measure() + self._partial_sums()
 
     def _partial_sums(self) -> list[Tensor]:
+        # A list times False is empty.
         return [self.columns] * (self.cut == self.row) + [self.rows] * (self.cut == self.column)
 
     def remember(self) -> list[Tensor]:
@@ -270,6 +275,7 @@ class FactoredUpdate(Update):
 
     def square_update(self) -> Tensor:
         """Sum g_ij^2 / (r_i c_j), which needs no matrix of updates."""
+        # A floor acts on the product of the factors, and further axes number matrices: neither is one bilinear form.
         if self.floor or self.gradient.ndim > 2:
             return super().square_update()
         return weighted_square_sum(self.gradient, self.rows.reciprocal(), self.columns.reciprocal())

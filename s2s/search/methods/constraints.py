@@ -110,6 +110,7 @@ def prefix_of(text: str, vocabulary: Vocabulary, key: str = "search.prefix") -> 
 
 def stars(text: str, at_start: bool = True) -> tuple[str, bool, bool]:
     """Return a text without the stars at its ends, and whether it has one at its start and at its end."""
+    # True counts as 1 in the slices below: they cut off a star or a backslash where there is one.
     opens = at_start and text.startswith(OPEN) and len(text) > 1
     text = text[opens:]
     closes = text.endswith(OPEN) and not text.endswith(f"\\{OPEN}") and len(text) > 1

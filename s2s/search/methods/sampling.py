@@ -64,6 +64,7 @@ class SampleSettings(SearchMethod):
             results = sample_search(
                 scorer, self.samples, request.longest, self.seeds(request), self.temperature, self.filters()
             )
+        # It is a ValueError too, but no fault of the settings; ``refuse_nan`` turns it into an error about the weights.
         except NotANumberError:
             raise
         except ValueError as error:
