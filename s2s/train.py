@@ -69,6 +69,7 @@ def fit(recipe: Recipe) -> Run:
     accelerator = check_processes(recipe)
     if accelerator.device.type == "cpu":
         keep_freed_memory()  # for the rest of the process: each step would have to take it from the system again
+    # Both checks come before the folder is made: a run that is refused leaves no folder.
     if not run_folder.exists(folder):
         run_folder.check_new(folder, recipe)
     run_folder.check_links(folder)

@@ -80,6 +80,7 @@ def _decode(prepared: Prepared, objective: Objective) -> list[str]:
     shares = numpy.array_split(numpy.arange(len(sources)), accelerator.num_processes)
     share = [sources[index] for index in shares[accelerator.process_index]]
     max_length = recipe.search.max_length or recipe.data.max_target
+    # As the finished run will decode: these scores choose its checkpoint.
     name = decoding_precision(recipe.search.precision, prepared.precision.name, accelerator.device)
     settings = replace(recipe.search, precision=name)
     results = generate(objective.model, vocabulary, share, settings, max_length, lambda _: None)

@@ -182,6 +182,7 @@ def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
 def load_data(recipe: Recipe) -> Dataset:
     """Load the data, and refuse those that training could not evaluate on."""
     dataset = build.load_data(recipe)
+    # Without dev no checkpoint could be called the best, so nothing would be loaded in the end.
     if not dataset.dev:
         raise UserError("data: there are no dev examples; evaluation needs at least one")
     _check_select(recipe, dataset.dev)

@@ -18,7 +18,7 @@ CLOSE = {"rtol": 1e-6, "atol": 0.0}
 
 
 def rows_of(batch, indices):
-    """The batch of some of the examples, padded anew."""
+    """The batch of some of the examples, padded again."""
     pairs = []
     for row in indices:
         length, tokens = int(batch.source_lengths[row]), int((batch.labels[row] != IGNORED).sum())

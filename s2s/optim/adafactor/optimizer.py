@@ -157,6 +157,7 @@ class Adafactor(Optimizer):
                 loss = closure()
         # All gradients are read before any parameter moves, so that one that is not finite leaves everything as it was.
         stages = bundled(self._updates())
+        # All gradients are measured before any parameter changes: a refused step leaves everything as it was.
         if broken := measure(stages):
             if not self.defaults["skip_nonfinite"]:
                 raise UserError(f"the gradient of {broken[0]} is not finite; nothing was changed")

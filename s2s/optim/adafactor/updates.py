@@ -75,6 +75,7 @@ class Update:
 
     def share(self) -> float:
         """Return the share 1 - beta2 of the newest squares."""
+        # It is 1 at the first step, so that the average needs no correction of a bias towards 0.
         # The code of spaces.ac.cn 7302 left this factor out of its factored moments until August 2021.
         return float(max(1 - self.options["beta2_cap"], self.state["step"] ** self.options["decay_rate"]))
 
