@@ -31,7 +31,7 @@ from s2s.mitigations import MITIGATIONS
 from s2s.mitigations.base import PreparedMethod
 from s2s.mitigations.gold import REWARDS
 from s2s.objective import Objective, ObjectiveSettings
-from s2s.runs.run import load_model
+from s2s.runs.checkpoints import load_model
 
 NAME = "gold"
 DISCOUNTS = st.sampled_from([0.0, 0.5, 1.0])
