@@ -57,7 +57,10 @@ def comments(kind: type) -> dict[str, str]:
 
 
 def _comment(lines: Sequence[str], node: ast.AnnAssign) -> str:
-    same_line = lines[(node.end_lineno or node.lineno) - 1][node.end_col_offset :].partition("#")[2].strip()
+    last = (node.end_lineno or node.lineno) - 1
+    # A formatter puts a default in parentheses, with its comment, where both do not fit the line.
+    inside = [line.partition("  # ")[2].strip() for line in lines[node.lineno - 1 : last]]
+    same_line = lines[last][node.end_col_offset :].partition("#")[2].strip() or " ".join(filter(None, inside))
     above: list[str] = []
     for line in reversed(lines[: node.lineno - 1]):
         if not line.strip().startswith("#"):

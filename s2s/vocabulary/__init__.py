@@ -29,9 +29,8 @@ class VocabularySettings:
     """A recipe's ``vocabulary:``."""
 
     kind: str = "sentencepiece"  # sentencepiece, trained on the train split, or pretrained
-    size: Annotated[int, at_least(300, 10_000_000)] = (
-        8000  # largest number of pieces, for sentencepiece; 260 are bytes or special
-    )
+    # largest number of pieces, for sentencepiece; 260 are bytes or special
+    size: Annotated[int, at_least(300, 10_000_000)] = 8000
     sample: Count = 200_000  # largest number of examples that sentencepiece learns from, evenly spaced
     # the tokenizer, for pretrained; null: that of model.pretrained
     name: PathText | None = field(default=None, metadata=outside("NAME"))
