@@ -164,7 +164,7 @@ def test_tags_make_nothing(folder: Path, poison: Any, tag: str) -> None:
 
 def test_marks_are_not_written(poison: Any) -> None:
     run = s2s.load(poison("search", {"name": "mbr", "utility": "a:b", "samples": 2}))
-    assert isinstance(run.recipe.search.utility, Foreign)
+    assert isinstance(run.recipe.search.utility, Foreign)  # type: ignore[attr-defined]
     assert "a:b" in run.recipe.to_yaml()
     assert json.loads(json.dumps(run.recipe.values()))["search"]["utility"] == "a:b"
     assert type(run.recipe.values()["search"]["utility"]) is str

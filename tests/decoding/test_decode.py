@@ -72,7 +72,7 @@ def test_plain_lines_in_plain_lines_out_in_order(run: Run, tmp_path: Path) -> No
     (tmp_path / "in.txt").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     assert decode([f"run={run.folder}", f"input={tmp_path / 'in.txt'}", f"output={tmp_path / 'out.txt'}"]) == 0
     written = (tmp_path / "out.txt").read_text(encoding="utf-8").splitlines()
-    expected = [hypotheses[0].text for hypotheses in run.generate(lines, beams=run.recipe.search.beams)]
+    expected = [hypotheses[0].text for hypotheses in run.generate(lines, beams=run.recipe.search.beams)]  # type: ignore[attr-defined]
     assert written == expected
     command = [sys.executable, str(ROOT / "scripts" / "decode.py"), f"run={run.folder}", "input=-", "output=-"]
     text = "".join(line + "\n" for line in lines)

@@ -138,7 +138,7 @@ def test_damage_can_be_computed_again_from_the_table_of_tokens(runs, record):
         gold = {(row["example"], row["place"]): row["log_prob"] for row in tokens if row["arm"] == "forced"}
         areas = []
         for name in record["held_out"]:
-            for length in SMALL["prefixes"]:
+            for length in SMALL["prefixes"]:  # type: ignore[attr-defined]
                 deltas: dict[int, list[float]] = {}
                 for row in tokens:
                     if (row["arm"], row["corruption"], row["prefix"]) == ("damaged", name, length):
@@ -216,7 +216,11 @@ DAMAGE = {
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_kept_measures_that_are_not_as_written_are_not_read(tmp_path, kind):
     path = tmp_path / "a.npz"
-    arrays = {"ids": np.arange(1, 400), "empty": np.zeros((0, 3)), "costs": np.ones((2, 3), np.float32)}
+    arrays: dict[str, np.ndarray] = {
+        "ids": np.arange(1, 400),
+        "empty": np.zeros((0, 3)),
+        "costs": np.ones((2, 3), np.float32),
+    }
     cache.write(path, arrays)
     assert {name: array.tolist() for name, array in cache.read(path).items()} == {
         name: array.tolist() for name, array in arrays.items()

@@ -30,7 +30,7 @@ def rows(name: str, weight: float = 1.0, **keys: object):
 
 
 def made(names: dict[str, object], seed: int = 0) -> Heads:
-    inventory = {name: TAGS if row.tags_tokens else LABELS for name, row in names.items()}
+    inventory = {name: TAGS if row.tags_tokens else LABELS for name, row in names.items()}  # type: ignore[attr-defined]
     torch.manual_seed(seed)
     return Heads(make_heads(names, inventory, DataSettings()), 12, VOCABULARY).double()
 

@@ -130,7 +130,7 @@ def test_labellers_see_the_cut_example() -> None:
     labelling = Labelling([labeller], lambda example: example.source.split())
     tokens = tokenise(examples, VOCABULARY, 5, 4, "dev", labelling)
     assert tokens.heads == ([[1], [2]],)
-    assert [source.ids for _, source, _ in seen] == tokens.sources
+    assert [source.ids for _, source, _ in seen] == tokens.sources  # type: ignore[attr-defined]
     assert [target for _, _, target in seen] == tokens.targets
     assert any("tokens to be tagged lost" in line for line in tokens.report)
     assert tokens.batch([1, 0], VOCABULARY).heads[0].tolist() == [[2], [1]]

@@ -80,7 +80,7 @@ def test_all_none_or_masked_labels_are_finite_and_right(dtype, score, target):
         losses = loss(scores, targets, mask, "none")
         losses.sum().backward()
         assert not losses.any()
-        assert not scores.grad.any()
+        assert not scores.grad.any()  # type: ignore[attr-defined]
 
 
 @DTYPES

@@ -83,7 +83,7 @@ def context_of(
 
 def feed(row: PreparedMethod, batch: Batch, context: StepContext) -> Batch:
     """The batch as a prefix method edits it, with what the method prepared."""
-    return row.method.feed(batch, context._replace(prepared=row.prepared))
+    return row.method.feed(batch, context._replace(prepared=row.prepared))  # type: ignore[attr-defined]
 
 
 def source_of(batch: Batch, row: int) -> list[int]:

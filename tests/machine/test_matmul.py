@@ -10,7 +10,7 @@ import torch
 from s2s.machine import matmul
 from s2s.machine.matmul import KERNELS, choose, kernel
 
-SETTING = torch.backends.mkldnn.matmul
+SETTING = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")

@@ -191,7 +191,7 @@ def test_a_terminal_says_so_too() -> None:
                for name, texts in (("a", first), ("b", second))]  # fmt: skip
     out = Console(file=io.StringIO(), force_terminal=True, width=200)
     show_comparison(*systems, differences(*(system.statistics for system in systems)), "how", out)
-    assert "3 sentences are too few for an interval (at least 10)" in out.file.getvalue()
+    assert "3 sentences are too few for an interval (at least 10)" in out.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_the_least_number_of_sentences_is_one_that_can_be_significant_after_holm() -> None:

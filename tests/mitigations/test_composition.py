@@ -37,7 +37,7 @@ def fed_by(model, batch, *methods):
     """The batch as some prefix methods leave it."""
     for name, keys in methods:
         context = StepContext(Passes(model, 0.0, model), Draws(batch.seeds, name), count(batch), 0, 1.0)
-        batch = MITIGATIONS[name](**keys).feed(batch, context)
+        batch = MITIGATIONS[name](**keys).feed(batch, context)  # type: ignore[attr-defined]
     return batch
 
 

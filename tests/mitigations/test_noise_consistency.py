@@ -78,7 +78,7 @@ def test_noise_consistency_compares_the_gold_prefix_with_a_replaced_one(
 def test_the_second_view_is_what_the_feeds_have_left(random_model, random_batch, scope):
     model, batch = random_model(), random_batch([(7, 5), (6, 4)])
     feed, passes = MITIGATIONS["word_dropout"](rate=0.5, scope=scope), Passes(model, 0.0, model)
-    fed = feed.feed(batch, StepContext(passes, Draws(batch.seeds, "word_dropout"), count(batch), 0, 1.0))
+    fed = feed.feed(batch, StepContext(passes, Draws(batch.seeds, "word_dropout"), count(batch), 0, 1.0))  # type: ignore[attr-defined]
     assert (fed.target < 0).any()
     assert (fed.source < 0).any() == (scope == "all")
 
@@ -99,7 +99,7 @@ def test_a_label_that_a_swap_shows_does_not_count_in_the_second_view(random_mode
         Passes, "scores", lambda self, rows, labels, *rest: seen.append(labels) or scores(self, rows, labels, *rest)
     )
     feed = MITIGATIONS["swap_noise"](rate=1.0)
-    fed = feed.feed(batch, StepContext(None, Draws(batch.seeds, "swap_noise"), count(batch), 0, 1.0))
+    fed = feed.feed(batch, StepContext(None, Draws(batch.seeds, "swap_noise"), count(batch), 0, 1.0))  # type: ignore[attr-defined]
     assert (fed.labels == IGNORED).sum() > (batch.labels == IGNORED).sum()
     methods = [
         PreparedMethod("swap_noise", feed),

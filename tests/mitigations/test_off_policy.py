@@ -171,7 +171,7 @@ def test_a_feed_edits_what_the_model_reads_and_not_what_the_reference_reads(rand
     [method] = objective(reference, model, reward="sum").mitigations
     feed = MITIGATIONS["random_replacement"](pool="vocabulary", gate=1.0, rate=0.9)
     prepared = feed.prepare(training_context(size=sized(reference)))
-    fed = feed.feed(batch, context_of(batch, model, "random_replacement", prepared=prepared))
+    fed = feed.feed(batch, context_of(batch, model, "random_replacement", prepared=prepared))  # type: ignore[attr-defined]
     assert not torch.equal(fed.target, batch.target)
     rewards = [token_rewards(reference, example, "sum") for example in examples(batch)]
     expected = mean_over(fed, lambda example: gold_loss(model, rewards[example.row], example, 0.1, 1.0))
@@ -194,7 +194,7 @@ def test_a_recipe_trains_with_another_run_and_builds_with_a_function_that_reads_
     row = f"{{name: gold, reward: sum, reference: {reference.folder}}}"
     recipe = s2s.Recipe.load(reference.folder / "recipe.yaml", [f"mitigations=[{row}]", f"run.folder={tmp_path / 'x'}"])
     with pytest.raises(
-        UserError, match=r"a mitigation reads the run '.*tiny': give load_model=s2s\.runs\.run\.load_model"
+        UserError, match=r"a mitigation reads the run '.*tiny': give load_model=s2s\.runs\.checkpoints\.load_model"
     ):
         recipe.build()
     _, built = recipe.build(load_model)

@@ -150,7 +150,7 @@ def test_after_a_feed_only_the_teacher_forcing_share_reads_the_edited_prefix(ran
     feed = MITIGATIONS["random_replacement"](pool="vocabulary", gate=1.0, rate=0.9)
     prepared = feed.prepare(training_context())
     [method] = objective(model, weight=0.4, candidates=3).mitigations
-    fed = feed.feed(batch, context_of(batch, model, "random_replacement", prepared=prepared))
+    fed = feed.feed(batch, context_of(batch, model, "random_replacement", prepared=prepared))  # type: ignore[attr-defined]
     assert not torch.equal(fed.target, batch.target)
     expected = 0.6 * forced(model, fed) + 0.4 * critical(model, batch, 3)
     rows = [PreparedMethod("random_replacement", feed, prepared), method]

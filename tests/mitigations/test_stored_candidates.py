@@ -139,7 +139,7 @@ def test_what_the_decoder_writes_is_what_methods_read_with_the_scores_of_the_run
     tokens = tokenise(train, run.vocabulary, run.recipe.data.max_source, run.recipe.data.max_target, "train")
     batch = tokens.batch(range(len(train)), run.vocabulary)
     total = float(objective(batch).total.detach())
-    ranked = objective.mitigations[0].method.ranked(batch, objective.mitigations[0].prepared)
+    ranked = objective.mitigations[0].method.ranked(batch, objective.mitigations[0].prepared)  # type: ignore[attr-defined]
     assert {len(row) for row in ranked} == {4}
     told_apart = sum(row[0].reward > row[-1].reward for row in ranked)
     assert told_apart > 0

@@ -116,7 +116,7 @@ def test_factorized_random_scores_have_low_rank_and_rows_that_differ():
 @given(slots=st.integers(1, 40))
 @few
 def test_factorized_dense_slots_are_all_pairs_of_two_factors(slots):
-    part = SCORES["factorized_dense"](SIZES._replace(slots=slots)).double()
+    part = SCORES["factorized_dense"](SIZES._replace(slots=slots)).double()  # type: ignore[attr-defined]
     tiled, repeated = part.tiled, part.repeated
     assert tiled * repeated >= slots > (tiled - 1) * (repeated - 1)
     part.factors.data.zero_()

@@ -187,7 +187,7 @@ def test_an_edited_recipe_is_told_and_a_cut_one_refused(copy: Path, caplog: pyte
     path = copy / "recipe.yaml"
     whole = path.read_text(encoding="utf-8")
     path.write_text(whole.replace("beams: 1", "beams: 2"), encoding="utf-8")
-    assert s2s.load(copy).recipe.search.beams == 2
+    assert s2s.load(copy).recipe.search.beams == 2  # type: ignore[attr-defined]
     assert "recipe.yaml" in caplog.text
     path.write_text(whole[: whole.index("beams") + 2], encoding="utf-8")  # within a line, wherever that is
     assert "recipe.yaml" in refused(copy)

@@ -235,7 +235,7 @@ def test_the_page_sends_what_was_typed() -> None:
     sent = json.loads(done.stdout)
     assert sent == typed | {"required": ["a", "b c", "1e3"]}
     found = settings_of(SearchSettings(), sent)
-    assert (found.prefix, found.length_penalty, found.beams, found.token_scores) == ("1.0", 1.0, 2, True)
+    assert (found.prefix, found.length_penalty, found.beams, found.token_scores) == ("1.0", 1.0, 2, True)  # type: ignore[attr-defined]
     assert found.required == ["a", "b c", "1e3"]
 
 

@@ -64,7 +64,7 @@ def test_a_run_that_goes_on_with_two_processes_equals_one_with_one(base: Path, t
         ours, theirs = vector(two, 8, file), vector(one, 8, file)
         assert (ours - theirs).norm() < 1e-6 * theirs.norm()
     for ours, theirs in zip(log(two), log(one), strict=True):
-        for name in {"loss", "norm"} & theirs.keys():
+        for name in {"loss", "norm"} & theirs.keys():  # type: ignore[attr-defined]
             assert ours[name] == pytest.approx(theirs[name], rel=1e-5)
 
 

@@ -202,7 +202,7 @@ def test_a_vocabulary_is_made_as_the_settings_say(tmp_path, monkeypatch):
     whole("wordpiece").save(tmp_path)
     made = [make(VocabularySettings("pretrained", trim=trim), str(tmp_path), lambda: SEEN) for trim in (True, False)]
     assert [each.keep for each in made] == [smaller("wordpiece").keep, None]
-    assert make(VocabularySettings(size=400), None, lambda: [*SEEN, *UNSEEN]).model == learnt().model
+    assert make(VocabularySettings(size=400), None, lambda: [*SEEN, *UNSEEN]).model == learnt().model  # type: ignore[attr-defined]
     for place, name in (
         (None, r"vocabulary\.name: .*model\.pretrained"),
         ("no-such/name", r"vocabulary\.name: .*no-such"),
