@@ -35,7 +35,8 @@ class TopK:
 
     def __call__(self, log_probs: Tensor) -> Tensor:
         order = log_probs.sort(dim=1, descending=True, stable=True).indices
-        kept = torch.arange(order.size(1), device=order.device) < self.count
+        # A count beyond 64 bits keeps all tokens, but torch cannot compare with it.
+        kept = torch.arange(order.size(1), device=order.device) < min(self.count, order.size(1))
         return log_probs.masked_fill(~_members(order, kept), -math.inf)
 
 
