@@ -1,4 +1,4 @@
-"""Lets every script find the ``s2s`` that lies beside it, installed or not: ``import _checkout`` comes before it."""
+"""Let every script find the ``s2s`` of its own checkout, installed or not: ``import _checkout`` comes before it."""
 
 import sys
 from pathlib import Path

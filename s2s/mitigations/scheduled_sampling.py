@@ -55,9 +55,8 @@ class ScheduledSampling(PrefixMethod):
     rate: Share = 1.0  # largest probability of a prediction
     policy: str = "decoding_step"  # a row of POLICIES: how the probability grows
     passes: Few = 1  # depth of predictions from predictions
-    noise: Strength = (
-        0.0  # of Gumbel; 0: the likeliest word (the default here), 1: a sample, Zhang et al.'s oracle word
-    )
+    # of Gumbel; 0: the likeliest word (the default here), 1: a sample, Zhang et al.'s oracle word
+    noise: Strength = 0.0
     base: Share = 0.99  # for the policies by decoding step: Liu et al.'s; short targets want less, such as 0.97
     decay: Annotated[float, above(0)] = 1000.0  # steps, for the policies by training step
     confident: Share = 0.9  # for policy confidence: gold at or below it

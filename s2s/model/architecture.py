@@ -39,9 +39,8 @@ class ModelSettings:
     source_slots: Size | None = None  # the longest source of attention without keys; null: data.max_source
     target_slots: Size | None = None  # its longest target; null: data.max_target
     attention_rank: Size = 8  # the rank of factorized_random
-    initialization: str = (
-        "xavier"  # the law of a model without a checkpoint: a row of s2s.model.initialization.INITIALIZATIONS
-    )
+    # the law of a model without a checkpoint: a row of s2s.model.initialization.INITIALIZATIONS
+    initialization: str = "xavier"
     # a checkpoint to start from: a hub name, a path, a name under $S2S_MODELS, or an installed package
     pretrained: PathText | None = field(default=None, metadata=outside("NAME"))
 
