@@ -99,6 +99,7 @@ class FieldLabels:
         labels = self.gold(example)
         if labels is None:
             return []
+        # The head has no score for a label that the train split lacks; ``gold`` keeps such labels for the measures.
         return sorted({self.index[label] for label in labels if label in self.index}) or [ABSENT]
 
     def blank(self, source: Source) -> list[int]:  # noqa: ARG002

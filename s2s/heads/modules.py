@@ -92,6 +92,7 @@ def _left_aligned(marked: Tensor) -> tuple[Tensor, Tensor]:
 def _zero(module: nn.Module, hidden: Tensor) -> Tensor:
     """Return 0, with a gradient of 0 for every parameter."""
     # DistributedDataParallel waits for a gradient of every parameter from every batch, also from one without labels.
+    # In float32, as a sum that overflows in half precision would be infinite, and 0 times that is nan.
     return 0.0 * sum((parameter.float().sum() for parameter in module.parameters()), hidden.float().sum())
 
 

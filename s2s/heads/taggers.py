@@ -54,6 +54,7 @@ class SoftmaxTagger(HeadSettings):
     @property
     def spans(self) -> str | None:
         """The scheme of the tags, if they mark spans."""
+        # Derived tags are those of ``copy_tags``, which are BIO.
         return self.scheme if self.field else "bio"
 
     def names(self, name: str, examples: Sequence[Example]) -> list[str]:

@@ -130,6 +130,7 @@ def answer(
 ) -> list[SearchResult]:
     """Do the same with any number of models, with token scores and with a prefix for each source's hypotheses."""
     texts = prefixes or [settings.prefix] * len(sources)
+    # Most sources share a prefix, so each different one is encoded once.
     encoded = {text: prefix_of(text, models.vocabulary) for text in set(texts)}
     # Sources of similar length share a batch, which needs little padding.
     order = sorted(range(len(sources)), key=lambda index: len(sources[index]))

@@ -57,6 +57,7 @@ class Buffer:
         self.wide = WIDE_IN_C if self.in_c else WIDE
         # The C code reads float32: bfloat16 is widened once here instead of at every step.
         dtype = torch.float32 if self.in_c else keys.dtype
+        # Not filled: a step writes its columns before it reads them, and reads no column after those.
         self.data = keys.new_empty(len(memory.layers), sources, heads, 2, self.source + room, size, dtype=dtype)
         for layer, pair in zip(self.data, memory.layers, strict=True):
             for part, cached in enumerate(pair):
@@ -202,6 +203,7 @@ class SeparateCache(NamedTuple):
 
 def begin(model: PackedModel, memory: Memory) -> SharedCache | SeparateCache:
     """Return the state before the first step, one hypothesis a source."""
+    # Attention that cannot be packed caches other tensors than one key and one value for each row.
     if not model.blocks:
         return SeparateCache(memory, None, 1, 0)
     rows = torch.arange(len(memory.lengths), device=memory.lengths.device)

@@ -38,6 +38,7 @@ class Piece(NamedTuple):
 def hypotheses(reader: Reader, result: SearchResult) -> list[Hypothesis]:
     """Return a search's hypotheses with their texts, which the vocabulary or a file of allowed lines decodes."""
     decoded = [Hypothesis(reader.decode(ids), score, ids) for ids, score in result.hypotheses]
+    # Without token scores the loop is empty; with them both lists must have one length.
     for hypothesis, scores in zip(decoded, result.token_scores or [], strict=result.token_scores is not None):
         hypothesis.token_scores = scores
     return decoded

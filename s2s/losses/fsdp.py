@@ -16,10 +16,12 @@ def is_sharded(module: Module) -> bool:
 def kept_gathered(module: Module) -> Iterator[None]:
     """Keep parameters gathered after a backward inside the step, since later passes of the step use them again."""
     sharded = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    # ``modules`` has the nested parts too, so nothing recurses.
     for part in sharded:
         part.set_reshard_after_backward(False, recurse=False)
     yield
     for part in sharded:
+        # FSDP2's own default; torch has no public way to read the value that was set.
         part.set_reshard_after_backward(True, recurse=False)
 
 

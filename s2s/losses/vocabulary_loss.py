@@ -56,6 +56,7 @@ class _VocabularyLoss(KeptGradients):
             sums = [parts.add(slice(start, start + ROWS), labels) for start in range(0, len(labels), ROWS)]
         loss, nll = torch.stack(sums).sum(dim=0) if sums else hidden.new_zeros(2)
         context.save_for_backward(
+            # Not strict, as there are no gradients where none are wanted.
             *(part.to(like.dtype) for part, like in zip(parts.gradients, (hidden, weight, bias), strict=False))
         )
         context.mark_non_differentiable(nll)

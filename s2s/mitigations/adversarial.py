@@ -144,6 +144,7 @@ class VirtualAdversarial(Perturbed):
         passes, words = context.passes, context.passes.words(fed, self.scope)
         scores = passes.score(fed, words)
         constant = scores.logits.detach()
+        # Normal numbers have no preferred direction; uniform ones would favour the corners of their cube.
         direction: Perturbation = noise(words, fed, context, gaussian=True)
         for _ in range(self.iterations):
             at = words.moved(scaled(direction, self.xi))

@@ -107,6 +107,7 @@ def sample(
     model.train(training)
     rows = ids.unflatten(0, (-1, copies)).tolist()
     return [
+        # All rows grow until the last one has ended; tokens after a row's first end are not of its candidate.
         [Candidate(row[: row.index(end)], True) if end in row else Candidate(row, False) for row in group]
         for group in rows
     ]

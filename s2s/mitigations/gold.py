@@ -69,6 +69,7 @@ class OffPolicy(LossMethod):
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:
         passes, scores = context.passes, context.passes.score(fed)
         log_probs = scores.log_probs()
+        # The weight is p_t itself: without a floor, tokens that the model finds unlikely would hardly be learned.
         importance = log_probs.detach().exp().clamp(min=self.floor)
         method = -(importance * self._returns(clean, fed, log_probs, context.prepared) * log_probs).sum()
         return LossTerms(mixed(self.share(context), passes.cross_entropy(scores), "off_policy", method), scores.nll())

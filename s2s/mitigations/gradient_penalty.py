@@ -110,6 +110,7 @@ class ArticleFastGradient(LossMethod):
         scores = passes.score(fed)
         loss = passes.cross_entropy(scores)
         (gradient,) = passes.differentiate(loss, [table])
+        # The article's loss is a mean, and the gradient here that of a sum.
         gradient = gradient / context.counts.target_tokens.clamp(min=1)
         # A second table: to add the step to the weights and subtract it again, as the article's code does, does not
         # restore them to the bit.

@@ -45,6 +45,7 @@ def plain_ids(vocabulary: Vocabulary) -> Tensor:
 def frequencies(context: TrainingContext) -> Tensor:
     """Return the counts of ids in the training targets, [V]."""
     counts = numpy.bincount(flat(context.train().targets), minlength=context.vocabulary.size)
+    # In double: float32 cannot tell n from n + 1 beyond 2^24, which large training sets exceed.
     return torch.from_numpy(counts).double()
 
 
@@ -177,6 +178,7 @@ class WordDropout(Noise):
         return set()
 
     def feed(self, batch: Batch, context: StepContext) -> Batch:
+        # -1 is no token: ``PrefixTransformer.words`` gives it a vector of zeros.
         batch = batch._replace(target=batch.target.masked_fill(self.hits(batch, context), -1))
         if self.scope == "target":
             return batch

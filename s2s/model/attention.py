@@ -93,6 +93,8 @@ class DotProductAttention(nn.Module):
         self, x: Tensor, mask: Tensor, memory: Cached | None = None, slots: Slots | None = None
     ) -> tuple[Tensor, Cached]:
         query, key, value = self._parts(x)
+        # The fused kernel takes one tensor of keys. ``step`` does without the copy, which each hypothesis would need
+        # there.
         keys, values = (key, value) if memory is None else append(memory, (key, value))
         return self.output(merge_heads(softmax_attention(query, keys, values, mask))), (key, value)
 

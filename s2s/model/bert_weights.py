@@ -145,6 +145,7 @@ def _tied(original: State) -> set[str]:
         ("lm_head.decoder.weight", EMBEDDINGS["embedding.tokens.weight"]),
         ("lm_head.decoder.bias", "lm_head.bias"),
     ]
+    # Files may hold a tied output a second time. Other values mean that it is not tied, and it is reported as unused.
     return {copy for copy, source in pairs if copy in original and torch.equal(original[copy], original[source])}
 
 

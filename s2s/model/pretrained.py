@@ -73,9 +73,11 @@ def _load(name: str) -> tuple[PretrainedConfig, State, list[str]]:
     """Return configuration, tensors without the encoder's prefix (``bert.`` ...), and names that no masked LM has."""
     path = find(name)
     if Path(path).is_dir():
+        # Checked first: transformers would follow names of files that lead out of the folder.
         check_checkpoint(Path(path))
     try:
         with _quiet():
+            # Without ``trust_remote_code`` transformers asks at the terminal whether it may run the checkpoint's code.
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             _check_family(config, name)
             # The masked LM, as an encoder alone would come without the prediction transform and the output's bias.

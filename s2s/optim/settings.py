@@ -71,6 +71,7 @@ class AdafactorSettings:
 def parameter_groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:
     """Return two groups: matrices, which decay, and vectors (biases, norms), which do not."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    # As in BERT's optimizer, which excludes biases and layer norms from the decay.
     return [
         {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": decay},
         {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},

@@ -77,6 +77,7 @@ def search(scorer: Scorer[State], rules: Rules, choose: Choose | None = None) ->
         best, rows = (choose or choose_best)(live, log_probs, rules)
         growing = collect(best, finished, rules)
         unfinished = open_rows(growing, finished, rules)
+        # The last step is followed by no ``reorder``, as ``Scorer`` promises.
         if not unfinished:
             break
         live, rows = survive(growing, rows, unfinished, rules.beams)

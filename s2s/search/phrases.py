@@ -101,6 +101,7 @@ class PhraseRule:
     def __call__(self, log_probs: Tensor, histories: Tensor, sources: Tensor) -> Tensor:
         """Set to -inf tokens that complete a forbidden phrase or leave too little room, and the end before its time."""
         tables = self.tables
+        # Tokens beyond the greatest of a phrase have column 0, which is what ``pad`` writes.
         columns = pad(tables.columns, (0, log_probs.size(1) - len(tables.columns)))
         states, come = tables.after(histories, columns)
         longest = self.longest[sources.cpu()] if self.longest.ndim else self.longest

@@ -34,6 +34,7 @@ class TopK:
             raise ValueError(f"top-k keeps at least 1 token, not {self.count}")
 
     def __call__(self, log_probs: Tensor) -> Tensor:
+        # No ``topk``: which of equal entries it takes is not defined, and a stable sort keeps the first.
         order = log_probs.sort(dim=1, descending=True, stable=True).indices
         # A count beyond 64 bits keeps all tokens, but torch cannot compare with it.
         kept = torch.arange(order.size(1), device=order.device) < min(self.count, order.size(1))

@@ -80,6 +80,7 @@ def _safe_losses(sweep: Sweep, labels: Tensor, mask: Tensor) -> Tensor | None:
     if not bool((least >= SAFE_FACTOR) & (sums >= SAFE_SUM) & (total.amin() >= SAFE_SUM)):
         return None
     losses = normalisers.log() - factors.log()
+    # A factor is a part of its normaliser, so only rounding can put a loss below 0.
     return losses.masked_fill(~inside, 0.0).clamp(min=0.0).sum(dim=0)
 
 
@@ -123,6 +124,7 @@ def _gradients(chain: Chain, labels: Tensor, sweep: Sweep, weights: Tensor) -> t
     labels, inside = labels.t(), (chain.mask.t() * weights)[..., None]  # [T, B, 1]
     pairs = sweep.transitions * ((shares * inside[1:]).flatten(0, 1).t() @ sweep.messages[1:].flatten(0, 1))
     gold_pairs = (labels[:-1] * len(pairs) + labels[1:]).flatten()
+    # ``flatten`` of a contiguous matrix is a view, so this changes ``pairs``.
     pairs.flatten().scatter_add_(0, gold_pairs, -inside[1:].flatten().to(pairs.dtype))
     counts = marginals.scatter_add(-1, labels[..., None], torch.full_like(marginals[..., :1], -1)) * inside
     last = (chain.mask.sum(dim=1) - 1)[None, :, None].expand(1, -1, counts.shape[-1])

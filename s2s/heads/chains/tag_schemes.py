@@ -54,6 +54,7 @@ class Scheme(NamedTuple):
 
 SCHEMES = {
     "bio": Scheme("BIO", tags="BIO", opening="BI", continuing="I", is_closed=False),
+    # A B of IOB1 needs a span of its type right before it, so it is the tag that continues.
     "iob1": Scheme("IOB1", tags="IBO", opening="BI", continuing="B", is_closed=False),
     "bmes": Scheme("BMES", tags="BMESO", opening="BM", continuing="ME", is_closed=True),
     "bioes": Scheme("BIOES", tags="BIESO", opening="BI", continuing="IE", is_closed=True),

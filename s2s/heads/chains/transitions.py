@@ -61,6 +61,7 @@ class LowRank(nn.Module):
 def scale(module: nn.Module, name: str, multiplier: float) -> None:
     """Keep a module's parameter as value / multiplier. Errors: a ValueError unless the multiplier is above 0."""
     check_multiplier(multiplier)
+    # At 1 the parameter keeps its plain name in checkpoints.
     if multiplier != 1:
         parametrize.register_parametrization(module, name, Scaled(multiplier))
 
@@ -77,6 +78,7 @@ def factorise(module: nn.Module, name: str, rank: int, multiplier: float) -> Non
 def factors(module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
     """Return the factors in use, [L, R] each, of a parameter that ``factorise`` keeps."""
     kept = cast(Any, module).parametrizations[name]
+    # torch's names for the tensors that a ``right_inverse`` returns.
     return kept[0].scaled(kept.original0, kept.original1)
 
 

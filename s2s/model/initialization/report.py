@@ -49,6 +49,7 @@ def matrices(module: nn.Module) -> Iterator[Matrix]:
 
 def _matrix(name: str, weight: Tensor) -> Matrix:
     outputs, inputs = weight.shape
+    # More than n vectors of R^n cannot all be orthogonal, so the shorter side of the matrix is compared.
     few = weight.T if outputs >= inputs else weight
     singular = torch.linalg.svdvals(weight)
     return Matrix(

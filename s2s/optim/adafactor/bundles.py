@@ -47,6 +47,7 @@ class SmallParameters:
     @staticmethod
     def suit(update: Update) -> bool:
         """Return whether a parameter is small and undivided, and its moments, all stored, have its own type."""
+        # By exact type: a ``FactoredUpdate`` is an ``Update`` too, but stores no moment for each element.
         whole = type(update) is Update and update.division is None and update.elements <= SMALL
         return whole and update.parameter.dtype == update.gradient.dtype == update.dtype
 
@@ -115,6 +116,7 @@ class LargeMatrices:
         self.parts, self.first = parts, parts[0]
         self.names = [name for part in parts for name in part.names]
         self.gradient = self.first.gradient
+        # Empty: the phases read such a tensor of every stage, and this one sums its squares in ``apply``.
         self.squares = self.gradient.new_empty(0)
 
     @staticmethod

@@ -57,6 +57,7 @@ def division_of(parameter: Tensor) -> Division | None:
     dimension, cut = cuts[0]
     if len(cuts) > 1 or not isinstance(cut, Shard):
         raise UserError(f"a parameter placed as {placements}: at most one dimension of a mesh may divide it, by Shard")
+    # The dimension of a ``Shard`` may count from the end.
     return Division(cut.dim % parameter.ndim, parameter.device_mesh, dimension)
 
 

@@ -64,6 +64,7 @@ def batches(stages: Sequence[Stage]) -> Iterator[list[Stage]]:
 
 def measure(stages: Sequence[Stage]) -> list[str]:
     """Read the gradients; return the names of parameters whose gradients are not finite."""
+    # Summed before the check: processes that came to different verdicts would wait for each other forever.
     add_over_processes([(part, stage.division) for stage in stages for part in stage.measure()])
     squares = []
     for value in numbers([stage.gradient_squares for stage in stages]):  # a list for a stage of several parameters

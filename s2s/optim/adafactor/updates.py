@@ -37,6 +37,7 @@ class Update:
     ) -> None:
         self.names = [name]
         self.options, self.state, self.workspace = options, state, workspace
+        # Shape and number are those of the whole parameter, also where processes divide it, and so are all means.
         self.division, self.shape, self.elements = division_of(parameter), parameter.shape, parameter.numel()
         self.parameter, self.gradient = local(parameter), local_gradient(parameter)
         self.dtype = precise(parameter.dtype)
