@@ -105,7 +105,7 @@ def _fit(shape: Architecture, state: State, keep: Sequence[int] | None) -> None:
         state["embedding.tokens.weight"] = state["embedding.tokens.weight"][rows]
         if "output_bias" in state:
             state["output_bias"] = state["output_bias"][rows]
-    # The rows of RoBERTa's table before ``position_offset`` belong to no token; they stay, for the others' numbers.
+    # Rows before ``position_offset`` belong to no token; they are kept so that the others keep their numbers.
     last = shape.position_offset + shape.positions
     # A copy, because a view would keep the whole table in memory.
     state["embedding.positions.weight"] = state["embedding.positions.weight"][:last].clone()

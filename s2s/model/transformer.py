@@ -143,7 +143,7 @@ class PrefixTransformer(nn.Module):
         Returns the last layer's rows [N, D] and the grown cache.
         """
         lengths = memory.lengths.repeat_interleave(len(tokens) // len(memory.lengths))
-        # Called for its error.
+        # Called for its error, which names the lengths; the look-up of a position beyond the table would not.
         self._within(torch.tensor([column]), memory)
         x = self.embedding(self.words(tokens), lengths + column, segment=1)
         slot = self._target_slots(column + 1).first + column

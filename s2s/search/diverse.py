@@ -65,7 +65,7 @@ class Diversity:
         best, parents = expand(live, sums - self.strength * taken[rows, None], rules.beams)
         tokens = best.tokens[:, :, -1]
         unpenalised = sums.flatten(0, 1)[parents, tokens]
-        # An empty place took no token.
+        # An empty place, whose sum is -inf, has taken no token.
         counts = torch.zeros_like(taken[rows]).scatter_add(1, tokens, (unpenalised > -torch.inf).to(taken.dtype))
         taken.index_add_(0, rows, counts)
         return best._replace(sums=unpenalised), parents

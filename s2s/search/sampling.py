@@ -161,7 +161,7 @@ def survive(live: Growing, unfinished: Tensor, rows: int) -> tuple[Tensor, Growi
     alive = live.alive[unfinished]
     chosen = torch.arange(alive.size(1), device=alive.device).where(alive, alive.int().argmax(dim=1, keepdim=True))
     picked = unfinished[:, None]
-    # After the first step a source has one row in the scorer, which all its samples continue.
+    # Right after the first step a source has one row in the scorer, which all its samples continue.
     index = picked * rows + chosen % rows
     sources = [live.sources[row] for row in unfinished.tolist()]
     return index.flatten(), Growing(sources, live.tokens[picked, chosen], live.sums[picked, chosen], alive)

@@ -240,7 +240,7 @@ class FactoredUpdate(Update):
         return super().measure() + self._partial_sums()
 
     def _partial_sums(self) -> list[Tensor]:
-        # A list times False is empty.
+        # Only the sums along the divided axis are partial; a list times False is empty.
         return [self.columns] * (self.cut == self.row) + [self.rows] * (self.cut == self.column)
 
     def remember(self) -> list[Tensor]:
