@@ -21,7 +21,7 @@ from benchmarks.timing import write
 from rich.table import Table
 
 import s2s
-from s2s.console import exit_codes
+from s2s.console.command_line import exit_code_of
 from s2s.console.terminal import plain_console
 from s2s.data import load
 from s2s.metrics import rouge_l_by_sentence
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
     options, rest = parser.parse_known_intermixed_args(arguments)
     if rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    return exit_codes.run(lambda: compare(options))
+    return exit_code_of(lambda: compare(options))
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from benchmarks.timing import write
 from rich.table import Table
 
 import s2s
-from s2s.console import exit_codes
+from s2s.console.command_line import exit_code_of
 from s2s.console.terminal import plain_console
 from s2s.errors import UserError
 from s2s.recipe.recipe import Recipe
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0 if arguments else 2
-    return exit_codes.run(lambda: _command(arguments))
+    return exit_code_of(lambda: _command(arguments))
 
 
 if __name__ == "__main__":

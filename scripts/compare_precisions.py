@@ -18,7 +18,7 @@ from benchmarks.timing import write
 from rich.table import Table
 
 import s2s
-from s2s.console import exit_codes
+from s2s.console.command_line import exit_code_of
 from s2s.console.outputs import check_output
 from s2s.console.terminal import plain_console
 from s2s.data.lines import Wanted, field_text, position, read_rows
@@ -83,7 +83,7 @@ def main(given: Sequence[str]) -> int:
         if arguments.json:
             write(arguments.json, rows)
 
-    return exit_codes.run(work)
+    return exit_code_of(work)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 import _checkout  # noqa: F401
 from preparing import SPLITS, check_splits, write_splits
 
-from s2s.console import exit_codes
+from s2s.console.command_line import exit_code_of
 from s2s.data.lines import read_lines
 from s2s.errors import UserError
 
@@ -94,7 +94,7 @@ def main(texts: Sequence[str]) -> int:
     parser.add_argument("place", type=Path)
     parser.add_argument("output", type=Path)
     given = parser.parse_args(texts)
-    return exit_codes.run(lambda: prepare(given.place, given.output))
+    return exit_code_of(lambda: prepare(given.place, given.output))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 import _checkout  # noqa: F401
 from preparing import check_splits, write_splits
 
-from s2s.console import exit_codes
+from s2s.console.command_line import exit_code_of
 from s2s.errors import UserError
 
 NAMES = {"train": ("train",), "dev": ("val", "dev", "valid"), "test": ("test",)}
@@ -74,7 +74,7 @@ def main(texts: Sequence[str]) -> int:
     parser.add_argument("--target", default="de", help="language of the targets (default de)")
     parser.add_argument("--test", default="test_2016_flickr", help="name of the test files (default test_2016_flickr)")
     given = parser.parse_args(texts)
-    return exit_codes.run(lambda: prepare(given.folder, given.output, [given.source, given.target], given.test))
+    return exit_code_of(lambda: prepare(given.folder, given.output, [given.source, given.target], given.test))
 
 
 if __name__ == "__main__":

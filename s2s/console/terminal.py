@@ -1,7 +1,7 @@
-"""Lines, tables and bars for people. Nothing here ends the work that it tells of.
+"""Lines, tables and progress bars for people, which never end the work that they report on.
 
-A stream may be closed, full, a pipe that nobody reads any more, or in an encoding without the characters of a text.
-What such a stream cannot take is dropped or escaped; results belong in files, not here.
+A stream may be closed, full, a pipe without a reader, or in an encoding that lacks some characters. Text that it cannot
+take is dropped or escaped: results belong in files.
 """
 
 import io
@@ -25,12 +25,12 @@ class SafeStream:
 
     @property
     def _stream(self) -> TextIO | None:
-        """The stream as it is now: tests and notebooks exchange it, and rich puts a proxy before it."""
+        """The current stream, which tests and notebooks exchange, without the proxy that rich puts before it."""
         stream = getattr(sys, self.name)
         return getattr(stream, "rich_proxied_file", stream)
 
     def write(self, text: str) -> int:
-        """Write as much as the stream takes; characters outside its encoding are escaped."""
+        """Write what the stream takes, with characters outside of its encoding escaped."""
         stream = self._stream
         if stream is not None:
             with suppress(OSError, ValueError):  # ValueError: the stream is closed
@@ -42,19 +42,19 @@ class SafeStream:
         return len(text)
 
     def flush(self) -> None:
-        """Flush, as far as it goes."""
+        """Flush the stream, if it can be."""
         if self._stream is not None:
             with suppress(OSError, ValueError):
                 self._stream.flush()
 
     def isatty(self) -> bool:
-        """Say whether a person is looking."""
+        """Return whether the stream is a terminal."""
         with suppress(OSError, ValueError, AttributeError):
             return bool(self._stream is not None and self._stream.isatty())
         return False
 
     def fileno(self) -> int:
-        """Return the descriptor, from which rich asks the width of a terminal."""
+        """Return the descriptor, through which rich asks for the width of a terminal."""
         if self._stream is None:
             raise OSError(f"{self.name} is closed")
         return self._stream.fileno()
@@ -66,9 +66,9 @@ class SafeStream:
 
 
 def plain_console(stderr: bool = False, width: int | None = None, quiet: bool = False) -> Console:
-    """Return a console that prints texts as they are: no markup (``[/INST]``), no emoji codes, no colours."""
+    """Return a console that prints texts unchanged: without rich's markup (``[/INST]``), emoji codes and colours."""
     stream = cast(TextIO, SafeStream("stderr" if stderr else "stdout"))
-    wraps = width is None  # a given width is for tables, whose cells must be folded to fit
+    wraps = width is None  # a width is given for tables, whose cells must be folded to fit
     return Console(
         file=stream, width=width, quiet=quiet, markup=False, emoji=False, highlight=False, soft_wrap=wraps
     )  # fmt: skip
@@ -88,16 +88,16 @@ def no_log(text: str) -> None:
 
 
 def print_results(lines: Iterable[str]) -> None:
-    """Write a command's results to standard output: UTF-8 in every locale, as in files.
+    """Write a command's results to standard output, in UTF-8 in every locale, as in files.
 
-    Errors: BrokenPipeError where the reader has left; halves of surrogate pairs are escaped.
+    Halves of surrogate pairs are escaped. Errors: BrokenPipeError where the reader has left.
     """
     text = "".join(line + "\n" for line in lines)
     if is_closed(sys.stdout):
         raise UserError("standard output is closed, so that the results would be lost")
     sys.stdout.flush()
     binary = getattr(sys.stdout, "buffer", None)
-    if binary is None:  # a stream of a test or a notebook, which holds texts
+    if binary is None:  # a text stream of a test or a notebook
         sys.stdout.write(text)
     else:
         binary.write(text.encode("utf-8", "backslashreplace"))
@@ -105,24 +105,24 @@ def print_results(lines: Iterable[str]) -> None:
 
 
 def progress_bar(console: Console) -> Progress:
-    """Return a bar with the time left, which is drawn on terminals alone."""
+    """Return a progress bar with the remaining time, which is drawn only on terminals."""
     return Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal)
 
 
 class ClosedStream(io.TextIOWrapper):
-    """The null device in the place of a standard stream that the caller has closed."""
+    """The null device in place of a standard stream that the caller has closed."""
 
 
 def is_closed(stream: object) -> bool:
-    """Say whether a standard stream was closed by the caller: no source comes from it, and no result goes there."""
+    """Return whether the caller has closed a standard stream, so that it can be neither input nor output."""
     return stream is None or isinstance(stream, ClosedStream)
 
 
 def open_standard_streams() -> None:
-    """Let a command print whatever its caller did with its streams.
+    """Make the standard streams safe to print to, whatever the caller did with them.
 
-    A closed stream is opened on the null device: otherwise the next file that is opened would get its number, and
-    what libraries print would go into that file. Characters outside of a stream's encoding are escaped.
+    A closed stream is opened on the null device: otherwise the next file that is opened would get its descriptor, and
+    libraries would print into that file. Characters outside of a stream's encoding are escaped.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
@@ -138,7 +138,7 @@ def open_standard_streams() -> None:
 
 
 def leave_standard_streams() -> None:
-    """Flush what was printed; what nobody reads goes to the null device, so that Python's exit does not fail on it."""
+    """Flush the standard streams, or redirect them to the null device, so that Python's exit does not fail on them."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -11,7 +11,7 @@ import pytest
 
 from s2s import train
 from s2s.config.help import Key, comments, describe, keys
-from s2s.console import exit_codes
+from s2s.console.command_line import exit_code_of
 from s2s.errors import UserError
 from s2s.recipe.recipe import LISTS, TABLES, Recipe
 
@@ -106,6 +106,6 @@ def test_a_command_tells_what_a_user_can_mend(
     def work() -> None:
         raise error
 
-    assert exit_codes.run(work, "gone") == code
+    assert exit_code_of(work, "gone") == code
     assert capsys.readouterr().err == told
-    assert exit_codes.run(lambda: 5) == 0
+    assert exit_code_of(lambda: 5) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from s2s.console import exit_codes
+from s2s.console.command_line import exit_code_of
 from s2s.console.outputs import check_output
 from s2s.console.terminal import plain_console
 from s2s.errors import UserError, matplotlib_module
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     if not any(argument.startswith("recipe=") for argument in arguments):
         print(USAGE)
         return 2
-    return exit_codes.run(lambda: _command(arguments))
+    return exit_code_of(lambda: _command(arguments))
 
 
 def _command(arguments: Sequence[str]) -> None:
