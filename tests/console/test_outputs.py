@@ -267,7 +267,7 @@ def test_new_folders_follow_links_and_keep_their_mode(tmp_path: Path) -> None:
 def test_prepared_sets_do_not_replace_what_they_are_made_of(tmp_path: Path, capsys) -> None:
     row = json.dumps({"id": 0, "title": "t", "abst": "a"}) + "\n"
     (tmp_path / "train.jsonl").write_text(row, encoding="utf-8")
-    message = refusal(capsys, command("prepare_csl")([str(tmp_path), str(tmp_path)]))
+    message = refusal(capsys, importlib.import_module("prepare_csl").main([str(tmp_path), str(tmp_path)]))
     assert message.startswith(f"error: OUTPUT: {tmp_path / 'train.jsonl'} is the same file as")
     assert (tmp_path / "train.jsonl").read_text(encoding="utf-8") == row
 
@@ -282,7 +282,7 @@ def test_figures_of_benchmarks_are_refused_before_they_are_measured(tmp_path: Pa
 
 
 def test_compressed_predictions_are_whole(tmp_path: Path) -> None:
-    importlib.import_module("predict").write(str(tmp_path / "out.gz"), ["a", "b"])
+    importlib.import_module("s2s.commands.predict").write(str(tmp_path / "out.gz"), ["a", "b"])
     assert gzip.decompress((tmp_path / "out.gz").read_bytes()) == b"a\nb\n"
 
 
