@@ -181,7 +181,7 @@ def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, rep
     parameters, metadata = sum(parameter.numel() for parameter in objective.parameters()), prepared.metadata
     reporter.log(
         f"{prepared.recipe.run.folder}: {parameters / 1e6:.1f}M parameters, {metadata.precision}, "
-        f"{metadata.threads} threads, data {metadata.data}"
+        f"{metadata.threads} thread{'s' * (metadata.threads != 1)}, data {metadata.data}"
     )
     if not plots.available():
         report = [*report, f"no picture of the curves: matplotlib is not installed ({install_command('plots')})"]

@@ -80,6 +80,12 @@ def label_names(recipe: Recipe, dataset: Dataset) -> dict[str, list[str]]:
     return {name: list(head.names(name, dataset.train)) for name, head in recipe.heads.items()}
 
 
+def check_warm_start(recipe: Recipe) -> None:
+    """Refuse a checkpoint that is not there. Cheap: to be called before minutes are spent on reading the data."""
+    if recipe.model.pretrained:
+        pretrained.find(recipe.model.pretrained)
+
+
 def build_vocabulary(recipe: Recipe, dataset: Dataset) -> Vocabulary:
     """Make the vocabulary from the train split, or read the pretrained one."""
     settings = recipe.vocabulary
