@@ -149,7 +149,7 @@ def test_every_script_finds_its_checkout_first() -> None:
             )
         ]
         foreign = [name for name in modules if name.partition(".")[0] not in sys.stdlib_module_names]
-        assert foreign[0] == "_checkout", script
+        assert foreign[:1] in ([], ["_checkout"]), script
 
 
 CHOICE = """

@@ -1,5 +1,6 @@
 """The manual's shell lines and Python blocks run as they are printed, on a recipe of seconds in the place of theirs."""
 
+import json
 import os
 import re
 import shlex
@@ -8,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from s2s.data import load
+from s2s.recipe import Recipe
 
 pytestmark = pytest.mark.slow
 
@@ -99,8 +103,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = "".join(f"{letters}\n" for letters in ("a b c", "d e", "f g h", "a a"))
     for name in ("sources.txt", "gold.txt", "a.txt", "b.txt"):
         (home / name).write_text(texts, encoding="utf-8")
-    rows = "".join(f'{{"source": "{text}", "target": "{text}"}}\n' for text in texts.splitlines())
-    (home / "train.jsonl").write_text(rows, encoding="utf-8")
+    # Of the very sources that the small recipe trains on: brio refuses a file without candidates for them.
+    examples = load(Recipe.load("toy_copy", shlex.split(SMALL)).data).train
+    rows = [json.dumps({"source": example.source, "target": example.target}) + "\n" for example in examples]
+    (home / "train.jsonl").write_text("".join(rows), encoding="utf-8")
     return home
 
 

@@ -14,6 +14,7 @@ from s2s.model.activation_checkpointing import CHECKPOINTING
 from s2s.objective import Objective
 from s2s.recipe.build import build_objective
 from s2s.recipe.recipe import Recipe
+from s2s.runs.checkpoints import load_model
 from s2s.vocabulary import Vocabulary
 
 Materials = tuple[Path, Vocabulary, Batch]
@@ -21,7 +22,7 @@ Materials = tuple[Path, Vocabulary, Batch]
 
 def objective(row: str, vocabulary: Vocabulary, *overrides: str) -> Objective:
     dropout = ["model.dropout=0.1", f"mitigations=[{row}]"]
-    return build_objective(Recipe.load("toy_copy", [*TINY, *dropout, *overrides]), vocabulary)[0]
+    return build_objective(Recipe.load("toy_copy", [*TINY, *dropout, *overrides]), vocabulary, None, load_model)[0]
 
 
 def results(module: Objective, batch: Batch) -> tuple[Tensor, Tensor]:

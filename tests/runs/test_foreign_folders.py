@@ -22,6 +22,7 @@ import s2s
 from s2s import vocabulary as vocabularies
 from s2s.errors import UserError
 from s2s.files.folders import MANIFEST
+from s2s.files.foreign import check_inside
 from s2s.model import ModelSettings
 from s2s.model.pretrained import read
 from s2s.runs.checkpoints import load_model
@@ -95,6 +96,7 @@ import s2s
 from s2s.diagnose import __main__ as diagnose
 from s2s.recipe.build import build_mitigations, load_data
 from s2s.errors import UserError
+from s2s.files.foreign import check_inside
 
 refused = []
 
@@ -409,6 +411,7 @@ import s2s
 from s2s.recipe.build import build_model
 from s2s.runs.token_vectors import embedded
 from s2s.errors import UserError
+from s2s.files.foreign import check_inside
 for key in ("model.pretrained", "vocabulary.name"):
     recipe = s2s.Recipe.load("toy_copy", ["model={{}}", "vocabulary.kind=pretrained", f"{{key}}={folder}"])
     for action in (recipe.build, lambda: build_model(recipe, 60, None), lambda: embedded({str(folder)!r})(["a b"])):
@@ -506,3 +509,13 @@ def test_rows_that_are_none_are_refused(elsewhere: Elsewhere, tmp_path: Path, te
     with pytest.raises(UserError, match=r"kept_rows\.json") as refusal:
         vocabularies.load(folder)
     assert "\n" not in str(refusal.value)
+
+
+def test_the_page_of_a_diagnosis_is_no_page_in_the_place_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "diagnosis").mkdir()
+    page = tmp_path / "diagnosis" / "report.html"
+    page.write_text("<!doctype html><title>report</title>", encoding="utf-8")
+    check_inside(tmp_path)
+    page.rename(page.with_suffix(".json"))
+    with pytest.raises(UserError, match="web page"):
+        check_inside(tmp_path)
