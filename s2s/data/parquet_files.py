@@ -62,6 +62,7 @@ def _batched(name: str, kind: str, stream: BinaryIO, batches: Callable[[BinaryIO
             for batch in batches(stream):
                 yield from enumerate(batch.to_pylist(), start=1 + done)
                 done += len(batch)
+        # pyarrow raises a NotImplementedError for a codec or type that it was built without.
         except (ValueError, OSError, RuntimeError, NotImplementedError) as error:
             raise UserError(f"{name}: broken {kind}: {first_line(error)}") from error
 

@@ -43,19 +43,19 @@ class HeadSettings:
 
     def names(self, name: str, examples: Sequence[Example]) -> list[str]:
         """Return the inventory of labels, that of the train split; derived labels that are pieces have none."""
-        raise NotImplementedError
+        raise NotImplementedError  # each row of s2s.heads.HEADS has its own
 
     def source(self, name: str, names: Sequence[str], tokens: Tokens) -> LabelSource:
         """Return where the labels come from."""
-        raise NotImplementedError
+        raise NotImplementedError  # each row of s2s.heads.HEADS has its own
 
     def build(self, width: int, size: int, names: Sequence[str]) -> nn.Module:
         """Make the untrained head for a model of a width and a vocabulary of a size."""
-        raise NotImplementedError
+        raise NotImplementedError  # each row of s2s.heads.HEADS has its own
 
     def metrics(self) -> dict[str, Measure]:
         """Return the scores by their names, the most telling one first."""
-        raise NotImplementedError
+        raise NotImplementedError  # each row of s2s.heads.HEADS has its own
 
     def _inventory(self, name: str, examples: Sequence[Example], read: Callable[[Value], list[str]]) -> list[str]:
         field = str(self.field)

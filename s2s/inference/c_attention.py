@@ -32,7 +32,7 @@ ROUNDS = 5
 def usable(device: torch.device, dtype: torch.dtype, size: int) -> bool:
     """Return whether the C code takes heads of this size: on the processor, in float32 or from and to bfloat16."""
     suited = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and size % LANES == 0
-    return suited and chosen().library is not None
+    return suited and chosen().functions is not None
 
 
 def attention(cache: Tensor, mask: Tensor, used: int, built: Built | None = None) -> Callable[[int, Tensor], Tensor]:
@@ -82,7 +82,7 @@ def attention_by_torch(cache: Tensor, mask: Tensor, used: int) -> Callable[[int,
 def chosen() -> Built:
     """Return the library unless it is missing or slower than torch on this processor, and the reason."""
     built = build()
-    if built.library is None:
+    if built.functions is None:
         return built
     seconds = _timed(built)
     faster = seconds["torch"] / seconds["C"]

@@ -32,14 +32,14 @@ POINTER, LENGTH, NUMBER = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_float
 class Built(NamedTuple):
     """A compiled library, or None, with the reason."""
 
-    library: ctypes.CDLL | None
+    functions: ctypes.CDLL | None
     reason: str
 
     @property
     def loaded(self) -> ctypes.CDLL:
         """The library; only for callers that know that there is one."""
-        assert self.library is not None, self.reason
-        return self.library
+        assert self.functions is not None, self.reason
+        return self.functions
 
 
 def build(source: Path, functions: dict[str, list[Any]]) -> Built:

@@ -91,7 +91,7 @@ class Mitigation:
         Another rate or form of the same noise counts. The diagnosis claims something of corruptions that no run was
         trained on, so a method that does not answer must fail there rather than pass for one that teaches none.
         """
-        raise NotImplementedError(f"{type(self).__name__}.teaches")
+        raise NotImplementedError(f"{type(self).__name__}.teaches")  # no default could be right, see above
 
     @property
     def shardable(self) -> bool:

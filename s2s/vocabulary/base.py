@@ -78,7 +78,7 @@ class Vocabulary(ABC):
 
     def spell(self) -> list[bytes]:
         """Return the bytes that each id adds to a text, see ``s2s.vocabulary.spelling``; none for special ids."""
-        raise NotImplementedError
+        raise NotImplementedError  # sentencepiece and transformers each know their own pieces
 
     def continuing(self, in_word: bool) -> list[bool]:
         """Return for each id whether it continues a word; ``in_word`` says whether the text before ends in one."""

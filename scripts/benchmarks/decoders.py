@@ -52,7 +52,7 @@ class Ids(Vocabulary):
         return " ".join(map(str, ids))
 
     def save(self, folder: Path) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # it is made for one measurement and never written
 
 
 class OurDecoder:

@@ -18,7 +18,7 @@ from s2s.machine import c_library
 from s2s.search import beam_search
 
 in_c = pytest.mark.skipif(
-    c_attention.build().library is None, reason=f"nothing is compiled: {c_attention.build().reason}"
+    c_attention.build().functions is None, reason=f"nothing is compiled: {c_attention.build().reason}"
 )
 
 
@@ -144,7 +144,7 @@ def test_a_search_is_that_of_the_whole_forward(random_model, in_torch, lengths, 
         for name in ("WIDE", "WIDE_IN_C"):
             patch.setattr(kv_cache, name, 2 if seed % 3 == 0 else 16)  # rows part
         scorer = PrefixScorer(model, pad(sources, 0), torch.tensor([*map(len, sources)]), END, END)
-        assert scorer.start().buffer.in_c == (not in_torch and c_attention.chosen().library is not None)
+        assert scorer.start().buffer.in_c == (not in_torch and c_attention.chosen().functions is not None)
         found = beam_search(scorer, beams, longest, beams)
     wanted = [
         beam_search(UncachedScorer(model, source), beams, length, beams)[0]

@@ -17,7 +17,7 @@ OPTIONS: list[dict[str, Any]] = [
     {**GIVEN, "weight_decay": 0.1, "clip_threshold": 0.3},
     {**GIVEN, "clip_threshold": None, "scale_parameter": False, "beta2_cap": 0.5},
 ]
-in_c = pytest.mark.skipif(kernels.build().library is None, reason=f"nothing is compiled: {kernels.build().reason}")
+in_c = pytest.mark.skipif(kernels.build().functions is None, reason=f"nothing is compiled: {kernels.build().reason}")
 
 
 @pytest.fixture(autouse=True)

@@ -53,7 +53,7 @@ class LinearChain(nn.Module):
 
     def _chain(self, emissions: Tensor, mask: Tensor) -> Chain:
         """Make the chain of checked emissions and mask whose scores are this model's."""
-        raise NotImplementedError
+        raise NotImplementedError  # the CRF and the MEMM have their own
 
     def _checked(self, emissions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return emissions in the precision of the computation and 0 at padding, and the mask as bool."""

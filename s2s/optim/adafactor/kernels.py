@@ -35,7 +35,7 @@ def usable(*matrices: Tensor) -> bool:
     plain = all(
         matrix.dtype == torch.float32 and matrix.is_contiguous() and matrix.device.type == "cpu" for matrix in matrices
     )
-    return plain and matrices[0].ndim == 2 and matrices[0].numel() >= LARGE and build().library is not None
+    return plain and matrices[0].ndim == 2 and matrices[0].numel() >= LARGE and build().functions is not None
 
 
 def row_and_column_sums(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -66,11 +66,11 @@ class SearchMethod:
 
     def find(self, scorer: Scorer[Any], request: SearchRequest) -> list[list[Hypothesis]]:
         """Return the hypotheses of each source, best first."""
-        raise NotImplementedError
+        raise NotImplementedError  # each row of SEARCHES has its own
 
     def width(self) -> int:
         """Return the number of hypotheses that the search keeps of a source; its time and memory grow with it."""
-        raise NotImplementedError
+        raise NotImplementedError  # each row of SEARCHES has its own
 
     def stream(self, scorer: Scorer[Any], request: SearchRequest) -> Iterator[StreamedToken]:  # noqa: ARG002
         """Return the tokens of the hypothesis one by one; raise a UserError where a later token may change them."""
