@@ -22,12 +22,8 @@ from naive import (
     predict,
 )
 
-METHODS = ("fgm", "pgd", "free_lb", "vat")
-scopes = pytest.mark.parametrize("scope", ["target", "all"])
 shapes = pytest.mark.parametrize("shape", SHAPES)
-methods = pytest.mark.parametrize("name", METHODS)
 WEIGHTS = st.sampled_from([0.3, 0.5, 1.0])
-EPSILONS = st.sampled_from([0.1, 1.0, 4.0])
 
 
 @shapes

@@ -17,10 +17,8 @@ from naive import (
 )
 from naive_steps import ascent, drawn, entropy_of, moved, nothing, of_length, pgd_steps
 
-METHODS = ("fgm", "pgd", "free_lb", "vat")
 scopes = pytest.mark.parametrize("scope", ["target", "all"])
 shapes = pytest.mark.parametrize("shape", SHAPES)
-methods = pytest.mark.parametrize("name", METHODS)
 WEIGHTS = st.sampled_from([0.3, 0.5, 1.0])
 EPSILONS = st.sampled_from([0.1, 1.0, 4.0])
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from naive import (
     FIXED,
     SEEDS,
-    SHAPES,
     SIZES,
     assert_other_than_teacher_forcing,
     assert_teacher_forcing,
@@ -28,15 +27,12 @@ from s2s.mitigations.adversarial import projected, scaled
 
 METHODS = ("fgm", "pgd", "free_lb", "vat")
 scopes = pytest.mark.parametrize("scope", ["target", "all"])
-shapes = pytest.mark.parametrize("shape", SHAPES)
 methods = pytest.mark.parametrize("name", METHODS)
-WEIGHTS = st.sampled_from([0.3, 0.5, 1.0])
-EPSILONS = st.sampled_from([0.1, 1.0, 4.0])
 
 
 @pytest.fixture
 def steps_taken(monkeypatch):
-    """What every call of ``Words.moved`` was given."""
+    """What every call of ``InputEmbeddings.moved`` was given."""
     seen, moved = [], InputEmbeddings.moved
     monkeypatch.setattr(InputEmbeddings, "moved", lambda self, by: seen.append(list(by)) or moved(self, by))
     return seen

@@ -21,8 +21,6 @@ from s2s.mitigations.candidates import Candidate, read
 from s2s.objective import Objective
 from s2s.recipe.build import build_mitigations
 
-ROOT = Path(__file__).parents[2]
-
 
 @given(sizes=SIZES, seed=SEEDS, data=st.data())
 @few
