@@ -165,6 +165,17 @@ def assert_same(objective: Objective, batch: Batch, expected: Tensor, tolerance:
     return losses
 
 
+def assert_adds_nothing(objective: Objective, batch: Batch, counts: Counts | None = None) -> None:
+    """A batch's losses are exactly 0, and its gradients are there for every parameter and exactly 0."""
+    losses = objective(batch, counts=counts)
+    losses.total.backward()
+    assert losses.total == 0
+    assert all(value == 0 for value in losses.parts.values())
+    for name, parameter in objective.named_parameters():
+        assert parameter.grad is not None, name
+        assert not parameter.grad.any(), name
+
+
 def assert_teacher_forcing(objective: Objective, batch: Batch, exact: bool, counts: Counts | None = None) -> None:
     """The loss and its gradients are the plain ones, bit for bit where asked."""
     plain = Objective(objective.model, ObjectiveSettings(objective.label_smoothing))

@@ -7,7 +7,7 @@ from zlib import crc32
 
 import torch
 from hypothesis import strategies as st
-from naive import Example, cross_entropy, gradient, mean_over, predict
+from naive import Example, assert_adds_nothing, cross_entropy, gradient, mean_over, predict
 from torch import Tensor, nn
 
 from s2s.batch import IGNORED, Batch, count
@@ -185,11 +185,5 @@ def assert_idle_rows_add_nothing(objective: Objective, batch: Batch, others: Bat
     torch.testing.assert_close(
         gradient(objective, mixed.total), gradient(objective, alone.total), rtol=1e-9, atol=1e-11
     )
-    idle = objective(with_idle(batch, *range(len(batch.source))))
-    assert idle.total == 0
-    assert all(value == 0 for value in idle.parts.values())
-    idle.total.backward()
-    for name, parameter in objective.named_parameters():
-        assert parameter.grad is not None, name
-        assert not parameter.grad.any(), name
+    assert_adds_nothing(objective, with_idle(batch, *range(len(batch.source))))
     objective.zero_grad()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import FIXED, SEEDS, SHAPES, SIZES, distance, few, gradient, objective_of, rows_of
+from naive import FIXED, SEEDS, SHAPES, SIZES, assert_adds_nothing, distance, few, gradient, objective_of, rows_of
 
 from s2s.batch import add, count, without_weight
 from s2s.errors import UserError
@@ -87,13 +87,7 @@ def test_a_batch_without_weight_adds_exactly_nothing(random_model, random_batch,
     batch = without_weight(random_batch([(5, 3), (3, 4)]))
     for counts in (None, count(random_batch([(5, 3)]))):
         objective.zero_grad()
-        losses = objective(batch, counts=counts)
-        losses.total.backward()
-        assert losses.total == 0
-        assert all(value == 0 for value in losses.parts.values())
-        for parameter_name, parameter in objective.named_parameters():
-            assert parameter.grad is not None, parameter_name
-            assert not parameter.grad.any(), parameter_name
+        assert_adds_nothing(objective, batch, counts)
 
 
 @feeds
