@@ -41,12 +41,8 @@ PIECES_KEYS = {"vocab", "merges"}
 not from the tokenizer's own; so are paths within other values."""
 UNREAD_KEYS = {"name_or_path", "_name_or_path", "special_tokens_map_file"}
 """Those of the path keys that transformers writes, with paths of the machine that it ran on, and never reads."""
-REPLACEMENTS = {
-    b"version https://git-lfs.": "a Git LFS pointer in the file's place; run git lfs pull there, or download the file",
-    b"<!doctype html": "a web page in the file's place; download the file itself",
-    b"<html": "a web page in the file's place; download the file itself",
-}
-"""First bytes of files that a download has put in the place of the wanted one, with the error message."""
+POINTER, PAGES = b"version https://git-lfs.", (b"<!doctype html", b"<html")
+"""First bytes, in lower case, of files that a download has put in the place of the wanted one."""
 
 
 def check_inside(folder: Path, parts: Iterable[str] = RUN_PARTS) -> None:
@@ -68,8 +64,7 @@ def check_inside(folder: Path, parts: Iterable[str] = RUN_PARTS) -> None:
                 f"because the folder says so; in a copy by cp -rL files have the place of links"
             )
         if stat.S_ISREG(mode):
-            if path.suffix != ".html":  # the report of a diagnosis is a web page itself
-                check_content(path)
+            _check_content(path)
         elif not stat.S_ISDIR(mode):
             raise UserError(f"{path}: neither a file nor a folder; it is not read")
 
@@ -161,10 +156,11 @@ def is_name(name: object) -> bool:
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0:")
 
 
-def check_content(path: Path) -> None:
-    """Refuse a Git LFS pointer or a web page in the place of the file itself."""
+def _check_content(path: Path) -> None:
+    """Refuse a Git LFS pointer, and a web page in a file whose name says that it is something else."""
     with path.open("rb") as file:
         start = file.read(64).lstrip().lower()
-    for replacement, message in REPLACEMENTS.items():
-        if start.startswith(replacement):
-            raise UserError(f"{path}: {message}")
+    if start.startswith(POINTER):
+        raise UserError(f"{path}: a Git LFS pointer in the file's place; run git lfs pull there, or download the file")
+    if start.startswith(PAGES) and path.suffix != ".html":
+        raise UserError(f"{path}: a web page in the file's place; download the file itself")

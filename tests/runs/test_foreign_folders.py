@@ -519,3 +519,7 @@ def test_the_page_of_a_diagnosis_is_no_page_in_the_place_of_a_file(tmp_path: Pat
     page.rename(page.with_suffix(".json"))
     with pytest.raises(UserError, match="web page"):
         check_inside(tmp_path)
+    page.with_suffix(".json").unlink()
+    page.write_text(POINTER, encoding="utf-8")
+    with pytest.raises(UserError, match="Git LFS pointer"):
+        check_inside(tmp_path)
