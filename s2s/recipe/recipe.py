@@ -26,13 +26,6 @@ from s2s.search.methods.base import SearchMethod
 from s2s.search.methods.beam import SearchSettings
 from s2s.vocabulary import Vocabulary, VocabularySettings
 
-LoadModel = Callable[[str], PrefixTransformer]
-"""A function that reads the frozen model of a run's folder. Recipes do not know run folders: callers hand it in."""
-
-
-def _refuse_to_load(folder: str) -> PrefixTransformer:
-    raise UserError(f"a mitigation reads the run '{folder}': give load_model=s2s.runs.checkpoints.load_model")
-
 
 @dataclass
 class Recipe:
