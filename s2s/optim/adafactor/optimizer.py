@@ -155,7 +155,6 @@ class Adafactor(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # All gradients are read before any parameter moves, so that one that is not finite leaves everything as it was.
         stages = bundled(self._updates())
         # All gradients are measured before any parameter changes: a refused step leaves everything as it was.
         if broken := measure(stages):
