@@ -1,4 +1,4 @@
-"""``run.json`` in a run's folder: what the run was started with, and the list of its lasting files."""
+"""``run.json`` in a run's folder: what the run was last started with, and the list of its lasting files."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ LISTED = (RECIPE, WEIGHTS, f"{VOCABULARY}/**/*")
 
 @dataclass(frozen=True)
 class RunMetadata:
-    """The values that a run was started with and must keep when it is resumed."""
+    """The values that a run keeps when it is resumed (shape, data, labels), and those of its last start (device)."""
 
     architecture: Architecture
     data: str  # the data set's fingerprint
@@ -34,7 +34,7 @@ class RunMetadata:
     labels: dict[str, list[str]] = field(default_factory=dict)  # of each head, by their numbers
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # size and SHA-256 of each; none in early runs
     device: str = ""  # the GPU's name, or cpu; "" in a run of an earlier version
-    processes: int | None = None  # how many the run was started in
+    processes: int | None = None  # in which it was started; None in a run of an earlier version
 
     @property
     def identity(self) -> str:
@@ -67,7 +67,7 @@ def read_metadata(folder: Path) -> RunMetadata:
 def _typed(kind: Any, values: Mapping[str, Any]) -> Any:
     """Return the dataclass with these values; raise a TypeError where a value has another type than its field."""
     hints = get_type_hints(kind)
-    for name in values.keys() & {item.name for item in fields(kind)}:
+    for name in (item.name for item in fields(kind) if item.name in values):
         hint = getattr(hints[name], "__origin__", hints[name])
         value, allowed = values[name], (int, float) if hint is float else hint
         if not isinstance(value, allowed) or (hint is int and isinstance(value, bool)):
