@@ -39,8 +39,7 @@ class RunSettings:
     trackers: list[str] = field(default_factory=list)  # that also record each step: tensorboard, wandb, ...
     evaluate_examples: Count = 200  # of the dev split, decoded at each evaluation; the loss is over all of it
     # what best means: loss, rouge_1, rouge_2, rouge_l (or rouge_l_char ...), bleu, chrf, or a head's, such as
-    # tags.accuracy; of equal scores
-    # the later one, which patience counts as no better
+    # tags.accuracy; of equal scores the later one, which patience counts as no better
     select: str = "rouge_l"
 
     def __post_init__(self) -> None:
