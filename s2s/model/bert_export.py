@@ -6,11 +6,10 @@ from typing import Any
 from torch import Tensor
 
 from s2s.errors import UserError
-from s2s.model.bert_weights import EMBEDDINGS, LAYER, TRANSFORMS, State
+from s2s.model.bert_weights import EMBEDDINGS, KINDS, LAYER, TRANSFORMS, State
 from s2s.model.transformer import PrefixTransformer
 
 PREFIX = "bert."
-KINDS = ("weight", "bias")
 
 
 def refuse_what_bert_cannot_hold(model: PrefixTransformer) -> None:
