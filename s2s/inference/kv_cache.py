@@ -35,7 +35,7 @@ from torch import Tensor
 from s2s.inference import c_attention
 from s2s.inference.packed_model import PackedModel
 from s2s.model.attention import Cached
-from s2s.model.transformer import Memory
+from s2s.model.transformer import Memory, check_positions
 
 ROOM = 128
 """Free columns of a source at the start, for all its hypotheses together."""
@@ -110,7 +110,7 @@ class SharedCache(NamedTuple):
 
     def step(self, model: PackedModel, tokens: Tensor) -> tuple[Tensor, "SharedCache"]:
         """Return the last layer's outputs [n R, D] for the next tokens [n R], and the following state."""
-        self._check_positions(model.model.shape.positions)
+        check_positions(self.buffer.source, self.lengths, self.steps + 1, model.model.shape.positions)
         cache = self._with_room()
         sources, hypotheses, used = cache.seen.shape
         # Of the R new columns a hypothesis sees its own alone.
@@ -132,14 +132,6 @@ class SharedCache(NamedTuple):
         rows = self.rows if len(sources) == len(self.rows) else self._closed_up(sources)
         seen = self.seen.flatten(0, 1)[index].unflatten(0, (len(sources), -1))
         return SharedCache(self.buffer, rows, self.lengths[sources], seen, self.steps)
-
-    def _check_positions(self, positions: int) -> None:
-        """Raise a ValueError where the next token has no position."""
-        # Padding alone may reach beyond the table, so lengths, which may be on a GPU, are only then looked at.
-        if self.buffer.source + self.steps + 1 > positions:
-            longest = int(self.lengths.max()) + self.steps + 1
-            if longest > positions:
-                raise ValueError(f"source and target of {longest} tokens are beyond the model's {positions} positions")
 
     def _closed_up(self, sources: Tensor) -> Tensor:
         """Move the live sources that stay to the buffer's first rows; return their rows."""

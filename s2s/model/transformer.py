@@ -143,8 +143,8 @@ class PrefixTransformer(nn.Module):
         Returns the last layer's rows [N, D] and the grown cache.
         """
         lengths = memory.lengths.repeat_interleave(len(tokens) // len(memory.lengths))
-        # Called for its error, which names the lengths; the look-up of a position beyond the table would not.
-        self._within(torch.tensor([column]), memory)
+        # The look-up of a position beyond the table would fail without naming the lengths.
+        check_positions(memory.mask.shape[-1], memory.lengths, column + 1, self.shape.positions)
         x = self.embedding(self.words(tokens), lengths + column, segment=1)
         slot = self._target_slots(column + 1).first + column
         grown = []
@@ -163,7 +163,8 @@ class PrefixTransformer(nn.Module):
         self, target: Tensor, memory: Memory, words: Tensor | None = None, copies: int = 1
     ) -> tuple[Tensor, Tensor, Slots]:
         columns = torch.arange(target.shape[1] // copies, device=target.device)
-        positions = (memory.lengths[:, None] + self._within(columns, memory)).repeat(1, copies)
+        check_positions(memory.mask.shape[-1], memory.lengths, len(columns), self.shape.positions)
+        positions = (memory.lengths[:, None] + columns).repeat(1, copies)
         x = self.embedding(self.words(target) if words is None else words, positions, segment=1)
         return x, _target_mask(memory.mask, len(columns), copies), self._target_slots(len(columns), copies)
 
@@ -188,15 +189,17 @@ class PrefixTransformer(nn.Module):
         if self.shape.has_slots and columns > slots:
             raise ValueError(f"a {side} of {columns} tokens is beyond the model's {slots} {side} slots")
 
-    def _within(self, columns: Tensor, memory: Memory) -> Tensor:
-        """Return the target columns; raise a ValueError where one has no position."""
-        added, positions = int(columns[-1]) + 1, self.shape.positions
-        # Padding alone may reach beyond the table; only then are lengths looked at, which may have to wait for a GPU.
-        if memory.mask.shape[-1] + added > positions:
-            longest = int(memory.lengths.max()) + added
-            if longest > positions:
-                raise ValueError(f"source and target of {longest} tokens are beyond the model's {positions} positions")
-        return columns
+
+def check_positions(columns: int, lengths: Tensor, target: int, positions: int) -> None:
+    """Raise a ValueError where a target of ``target`` tokens has no position after a source.
+
+    The sources have the given lengths [B], padded to ``columns``.
+    """
+    # Padding alone may reach beyond the table; only then are lengths looked at, which may have to wait for a GPU.
+    if columns + target > positions:
+        longest = int(lengths.max()) + target
+        if longest > positions:
+            raise ValueError(f"source and target of {longest} tokens are beyond the model's {positions} positions")
 
 
 def _target_mask(source_mask: Tensor, columns: int, copies: int) -> Tensor:
