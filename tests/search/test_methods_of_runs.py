@@ -253,6 +253,20 @@ def test_a_sampled_stream_ends_where_no_token_is_possible(run: Run, tmp_path: Pa
     assert len([piece for piece in run.stream("a", samples=1, **keys) if piece.token is not None]) < 9
 
 
+@pytest.mark.parametrize("keys", [{"beams": 1}, {"name": "sample", "samples": 1}])
+@pytest.mark.parametrize("limit", [{"forbidden": ["*b*"]}, {"prefix": "a c"}, {"no_repeat_ngram": 1}])
+def test_a_stream_that_ends_within_an_allowed_line_has_the_text_of_its_tokens(
+    run: Run, tmp_path: Path, keys: dict[str, object], limit: dict[str, object]
+) -> None:
+    (tmp_path / "allowed.txt").write_text("a b a\n", encoding="utf-8")
+    keys = {**keys, **limit, "allowed": str(tmp_path / "allowed.txt"), "max_length": 9}
+    assert run.generate(["a"], **keys) == [[]]
+    pieces = list(run.stream("a", **keys))
+    tokens = [piece.token for piece in pieces if piece.token is not None]
+    assert 0 < len(tokens) < len(run.vocabulary.encode("a b a"))
+    assert "".join(piece.text for piece in pieces) == run.vocabulary.decode(tokens)
+
+
 HALF = "\ud800"
 
 

@@ -259,6 +259,10 @@ def test_an_allowed_line_is_what_the_file_says(name, tmp_path, caplog):
         first = seen.setdefault(tuple(vocabulary.encode(line)), line)
         assert found.decode(vocabulary.encode(line)) == first
         assert "".join(found.shares(vocabulary.encode(line))) == first
+        ids = vocabulary.encode(line)
+        for count in range(len(ids) + 1):
+            assert found.decode(ids[:count]).startswith(found.settled(ids[:count]))
+            assert first.startswith(found.settled(ids[:count]))
     assert len(found.lines) == len(seen) < len(lines)
     assert "the same to the vocabulary as an earlier one" in caplog.text
     for bad in ("\u200b", "\x00\x01", *(["😀"] if name == "wordpiece" else [])):

@@ -152,11 +152,12 @@ class Allowed(NamedTuple):
         return self.lines.get(tuple(ids)) or self.vocabulary.decode(ids)
 
     def settled(self, ids: Sequence[int]) -> str:
-        """Return the common beginning of all lines whose tokens begin with the ids."""
+        """Return the common beginning of all lines whose tokens begin with the ids, as far as the ids write it."""
         begun = tuple(ids)
         lines = [line for tokens, line in self.lines.items() if tokens[: len(begun)] == begun]
-        same = takewhile(lambda column: len(set(column)) == 1, zip(*lines, strict=False))
-        return "".join(column[0] for column in same)
+        # A line is not certain before its last token: other constraints may leave no token that continues it.
+        columns = zip(self.vocabulary.settled(ids), *lines, strict=False)
+        return "".join(column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns))
 
     def shares(self, ids: Sequence[int]) -> list[str]:
         return increments(self, ids)
