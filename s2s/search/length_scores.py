@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
-from s2s.config.ranges import Exponent, Number, Range, marks
+from s2s.config.ranges import Exponent, Number, Range, Ratio, marks
 
 (EXPONENTS,) = marks(Exponent)
 (REWARDS,) = marks(Number)
-MOST_RATIO = 1_000
+(RATIOS,) = marks(Ratio)
 
 LengthScore = Callable[[float, int], float]
 """A function of the summed log-probability and the length (at least 1, the end counted) that returns the score.
@@ -73,8 +73,8 @@ def best_reachable(score: LengthScore, total: float, shortest: int, longest: int
 
 def relative_lengths(sources: Sequence[int], ratio: float, offset: int = 0, limit: int | None = None) -> list[int]:
     """Return ``ratio`` * length + ``offset`` for each source's length, rounded down, within 0 .. ``limit``."""
-    if not 0 <= ratio <= MOST_RATIO:
-        raise ValueError(f"a ratio of lengths is from 0 to {MOST_RATIO}, not {ratio}")
+    if not RATIOS.holds(ratio):
+        raise ValueError(f"a ratio of lengths is from {RATIOS.low} to {RATIOS.high}, not {ratio}")
     lengths = [max(0, _rounded_down(ratio, source) + offset) for source in sources]
     return lengths if limit is None else [min(length, limit) for length in lengths]
 
