@@ -81,7 +81,11 @@ def label_names(recipe: Recipe, dataset: Dataset) -> dict[str, list[str]]:
 
 
 def check_warm_start(recipe: Recipe) -> None:
-    """Refuse a checkpoint that is not there. Cheap: to be called before minutes are spent on reading the data."""
+    """Refuse a checkpoint that a run's folder names, and the packaged one where it is not installed.
+
+    Cheap: to be called before minutes are spent on reading the data.
+    """
+    refuse_foreign(recipe.model, "model", OWN_WORDS)
     if recipe.model.pretrained:
         pretrained.find(recipe.model.pretrained)
 

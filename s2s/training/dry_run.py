@@ -23,6 +23,7 @@ from s2s.machine.memory import enough_memory
 from s2s.mitigations.base import PrefixMethod, StepContext
 from s2s.objective import Objective
 from s2s.randomness import Draws, forked_generators
+from s2s.recipe import build
 from s2s.recipe.idle import idle_run
 from s2s.recipe.recipe import Recipe
 from s2s.runs import run_folder
@@ -49,6 +50,7 @@ def rehearse(recipe: Recipe) -> None:
         return
     # Without the group of processes: the first one measures alone what each of them would do.
     accelerator = start_accelerator(recipe, launch._replace(group=None))
+    build.check_warm_start(recipe)
     with forked_generators(accelerator.device):
         dataset = load_data(recipe)
         vocabulary, objective, metadata = new_run(recipe, dataset, accelerator)
