@@ -79,7 +79,10 @@ def evaluate(arguments: Sequence[str]) -> None:
         check_output("json", settings.json, [*names, *reference_files, settings.sources, settings.embeddings])
     texts = [read_texts(name, settings.field, hypothesis_text, settings.format, note) for name in names]
     references = read_references(reference_files, settings.field, settings.format, note)
-    systems = [score(*named, references, settings) for named in zip(names, texts, strict=True)]
+    sources = None
+    if settings.sources is not None:
+        sources = read_texts(settings.sources, "source", joined_text, settings.format, note)
+    systems = [score(*named, references, sources, settings) for named in zip(names, texts, strict=True)]
     first, others = systems[0], systems[1:]
     compared = [differences(first.statistics, other.statistics, settings.samples, settings.seed) for other in others]
     test = signature(settings.samples, settings.seed)
@@ -104,15 +107,14 @@ def joined_text(row: Row, field: str, position: str) -> str:
     return text if isinstance(text, str) else " ".join(text)
 
 
-def score(name: str, texts: list[str], references: References, settings: Settings) -> System:
+def score(name: str, texts: list[str], references: References, sources: list[str] | None, settings: Settings) -> System:
     """Return the scores of one file, with the statistics of each text that a comparison needs."""
     statistics, made_with = score_statistics(texts, references, settings.lang)
     chinese = settings.lang.lower().startswith("zh")
     if settings.published or (settings.published is None and chinese):
         published, how = published_statistics(texts, references)
         statistics, made_with = statistics | published, f"{made_with} + {how}"
-    if settings.sources is not None:
-        sources = read_texts(settings.sources, "source", joined_text, settings.format, note)
+    if sources is not None:
         repetition = repetition_statistics(texts, references, sources)
         statistics, made_with = statistics | repetition, f"{made_with} + {WORDS}"
     if settings.embeddings is not None:

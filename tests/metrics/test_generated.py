@@ -1,5 +1,6 @@
 """Scores other than overlap (distances of vectors, repetition, copying, length), and the table of all scores."""
 
+import io
 import json
 from importlib.metadata import PackageNotFoundError, version
 
@@ -92,6 +93,13 @@ def test_the_command_scores_with_a_run_s_vectors(run, tmp_path, capsys):
     assert f"embeddings:{run.folder}" in found["signature"]
     assert "wrd\t" in capsys.readouterr().out
     assert "is no run's folder and no encoder" in refusal([*arguments, f"embeddings={tmp_path / 'none'}"], capsys)
+
+
+def test_sources_from_standard_input_serve_all_systems(tmp_path, monkeypatch, capsys):
+    paths = [write(tmp_path / name, text) for name, text in {"a": "a b\nc c\n", "b": "a b\nc d\n"}.items()]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a b\nx y\n"), encoding="utf-8"))
+    assert evaluate.main([f"hypotheses={','.join(paths)}", f"references={paths[1]}", "sources=-"]) == 0
+    assert "copy_2\t50.00\t50.00" in capsys.readouterr().out
 
 
 def test_an_encoder_by_name_gives_its_last_layer_without_special_tokens():
