@@ -25,7 +25,7 @@ from s2s.config.ranges import Count, Few, PathText, Positive, Share, settle
 from s2s.console.command_line import run_command
 from s2s.console.outputs import check_output
 from s2s.console.terminal import Log, log, no_log, plain_console, progress_bar
-from s2s.data.lines import Format, Line, misnamed
+from s2s.data.lines import Format, Line, files, misnamed
 from s2s.decoding.decode import Chunk, ChunkDecoder, Decoded, DecodingRuns, Reader, add
 from s2s.decoding.resumable_output import ENDINGS, Journal, Output, Record, output_of
 from s2s.errors import UserError
@@ -67,9 +67,8 @@ class Settings:
 
     def runs(self) -> DecodingRuns:
         """Return the runs that decode, and the one that re-ranks."""
-        folders = (self.run,) if Path(self.run).exists() else tuple(self.run.split(","))
         weights = None if self.weights is None else tuple(self.weights)
-        return DecodingRuns(folders, self.checkpoint, weights, self.rerank, self.rerank_weight)
+        return DecodingRuns(tuple(files(self.run)), self.checkpoint, weights, self.rerank, self.rerank_weight)
 
     def check_output(self) -> None:
         """Refuse an output that is one of the files that are read, or that cannot be written."""

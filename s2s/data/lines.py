@@ -212,7 +212,7 @@ def reference_text(row: Row, field: str, position: str) -> str | list[str]:
 
 
 def files(value: str) -> list[str]:
-    """Return the files that an argument names, separated by commas; a file whose name has a comma is one."""
+    """Return the files or folders that an argument names, with commas between; one whose name has a comma is one."""
     return [value] if Path(value).exists() else value.split(",")
 
 
