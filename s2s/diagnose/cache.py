@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2s.diagnose.traces import Trace
+from s2s.errors import UserError
+from s2s.files.atomic import naming, open_output
 
 logger = logging.getLogger("s2s")
 
@@ -36,19 +38,18 @@ class Cache:
             return arrays
         arrays = measure()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write(path, arrays)
-        except OSError as error:  # a run on a disk that is full or read-only can be measured all the same
-            logger.warning("%s: not kept for the next time (%s)", path, error.strerror or error)
+            with naming(path):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write(path, arrays)
+        except UserError as error:  # a run on a disk that is full or read-only can be measured all the same
+            logger.warning("not kept for the next time: %s", error)
         return arrays
 
 
 def write(path: Path, arrays: Arrays) -> None:
-    """Write arrays with a hash of them, first under another name, so that an interrupted write leaves no file."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    """Write arrays with a hash of them; see ``open_output``."""
+    with open_output(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays, **{DIGEST: np.array(_digest(arrays))})
-    partial.replace(path)
 
 
 def read(path: Path) -> Arrays | None:
