@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,22 @@ TINY = (
 def device_of_two() -> str:
     """Return the key that lets two processes train on this machine: each on a GPU of its own, or on the processor."""
     return "run.device=cpu" if torch.cuda.device_count() == 1 else "run.device=auto"
+
+
+def together(*arguments: str, timeout: float | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run a Python program in two processes to its end and return what it printed."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, timeout=timeout, encoding="utf-8"
+    )
+
+
+def saved_by_two(worker: str, folder: Path, *arguments: str) -> list[Any]:
+    """Run one of these workers in two processes and return what each has saved in the folder."""
+    done = together(str(Path(__file__).with_name(worker)), str(folder), *arguments)
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"{process}.pt") for process in range(2)]
 
 
 def recipe(folder: Path, *overrides: str) -> Recipe:

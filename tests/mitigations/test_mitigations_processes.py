@@ -1,13 +1,10 @@
 """Every method: two processes with two micro-batches each compute what one computes at once, under DDP and FSDP2."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 from mitigations_worker import EXTRA, REFUSED, TINY, gradient, objective, rows, update
+from tiny_runs import saved_by_two
 from torch import Tensor
 
 import s2s
@@ -29,18 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two_by_two(folder: Path) -> list[dict[tuple[str, str], Tensor | str]]:
-    worker = str(Path(__file__).parents[1] / "helpers" / "mitigations_worker.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", worker]
-    done = subprocess.run(
-        [*command, str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        encoding="utf-8",
-    )
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{process}.pt") for process in range(2)]
+    return saved_by_two("mitigations_worker.py", folder)
 
 
 @pytest.fixture(scope="module")

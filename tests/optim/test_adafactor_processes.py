@@ -1,14 +1,11 @@
 """Adafactor on DTensors in two processes computes what it computes on whole parameters in one."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from adafactor_worker import CASES, train
+from tiny_runs import saved_by_two
 from torch import Tensor
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
@@ -16,15 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("adafactor")
-    worker = str(Path(__file__).parents[1] / "helpers" / "adafactor_worker.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, worker, str(folder)], capture_output=True, text=True, check=False, env=environment, encoding="utf-8"
-    )
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{process}.pt") for process in range(2)]
+    return saved_by_two("adafactor_worker.py", tmp_path_factory.mktemp("adafactor"))
 
 
 def flat(state: Any, prefix: str = "") -> dict[str, Tensor]:

@@ -1,14 +1,11 @@
 """Two processes with two micro-batches each compute what one process computes at once."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from gradients_worker import UPDATES, Gradients, gradients
-from tiny_runs import device_of_two
+from tiny_runs import device_of_two, saved_by_two, together
 from torch import Tensor
 
 import s2s
@@ -25,20 +22,6 @@ TINY = [
 ]
 
 
-def together(*arguments: str) -> None:
-    """Run a Python program in two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        encoding="utf-8",
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def distance(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     """The norm of the difference of all tensors as one vector, relative to that of theirs."""
     assert ours.keys() == theirs.keys()
@@ -48,9 +31,7 @@ def distance(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
 
 @pytest.fixture(scope="module")
 def two_by_two(tmp_path_factory: pytest.TempPathFactory) -> list[Gradients]:
-    folder = tmp_path_factory.mktemp("gradients")
-    together(str(Path(__file__).parents[1] / "helpers" / "gradients_worker.py"), str(folder), "2")
-    return [torch.load(folder / f"{process}.pt") for process in range(2)]
+    return saved_by_two("gradients_worker.py", tmp_path_factory.mktemp("gradients"), "2")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +62,8 @@ def test_gradients_do_not_depend_on_the_micro_batches(accumulation: int, whole: 
 
 def test_weights_do_not_depend_on_the_processes(tmp_path: Path) -> None:
     arguments = [*TINY, f"run.folder={tmp_path / 'two'}", "run.processes=2", "run.accumulate=2"]
-    together("-m", "s2s.train", "recipe=toy_copy", *arguments)
+    done = together("-m", "s2s.train", "recipe=toy_copy", *arguments)
+    assert done.returncode == 0, done.stderr
     one = s2s.fit(Recipe.load("toy_copy", [*TINY, f"run.folder={tmp_path / 'one'}"]))
     two = s2s.load(tmp_path / "two")
     assert (two.step, two.recipe.run.processes) == (one.step, 2)

@@ -1,15 +1,11 @@
 """Whole runs on two processes: equal to one process, with a moving average, after a change of processes, and ending."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import device_of_two, log, place, ready
+from tiny_runs import device_of_two, log, place, ready, together
 from torch import Tensor
 
 import s2s
@@ -23,23 +19,6 @@ KEYS = (
     *("model.dropout=0", "run.ema=0.8", "run.save_every=4", "run.steps=8", "optimizer.epsilon=1e-4"),
     *("run.tf32=false", device_of_two()),
 )
-
-
-def together(made: Sequence[str]) -> "subprocess.CompletedProcess[str]":
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "s2s.train",
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, *made], capture_output=True, text=True, check=False, env=environment, timeout=500, encoding="utf-8"
-    )
 
 
 def vector(folder: Path, step: int, file: str) -> Tensor:
@@ -57,7 +36,7 @@ def test_a_run_that_goes_on_with_two_processes_equals_one_with_one(base: Path, t
     for path in place(two, 8).iterdir():
         path.unlink()
     place(two, 8).rmdir()
-    done = together([f"recipe={two / 'recipe.yaml'}", "run.processes=2"])
+    done = together("-m", "s2s.train", f"recipe={two / 'recipe.yaml'}", "run.processes=2", timeout=500)
     assert done.returncode == 0, done.stderr
     assert "resuming with changes (processes 1 -> 2): the examples stay, bits may differ" in done.stdout
     for file in (WEIGHTS, AVERAGE):
@@ -71,7 +50,7 @@ def test_a_run_that_goes_on_with_two_processes_equals_one_with_one(base: Path, t
 def test_a_loss_that_is_not_finite_ends_all_processes(base: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     ready(base, folder, "optimizer={rate: 1e9, decay: 1e9}", "run.save_every=1", "run.processes=2", device_of_two())
-    done = together([f"recipe={folder / 'recipe.yaml'}"])
+    done = together("-m", "s2s.train", f"recipe={folder / 'recipe.yaml'}", timeout=500)
     assert done.returncode == 1
     assert done.stderr.count("loss nan, norm of the gradient nan; its batch, in epoch 0, has the train examples") == 2
     assert s2s.load(folder, "last").step >= 1
