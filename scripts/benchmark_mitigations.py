@@ -99,7 +99,7 @@ def _ids(model: PrefixTransformer) -> SimpleNamespace:
 
 
 def build(arguments: argparse.Namespace, longest: int) -> PrefixTransformer:
-    """Return a model from scratch with room for ``tokens`` tokens of source and target together."""
+    """Return a model from scratch with room for ``longest`` tokens of source and target together."""
     shape = {name: getattr(arguments, name) for name in SHAPE}
     model = PrefixTransformer(Architecture(**shape, feed_forward=4 * arguments.width, positions=longest))
     torch.manual_seed(0)

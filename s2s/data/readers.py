@@ -26,7 +26,6 @@ from s2s.errors import UserError
 
 Found = tuple[int, Row | ValueError]
 """The number of a row in its file, from 1, and the row or the error in it."""
-"""Takes a line for the user about a file that was read."""
 LONGEST_LINE = 1 << 24
 """In bytes: far more than any text that a model reads, and far less than a machine's memory."""
 LONG_CELL = 10

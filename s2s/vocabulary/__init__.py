@@ -72,7 +72,5 @@ def load(folder: Path) -> Vocabulary:
         return KINDS[kind].load(folder)
     except UserError:
         raise
-    except (
-        Exception
-    ) as error:  # each library has its own error for a damaged file; that of tokenizers is a bare Exception
+    except Exception as error:  # each library has its own for a damaged file; that of tokenizers is a bare Exception
         raise UserError(f"{folder / KINDS[kind].FILE}: cannot be read ({first_line(error)}); {AGAIN}") from error

@@ -1,4 +1,4 @@
-"""Commands on 0, 1, 2 ... CUDA devices in host memory: see ``tests/fakecuda``.
+"""Commands on 0, 1, 2 ... CUDA devices in host memory: see ``tests/helpers/fakecuda``.
 
 A test that needs the devices carries ``needs_fake_cuda``; the first one builds them, in half a minute. The whole suite
 runs on so many devices with ``S2S_TEST_DEVICES=1 scripts/test`` (1, 2 ...; paths of tests may follow); without the
