@@ -188,9 +188,10 @@ def measure(known: dict[str, Path]) -> tuple[list[tuple[str, str, bool]], list[s
         for node in ast.walk(parsed(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
-    said = [(line, path) for path in known.values() for line, _ in comments(path)]
     own_lines = sum(
-        path.read_text(encoding="utf-8").splitlines()[line - 1].lstrip().startswith("#") for line, path in said
+        lines[line - 1].lstrip().startswith("#")
+        for path, lines in zip(known.values(), texts, strict=True)
+        for line, _ in comments(path)
     )
     code = sum(1 for lines in texts for line in lines if line.strip() and not line.lstrip().startswith("#"))
     loose = len(list((ROOT / "s2s").glob("*.py")))
