@@ -10,7 +10,6 @@ Plain lines give plain lines: tags with blanks between them (_ where a cut lost 
 ``head=NAME`` chooses one of several heads. ``-`` is standard input or output, and ``.gz`` files are read and written.
 """
 
-import gzip
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from s2s.console.outputs import check_output
 from s2s.console.terminal import plain_console, print_results, progress_bar
 from s2s.data.lines import Format, Wanted, misnamed, position, read_rows, source_text
 from s2s.data.rows import Fields, json_text
+from s2s.decoding.resumable_output import encoded
 from s2s.errors import UserError, nearest
 from s2s.files.atomic import open_output
 from s2s.heads.prediction import Given
@@ -88,9 +88,8 @@ def write(name: str, lines: Sequence[str]) -> None:
     if name == "-":
         print_results(lines)
         return
-    content = "".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace")
     with open_output(Path(name)) as file:
-        file.write(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
+        file.write(encoded(lines, name.endswith(".gz")))
 
 
 def predict(arguments: Sequence[str]) -> None:

@@ -54,8 +54,10 @@ def _read_record(path: Path) -> "Record | None":
         return None
 
 
-def _joined(lines: Sequence[str]) -> bytes:
-    return "".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace")
+def encoded(lines: Sequence[str], compressed: bool = False) -> bytes:
+    """Return lines in UTF-8, halves of surrogate pairs escaped; as one gzip member if ``compressed``."""
+    content = "".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace")
+    return gzip.compress(content, mtime=0) if compressed else content
 
 
 class Output(Protocol):
@@ -86,7 +88,7 @@ class DirectOutput:
                 print_results(lines)
             return
         with naming(self.path):
-            self.file.write(_joined(lines))
+            self.file.write(encoded(lines))
             self.file.flush()
 
     def finish(self) -> None:
@@ -144,9 +146,9 @@ class Journal:
 
     def append(self, lines: Sequence[str], digest: str) -> None:
         """Write some lines, made from input up to the hash ``digest``; when this returns they are on the disk."""
-        piece = _joined(lines)
+        piece = encoded(lines, self.path.suffix == ".gz")
         with naming(self.partial):
-            self.file.write(gzip.compress(piece, mtime=0) if self.path.suffix == ".gz" else piece)
+            self.file.write(piece)
             self.file.flush()
             os.fsync(self.file.fileno())
         # Only after the lines are on the disk: a record must never promise lines that a power failure has lost.
@@ -160,7 +162,7 @@ class Journal:
         """Give the file its name."""
         with naming(self.path):
             if self.path.suffix == ".gz" and not self.record.bytes:
-                self.file.write(gzip.compress(b"", mtime=0))  # an empty file is no valid gzip file
+                self.file.write(encoded([], compressed=True))  # an empty file is no valid gzip file
                 self.file.flush()
             self.file.close()  # Windows renames no file that is open
             take_place(self.partial, self.path)
