@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from s2s.config.outside_names import outside
 from s2s.config.ranges import PathText, at_least, settle
+from s2s.data.synthetic import Transduction
 from s2s.errors import UserError
 from s2s.files.paths import at_home
 
@@ -68,7 +69,8 @@ class DataSettings:
     packages: list[str] = field(default_factory=PACKAGES.copy)  # read for docstrings; stdlib: Python's own
     # a folder; null: the environment variable S2S_CACHE, else ~/.cache/s2s
     cache: PathText | None = field(default=None, metadata=outside("FOLDER"))
-    size: SetSize = 4000  # examples of the copy task or of the synthetic one; 200 are held out
+    size: SetSize = 4000  # examples of the copy task, of which 200 are held out, or of the synthetic one: a fifth
+    task: Transduction = field(default_factory=Transduction)  # of the synthetic set
 
     def __post_init__(self) -> None:
         settle(self, "data.")

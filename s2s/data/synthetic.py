@@ -9,45 +9,53 @@ Markov Models", 1989, section III A) gives its probability exactly.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
+from s2s.config.ranges import Count, Range, settle
 from s2s.errors import UserError
 
 Numbers = NDArray[np.float64]
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+# Neither 0 nor 1: every prefix must be possible, as the model may write any.
+Chance = Annotated[float, Range(0, 1, open_low=True, open_high=True)]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Transduction:
-    """The chain. Letters are ``a b c`` ..., words ``A B C`` ..., separated by blanks in a text."""
+    """A recipe's ``data.task``: the chain, and how long its sources are.
 
-    letters: int = 8
-    modes: int = 2
-    noise: float = 0.05  # probability that a word is drawn from all words, with equal probabilities
-    switch: float = 0.1  # probability that the mode changes after a word, to any other one
-    stay: float = 0.1  # probability that the pointer stays after a word
+    Letters are ``a b c`` ..., words ``A B C`` ..., separated by blanks in a text.
+    """
+
+    letters: Annotated[int, Range(2, len(LETTERS))] = 8  # size of the alphabet of sources, and of that of targets
+    modes: Annotated[int, Range(1, len(LETTERS))] = 2  # ways to write a letter; at most letters
+    noise: Chance = 0.05  # probability that a word is drawn from all words, with equal probabilities
+    switch: Chance = 0.1  # probability that the mode changes after a word, to any other one
+    stay: Chance = 0.1  # probability that the pointer stays after a word
+    shortest: Count = 5  # letters of a source
+    longest: Count = 20  # letters of a source
 
     def __post_init__(self) -> None:
-        if not 2 <= self.letters <= len(LETTERS):
-            raise UserError(f"letters: {self.letters} is not in 2 .. {len(LETTERS)}")
-        if not 1 <= self.modes <= self.letters:
-            raise UserError(f"modes: {self.modes} is not in 1 .. letters ({self.letters})")
-        for name in ("noise", "switch", "stay"):
-            if not 0 < getattr(self, name) < 1:
-                raise UserError(f"{name}: {getattr(self, name)} is not between 0 and 1; every prefix must be possible")
+        settle(self, "data.task.")
+        if self.modes > self.letters:
+            raise UserError(f"data.task.modes: {self.modes} is not in 1 .. letters ({self.letters})")
+        if self.shortest > self.longest:
+            raise UserError(f"data.task.shortest: {self.shortest} is more than longest ({self.longest})")
 
     @property
     def words(self) -> list[str]:
         """The words of targets."""
         return list(LETTERS[: self.letters].upper())
 
-    def pairs(self, size: int, shortest: int = 5, longest: int = 20, seed: int = 0) -> list[tuple[str, str]]:
+    def pairs(self, size: int, seed: int = 0) -> list[tuple[str, str]]:
         """Draw ``size`` pairs: a source of ``shortest`` to ``longest`` letters, and a target from the chain."""
         random = Random(seed)
-        sources = [random.choices(LETTERS[: self.letters], k=random.randint(shortest, longest)) for _ in range(size)]
+        lengths = (random.randint(self.shortest, self.longest) for _ in range(size))
+        sources = [random.choices(LETTERS[: self.letters], k=length) for length in lengths]
         return [(" ".join(source), " ".join(self.sample(source, random))) for source in sources]
 
     def sample(self, source: Sequence[str], random: Random) -> list[str]:

@@ -11,7 +11,6 @@ from s2s.data import Dataset, DataSettings, Example, load
 from s2s.data.batches import tokenise
 from s2s.data.dataset import TRAINED, fingerprint, is_same
 from s2s.data.splits import SPLITS
-from s2s.data.synthetic import Transduction
 from s2s.data.user_files import read
 from s2s.diagnose.corruptions import seen
 from s2s.diagnose.oracle import Oracle, model_oracle, task_oracle
@@ -125,8 +124,10 @@ def _truth(run: Run, folders: Sequence[Path]) -> Truth | None:
     Raises ``UserError`` where an oracle has another vocabulary than the run.
     """
     if not folders:
-        known = run.recipe.data.source == "synthetic"
-        return Truth(task_oracle(Transduction(), run.vocabulary), "the task itself", True, "task") if known else None
+        data = run.recipe.data
+        if data.source != "synthetic":
+            return None
+        return Truth(task_oracle(data.task, run.vocabulary), "the task itself", True, f"task {data.task}")
     runs = [load_run(folder) for folder in folders]
     # Equal sizes are not enough: the mean adds up probabilities id by id.
     words = [run.vocabulary.decode([token]) for token in range(run.vocabulary.size)]

@@ -270,17 +270,19 @@ def test_the_mean_of_other_runs_replaces_an_unknown_truth(runs):
 
 def test_the_truth_of_a_synthetic_task_is_known(tmp_path):
     steps = [f"run.{key}=2" for key in ("steps", "evaluate_every", "save_every", "evaluate_examples")]
-    run = fit(Recipe.load("synthetic_oracle", ["data.size=300", "model.width=32", f"run.folder={tmp_path}", *steps]))
+    task = Transduction(noise=0.4, longest=10)  # other than by default, so that a judge by the default would differ
+    keys = ["data.size=300", "data.task.noise=0.4", "data.task.longest=10", "model.width=32", f"run.folder={tmp_path}"]
+    run = fit(Recipe.load("synthetic_oracle", [*keys, *steps]))
     settings = DiagnosisSettings(run=str(tmp_path), **SMALL)
     measurements = measure(prepare(tmp_path, choose(settings)), settings, no_bar)
     assert (measurements.truth, measurements.exact) == ("the task itself", True)
     names = [quantity.name for quantity in quantities([measurements])]
     assert names[-2:] == ["excess_error_50", "excess_error_90"]
     source, target = measurements.sources[0].split(), measurements.references[0].split()
-    known = Transduction().along(source, target)[0]
+    known = task.along(source, target)[0]
     score = run.score([measurements.sources[0]], [measurements.references[0]])[0][0]
     first = next(distributions(run.model, run.vocabulary, [(measurements.source_ids[0], [])]))[1][0]
-    ids = [run.vocabulary.encode(word)[0] for word in Transduction().words]
+    ids = [run.vocabulary.encode(word)[0] for word in task.words]
     assert first[ids["ABCDEFGH".index(target[0])]] == pytest.approx(float(score), abs=1e-5)
     kl = sum(np.exp(p) * (p - first[token]) for p, token in zip(known, ids, strict=False))
     assert measurements.divergences.data[0][0] == pytest.approx(kl, abs=1e-5)

@@ -1,6 +1,7 @@
 """Oracles, and the accumulated error against loops."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_a_model_that_is_its_own_oracle_has_no_divergence_and_another_one_has(ra
 
 
 def test_the_task_is_an_oracle_over_a_vocabulary_s_ids():
-    pairs = TASK.pairs(200, 3, 6)
+    pairs = replace(TASK, shortest=3, longest=6).pairs(200)
     vocabulary = train((text for pair in pairs for text in pair), 300)
     source, target = vocabulary.source_ids(vocabulary.encode("c a b")), vocabulary.encode("B C A")
     log_probs = task_oracle(TASK, vocabulary)(source, target)

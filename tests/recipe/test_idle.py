@@ -17,6 +17,7 @@ from s2s.search.methods import SEARCHES
         (["schedule.warmup=50"], "schedule.warmup: 50 steps of 10: the rate reaches 20% of optimizer.rate"),
         (["run.patience=9"], "run.patience: 9, but the run has 5 evaluations: it cannot end early"),
         (["run.average=9"], "run.average: 9, but 10 steps save 5 checkpoints at run.save_every"),
+        (["data.task.noise=0.1"], "data.task: it does nothing without data.source: synthetic"),
         (["run.checkpointing_every=2"], "run.checkpointing_every: it does nothing"),
         (["search.beams=1", "search.length_penalty=1"], "search.length_penalty: 1.0 does nothing to what is found"),
         (["search={name: diverse, groups: 1}"], "search.strength: 0.5 does nothing with one group"),
