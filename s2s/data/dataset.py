@@ -16,6 +16,7 @@ from s2s.data.settings import DataSettings, check_origin
 from s2s.data.splits import SPLITS
 from s2s.data.user_files import Splits
 from s2s.errors import UserError, nearest
+from s2s.randomness import seed_of
 
 TRAINED = ("train", "dev")
 """The splits that training reads."""
@@ -50,9 +51,10 @@ def load(data: DataSettings, labels: Sequence[str] = (), splits: Sequence[str] =
     if data.source is not None and (labels or data.target_field is None):
         raise UserError(f"data.source: '{data.source}' has sources and targets, no other fields; labels need data.path")
     loaded, report = user_files.load(data, labels, splits) if data.source is None else _built_in(data.source, data)
+    loaded, drawn = _drawn(loaded, data)
     read = loaded if data.source is not None else {split: loaded[split] for split in splits}
     counts = ", ".join(f"{split} {len(examples)}" for split, examples in read.items())
-    report = [f"examples: {counts}", *report, *_overlap(read)]
+    report = [f"examples: {counts}", *drawn, *report, *_overlap(read)]
     digits = fingerprint({split: loaded[split] for split in TRAINED})
     return Dataset(loaded["train"], loaded["dev"], loaded["test"], digits, report)
 
@@ -69,6 +71,24 @@ def is_same(recorded: str, dataset: Dataset, data: DataSettings, labels: Sequenc
     except UserError:  # an unreadable test split is no reason to stop: nothing else needs it
         return False
     return recorded == fingerprint({"train": whole.train, "dev": whole.dev, "test": whole.test})
+
+
+def _drawn(splits: Splits, data: DataSettings) -> tuple[Splits, list[str]]:
+    """Return the splits with what ``data.draw`` takes of train, in the order of train, and a line on it."""
+    draw, train = data.draw, splits["train"]
+    if draw.train is None and draw.test is None:
+        return splits, []
+    kept, tested = len(train) - (draw.test or 0) if draw.train is None else draw.train, draw.test or 0
+    if kept < 1 or kept + tested > len(train):
+        raise UserError(f"data.draw: {kept} for train and {tested} for test, but train has {len(train)} examples")
+    # RandomState's numbers are the same in all versions of numpy, as a data set must be.
+    order = numpy.random.RandomState(seed_of(draw.seed, "data.draw") % 2**32).permutation(len(train))
+    # From both ends, so that another size of the one does not change the other.
+    parts = {"train": train.take(numpy.sort(order[:kept]))}
+    if tested:
+        parts["test"] = train.take(numpy.sort(order[-tested:]))
+    how = f"{kept} for train" + f" and {tested} for test" * bool(tested)
+    return {**splits, **parts}, [f"train: {how} drawn from {len(train)} with seed {draw.seed}"]
 
 
 def _built_in(name: str, data: DataSettings) -> tuple[Splits, list[str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from s2s.config.outside_names import outside
-from s2s.config.ranges import PathText, at_least, settle
+from s2s.config.ranges import Count, PathText, Seed, at_least, settle
 from s2s.data.synthetic import Transduction
 from s2s.errors import UserError
 from s2s.files.paths import at_home
@@ -43,6 +43,18 @@ class StoredSet:
 
 
 @dataclass
+class Draw:
+    """A recipe's ``data.draw``: a part of a large train split, to learn from few examples."""
+
+    train: Count | None = None  # examples of the train split that stay; null: all
+    test: Count | None = None  # examples of the rest of it that become the test split; null: the data's own
+    seed: Seed = 0  # of both draws
+
+    def __post_init__(self) -> None:
+        settle(self, "data.draw.")
+
+
+@dataclass
 class DataSettings:
     """A recipe's ``data:``. Exactly one of ``source``, ``path`` (or files) and ``dataset`` must be given."""
 
@@ -62,6 +74,7 @@ class DataSettings:
     source_field: str = "source"  # of a row: the text to read; a.b is the b within a
     target_field: str | None = "target"  # of a row: the text to generate, or a list; null: no targets
     split: Literal["blanks", "characters"] = "blanks"  # how a source given as text falls into tokens, for heads
+    draw: Draw = field(default_factory=Draw)
     on_error: Literal["stop", "skip"] = "stop"  # a malformed line is an error, or is counted and left out
     max_source: SourceLength = 256  # tokens, special ones included; longer sources are cut and counted
     max_target: TargetLength = 48  # likewise
