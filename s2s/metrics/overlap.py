@@ -160,14 +160,41 @@ def _of_corpus(metric: BLEU | CHRF, hypotheses: Sequence[str], lists: Sequence[S
     """Return sacrebleu's own statistics of each text, and its own score of their sum."""
     # sacrebleu reads None as a missing reference, which its types leave out.
     rows = metric._extract_corpus_statistics(list(hypotheses), streams(lists))  # type: ignore[arg-type]
+    return Statistics(np.array(rows, dtype=np.float64), bleu if isinstance(metric, BLEU) else chrf)
 
-    def measure(sums: Numbers) -> Numbers:
-        flat = sums.reshape(-1, sums.shape[-1])
-        # Rounding may leave sacrebleu's perfect score a hair above 100.
-        scores = [min(100.0, metric._compute_score_from_stats(row.tolist()).score) for row in flat]
-        return np.array(scores).reshape(sums.shape[:-1])
 
-    return Statistics(np.array(rows, dtype=np.float64), measure)
+def bleu(sums: Numbers) -> Numbers:
+    """Return BLEU from sums [..., 10]: lengths of hypotheses and references, matching n-grams and n-grams, n = 1 to 4.
+
+    It is sacrebleu's corpus BLEU with its default smoothing, for many rows of sums at once, as resampling needs it.
+    """
+    lengths, references = sums[..., 0], sums[..., 1]
+    correct, total = sums[..., 2:6], sums[..., 6:10]
+    # The n-th order without a match counts as 1 / 2^k of one, where k is the number of such orders so far.
+    halvings = np.cumsum(correct == 0, axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logarithms = np.log(np.where(correct > 0, correct, 0.5**halvings) / total).mean(axis=-1)
+        brevity = np.where(lengths < references, np.exp(1 - references / lengths), 1.0)
+        scores = 100 * brevity * np.exp(logarithms)
+    # Texts of fewer than 4 words have no 4-grams, and so no BLEU.
+    zero = (total == 0).any(axis=-1) | (correct == 0).all(axis=-1) | (lengths == 0)
+    # Rounding may leave a perfect score a hair above 100.
+    return np.where(zero, 0.0, np.minimum(scores, 100.0))
+
+
+def chrf(sums: Numbers) -> Numbers:
+    """Return chrF from sums [..., 18]: for n = 1 to 6 the n-grams of hypotheses, of references, and those of both.
+
+    It is sacrebleu's corpus chrF with its defaults (recall counts twice), for many rows of sums at once.
+    """
+    counts = sums.reshape(*sums.shape[:-1], -1, 3)
+    hypotheses, references, both = counts[..., 0], counts[..., 1], counts[..., 2]
+    valid = (hypotheses > 0) & (references > 0)
+    orders = np.maximum(valid.sum(axis=-1), 1)
+    precision = np.where(valid, both / np.maximum(hypotheses, 1), 0.0).sum(axis=-1) / orders
+    recall = np.where(valid, both / np.maximum(references, 1), 0.0).sum(axis=-1) / orders
+    weighted = 4 * precision + recall
+    return np.where(weighted > 0, 100 * 5 * precision * recall / np.where(weighted > 0, weighted, 1.0), 0.0)
 
 
 def _rouge(

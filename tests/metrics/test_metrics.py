@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu import corpus_bleu, corpus_chrf
+from sacrebleu.metrics import BLEU, CHRF
 
 from s2s.errors import UserError
 from s2s.metrics import Scores, characters, paired_bootstrap, rouge_l, rouge_l_by_sentence, rouge_n, score, show, words
+from s2s.metrics.overlap import bleu, chrf
 
 KEYS = ["rouge_1", "rouge_2", "rouge_l", "rouge_1_char", "rouge_2_char", "rouge_l_char", "bleu", "chrf"]
 OTHER_SCORER = RougeScorer(["rouge1", "rouge2", "rouge3", "rougeL"], use_stemmer=False)
@@ -243,3 +245,20 @@ def test_many_sentences_are_resampled_in_bounded_memory() -> None:
 def test_bootstrap_refuses_scores_it_cannot_compare(a: list[float], b: list[float], samples: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         paired_bootstrap(a, b, samples=samples)
+
+
+def test_corpus_scores_of_many_sums_are_those_of_sacrebleu():
+    metrics, draw = (BLEU(force=True), CHRF()), np.random.default_rng(0)
+    for metric in metrics:
+        metric.corpus_score(["a"], [["a"]])  # before a first score it has no signature
+    rows: tuple[list[list[int]], list[list[int]]] = ([], [])
+    for _ in range(2000):
+        length = draw.integers(0, 12)  # 0 to 3 words have no 4-grams
+        total = np.maximum(length - np.arange(4), 0)
+        rows[0].append([length, draw.integers(1, 15), *(draw.integers(0, count + 1) for count in total), *total])
+        counts = [draw.integers(0, 8, 2) for _ in range(6)]
+        rows[1].append([count for pair in counts for count in (*pair, draw.integers(0, pair.min() + 1))])
+    for metric, measure, sums in zip(metrics, (bleu, chrf), rows, strict=True):
+        expected = [metric._compute_score_from_stats([int(count) for count in row]).score for row in sums]
+        assert measure(np.array(sums, dtype=float)) == pytest.approx(expected, abs=1e-9)
+        assert measure(np.array(sums, dtype=float).reshape(2, 1000, -1)).shape == (2, 1000)
