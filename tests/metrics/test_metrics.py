@@ -124,7 +124,7 @@ def test_language_chooses_the_tokenizer_of_bleu_alone() -> None:
     english, chinese = score(hypotheses, references), score(hypotheses, references, "zh")
     differing = {key for key in KEYS if english.values[key] != chinese.values[key]}
     assert differing == {"bleu"}
-    assert chinese.values["bleu"] == corpus_bleu(hypotheses, [references], tokenize="zh").score
+    assert chinese.values["bleu"] == pytest.approx(corpus_bleu(hypotheses, [references], tokenize="zh").score)
     assert "BLEU|nrefs:1|case:mixed|eff:no|tok:13a|" in english.signature
     assert "BLEU|nrefs:1|case:mixed|eff:no|tok:zh|" in chinese.signature
     assert re.match(r"rouge\|nrefs:1\|case:lc\|tok:words\|.*\|version:s2s-\d", chinese.signature)
