@@ -96,7 +96,7 @@ def bootstrap(statistics: ArrayLike, measure: Measure, samples: int = 10_000, se
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3 (percentiles).
     """
     rows = _rows(statistics)
-    drawn = [measure(counts @ rows) for counts in _draws(len(rows), samples, np.random.default_rng(seed))]
+    drawn = [measure(counts @ rows) for counts in draw_counts(len(rows), samples, np.random.default_rng(seed))]
     return percentile_interval(np.concatenate(drawn), float(measure(rows.sum(axis=0))))
 
 
@@ -135,7 +135,7 @@ def compare(a: ArrayLike, b: ArrayLike, measure: Measure, samples: int = 10_000,
     observed = float(measure(first.sum(axis=0)) - measure(second.sum(axis=0)))
     drawn = [
         measure(counts @ first) - measure(counts @ second)
-        for counts in _draws(len(first), samples, np.random.default_rng(seed))
+        for counts in draw_counts(len(first), samples, np.random.default_rng(seed))
     ]
     return _comparison(observed, np.concatenate(drawn))
 
@@ -180,7 +180,7 @@ def hierarchical_bootstrap(
     generator = np.random.default_rng(seed)
     drawn = [
         _over_seeds(first, counts, measure, generator) - _over_seeds(second, counts, measure, generator)
-        for counts in _draws(first.shape[1], samples, generator)
+        for counts in draw_counts(first.shape[1], samples, generator)
     ]
     observed = float(measure(first.sum(axis=1)).mean() - measure(second.sum(axis=1)).mean())
     return _comparison(observed, np.concatenate(drawn))
@@ -197,7 +197,7 @@ def bootstrap_over_seeds(statistics: ArrayLike, measure: Measure, samples: int =
     if len(numbers) == 1:
         return bootstrap(numbers[0], measure, samples, seed)
     generator = np.random.default_rng(seed)
-    draws = _draws(numbers.shape[1], samples, generator)
+    draws = draw_counts(numbers.shape[1], samples, generator)
     drawn = [_over_seeds(numbers, counts, measure, generator) for counts in draws]
     return percentile_interval(np.concatenate(drawn), float(measure(numbers.sum(axis=1)).mean()))
 
@@ -247,7 +247,7 @@ def _rows(statistics: ArrayLike) -> Numbers:
     return rows
 
 
-def _draws(sentences: int, samples: int, generator: np.random.Generator) -> Iterator[Numbers]:
+def draw_counts(sentences: int, samples: int, generator: np.random.Generator) -> Iterator[Numbers]:
     """Yield how often each sentence is drawn, [n, N] for the n samples of a chunk."""
     for size in _chunks(samples, sentences):
         yield _counts(generator.integers(sentences, size=(size, sentences)))

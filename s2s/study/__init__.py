@@ -1,0 +1,1 @@
+"""The comparison of training methods over seeds: its statistics and its pictures."""
