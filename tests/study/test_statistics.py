@@ -82,9 +82,11 @@ def analysis_of_variance(first, second):
 
 @pytest.mark.parametrize("dominant", ["common", "variant", "run"])
 def test_the_error_of_a_mean_is_that_of_the_analysis_of_variance(dominant):
-    first, second = draw(Design("mean", 6, 1.0, dominant), np.random.default_rng(3))
-    error = compare(first[:4], second, mean, samples=20_000).error
-    assert error**2 == pytest.approx(analysis_of_variance(first[:4, :, 0], second[..., 0]), rel=0.05)
+    # Few seeds without a spread of their own: the term that is subtracted is then as large as it can be.
+    first, second = draw(Design("mean", 6, 0.0, dominant), np.random.default_rng(3))
+    first[..., 0] += normal(4, 150)  # an effect on one variant, so that the subtraction stays above 0
+    error = compare(first[:2], second[:3], mean, samples=50_000).error
+    assert error**2 == pytest.approx(analysis_of_variance(first[:2, :, 0], second[:3, :, 0]), rel=0.02)
 
 
 def test_with_sentences_that_all_move_with_the_run_it_is_the_test_of_welch():
@@ -97,6 +99,7 @@ def test_with_sentences_that_all_move_with_the_run_it_is_the_test_of_welch():
         (first.mean() - second.mean(), welch.pvalue, welch.df)
     )
     assert (study.low, study.high) == pytest.approx(tuple(welch.confidence_interval(0.95)))
+    assert study.detectable == pytest.approx(stats.t.ppf([0.975, 0.8], welch.df).sum() * study.error)
     assert study.seeds == (6, 9)
     assert study.sentences == 40
 
