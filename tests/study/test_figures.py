@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 from s2s.diagnose.report.svg import PALETTE
 from s2s.study.figures import Curve, Effect, curves, forest
@@ -279,7 +281,14 @@ def test_words_that_do_not_fit_end_in_an_ellipsis():
     assert fitted("short", 100) == "short"
     assert fitted(LONG, 100).endswith("…")
     assert width(fitted(LONG, 100)) <= 100
-    assert width("词") > width("w")
+
+
+@pytest.mark.parametrize(
+    "words", ["teacher forcing", "WMT MAMMOTH", "mmmm", "+1.40 [−1.87, −0.92] *", "← better", "1,000", LONG, "100 %"]
+)
+def test_words_are_no_wider_than_expected_in_a_wide_type(words):
+    path = TextPath((0, 0), words, size=11, prop=FontProperties(family="DejaVu Sans"))
+    assert 0.75 * width(words, 11) <= path.get_extents().width <= width(words, 11)
 
 
 @pytest.mark.parametrize(
