@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": ("s2s.commands.evaluate", "score files of hypotheses against references, and compare them"),
     "predict": ("s2s.commands.predict", "tag or label a file of sources with the heads of a run"),
     "diagnose": ("s2s.diagnose.__main__", "measure the exposure bias of runs, and write a report"),
+    "study": ("s2s.study.__main__", "train variants of a recipe over seeds, and compare them"),
     "serve": ("s2s.serve.__main__", "serve runs as a local page and a JSON interface"),
     "export": ("s2s.commands.export", "write a run as a checkpoint of transformers, or as a small folder"),
     "average": ("s2s.commands.average", "average the last checkpoints of a run"),

@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = """
 __main__
-train commands
 study
+train commands
 training decoding serve diagnose integrations
 runs
 recipe

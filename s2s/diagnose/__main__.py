@@ -13,24 +13,18 @@ from s2s.console.command_line import run_command
 from s2s.console.outputs import check_output_files
 from s2s.console.terminal import plain_console, progress_bar
 from s2s.data.rows import json_text
-from s2s.diagnose.passes import Bar, measure
+from s2s.diagnose.passes import Bar, measure, no_bar
 from s2s.diagnose.record import record
 from s2s.diagnose.report import page
 from s2s.diagnose.settings import DiagnosisSettings
 from s2s.diagnose.subjects import choose, prepare
 from s2s.diagnose.token_table import write_tokens
-from s2s.diagnose.traces import OnProgress, no_progress
+from s2s.diagnose.traces import OnProgress
 from s2s.files.atomic import write_atomically
 from s2s.metrics.bootstrap import too_few
 
 USAGE = "usage: s2s diagnose run=FOLDER[,FOLDER ...] data=FILE|recipe [output=FOLDER] [key=value ...]"
 PAGE, RECORD, TOKENS = "report.html", "report.json", "tokens.parquet"
-
-
-@contextmanager
-def no_bar(title: str, size: int) -> Iterator[OnProgress]:  # noqa: ARG001
-    """Show nothing."""
-    yield no_progress
 
 
 def diagnose(settings: DiagnosisSettings, bar: Bar = no_bar) -> dict[str, Any]:

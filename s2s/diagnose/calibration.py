@@ -7,14 +7,13 @@ upwards on small ones.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from s2s.diagnose.measurements import Measurements, Plain, Quantity
 from s2s.diagnose.traces import Marks, Trace
-from s2s.metrics.bootstrap import Measure, Numbers, mean
+from s2s.metrics.bootstrap import Numbers, mean
 
 BINS = 20
 
@@ -33,17 +32,24 @@ def quantities(runs: Sequence[Measurements]) -> list[Quantity]:  # noqa: ARG001
     def sums(run: Measurements) -> Numbers:
         return np.concatenate([statistics(side, edges) for side in judged(run).values()], axis=1)
 
-    def growth(sums: Numbers, measure: Measure) -> Numbers:
-        # Both sides are in one row of sums, so a bootstrap draws the same sentences for both.
-        forced, free = np.split(sums, 2, axis=-1)
-        return measure(free) - measure(forced)
-
-    error, confidence = (partial(growth, measure=part) for part in (expected_calibration_error, overconfidence))
     titles = [f"{kind} after own prefixes minus after gold" for kind in ("calibration error", "overconfidence")]
     return [
-        Quantity("calibration_gap", titles[0], "share", "lower", sums, error),
-        Quantity("overconfidence_gap", titles[1], "share", "lower", sums, confidence),
+        Quantity("calibration_gap", titles[0], "share", "lower", sums, error_growth),
+        Quantity("overconfidence_gap", titles[1], "share", "lower", sums, confidence_growth),
     ]
+
+
+def error_growth(sums: Numbers) -> Numbers:
+    """Return how much larger the calibration error is after own prefixes, from the sums of both sides."""
+    # Both sides are in one row of sums, so a bootstrap draws the same sentences for both.
+    forced, free = np.split(sums, 2, axis=-1)
+    return expected_calibration_error(free) - expected_calibration_error(forced)
+
+
+def confidence_growth(sums: Numbers) -> Numbers:
+    """Return how much more overconfident the model is after own prefixes, from the sums of both sides."""
+    forced, free = np.split(sums, 2, axis=-1)
+    return overconfidence(free) - overconfidence(forced)
 
 
 def details(run: Measurements) -> Plain:

@@ -2,8 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
@@ -17,7 +17,7 @@ from s2s.diagnose.cache import Arrays, Cache, flatten, flatten_traces, rows
 from s2s.diagnose.measurements import Divergences, Measurements, Recovery
 from s2s.diagnose.settings import DiagnosisSettings
 from s2s.diagnose.subjects import Subject, weights_hash
-from s2s.diagnose.traces import GreedyText, OnProgress
+from s2s.diagnose.traces import GreedyText, OnProgress, no_progress
 from s2s.errors import own_version
 from s2s.files.paths import readable
 from s2s.inference.generate import generate
@@ -36,6 +36,12 @@ class Bar(Protocol):
 
     def __call__(self, title: str, size: int) -> AbstractContextManager[OnProgress]:
         """Show a line for a pass over ``size`` pairs; the context gives the function that moves it on."""
+
+
+@contextmanager
+def no_bar(title: str, size: int) -> Iterator[OnProgress]:  # noqa: ARG001
+    """Show nothing."""
+    yield no_progress
 
 
 class Pass(NamedTuple):

@@ -40,11 +40,6 @@ def quantities(runs: Sequence[Measurements]) -> list[Quantity]:
     """Return what the widest beam loses against the best one, Su's gap, and the share of model errors."""
     widest = list(runs[0].beams)[-1]
 
-    def curse(sums: Numbers) -> Numbers:
-        # Each resample has its own best width, so the interval includes the uncertainty of that choice.
-        means = sums[..., :-1] / sums[..., -1:]
-        return means.max(axis=-1) - means[..., -1]
-
     def marks(run: Measurements, kind: str, among: str) -> Numbers:
         verdicts = _verdicts(run, widest)
         return np.stack([getattr(verdicts, kind), getattr(verdicts, among)], axis=1).astype(float)
@@ -57,6 +52,13 @@ def quantities(runs: Sequence[Measurements]) -> list[Quantity]:
         Quantity("su_gap", f"locally right, globally wrong {beams} (Su-gap)", "share", "lower", gap, mean),
         Quantity("model_errors", f"texts {beams} that score more than gold", "share", "neither", errors, mean),
     ]
+
+
+def curse(sums: Numbers) -> Numbers:
+    """Return what the widest beam loses against the best width, from sums [..., widths + 1] of ``qualities``."""
+    # Each resample has its own best width, so the interval includes the uncertainty of that choice.
+    means = sums[..., :-1] / sums[..., -1:]
+    return np.asarray(means.max(axis=-1) - means[..., -1])
 
 
 def details(run: Measurements) -> list[Plain]:

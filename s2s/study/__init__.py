@@ -1,1 +1,1 @@
-"""The comparison of training methods over seeds: its statistics and its pictures."""
+"""Studies: variants of a recipe, trained over seeds, scored, diagnosed and compared."""

@@ -13,9 +13,9 @@ from s2s import Recipe, fit
 from s2s.data import Example
 from s2s.data.synthetic import Transduction
 from s2s.diagnose import cache
-from s2s.diagnose.__main__ import diagnose, main, no_bar, show
+from s2s.diagnose.__main__ import diagnose, main, show
 from s2s.diagnose.oracle import distributions
-from s2s.diagnose.passes import PASSES, measure
+from s2s.diagnose.passes import PASSES, measure, no_bar
 from s2s.diagnose.record import details, quantities
 from s2s.diagnose.settings import DiagnosisSettings
 from s2s.diagnose.subjects import choose, prepare

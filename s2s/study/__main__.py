@@ -1,0 +1,78 @@
+"""Compare methods over seeds: ``s2s study study=NAME [key=value ...]``.
+
+Trains what is missing, decodes, scores and diagnoses it, and writes the page, ``results.json`` and the rows of a table
+in Markdown. The keys are those of ``Study``; they may be given in the study's file or on the command line.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from s2s.console.command_line import run_command
+from s2s.console.terminal import log
+from s2s.errors import UserError
+from s2s.study import runner
+from s2s.study.page import write_page
+from s2s.study.settings import STUDY, Plan, read_plan
+
+USAGE = """\
+usage: s2s study study=NAME [workers=2] [budget=MINUTES] [key=value ...] [--dry-run]
+       s2s study --help [SECTION]
+
+Trains what is missing of a study, decodes, scores and compares it, and writes one page. The same command continues
+after any stop, and runs whose results are there are not trained again. --dry-run shows what would be done, and how long
+it would take. Exit codes: 0 finished or budget used up, 2 an error that you can mend, 130 after Ctrl-C, 143 after
+SIGTERM.
+"""
+
+
+def study(arguments: Sequence[str]) -> None:
+    """Work on what is left of a study, and write its page from all results that are there."""
+    plan = read_plan(arguments)
+    state = runner.progress(plan)
+    introduce(plan, state)
+    try:
+        if state.left:
+            runner.run(plan, state, arguments, log)
+    finally:
+        # Also after a stop: the page of the runs that are finished is what there is to see.
+        if state.finished:
+            log(str(write_page(plan, list(state.finished.values()), log)))
+    if state.failed:
+        names = "; ".join(f"{variant}, seed {seed}: {reason}" for (variant, seed), reason in state.failed.items())
+        raise UserError(f"{len(state.failed)} runs failed: {names}")
+    if state.left:
+        time = runner.remaining(plan, state, runner.workers_of(plan))
+        log(f"{len(state.left)} of {len(plan.runs)} runs are left ({time}); the same command continues")
+
+
+def introduce(plan: Plan, state: runner.Progress) -> None:
+    """Say what the study asks, what is finished, and how long the rest will take."""
+    log(f"{plan.file}: {plan.settings.title}")
+    settings, size = plan.settings, f"{len(plan.variants)} variants x {len(plan.settings.seeds)} seeds"
+    log(f"  {size}; {len(state.finished)} of {len(plan.runs)} runs have results")
+    if state.left:
+        log(f"  left: {runner.remaining(plan, state, runner.workers_of(plan))}")
+    if settings.budget is not None and state.left:
+        log(f"  stops within {settings.budget:g} minutes")
+
+
+def dry_run(arguments: Sequence[str]) -> None:
+    """Show the runs of a study, what each takes, and train nothing."""
+    plan = read_plan(arguments)
+    state = runner.progress(plan)
+    introduce(plan, state)
+    for variant, seed in plan.runs:
+        time = runner.minutes(plan, state, variant)
+        done = f"step {runner.last_step(plan.run_folder(variant, seed))}"
+        if (variant, seed) in state.finished:
+            done = "has results"
+        log(f"  {variant}, seed {seed}: {done}{'' if time is None else f', {runner.hours(time)} of CPU time'}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return its exit code, as in ``USAGE``."""
+    return run_command(arguments, USAGE, STUDY, study, dry_run, "stopped; the same command continues from there")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

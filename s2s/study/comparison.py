@@ -1,0 +1,139 @@
+"""The differences that a study finds, from its small results alone: declared ones with p, all others without."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s2s.metrics.bootstrap import Numbers
+from s2s.metrics.table import Better
+from s2s.study.results import Result, Table
+from s2s.study.settings import Plan
+from s2s.study.statistics import (
+    LEAST_SEEDS,
+    Difference,
+    Hypothesis,
+    Kind,
+    Replicates,
+    family,
+    replicate,
+    resample,
+    subtract,
+)
+
+
+class Row(NamedTuple):
+    """One difference, a variant minus its baseline in an endpoint; declared ones have what was declared."""
+
+    endpoint: str
+    variant: str
+    baseline: str
+    difference: Difference
+    declared: dict[str, Any] | None = None
+    p: float | None = None  # of the declared test
+    adjusted: float | None = None  # after Holm, within the family
+
+
+@dataclass
+class Comparisons:
+    """All results of a study by variant, and the replicates of each variant's endpoints, which are drawn once."""
+
+    plan: Plan
+    results: Sequence[Result]
+    _counts: dict[int, NDArray[np.uint16]] = field(default_factory=dict)
+    _replicates: dict[tuple[str, str], Replicates] = field(default_factory=dict)
+
+    @property
+    def variants(self) -> dict[str, list[Result]]:
+        """The results by variant, in the order of the study and of its seeds; variants without any are left out."""
+        by_name: dict[str, list[Result]] = {name: [] for name in self.plan.variants}
+        for result in sorted(self.results, key=lambda result: result.seed):
+            by_name[result.variant].append(result)
+        return {name: rows for name, rows in by_name.items() if rows}
+
+    @property
+    def endpoints(self) -> dict[str, Table]:
+        """The endpoints that all results have."""
+        first, *others = self.results
+        return {name: row for name, row in first.tables.items() if all(name in other.tables for other in others)}
+
+    def replicates(self, variant: str, endpoint: str) -> Replicates:
+        """Return a variant's values of an endpoint over its seeds, as they are and resampled."""
+        key = variant, endpoint
+        if key not in self._replicates:
+            rows: Numbers = np.stack([result.tables[endpoint].rows for result in self.variants[variant]])
+            if rows.shape[1] not in self._counts:
+                self._counts[rows.shape[1]] = resample(rows.shape[1], self.plan.settings.resamples)
+            measure = self.endpoints[endpoint].measure(endpoint)
+            self._replicates[key] = replicate(rows, measure, self._counts[rows.shape[1]])
+        return self._replicates[key]
+
+    def difference(self, endpoint: str, variant: str, baseline: str) -> Difference:
+        """Return a variant's value of an endpoint minus the baseline's."""
+        difference = subtract(self.replicates(variant, endpoint), self.replicates(baseline, endpoint))
+        return difference._replace(p=None) if self.plan.settings.exploratory else difference
+
+    def declared(self) -> list[Row]:
+        """Test the hypotheses, with Holm's correction within each family; those without results are left out."""
+        rows: list[Row] = []
+        families: dict[str, list[dict[str, Any]]] = {}
+        for values in self.plan.hypotheses():
+            families.setdefault(values["family"], []).append(values)
+        for members in families.values():
+            tested = [values for values in members if self._is_known(values)]
+            hypotheses = [self._hypothesis(values) for values in tested]
+            # A hypothesis that cannot be tested yet still counts for the correction: it was declared.
+            missing = [Hypothesis("missing", _NOTHING)] * (len(members) - len(tested))
+            verdicts = family([*hypotheses, *missing])
+            for values, hypothesis, verdict in zip(tested, hypotheses, verdicts, strict=False):
+                names = values["endpoint"], values["variant"], values["baseline"]
+                rows.append(Row(*names, hypothesis.difference, values, verdict.p, verdict.adjusted))
+        return rows
+
+    def _is_known(self, values: Mapping[str, Any]) -> bool:
+        return {values["variant"], values["baseline"]} <= self.variants.keys() and values["endpoint"] in self.endpoints
+
+    def _hypothesis(self, values: Mapping[str, Any]) -> Hypothesis:
+        endpoint, kind = values["endpoint"], cast(Kind, values["name"])
+        difference = self.difference(endpoint, values["variant"], values["baseline"])
+        better = cast(Better, self.endpoints[endpoint].better)
+        return Hypothesis(endpoint, difference, kind, values["margin"] or 0.0, better)
+
+    def others(self, endpoint: str) -> list[Row]:
+        """Return every variant minus the first one in an endpoint."""
+        baseline = self.plan.baseline
+        if baseline not in self.variants:
+            return []
+        return [
+            Row(endpoint, name, baseline, self.difference(endpoint, name, baseline))
+            for name in self.variants
+            if name != baseline
+        ]
+
+    def values(self, variant: str, endpoint: str) -> list[float]:
+        """Return the value of each seed."""
+        return [float(value) for value in self.replicates(variant, endpoint).observed]
+
+    def converged(self, variant: str) -> bool:
+        """Return whether all runs of a variant have converged."""
+        return all(result.converged for result in self.variants[variant])
+
+    def cost(self, variant: str) -> float:
+        """Return the mean CPU minutes of training a run of a variant."""
+        return fmean(result.cost.get("train_cpu", 0.0) for result in self.variants[variant]) / 60
+
+
+_NOTHING = Difference(float("nan"), None, None, None, None, None, None, (0, 0), 0)
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Return the standard deviation over seeds, None for one."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def enough_seeds(comparisons: Comparisons) -> bool:
+    """Return whether every variant has the seeds for p-values."""
+    return all(len(rows) >= LEAST_SEEDS for rows in comparisons.variants.values())

@@ -1,0 +1,245 @@
+"""One run of a study in a process of its own: train, choose the checkpoint, decode, score and diagnose.
+
+``python -m s2s.study.measuring VARIANT SEED study=NAME [key=value ...]`` is what the runner starts. Everything that is
+done is on the disk, so that a killed process continues where it was. Training stops at the end of standard input, which
+is that of the runner's life.
+"""
+
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s2s.commands import decode
+from s2s.console.command_line import exit_code_of
+from s2s.console.terminal import log
+from s2s.data import load
+from s2s.data.dataset import fingerprint
+from s2s.data.rows import Example, json_text
+from s2s.diagnose import oracle
+from s2s.diagnose.measurements import Divergences, Measurements, Quantity
+from s2s.diagnose.passes import measure, no_bar
+from s2s.diagnose.record import quantities
+from s2s.diagnose.subjects import choose, prepare
+from s2s.errors import own_version
+from s2s.files.atomic import write_atomically
+from s2s.files.foreign import read_json
+from s2s.metrics.bootstrap import Numbers
+from s2s.metrics.generated import repetition_statistics
+from s2s.metrics.overlap import score_statistics
+from s2s.recipe.recipe import Recipe
+from s2s.runs.metadata import read_metadata
+from s2s.runs.run import Run
+from s2s.study import results
+from s2s.study.results import Result, Table, quantity_table, score_table
+from s2s.study.settings import OtherRun, Plan, Search, read_plan
+from s2s.train import fit
+
+PIECES = "study"
+"""The folder within a run's folder for what is measured of it."""
+SECONDS = 5.0
+"""Between two records of the time that a run has taken: a killed process loses no more than this."""
+
+
+class Clock:
+    """The CPU seconds and seconds that a run has taken in each phase, over all processes that worked on it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.before: dict[str, float] = read_json(path) if path.is_file() else {}
+        self.phase, self.started = "train", (time.process_time(), time.monotonic())
+
+    def enter(self, phase: str) -> None:
+        """Count the time from now on for another phase."""
+        self.save()
+        self.before = read_json(self.path)
+        self.phase, self.started = phase, (time.process_time(), time.monotonic())
+
+    def save(self) -> dict[str, float]:
+        """Write the time so far, and return it."""
+        cpu, wall = time.process_time() - self.started[0], time.monotonic() - self.started[1]
+        total = dict(self.before)
+        for kind, seconds in (("cpu", cpu), ("wall", wall)):
+            key = f"{self.phase}_{kind}"
+            total[key] = round(total.get(key, 0.0) + seconds, 2)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, json.dumps(total))
+        return total
+
+
+def work(plan: Plan, variant: str, seed: int) -> None:
+    """Do all that is left of a run, and write its results."""
+    folder = plan.run_folder(variant, seed)
+    clock = Clock(folder.parent / f"{folder.name}.time.json")
+    threading.Thread(target=_watch, args=(clock,), daemon=True).start()
+    places = {other: _place(plan, other) for other in plan.needs(variant, seed)}
+    recipe = plan.recipe(variant, seed, places)
+    run = fit(recipe)
+    plan.trained(variant, seed).touch()
+    clock.enter("measure")
+    result = _measured(plan, variant, seed, run, recipe, clock)
+    size = results.write(results.path_of(plan, variant, seed), result)
+    log(f"{folder}: results of {size / 1000:.0f} KB")
+    if size > results.MOST_BYTES:
+        log(f"{folder}: more than {results.MOST_BYTES / 1000:.0f} KB; score fewer searches or examples")
+
+
+def _watch(clock: Clock) -> None:
+    """Save the clock now and then; at the end of standard input ask training to stop after its step."""
+    ended = threading.Event()
+
+    def wait_for_the_end() -> None:
+        # The descriptor, not sys.stdin: a thread that holds its lock would break the interpreter's exit.
+        while os.read(0, 1):
+            pass
+        ended.set()
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
+    while not ended.wait(SECONDS):
+        clock.save()
+    clock.save()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _place(plan: Plan, other: OtherRun) -> str:
+    """Return the folders of other runs, or the file that they decode for the train split, made where it is missing."""
+    folders = ",".join(str(plan.run_folder(other.variant, seed)) for seed in other.seeds)
+    if other.kind == "run":
+        return folders
+    name = f"decoded-{other.variant}-{'-'.join(map(str, other.seeds))}"
+    output, sources = plan.folder / f"{name}.jsonl", plan.folder / f"{name}-sources.jsonl"
+    if not output.is_file():
+        recipe = plan.recipe(other.variant, other.seeds[0])
+        examples = load(recipe.data, splits=("train",)).train
+        write_atomically(sources, "".join(json_text({"source": example.source}) + "\n" for example in examples))
+        log(f"{output}: decoding {len(examples)} sources of train")
+        arguments = [f"run={folders}", f"input={sources}", f"output={output}", "field=source"]
+        if decode.main(arguments):
+            raise SystemExit(2)
+    return str(output)
+
+
+def _measured(plan: Plan, variant: str, seed: int, run: Run, recipe: Recipe, clock: Clock) -> Result:
+    """Decode, score and diagnose a trained run."""
+    settings = plan.settings
+    dataset = load(recipe.data)
+    examples = list(dataset.test if settings.split == "test" else dataset.dev)
+    texts: dict[str, list[str]] = {}
+    tables: dict[str, Table] = {}
+    for name in plan.searches:
+        search = plan.search(name, recipe)
+        chosen = examples[: search.examples]
+        texts[name] = _decoded(run, name, search, chosen)
+        tables |= {f"{name}.{score}": table for score, table in _scores(plan, chosen, texts[name], recipe).items()}
+    if settings.diagnose.examples:
+        tables |= _diagnosed(plan, run)
+    metadata = read_metadata(run.folder)
+    return Result(
+        variant=variant, seed=seed, recipe=plan.fingerprint(variant), measured=plan.measured_hash(variant),
+        hypotheses=plan.hypotheses_hash(), data=metadata.data, tested=fingerprint({"test": examples}),
+        version=own_version(), hardware=_hardware(metadata.device, metadata.threads, metadata.precision),
+        cost=clock.save(), steps=_last_step(run.folder), step=run.step, dev=_dev_curve(run.folder), texts=texts,
+        tables=tables, report=dataset.report,
+    )  # fmt: skip
+
+
+def _decoded(run: Run, name: str, search: Search, examples: Sequence[Example]) -> list[str]:
+    """Return the best text of each example; texts of the same search, checkpoint and examples are kept."""
+    path = run.folder / PIECES / f"{name}.json"
+    asked = {"search": repr(search), "step": run.step, "sentences": fingerprint({"test": examples})}
+    if path.is_file() and (kept := read_json(path))["asked"] == asked:
+        return list(kept["texts"])
+    rows = run.search([example.source for example in examples], search.settings, lambda _: None)
+    texts = [hypotheses[0].text if hypotheses else "" for hypotheses in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps({"asked": asked, "texts": texts}, ensure_ascii=False))
+    return texts
+
+
+def _scores(plan: Plan, examples: Sequence[Example], texts: Sequence[str], recipe: Recipe) -> dict[str, Table]:
+    references = [list(example.references) or [example.target or ""] for example in examples]
+    statistics = score_statistics(texts, references, recipe.data.lang)[0]
+    statistics |= repetition_statistics(texts, references, [str(example.source) for example in examples])
+    return {score: score_table(score, statistics[score].rows) for score in plan.settings.scores}
+
+
+def _diagnosed(plan: Plan, run: Run) -> dict[str, Table]:
+    """Return the tables of the diagnosis, with what no variant of the study was trained on as held out."""
+    wanted = plan.settings.diagnose
+    settings = replace(wanted.settings(run.folder), split=plan.settings.split)
+    measured = measure(prepare(run.folder, choose(settings)), settings, no_bar)
+    measured = measured._replace(seen=frozenset(plan.seen))
+    kept = [
+        quantity
+        for quantity in [*quantities([measured]), *_excess(measured, wanted.lengths)]
+        if quantity.name in (wanted.quantities or results.KEPT) or quantity.name.startswith("excess_error_after")
+    ]
+    return {
+        quantity.name: quantity_table(quantity, quantity.statistics(measured), settings.distances) for quantity in kept
+    }
+
+
+def _excess(measured: Measurements, lengths: Sequence[int]) -> list[Quantity]:
+    """Return the accumulated error in excess after these numbers of tokens, where the run has an oracle."""
+    divergences = measured.divergences
+    if divergences is None:
+        return []
+    return [
+        Quantity(
+            f"excess_error_after_{length}", f"accumulated error in excess, after {length} tokens", "%", "lower",
+            partial(_sums_along, divergences, length), oracle.excess,
+        )
+        for length in lengths
+    ]  # fmt: skip
+
+
+def _sums_along(divergences: Divergences, length: int, _: Measurements) -> Numbers:
+    return oracle.statistics(divergences, length)
+
+
+def _dev_curve(folder: Path) -> list[dict[str, float]]:
+    """Return the scores of each evaluation, with their steps."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{"step": line["step"], **line["dev"]} for line in lines if "dev" in line]
+
+
+def _last_step(folder: Path) -> int:
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return int(json.loads(lines[-1])["step"])
+
+
+def _hardware(device: str, threads: int, precision: str) -> dict[str, Any]:
+    return {
+        "device": device, "processor": _processor(), "threads": threads, "precision": precision,
+        "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def _processor() -> str:
+    """Return the processor's name and the instructions that decide its speed."""
+    name, level = platform.processor() or platform.machine(), torch.backends.cpu.get_cpu_capability()
+    cpus = Path("/proc/cpuinfo")
+    if cpus.is_file():
+        lines = cpus.read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name}, {level}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the process of one run: 0 when its results are written, 2 after an error that the user can mend."""
+    variant, seed, *rest = arguments
+    return exit_code_of(lambda: work(read_plan(rest), variant, int(seed)), "stopped")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,286 @@
+"""Run what is missing of a study: processes side by side, a thread or a GPU each, stopped whole at the budget's end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from s2s.console.terminal import Log
+from s2s.errors import UserError
+from s2s.files.atomic import naming
+from s2s.files.locks import Lock
+from s2s.machine.worker_pool import cores
+from s2s.study import results
+from s2s.study.results import Result
+from s2s.study.settings import Plan
+
+POLL, REPORT = 0.5, 60.0
+"""Seconds between two looks at the processes, and between two lines on how far they are."""
+STOPPED = (130, 143, -signal.SIGTERM, -signal.SIGINT, -signal.SIGKILL)
+"""Exit codes of a run that was stopped, and continues the next time."""
+PATIENCE = 40.0
+"""Seconds that runs have to end whole before they are killed."""
+TAIL = 400
+"""Characters of a failed run's log that are shown."""
+
+
+def reserve(budget: float) -> float:
+    """Return how many of a budget's seconds are kept to end whole: a step, a checkpoint and the page."""
+    return min(60.0, budget / 4)
+
+
+@dataclass
+class Process:
+    """A run that is being worked on."""
+
+    variant: str
+    seed: int
+    process: "subprocess.Popen[bytes]"
+    slot: int  # its number among the workers; with GPUs, that of its GPU
+    log: Path
+
+    @property
+    def name(self) -> str:
+        """The run in words."""
+        return f"{self.variant}, seed {self.seed}"
+
+
+@dataclass
+class Progress:
+    """The runs of a study: those with results, those that are left, and those that failed with the reason."""
+
+    finished: dict[tuple[str, int], Result]
+    left: list[tuple[str, int]]
+    failed: dict[tuple[str, int], str]
+
+
+def progress(plan: Plan) -> Progress:
+    """Read which runs of a study have results, and which are left.
+
+    A run that one of those reads is left, too, where its weights are not here: results come without them.
+    """
+    finished = {}
+    for variant, seed in plan.runs:
+        if (result := results.stored(plan, variant, seed)) is not None:
+            finished[variant, seed] = result
+    left = [run for run in plan.runs if run not in finished]
+    read = {other for run in left for other in needed(plan, *run) if not plan.trained(*other).exists()}
+    # In the order of the study, whose variants read earlier ones.
+    order = [*plan.runs, *sorted(read - set(plan.runs))]
+    return Progress(finished, [run for run in order if run in left or run in read], {})
+
+
+def needed(plan: Plan, variant: str, seed: int) -> list[tuple[str, int]]:
+    """Return the runs that a run reads."""
+    return [(other.variant, number) for other in plan.needs(variant, seed) for number in other.seeds]
+
+
+def minutes(plan: Plan, state: Progress, variant: str) -> float | None:
+    """Return the CPU minutes that a run of a variant takes: measured, declared, or as the others; None if unknown."""
+    measured = {
+        name: fmean(sum(value for key, value in result.cost.items() if key.endswith("_cpu")) for result in rows) / 60
+        for name in plan.variants
+        if (rows := [result for (other, _), result in state.finished.items() if other == name])
+    }
+    if variant in measured:
+        return measured[variant]
+    declared = plan.minutes
+    if variant in declared:
+        # Measured runs tell how this machine differs from the one of the declaration.
+        speeds = [measured[name] / declared[name] for name in measured if declared.get(name)]
+        return declared[variant] * (fmean(speeds) if speeds else 1.0)
+    return fmean(measured.values()) if measured else None
+
+
+def remaining(plan: Plan, state: Progress, workers: int) -> str:
+    """Return in words how long the runs that are left will take."""
+    times = [minutes(plan, state, variant) for variant, _ in state.left]
+    if not times:
+        return "nothing is left"
+    if None in times:
+        return "unknown: no run is finished yet and the study declares no minutes"
+    done = {run: _share_done(plan, *run) for run in state.left}
+    total = sum(time * (1 - share) for time, share in zip(times, done.values(), strict=True) if time is not None)
+    elapsed = total / min(workers, len(times))
+    return f"about {hours(total)} of CPU time, {hours(elapsed)} with {workers} at a time"
+
+
+def hours(time: float) -> str:
+    """Write minutes for people."""
+    return f"{time / 60:.1f} hours" if time >= 90 else f"{max(time, 0.1):.1f} minutes"
+
+
+def _share_done(plan: Plan, variant: str, seed: int) -> float:
+    """Return the share of a run's updates that are done, by its log."""
+    step = last_step(plan.run_folder(variant, seed))
+    return step / plan.recipe(variant, seed).run.steps if step else 0.0
+
+
+def last_step(folder: Path) -> int:
+    """Return the last step in a run's log, 0 without one."""
+    path = folder / "log.jsonl"
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4000))
+        lines = file.read().splitlines()
+    for line in reversed(lines):
+        with suppress(ValueError, KeyError, TypeError):  # the last line may be half-written
+            return int(json.loads(line)["step"])
+    return 0
+
+
+def devices() -> int:
+    """Return the number of GPUs that runs may take."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def workers_of(plan: Plan) -> int:
+    """Return how many runs work at a time: as the study says, one a GPU, or one."""
+    gpus, asked = devices(), plan.settings.workers
+    if asked is None:
+        return max(1, gpus)
+    if gpus == 0 and asked * plan.settings.threads > cores():
+        raise UserError(
+            f"workers: {asked} with {plan.settings.threads} threads each, but there are {cores()} cores; give fewer"
+        )
+    return asked
+
+
+def run(plan: Plan, state: Progress, arguments: Sequence[str], log: Log) -> None:
+    """Work on all runs that are left, until they are finished or the budget is used up; ``state`` is kept up to date.
+
+    On SIGTERM and Ctrl-C the runs save their checkpoints, and the signal takes effect afterwards.
+    """
+    workers, started = workers_of(plan), time.monotonic()
+    deadline = None
+    if plan.settings.budget is not None:
+        seconds = plan.settings.budget * 60
+        deadline = started + seconds - reserve(seconds)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    running: list[Process] = []
+    reported = time.monotonic()
+    with _locked(plan, log), _ended(running):
+        while True:
+            for process in [process for process in running if process.process.poll() is not None]:
+                running.remove(process)
+                _finish(plan, process, state, log)
+            if deadline is not None and time.monotonic() >= deadline:
+                log("the budget is used up: the runs save their checkpoints")
+                break
+            _start(plan, state, running, workers, arguments, log)
+            if not running:
+                break
+            if time.monotonic() - reported >= REPORT:
+                reported = time.monotonic()
+                log(_status(plan, state, running, workers))
+            time.sleep(POLL)
+    for process in running:
+        _finish(plan, process, state, log)
+
+
+@contextmanager
+def _locked(plan: Plan, log: Log) -> Iterator[None]:
+    """Hold the study's folder, so that two commands do not train the same runs."""
+    path = plan.folder / ".lock"
+    with naming(path):
+        lock = Lock(path)
+        if not lock.take(wait=False):
+            log(f"{plan.folder}: another process works on this study; waiting until it ends")
+            lock.take(wait=True)
+    try:
+        yield
+    finally:
+        lock.free()
+
+
+@contextmanager
+def _ended(running: list[Process]) -> Iterator[None]:
+    """End the processes at the end of the block, whole; SIGTERM ends the block as Ctrl-C does."""
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        for process in running:
+            with suppress(OSError):
+                process.process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + PATIENCE
+        for process in running:
+            try:
+                process.process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:  # in a long evaluation; its last checkpoint is on the disk
+                process.process.kill()
+                process.process.wait()
+
+
+def _start(
+    plan: Plan, state: Progress, running: list[Process], workers: int, arguments: Sequence[str], log: Log
+) -> None:
+    """Start runs while there are free workers and runs whose needs are met."""
+    busy = {(process.variant, process.seed) for process in running}
+    for variant, seed in state.left:
+        if len(running) >= workers:
+            return
+        if (variant, seed) in busy or (variant, seed) in state.failed:
+            continue
+        missing = [run for run in needed(plan, variant, seed) if not plan.trained(*run).exists()]
+        if any(run in state.failed for run in missing):
+            state.failed[variant, seed] = f"it reads {missing[0][0]}, seed {missing[0][1]}, which failed"
+            continue
+        if missing:
+            continue
+        slot = min(set(range(workers)) - {process.slot for process in running})
+        running.append(_process(plan, variant, seed, slot, arguments))
+        log(f"{running[-1].name}: started ({running[-1].log})")
+
+
+def _process(plan: Plan, variant: str, seed: int, slot: int, arguments: Sequence[str]) -> Process:
+    path = plan.folder / f"{variant}-{seed}.log"
+    threads = str(plan.settings.threads)
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    if gpus := devices():
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        environment["CUDA_VISIBLE_DEVICES"] = shown[slot % gpus] if len(shown) >= gpus else str(slot % gpus)
+    command = [sys.executable, "-m", "s2s.study.measuring", variant, str(seed), *arguments]
+    with path.open("ab") as file:
+        # A session of its own: Ctrl-C reaches the runner elapsed, which ends its runs itself, and only once.
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=file, stderr=file, env=environment, start_new_session=True
+        )
+    return Process(variant, seed, process, slot, path)
+
+
+def _finish(plan: Plan, process: Process, state: Progress, log: Log) -> None:
+    """Note what became of a process that has ended."""
+    run, code = (process.variant, process.seed), process.process.returncode
+    if process.process.stdin is not None:
+        process.process.stdin.close()
+    if code == 0 and (result := results.stored(plan, *run)) is not None:
+        state.finished[run] = result
+        state.left.remove(run)
+        spent = sum(value for key, value in result.cost.items() if key.endswith("_cpu")) / 60
+        log(f"{process.name}: finished after {hours(spent)} of CPU time; {len(state.left)} runs are left")
+    elif code not in STOPPED:
+        text = process.log.read_text(encoding="utf-8", errors="replace")[-TAIL:].strip()
+        state.failed[run] = text.splitlines()[-1] if text else f"exit code {code}"
+        log(f"{process.name}: failed: {state.failed[run]} ({process.log})")
+
+
+def _status(plan: Plan, state: Progress, running: Sequence[Process], workers: int) -> str:
+    """Return a line on how far the runs are."""
+    steps = [f"{process.name}: step {last_step(plan.run_folder(process.variant, process.seed))}" for process in running]
+    return f"{'; '.join(steps)}; {len(state.left)} runs left, {remaining(plan, state, workers)}"

@@ -1,0 +1,375 @@
+"""A study: its file, its runs (resumable, one after another or side by side), its small results and its page."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shared_runs import shared_folder
+
+from s2s.data import load
+from s2s.errors import UserError
+from s2s.metrics import score
+from s2s.metrics.bootstrap import mean
+from s2s.study import results
+from s2s.study.__main__ import main
+from s2s.study.comparison import Comparisons
+from s2s.study.page import remarks
+from s2s.study.results import Table
+from s2s.study.runner import Progress, minutes, progress, remaining
+from s2s.study.settings import Plan, read_plan
+
+FILE = """\
+title: does noise help copying
+recipe:
+  base: toy_copy
+  data: {size: 300}
+  model: {width: 16, layers: 1, heads: 2}
+  run: {steps: 12, evaluate_every: 4, save_every: 4, evaluate_examples: 10, tokens: 256}
+variants:
+  teacher_forcing: {minutes: 2}
+  replacement:
+    minutes: 4
+    mitigations: [{name: random_replacement, rate: 0.3}]
+seeds: [1, 2]
+searches:
+  greedy: {beams: 1, examples: 20}
+  beam_2: {beams: 2, examples: 20}
+diagnose: {examples: 15, beams: [1, 2], search_examples: 5, prefixes: [2], distances: 3}
+hypotheses:
+  - {name: difference, endpoint: beam_2.chrf, variant: replacement}
+  - {name: non_inferiority, endpoint: greedy.seq_rep_2, variant: replacement, margin: 5}
+"""
+
+
+def write(folder: Path, text: str = FILE) -> Path:
+    path = folder / "toy.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def plan_of(folder: Path, text: str = FILE, *overrides: str) -> Plan:
+    return read_plan([f"study={write(folder, text)}", f"folder={folder / 'weights'}", *overrides])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        assert main([f"study={write(folder)}", f"folder={folder / 'weights'}"]) == 0
+
+    return shared_folder(tmp_path_factory, "study", make)
+
+
+def stored(folder: Path) -> dict[str, results.Result]:
+    return {path.name: results.read(path) for path in sorted((folder / "results" / "toy").glob("*.xz"))}
+
+
+WRONG = [
+    ("title: does", "titel: does", r"toy.yaml:1: unknown key 'titel'; did you mean 'title'"),
+    ("rate: 0.3", "rat: 0.3", r"toy.yaml:11: unknown key 'mitigations\[0\].rat'"),
+    ("base: toy_copy", "base: toy_cop", r"recipe 'toy_cop'.*did you mean 'toy_copy'"),
+    ("seeds: [1, 2]", "seeds: [1, 1]", r"toy.yaml:12: seeds: \[1, 1\] are not different"),
+    ("beam_2.chrf, variant: replacement", "beam_2.chrf, variant: other", r"hypotheses\[0\].variant: no 'other'"),
+    ("endpoint: beam_2.chrf", "endpoint: beam_3.chrf", r"no 'beam_3.chrf'; did you mean 'beam_2.chrf'"),
+    (", margin: 5", "", r"hypotheses\[1\].margin: missing"),
+    ("minutes: 4", "run: {seed: 3}", r"toy.yaml:10: run.seed: the study sets it for all variants"),
+    ("minutes: 4", "data: {path: 'study://decoded/later'}", "it reads no earlier variant 'later'"),
+    ("  greedy: {beams: 1,", "  greedy: {beems: 1,", r"toy.yaml:14: unknown key 'search.beems'|did you mean"),
+    ("variants:", "variant:", r"toy.yaml:7: unknown key 'variant'; did you mean 'variants'"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), WRONG)
+def test_a_fault_of_a_study_is_one_line_with_its_place(tmp_path, old, new, message):
+    assert old in FILE
+    with pytest.raises(UserError, match=message):
+        plan_of(tmp_path, FILE.replace(old, new, 1))
+
+
+def test_variants_are_the_recipe_with_their_keys_and_what_the_study_fixes(tmp_path):
+    plan = plan_of(tmp_path)
+    plain, noisy = (plan.recipe(variant, 2) for variant in plan.variants)
+    assert (plain.run.seed, plain.run.steps, plain.run.select) == (2, 12, "chrf")
+    assert not plain.mitigations
+    assert noisy.mitigations[0].rate == 0.3
+    assert plain.run.folder == str(tmp_path / "weights" / "teacher_forcing-2")
+    assert plan.runs == [("teacher_forcing", 1), ("replacement", 1), ("teacher_forcing", 2), ("replacement", 2)]
+    assert plan.seen == ["replace_from_target"]
+
+
+def test_the_fingerprint_of_a_variant_follows_its_written_keys_alone(tmp_path):
+    plan = plan_of(tmp_path)
+    same = plan_of(tmp_path, FILE.replace("rate: 0.3", "rate: .30").replace("title: does", "title: Does"))
+    other = plan_of(tmp_path, FILE.replace("rate: 0.3", "rate: 0.4"))
+    assert plan.fingerprint("replacement") == same.fingerprint("replacement") != other.fingerprint("replacement")
+    assert (
+        plan.fingerprint("teacher_forcing") == other.fingerprint("teacher_forcing") != plan.fingerprint("replacement")
+    )
+    # The hypotheses are declared by what they say, not by the results.
+    assert plan.hypotheses_hash() == other.hypotheses_hash()
+    assert plan.hypotheses_hash() != plan_of(tmp_path, FILE.replace("margin: 5", "margin: 6")).hypotheses_hash()
+
+
+def test_references_to_other_runs_are_part_of_the_fingerprint_and_become_paths(tmp_path):
+    text = FILE.replace(
+        "seeds:",
+        "  student: {mitigations: [{name: gold, reward: sum, reference: 'study://run/teacher_forcing'}]}\nseeds:",
+    )
+    plan = plan_of(tmp_path, text)
+    (other,) = plan.needs("student", 2)
+    assert (other.kind, other.variant, other.seeds) == ("run", "teacher_forcing", (2,))
+    recipe = plan.recipe("student", 2, {other: "somewhere"})
+    assert recipe.mitigations[0].reference == "somewhere"
+    changed = plan_of(
+        tmp_path, text.replace("teacher_forcing: {minutes: 2}", "teacher_forcing: {objective: {label_smoothing: 0.1}}")
+    )
+    assert changed.fingerprint("student") != plan.fingerprint("student")
+
+
+def test_a_table_of_sums_is_kept_to_a_hundredth_of_its_spread():
+    random = np.random.default_rng(0)
+    rows = np.stack([random.integers(0, 9, 50), random.normal(3, 0.01, 50), np.zeros(50), np.full(50, 0.25)], axis=1)
+    table = Table("a", "nats", "lower", rows.astype(float), 0)
+    again = Table.of(json.loads(json.dumps(table.plain())))
+    assert (again.title, again.unit, again.better, again.distances) == ("a", "nats", "lower", 0)
+    assert (again.rows[:, 0] == rows[:, 0]).all()
+    assert np.abs(again.rows[:, 1] - rows[:, 1]).max() <= 0.01 * rows[:, 1].std()
+    assert again.rows[:, 2:] == pytest.approx(rows[:, 2:], abs=0.0025)
+
+
+def test_time_is_told_by_what_was_measured_and_declared(tmp_path):
+    plan = plan_of(tmp_path)
+    nothing = Progress({}, plan.runs, {})
+    assert [minutes(plan, nothing, variant) for variant in plan.variants] == [2, 4]
+    assert remaining(plan, nothing, 2) == "about 12.0 minutes of CPU time, 6.0 minutes with 2 at a time"
+    result = replace(
+        fake_result(plan, "teacher_forcing", 1), cost={"train_cpu": 150, "measure_cpu": 90, "train_wall": 9}
+    )
+    measured = Progress({("teacher_forcing", 1): result}, plan.runs[1:], {})
+    # Twice as long as declared here, so the other variant will be, too.
+    assert [minutes(plan, measured, variant) for variant in plan.variants] == [4, 8]
+    unknown = plan_of(tmp_path, re.sub(r"minutes: \d", "", FILE).replace("teacher_forcing: {}", "teacher_forcing:"))
+    assert minutes(unknown, nothing, "replacement") is None
+
+
+def fake_result(plan, variant, seed, dev=(), **tables):
+    return results.Result(
+        variant, seed, plan.fingerprint(variant), plan.measured_hash(variant), plan.hypotheses_hash(), "data", "tested",
+        "0", {"processor": "p", "precision": "fp32"}, {"train_cpu": 60.0}, 12, 12, list(dev), {}, tables,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("losses", "converged"),
+    [([3, 2, 1.995], True), ([3, 2, 1.98], False), ([2, 3], True), ([2], False), ([], False)],
+)
+def test_a_run_has_converged_if_its_last_evaluation_gains_little(tmp_path, losses, converged):
+    dev = [{"step": step, "loss": loss} for step, loss in enumerate(losses)]
+    assert fake_result(plan_of(tmp_path), "replacement", 1, dev).converged is converged
+
+
+def test_declared_differences_are_corrected_within_their_family_even_for_those_without_results(tmp_path):
+    text = FILE.replace("seeds: [1, 2]", "seeds: [1, 2, 3, 4, 5]\nscores: [chrf, seq_rep_2]")
+    plan, random = plan_of(tmp_path, text), np.random.default_rng(0)
+
+    def result(variant, seed, gain):
+        values = random.normal(gain, 0.1, 30) + random.normal(0, 0.01)
+        rows = np.stack([values, np.ones(30)], axis=1)
+        return fake_result(plan, variant, seed, clean_cost=Table("cost", "nats", "lower", rows))
+
+    runs = [
+        result(variant, seed, gain)
+        for variant, gain in (("teacher_forcing", 2), ("replacement", 1))
+        for seed in range(1, 6)
+    ]
+    settings = replace(
+        plan.settings,
+        hypotheses=[replace(plan.settings.hypotheses[0], endpoint=name) for name in ("clean_cost", "absent")],
+    )
+    comparisons = Comparisons(replace(plan, settings=settings), runs)
+    (row,) = comparisons.declared()
+    expected = mean(runs[5].tables["clean_cost"].rows.sum(axis=0)) - 2
+    assert row.difference.estimate == pytest.approx(float(expected), abs=0.1)
+    assert row.adjusted == pytest.approx(2 * row.p)
+    assert row.p < 0.001
+    assert remarks(comparisons)[-1].startswith("measured before the hypotheses were as they are now")
+    exploring = Comparisons(replace(plan, settings=replace(settings, exploratory=True)), runs)
+    assert [row.p for row in exploring.declared()] == [None]
+
+
+@pytest.mark.slow
+def test_a_study_trains_scores_and_compares_all_its_runs(finished):
+    files = stored(finished)
+    assert list(files) == [
+        f"{variant}-{seed}.json.xz" for variant in ("replacement", "teacher_forcing") for seed in (1, 2)
+    ]
+    result = files["replacement-2.json.xz"]
+    assert (result.steps, result.seed, [row["step"] for row in result.dev]) == (12, 2, [4, 8, 12])
+    best = max(result.dev, key=lambda row: (row["chrf"], row["step"]))
+    assert result.step == best["step"]
+    # The scores are those of the hypotheses that are kept.
+    plan = plan_of(finished)
+    tests = load(plan.recipe("replacement", 2).data).test[:20]
+    scores = score(result.texts["beam_2"], [example.target for example in tests]).values
+    assert result.value("beam_2.chrf") == pytest.approx(scores["chrf"])
+    assert result.value("beam_2.bleu") == pytest.approx(scores["bleu"])
+    assert result.cost["train_cpu"] > 0
+    assert result.cost["measure_cpu"] > 0
+    assert {"damage_held_out", "damage_own_errors", "clean_cost"} <= result.tables.keys()
+    assert all(path.stat().st_size < results.MOST_BYTES for path in (finished / "results" / "toy").glob("*.xz"))
+
+
+@pytest.mark.slow
+def test_a_diagnosis_of_the_run_has_the_same_numbers(finished, tmp_path):
+    from s2s.diagnose.__main__ import main as diagnose
+
+    folders = [finished / "weights" / f"{variant}-1" for variant in ("teacher_forcing", "replacement")]
+    arguments = [
+        "data=recipe",
+        "examples=15",
+        "beams=[1,2]",
+        "search_examples=5",
+        "prefixes=[2]",
+        "distances=3",
+        "resamples=10",
+    ]
+    assert diagnose([f"run={','.join(map(str, folders))}", f"output={tmp_path}", *arguments]) == 0
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    for run, variant in zip(report["runs"], ("teacher_forcing", "replacement"), strict=True):
+        result = stored(finished)[f"{variant}-1.json.xz"]
+        for name in ("damage_held_out", "damage_own_errors", "clean_cost", "beam_curse"):
+            assert result.value(name) == pytest.approx(run["headlines"][name]["estimate"], abs=0.01), name
+
+
+@pytest.mark.slow
+def test_results_alone_make_the_page_without_data_or_weights(finished, tmp_path, capsys):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    shutil.copytree(finished / "results", folder / "results")
+    # Data that are nowhere: nothing may read them.
+    path = write(folder, FILE)
+    assert main([f"study={path}", f"folder={folder / 'weights'}"]) == 0
+    assert "4 of 4 runs have results" in capsys.readouterr().out
+    assert not (folder / "weights").exists()
+    record = json.loads((folder / "results" / "toy" / "results.json").read_text(encoding="utf-8"))
+    assert [row["endpoint"] for row in record["declared"]] == ["beam_2.chrf", "greedy.seq_rep_2"]
+    assert record["declared"][0]["p"] is None
+    assert record["remarks"][0].startswith("exploratory: 2 seeds")
+    page = (folder / "results" / "toy" / "page.html").read_text(encoding="utf-8")
+    assert page.count("<svg") >= 4
+    assert "does noise help copying" in page
+    rows = (folder / "results" / "toy" / "rows.md").read_text(encoding="utf-8")
+    assert rows.startswith("| toy, 2 seeds | CPU minutes | beam_2.chrf |")
+
+
+def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    command = [
+        sys.executable,
+        "-m",
+        "s2s.study",
+        f"study={folder / 'toy.yaml'}",
+        f"folder={folder / 'weights'}",
+        *arguments,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def wait_for(condition, seconds=120.0):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+LONG = FILE.replace("steps: 12", "steps: 400").replace(
+    "evaluate_every: 4, save_every: 4", "evaluate_every: 400, save_every: 400"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_a_killed_study_leaves_no_process_and_continues_with_the_step_it_had_reached(tmp_path):
+    write(tmp_path, LONG.replace("seeds: [1, 2]", "seeds: [1]"))
+    study = start(tmp_path)
+    log = tmp_path / "weights" / "teacher_forcing-1" / "log.jsonl"
+    wait_for(lambda: log.is_file() and log.read_text(encoding="utf-8").count("\n") > 20)
+    study.kill()
+    study.communicate()
+    # The run sees that its study is gone, saves a checkpoint and ends.
+    checkpoints = tmp_path / "weights" / "teacher_forcing-1" / "checkpoints"
+    wait_for(lambda: any(checkpoints.glob("*/weights.safetensors")) if checkpoints.is_dir() else False)
+    reached = log.read_text(encoding="utf-8").count("\n")
+    study = start(tmp_path)
+    output, _ = study.communicate(timeout=300)
+    assert study.returncode == 0, output
+    assert "2 of 2 runs" not in output.splitlines()[1]
+    text = (tmp_path / "weights" / "teacher_forcing-1.log").read_text(encoding="utf-8")
+    assert "stopped after step" in text
+    assert reached > 20
+    assert stored(tmp_path)["teacher_forcing-1.json.xz"].steps == 400
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_a_budget_stops_the_study_whole_and_says_what_is_left(tmp_path):
+    write(tmp_path, LONG.replace("steps: 400", "steps: 100000"))
+    started = time.monotonic()
+    study = start(tmp_path, "budget=0.5", "workers=1")
+    output, _ = study.communicate(timeout=120)
+    assert study.returncode == 0, output
+    assert time.monotonic() - started < 60
+    assert "the budget is used up" in output
+    assert "4 of 4 runs are left" in output
+    assert any((tmp_path / "weights" / "teacher_forcing-1" / "checkpoints").glob("*/weights.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_a_signal_stops_the_study_and_a_failed_run_does_not_stop_the_others(tmp_path):
+    write(tmp_path, LONG.replace("steps: 400", "steps: 100000"))
+    study = start(tmp_path)
+    log = tmp_path / "weights" / "teacher_forcing-1" / "log.jsonl"
+    wait_for(log.is_file)
+    study.send_signal(signal.SIGTERM)
+    study.communicate(timeout=60)
+    assert study.returncode == 143
+    text = FILE.replace("seeds: [1, 2]", "seeds: [1]").replace(
+        "name: random_replacement, rate: 0.3", "name: brio, path: none.jsonl"
+    )
+    write(tmp_path, text)
+    study = start(tmp_path, f"folder={tmp_path / 'others'}")
+    output, _ = study.communicate(timeout=300)
+    assert study.returncode == 2
+    assert "1 runs failed: replacement, seed 1: error: " in output
+    assert list(stored(tmp_path)) == ["teacher_forcing-1.json.xz"]
+
+
+def test_runs_with_results_of_another_recipe_are_left_to_do(finished_results, tmp_path):
+    plan = plan_of(tmp_path, FILE.replace("rate: 0.3", "rate: 0.4"), f"results={finished_results}")
+    assert progress(plan).left == [("replacement", 1), ("replacement", 2)]
+
+
+@pytest.fixture
+def finished_results(tmp_path):
+    folder, plan = tmp_path / "kept", plan_of(tmp_path, FILE, f"results={tmp_path / 'kept'}")
+    for variant, seed in plan.runs:
+        results.write(results.path_of(plan, variant, seed), fake_result(plan, variant, seed))
+    return folder
+
+
+def test_a_damaged_file_of_results_is_refused_by_name(finished_results, tmp_path):
+    path = finished_results / "replacement-1.json.xz"
+    path.write_bytes(path.read_bytes()[:20])
+    plan = plan_of(tmp_path, FILE, f"results={finished_results}")
+    with pytest.raises(UserError, match=r"replacement-1.json.xz: no results of a study's run"):
+        progress(plan)
