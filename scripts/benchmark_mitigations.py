@@ -6,13 +6,16 @@ is the median over rounds of the row's time by teacher forcing's in the same rou
 optimizer and the most of other tensors that live at one time during a step with the longest batch.
 
 ``fgm_whole`` and ``penalty_whole_target`` are ``fgm_target`` and ``penalty_target`` without what the package shares
-between passes. ``mrt_8`` scores eight given candidates a source.
+between passes. ``mrt_8`` scores eight given candidates a source. The rows ``distillation*`` have a copy of the model as
+their teacher, whose weights are not counted; samples of an untrained student do not end, and so are as long as the
+longest target of all batches.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -29,9 +32,10 @@ from s2s.batch import Batch
 from s2s.data.batches import TokenisedSplit
 from s2s.errors import UserError
 from s2s.machine.matmul import KERNELS, choose, kernel
-from s2s.mitigations import Mitigation, PreparedMethod, TrainingContext
+from s2s.mitigations import FrozenRun, Mitigation, PreparedMethod, TrainingContext
 from s2s.mitigations.adversarial import FastGradient
 from s2s.mitigations.consistency import NoiseConsistency, RDrop
+from s2s.mitigations.distillation import Distillation
 from s2s.mitigations.gradient_penalty import GradientPenalty
 from s2s.mitigations.prefix_noise import RandomReplacement
 from s2s.mitigations.scheduled_sampling import ScheduledSampling
@@ -78,13 +82,16 @@ def methods() -> dict[str, tuple[str, Mitigation] | None]:
         "noise_consistency": ("noise_consistency", NoiseConsistency()),
         "teaforn_2": ("teaforn", TeacherForcingWithNGrams(passes=2)),
         "mrt_8": ("mrt", GivenRisk(candidates=8)),
+        "distillation": ("distillation", Distillation(teacher="teacher", on_policy=0.0)),
+        "distillation_on_policy": ("distillation", Distillation(teacher="teacher", on_policy=0.5)),
     }
 
 
-def objectives(model: PrefixTransformer) -> dict[str, Objective]:
-    """Return the objective of each row, all of the same model."""
+def objectives(model: PrefixTransformer, source: int, target: int) -> dict[str, Objective]:
+    """Return the objective of each row, of one model, for texts of at most ``source`` and ``target`` tokens."""
     vocabulary, train = cast(Vocabulary, _ids(model)), TokenisedSplit([], [], [])
-    context = TrainingContext(vocabulary, lambda: train, max_source=512, max_length=512, load_model=lambda _: model)
+    teacher = FrozenRun(deepcopy(model).eval().requires_grad_(False), vocabulary)
+    context = TrainingContext(vocabulary, lambda: train, source, target, load_model=lambda _: teacher)
     works = {}
     for row, named in methods().items():
         prepared = [] if named is None else [PreparedMethod(*named, named[1].prepare(context))]
@@ -124,16 +131,17 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> list[dict[st
     sizes = timing.Sizes(arguments.batch, arguments.source_tokens, arguments.target_tokens)
     lengths = timing.ragged(sizes, arguments.batches)
     batches = [timing.random_batch(part, arguments.vocabulary).to(device) for part in lengths]
-    model = build(arguments, int(lengths.max(axis=(0, 1)).sum()) + 2).to(device)
+    longest = [int(tokens) for tokens in lengths.max(axis=(0, 1))]
+    model = build(arguments, sum(longest) + 2).to(device)
     optimizer = AdamW(rate=0.0).build(model)
 
     def work(objective: Module, number: int) -> None:
         step(objective, optimizer, batches[number % len(batches)], arguments.precision)
 
-    works = {name: partial(work, objective) for name, objective in objectives(model).items()}
+    works = {name: partial(work, objective) for name, objective in objectives(model, *longest).items()}
     times = timing.interleaved(works, arguments.rounds, arguments.warmup, device)
-    resting, longest = timing.resting_bytes(model, optimizer), len(batches) - 1
-    memory = {name: resting + timing.peak_bytes(partial(work, longest), device) for name, work in works.items()}
+    resting, last = timing.resting_bytes(model, optimizer), len(batches) - 1
+    memory = {name: resting + timing.peak_bytes(partial(work, last), device) for name, work in works.items()}
     shared = {name: getattr(arguments, name) for name in SHARED + SHAPE}
     shared |= {"useful_tokens": int(lengths.sum()) / len(batches), "torch": torch.__version__}
     shared |= {"processor": timing.processor(device)}

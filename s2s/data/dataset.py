@@ -9,6 +9,7 @@ import numpy
 
 from s2s.config.outside_names import OWN_WORDS, refuse_foreign
 from s2s.data import docstrings, user_files
+from s2s.data.decoded_targets import with_decoded
 from s2s.data.docstrings import Lists
 from s2s.data.example_store import Examples, pack
 from s2s.data.rows import Example
@@ -16,6 +17,7 @@ from s2s.data.settings import DataSettings, check_origin
 from s2s.data.splits import SPLITS
 from s2s.data.user_files import Splits
 from s2s.errors import UserError, nearest
+from s2s.files.paths import cache_folder
 from s2s.randomness import seed_of
 
 TRAINED = ("train", "dev")
@@ -27,7 +29,8 @@ class Dataset(NamedTuple):
     """Examples in three splits.
 
     ``fingerprint`` is 12 hexadecimal digits that depend on train and dev; training does not read the test split.
-    ``report`` has lines for people: the size of each split, lines skipped, packages missing.
+    ``report`` has lines for people: the size of each split, lines skipped, packages missing. ``gold`` is train with its
+    own targets where ``data.targets`` has replaced them: vocabularies are made of it, so that they are the teacher's.
     """
 
     train: Examples
@@ -35,6 +38,7 @@ class Dataset(NamedTuple):
     test: Examples
     fingerprint: str
     report: list[str]
+    gold: Examples | None = None
 
 
 def load(data: DataSettings, labels: Sequence[str] = (), splits: Sequence[str] = SPLITS) -> Dataset:
@@ -52,11 +56,16 @@ def load(data: DataSettings, labels: Sequence[str] = (), splits: Sequence[str] =
         raise UserError(f"data.source: '{data.source}' has sources and targets, no other fields; labels need data.path")
     loaded, report = user_files.load(data, labels, splits) if data.source is None else _built_in(data.source, data)
     loaded, drawn = _drawn(loaded, data)
+    gold = None
+    if data.targets is not None:
+        gold = loaded["train"]
+        loaded["train"], lines = with_decoded(gold, data.targets, data.on_error, cache_folder(data.cache))
+        report += lines
     read = loaded if data.source is not None else {split: loaded[split] for split in splits}
     counts = ", ".join(f"{split} {len(examples)}" for split, examples in read.items())
     report = [f"examples: {counts}", *drawn, *report, *_overlap(read)]
     digits = fingerprint({split: loaded[split] for split in TRAINED})
-    return Dataset(loaded["train"], loaded["dev"], loaded["test"], digits, report)
+    return Dataset(loaded["train"], loaded["dev"], loaded["test"], digits, report, gold)
 
 
 def is_same(recorded: str, dataset: Dataset, data: DataSettings, labels: Sequence[str] = ()) -> bool:
@@ -140,8 +149,8 @@ BUILT_IN: dict[str, Callable[[DataSettings], tuple[Lists, list[str]]]] = {
 
 
 def texts(dataset: Dataset, most: int | None) -> Iterator[str]:
-    """Yield sources and targets of at most ``most`` examples of the train split, evenly spaced."""
-    for example in spaced(dataset.train, most):
+    """Yield sources and gold targets of at most ``most`` examples of the train split, evenly spaced."""
+    for example in spaced(dataset.train if dataset.gold is None else dataset.gold, most):
         yield example.source
         if example.target:
             yield example.target

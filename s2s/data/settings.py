@@ -68,6 +68,8 @@ class DataSettings:
     dev_files: list[PathText] = field(default_factory=list, metadata=outside("[FILE]"))
     # likewise
     test_files: list[PathText] = field(default_factory=list, metadata=outside("[FILE]"))
+    # decoded JSONL: its best hypotheses replace the targets of train, a line a row; relative to the current folder
+    targets: PathText | None = field(default=None, metadata=outside("FILE"))
     dataset: StoredSet = field(default_factory=StoredSet)  # or else a set of the datasets library
     # null: the environment variable S2S_DATA, else data
     root: PathText | None = field(default=None, metadata=outside("FOLDER"))
@@ -90,6 +92,8 @@ class DataSettings:
         for key in ("source_field", "target_field", "lang"):
             if getattr(self, key) is not None and not getattr(self, key).strip():
                 raise UserError(f"data.{key}: it is blank; it must be a name")
+        if self.targets is not None and self.target_field is None:
+            raise UserError("data.targets: they replace the targets of train, but data.target_field is null")
         if self.on_error not in ("stop", "skip"):
             raise UserError(f"data.on_error: '{self.on_error}' is unknown; valid: skip, stop")
         for package in self.packages:

@@ -23,6 +23,7 @@ from s2s.runs import run_folder
 from s2s.runs.metadata import read_metadata
 from s2s.runs.run import Run
 from s2s.runs.run import load as load_run
+from s2s.vocabulary.base import same_pieces
 
 RECIPE = "recipe"
 """The value of ``data`` with which a caller asks for the data that the first run's recipe names."""
@@ -130,9 +131,8 @@ def _truth(run: Run, folders: Sequence[Path]) -> Truth | None:
         return Truth(task_oracle(data.task, run.vocabulary), "the task itself", True, f"task {data.task}")
     runs = [load_run(folder) for folder in folders]
     # Equal sizes are not enough: the mean adds up probabilities id by id.
-    words = [run.vocabulary.decode([token]) for token in range(run.vocabulary.size)]
     for other in runs:
-        if [other.vocabulary.decode([token]) for token in range(other.vocabulary.size)] != words:
+        if not same_pieces(run.vocabulary, other.vocabulary):
             raise UserError(f"oracle: {other.folder} has another vocabulary than {run.folder}")
     identity = ",".join(weights_hash(other) for other in runs)
     name = f"the mean of {', '.join(map(str, folders))}"

@@ -12,7 +12,6 @@ from torch import Tensor
 from s2s.batch import pad
 from s2s.config.outside_names import refuse_foreign
 from s2s.errors import UserError
-from s2s.inference.kv_cache import select_rows
 from s2s.inference.model_scorer import PrefixScorer
 from s2s.inference.packed_model import PackedModel
 from s2s.inference.precisions import PRECISIONS
@@ -89,7 +88,7 @@ class ModelEnsemble:
         owners = torch.tensor([owner for owner, _ in pairs], device=rows.device)
         target = pad([[end, *tokens] for _, tokens in pairs], self.vocabulary.padding).to(rows.device)
         # Each source is encoded once, whatever the number of its hypotheses.
-        memories = [select_rows(model.encode(rows, lengths), owners) for model in self.models]
+        memories = [model.encode(rows, lengths).rows(owners) for model in self.models]
         parts = [model.source_attention(target, memory) for model, memory in zip(self.models, memories, strict=True)]
         # A hypothesis of the greatest length has no step for the end.
         spans = [(min(len(tokens) + 1, longest[owner]), len(sources[owner]) - 1) for owner, tokens in pairs]

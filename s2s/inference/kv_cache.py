@@ -188,7 +188,7 @@ class SeparateCache(NamedTuple):
 
     def reorder(self, sources: Tensor, index: Tensor) -> "SeparateCache":
         """Return the state of the hypotheses ``index`` [M], an equal number for each of the live ``sources``."""
-        memory = self.memory if len(sources) == len(self.memory.lengths) else select_rows(self.memory, sources)
+        memory = self.memory if len(sources) == len(self.memory.lengths) else self.memory.rows(sources)
         cache = self.cache and tuple(tuple(part[index] for part in layer) for layer in self.cache)
         return SeparateCache(memory, cache, len(index) // len(sources), self.steps)
 
@@ -200,9 +200,3 @@ def begin(model: PackedModel, memory: Memory) -> SharedCache | SeparateCache:
         return SeparateCache(memory, None, 1, 0)
     rows = torch.arange(len(memory.lengths), device=memory.lengths.device)
     return SharedCache(Buffer(memory, ROOM), rows, memory.lengths, memory.mask[:, 0], 0)
-
-
-def select_rows(memory: Memory, rows: Tensor) -> Memory:
-    """Return the memory of some of its sources, which may repeat."""
-    layers = tuple(tuple(part[rows] for part in layer) for layer in memory.layers)
-    return Memory(layers, memory.lengths[rows], memory.mask[rows])

@@ -10,7 +10,7 @@ from torch.nn import Module
 from s2s.batch import IGNORED, Batch, collate
 from s2s.losses.fsdp import kept_gathered
 from s2s.losses.terms import Scores, at_least_float32
-from s2s.losses.vocabulary_loss import VocabularyLoss, vocabulary_loss
+from s2s.losses.vocabulary_loss import OutputRows, VocabularyLoss, vocabulary_loss
 from s2s.model.transformer import Memory, PrefixTransformer
 from s2s.vocabulary import Vocabulary
 
@@ -104,12 +104,19 @@ class Passes:
         mask = labels != IGNORED
         return Scores(at_least_float32(self.model.logits(hidden[mask], table)), labels[mask])
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Sum cross-entropy and negative log-likelihood of the labels, without holding all their scores in memory."""
-        mask, model = batch.labels != IGNORED, self.model
-        rows = model.transform(self.hidden(batch)[mask])
-        table, bias = model.embedding.tokens.weight, model.output_bias
-        return self._loss(rows, table, bias, batch.labels[mask], self.label_smoothing)
+    def output_rows(self, batch: Batch) -> OutputRows:
+        """Return what the scores at the batch's labels are computed from."""
+        model = self.model
+        hidden = model.transform(self.hidden(batch)[batch.labels != IGNORED])
+        return OutputRows(hidden, model.embedding.tokens.weight, model.output_bias)
+
+    def losses(self, batch: Batch, output: OutputRows | None = None) -> tuple[Tensor, Tensor]:
+        """Sum cross-entropy and negative log-likelihood of the labels, without holding all their scores in memory.
+
+        ``output`` is what ``output_rows`` has returned for the batch; without it there is a pass of its own.
+        """
+        output, labels = output or self.output_rows(batch), batch.labels[batch.labels != IGNORED]
+        return self._loss(*output, labels, self.label_smoothing)
 
     def score_copies(self, batches: Sequence[Batch]) -> list[Scores]:
         """Return the scores of several targets of the same sources, decoded side by side in one pass."""

@@ -1,7 +1,7 @@
 """Cross-entropy over a large vocabulary, a few rows at a time, so that the scores of all rows never exist at once."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,15 +32,16 @@ def vocabulary_loss(
 
 
 class KeptGradients(Function):
-    """A loss of hidden rows, weight, bias and two constants, whose forward saves the gradients of the first three.
+    """A loss of hidden rows, weight, bias and constants, whose forward saves the gradients of the first three.
 
     The backward never changes them in place, since methods may run it more than once.
     """
 
     @staticmethod
     @once_differentiable
-    def backward(context: Any, loss: Tensor, nll: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG004
-        return (*(loss.to(part.dtype) * part for part in context.saved_tensors), None, None)
+    def backward(context: Any, loss: Tensor, *constants: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG004
+        others = len(context.needs_input_grad) - 3
+        return (*(loss.to(part.dtype) * part for part in context.saved_tensors), *[None] * others)
 
 
 class _VocabularyLoss(KeptGradients):
@@ -48,39 +49,82 @@ class _VocabularyLoss(KeptGradients):
     def forward(
         context: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, smoothing: float
     ) -> tuple[Tensor, Tensor]:
-        device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-        # Autocast off, so that the types chosen here hold: products in half precision, sums in float32.
-        with torch.autocast(device, enabled=False):
-            parts = _Parts(hidden.to(dtype), weight.to(dtype), bias.to(dtype), smoothing, any(context.needs_input_grad))
-            sums = [parts.add(slice(start, start + ROWS), labels) for start in range(0, len(labels), ROWS)]
+        # Autocast off, so that the layer's types hold: products in half precision, sums in float32.
+        layer = OutputLayer(OutputRows(hidden, weight, bias), any(context.needs_input_grad))
+        with torch.autocast(hidden.device.type, enabled=False):
+            parts = _Parts(layer, smoothing)
+            sums = [parts.add(rows, labels) for rows in slices(hidden)]
         loss, nll = torch.stack(sums).sum(dim=0) if sums else hidden.new_zeros(2)
-        context.save_for_backward(
-            # Not strict, as there are no gradients where none are wanted.
-            *(part.to(like.dtype) for part, like in zip(parts.gradients, (hidden, weight, bias), strict=False))
-        )
+        context.save_for_backward(*layer.gradients_like((hidden, weight, bias)))
         context.mark_non_differentiable(nll)
         return loss, nll
 
 
-class _Parts:
-    """The gradients with respect to hidden rows, weight and bias, added up slice of rows by slice."""
+class OutputRows(NamedTuple):
+    """Hidden rows [N, D], and the weight [V, D] and bias [V] that turn them into scores of the next token."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor, smoothing: float, differentiable: bool) -> None:
-        self.hidden, self.weight, self.bias, self.smoothing = hidden, weight, bias, smoothing
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def cast(self) -> "OutputRows":
+        """Return the tensors in autocast's type, if it is on."""
+        device = self.hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.hidden.dtype
+        return OutputRows(*(part.to(dtype) for part in self))
+
+    def scores(self, rows: slice) -> Tensor:
+        """Return the scores [n, V] of a slice of rows."""
+        return at_least_float32(functional.linear(self.hidden[rows], self.weight, self.bias))
+
+
+def slices(rows: Tensor) -> list[slice]:
+    """Return the slices of ``ROWS`` rows."""
+    return [slice(start, start + ROWS) for start in range(0, len(rows), ROWS)]
+
+
+class OutputLayer:
+    """The output layer over some rows, and its gradients, added up slice of rows by slice."""
+
+    def __init__(self, output: OutputRows, differentiable: bool) -> None:
+        self.output = output.cast()
         self.gradients: list[Tensor] = []
         if differentiable:
-            kinds = [(part, torch.promote_types(part.dtype, torch.float32)) for part in (hidden, weight, bias)]
+            kinds = [(part, torch.promote_types(part.dtype, torch.float32)) for part in self.output]
             self.gradients = [torch.zeros_like(part, dtype=dtype) for part, dtype in kinds]
+
+    def add(self, rows: slice, gradient: Tensor) -> None:
+        """Add the gradients that follow from those of a slice's scores [n, V]."""
+        own_hidden, own_weight, _ = self.output
+        hidden, weight, bias = self.gradients
+        bias += gradient.sum(dim=0)
+        gradient = gradient.to(own_weight.dtype)
+        hidden[rows] = gradient @ own_weight
+        # ``addmm_`` needs one type; it adds the product without a temporary matrix of the table's size.
+        if weight.dtype == gradient.dtype:
+            weight.addmm_(gradient.T, own_hidden[rows])
+        else:
+            weight += gradient.T @ own_hidden[rows]
+
+    def gradients_like(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Return the gradients in the types of hidden rows, weight and bias; none where none are wanted."""
+        return [part.to(like.dtype) for part, like in zip(self.gradients, parts, strict=False)]
+
+
+class _Parts(NamedTuple):
+    """The output layer of a cross-entropy."""
+
+    layer: OutputLayer
+    smoothing: float
 
     def add(self, rows: slice, labels: Tensor) -> Tensor:
         """Return the loss and the negative log-likelihood of a slice of rows as [2], and add its gradients."""
-        logits = at_least_float32(functional.linear(self.hidden[rows], self.weight, self.bias))
+        logits = self.layer.output.scores(rows)
         gold = labels[rows, None]
         normaliser = logits.logsumexp(dim=-1, keepdim=True)
         nll = (normaliser - logits.gather(1, gold)).sum()
         even = (normaliser[:, 0] - logits.mean(dim=-1)).sum()
-        if self.gradients:
+        if self.layer.gradients:
             # In place: the scores' memory becomes that of the probabilities.
             self._differentiate(rows, logits.sub_(normaliser).exp_(), gold)
         return torch.stack([(1 - self.smoothing) * nll + self.smoothing * even, nll])
@@ -91,12 +135,4 @@ class _Parts:
         gradient.scatter_add_(1, gold, gradient.new_full(gold.shape, self.smoothing - 1))
         if self.smoothing:
             gradient -= self.smoothing / gradient.shape[1]
-        hidden, weight, bias = self.gradients
-        bias += gradient.sum(dim=0)
-        gradient = gradient.to(self.weight.dtype)
-        hidden[rows] = gradient @ self.weight
-        # ``addmm_`` needs one type; it adds the product without a temporary matrix of the table's size.
-        if weight.dtype == gradient.dtype:
-            weight.addmm_(gradient.T, self.hidden[rows])
-        else:
-            weight += gradient.T @ self.hidden[rows]
+        self.layer.add(rows, gradient)

@@ -3,6 +3,7 @@
 from s2s.mitigations.adversarial import FastGradient, FreeLargeBatch, ProjectedGradient, VirtualAdversarial
 from s2s.mitigations.base import (
     Composition,
+    FrozenRun,
     LossMethod,
     Mitigation,
     PrefixMethod,
@@ -11,6 +12,7 @@ from s2s.mitigations.base import (
     check,
 )
 from s2s.mitigations.consistency import ArticleRDrop, NoiseConsistency, RDrop
+from s2s.mitigations.distillation import Distillation
 from s2s.mitigations.gold import OffPolicy
 from s2s.mitigations.gradient_penalty import ArticleFastGradient, ArticlePenalty, GradientPenalty
 from s2s.mitigations.minimum_risk import MinimumRisk, SelfCritical, ShuffledRisk
@@ -24,6 +26,7 @@ from s2s.mitigations.token_losses import GraduatedLabelSmoothing, MixedCrossEntr
 __all__ = [
     "MITIGATIONS",
     "Composition",
+    "FrozenRun",
     "LossMethod",
     "Mitigation",
     "PrefixMethod",
@@ -54,6 +57,7 @@ MITIGATIONS: dict[str, type[Mitigation]] = {
     "teaforn": TeacherForcingWithNGrams,
     "mixce": MixedCrossEntropy,
     "gold": OffPolicy,
+    "distillation": Distillation,
     "raml": RewardAugmented,
     "mrt": MinimumRisk,
     "mrt_shuffled": ShuffledRisk,

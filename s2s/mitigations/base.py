@@ -21,6 +21,13 @@ from s2s.randomness import Draws
 from s2s.vocabulary import Vocabulary
 
 
+class FrozenRun(NamedTuple):
+    """The frozen model of another run, without dropout, and its vocabulary."""
+
+    model: PrefixTransformer
+    vocabulary: Vocabulary
+
+
 class TrainingContext(NamedTuple):
     """Everything a method may read of its run before the first step."""
 
@@ -28,7 +35,7 @@ class TrainingContext(NamedTuple):
     train: Callable[[], TokenisedSplit]  # reads the ids of the train split
     max_source: int  # tokens, begin and end included
     max_length: int  # of a target in tokens, end included
-    load_model: Callable[[str], PrefixTransformer]  # reads the frozen model of another run's folder
+    load_model: Callable[[str], FrozenRun]  # reads another run's folder
 
 
 class StepContext(NamedTuple):

@@ -88,29 +88,36 @@ def rewards(
 
 
 def sample(
-    batch: Batch, context: StepContext, copies: int, max_length: int, end: int, greedy: bool = False
+    batch: Batch,
+    context: StepContext,
+    copies: int,
+    max_length: int,
+    end: int,
+    greedy: bool = False,
+    rows: Tensor | None = None,
 ) -> list[list[Candidate]]:
     """Draw ``copies`` candidates for each source token by token from the model, or take its likeliest tokens.
 
     A draw depends only on the row's seed, the number of the candidate and the column. The target has no dropout; the
-    encoded source is that of the step, with its dropout.
+    encoded source is that of the step, with its dropout. With ``rows`` [R] only these sources get candidates; without
+    any of them the parameters are gathered all the same, as other processes wait for that.
     """
     model, training = context.passes.model, context.passes.model.training
     # Outside of no_grad: the loss reads the same memory and needs its gradients.
-    memory = context.passes.memory(batch)
-    uniform = None if greedy else context.draws.uniform("sample", copies, max_length).flatten(0, 1)
+    memory, draws = context.passes.memory(batch), context.draws
+    if rows is not None:
+        memory, draws = memory.rows(rows), draws._replace(seeds=draws.seeds[rows])
+    uniform = None if greedy else draws.uniform("sample", copies, max_length).flatten(0, 1)
     model.eval()
     # Sharded parameters are gathered once for the whole search: gathering them at every token would wait for all
     # processes, and they end at different lengths.
     with torch.no_grad(), gathered(context.passes.root):
-        ids = _search(model, memory, len(batch.source) * copies, max_length, end, uniform)
+        count = len(memory.lengths) * copies
+        ids = _search(model, memory, count, max_length, end, uniform).tolist() if count else []
     model.train(training)
-    rows = ids.unflatten(0, (-1, copies)).tolist()
-    return [
-        # All rows grow until the last one has ended; tokens after a row's first end are not of its candidate.
-        [Candidate(row[: row.index(end)], True) if end in row else Candidate(row, False) for row in group]
-        for group in rows
-    ]
+    # All rows grow until the last one has ended; tokens after a row's first end are not of its candidate.
+    drawn = [Candidate(row[: row.index(end)], True) if end in row else Candidate(row, False) for row in ids]
+    return [drawn[start : start + copies] for start in range(0, len(drawn), copies)]
 
 
 def _search(

@@ -58,7 +58,7 @@ class OffPolicy(LossMethod):
         if self.reward == "constant" or self.reference is None:
             return None
         try:
-            model = context.load_model(self.reference)
+            model = context.load_model(self.reference).model
         except OSError as error:
             raise UserError(f"reference: '{self.reference}' is no run ({error.strerror})") from error
         pieces, size = model.shape.vocabulary, context.vocabulary.size

@@ -31,6 +31,11 @@ class Memory(NamedTuple):
     lengths: Tensor
     mask: Tensor
 
+    def rows(self, index: Tensor) -> "Memory":
+        """Return the memory of some of its sources, which may repeat."""
+        layers = tuple(tuple(part[index] for part in layer) for layer in self.layers)
+        return Memory(layers, self.lengths[index], self.mask[index])
+
 
 class Embedding(nn.Module):
     """Token, position and segment embeddings, summed; normalised as in BERT where the blocks are post-norm."""

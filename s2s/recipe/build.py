@@ -20,7 +20,7 @@ from s2s.files.paths import cache_folder
 from s2s.heads.run_heads import Heads, labelling_of, make_heads
 from s2s.losses.fused_loss import fused_loss
 from s2s.losses.vocabulary_loss import vocabulary_loss
-from s2s.mitigations import MITIGATIONS, PreparedMethod, TrainingContext
+from s2s.mitigations import MITIGATIONS, FrozenRun, PreparedMethod, TrainingContext
 from s2s.model import pretrained
 from s2s.model.architecture import from_scratch
 from s2s.model.initialization import initialise
@@ -31,11 +31,14 @@ from s2s.recipe.checks import with_slots
 from s2s.recipe.recipe import Recipe
 from s2s.vocabulary import Vocabulary, make
 
-LoadModel = Callable[[str], PrefixTransformer]
-"""A function that reads the frozen model of a run's folder. Recipes do not know run folders: callers hand it in."""
+LoadModel = Callable[[str], FrozenRun]
+"""A function that reads the frozen model and the vocabulary of a run's folder.
+
+Recipes do not know run folders: callers hand it in.
+"""
 
 
-def _refuse_to_load(folder: str) -> PrefixTransformer:
+def _refuse_to_load(folder: str) -> FrozenRun:
     raise UserError(f"a mitigation reads the run '{folder}': give load_model=s2s.runs.checkpoints.load_model")
 
 

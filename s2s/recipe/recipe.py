@@ -13,9 +13,8 @@ from s2s.config.recipe_files import completed, recipe_layers
 from s2s.data import DataSettings
 from s2s.errors import UserError, first_line
 from s2s.heads import HEADS
-from s2s.mitigations import MITIGATIONS, Composition, check
+from s2s.mitigations import MITIGATIONS, Composition, FrozenRun, check
 from s2s.model.architecture import ModelSettings
-from s2s.model.transformer import PrefixTransformer
 from s2s.objective import Objective, ObjectiveSettings
 from s2s.optim import OPTIMIZERS, SCHEDULES, AdamW
 from s2s.optim.schedules import Linear
@@ -78,7 +77,7 @@ class Recipe:
         """Whether there are targets to learn to write."""
         return self.data.target_field is not None
 
-    def build(self, load_model: Callable[[str], PrefixTransformer] | None = None) -> tuple[Vocabulary, Objective]:
+    def build(self, load_model: Callable[[str], FrozenRun] | None = None) -> tuple[Vocabulary, Objective]:
         """Return the vocabulary and the objective, with the weights that training would start from.
 
         ``load_model`` reads another run's folder, such as the reference of ``gold``: give

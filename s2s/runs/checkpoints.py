@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from s2s import vocabulary as vocabularies
 from s2s.errors import UserError, first_line
 from s2s.files import pointers
 from s2s.files.folders import AGAIN, damage, entry, recorded_hash, write_folder
 from s2s.files.foreign import check_inside
+from s2s.mitigations.base import FrozenRun
 from s2s.model.transformer import PrefixTransformer
-from s2s.runs.metadata import WEIGHTS, check_weights, identity, read_metadata
+from s2s.runs.metadata import VOCABULARY, WEIGHTS, check_files, check_weights, identity, read_metadata
 from s2s.runs.weight_files import check_tensors, read_header, read_tensors, save_tensors
 
 AVERAGE, TRAINER = "ema.safetensors", "trainer.pt"
@@ -321,8 +323,8 @@ def _prune(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def load_model(folder: str) -> PrefixTransformer:
-    """Load the best weights of a run's model, frozen, for a mitigation that reads another run.
+def load_model(folder: str) -> FrozenRun:
+    """Load the best weights of a run's model, frozen, and its vocabulary, for a mitigation that reads another run.
 
     Errors: an OSError where there is no run, a UserError where its files are damaged or lead out of the folder.
     """
@@ -336,4 +338,5 @@ def load_model(folder: str) -> PrefixTransformer:
     model = PrefixTransformer(metadata.architecture)
     check_tensors(model, tensors, weights.file)
     model.load_state_dict(tensors)
-    return model.eval().requires_grad_(False)
+    check_files(path, metadata, f"{VOCABULARY}/")
+    return FrozenRun(model.eval().requires_grad_(False), vocabularies.load(path / VOCABULARY))

@@ -126,3 +126,13 @@ class Vocabulary(ABC):
         rows = [self.source_ids(ids) for ids in self.encode_all(sources)]
         batch = collate(list(zip(rows, self.encode_all(targets), strict=True)), self.padding, self.end)
         return batch if device is None else batch.to(torch.device(device))
+
+
+def same_pieces(first: Vocabulary, second: Vocabulary) -> bool:
+    """Return whether each id is the same piece in both, so that their probabilities can be compared id by id."""
+    # Identity first: to spell every piece of a large vocabulary takes time.
+    return first is second or _pieces(first) == _pieces(second)
+
+
+def _pieces(vocabulary: Vocabulary) -> tuple[list[bytes], int, int, int]:
+    return vocabulary.spell(), vocabulary.padding, vocabulary.begin, vocabulary.end

@@ -139,6 +139,8 @@ def test_the_distractor_is_another_target_that_is_long_enough_and_begins_otherwi
         ("raml", {}, {"replace_from_vocabulary"}),
         ("raml", {"temperature": 0.0}, set()),
         ("mrt", {}, {"own_errors"}),
+        ("distillation", {"teacher": "x"}, {"own_errors"}),
+        ("distillation", {"teacher": "x", "on_policy": 0.0}, set()),
         ("word_dropout", {}, set()),
         ("fgm", {}, set()),
     ],

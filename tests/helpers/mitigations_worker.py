@@ -32,6 +32,7 @@ EXTRA = {
     "r_drop_target": "{name: r_drop, scope: target}",
     "gold_sum": "{name: gold, reward: sum, reference: FOLDER/reference}",
     "feeds_and_fgm": "{name: random_replacement}, {name: word_dropout, scope: all}, {name: fgm}",
+    "distillation_on_gold": "{name: distillation, teacher: FOLDER/reference, on_policy: 0}",
     "anchored_sampling": "{name: scheduled_sampling, weight: 0.5, passes: 2, noise: 0.5}",
 }
 STORED = ("brio", "dpo")
@@ -43,7 +44,8 @@ def rows(folder: Path) -> dict[str, str]:
     """The mitigations of a recipe for every method and a few compositions."""
     plain = {name: f"{{name: {name}}}" for name in MITIGATIONS}
     stored = {name: f"{{name: {name}, path: {folder / 'candidates.jsonl'}}}" for name in STORED}
-    return plain | stored | {name: row.replace("FOLDER", str(folder)) for name, row in EXTRA.items()}
+    taught = {"distillation": f"{{name: distillation, teacher: {folder / 'reference'}, weight: 0.7}}"}
+    return plain | stored | taught | {name: row.replace("FOLDER", str(folder)) for name, row in EXTRA.items()}
 
 
 def objective(row: str, vocabulary: Vocabulary) -> Objective:

@@ -41,6 +41,9 @@ class Letters(Vocabulary):
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(chr(token - 4 + ord("a")) for token in ids if token not in (0, BEGIN, END))
 
+    def spell(self) -> list[bytes]:
+        return [self.decode([token]).encode() for token in range(self.size)]
+
     def save(self, folder: Path) -> None:
         """It has nothing to save."""
 

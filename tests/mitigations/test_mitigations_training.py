@@ -17,7 +17,7 @@ from s2s.vocabulary import Vocabulary
 pytestmark = pytest.mark.slow
 
 SMALL = ["model.width=16", "model.layers=1", "data.size=260", "run.tokens=256", "run.evaluate_examples=2"]
-SAMPLED = ("mrt", "mrt_shuffled", "self_critical")
+SAMPLED = ("mrt", "mrt_shuffled", "self_critical", "distillation")
 """Rounding may change what these draw."""
 CHAINS = {
     "feeds_and_fgm": "{name: word_dropout, scope: all}, {name: scheduled_sampling, weight: 0.5}, {name: fgm}",

@@ -31,7 +31,7 @@ from benchmarks.whole_methods import GivenRisk, WholeFastGradient, WholePenalty
 ROWS = [
     *("teacher_forcing", "random_replacement", "scheduled_sampling", "fgm_target", "fgm_whole", "penalty_target"),
     *("penalty_first_order", "penalty_whole_target", "r_drop_target", "r_drop_all", "noise_consistency", "teaforn_2"),
-    "mrt_8",
+    *("mrt_8", "distillation", "distillation_on_policy"),
 ]
 KEYS = {
     *("system", "name", "precision", "threads", "batch", "source_tokens", "target_tokens", "useful_tokens"),
@@ -77,7 +77,7 @@ def test_every_row_has_gradients_and_leaves_the_weights(random_batch: Batches, p
     before, norms = [each.clone() for each in model.parameters()], []
     optimizer = AdamW(rate=0.0).build(model)
     optimizer.register_step_pre_hook(lambda *_: norms.append(sum(p.grad.norm().item() for p in model.parameters())))
-    rows = benchmark_mitigations.objectives(model)
+    rows = benchmark_mitigations.objectives(model, source=9, target=8)
     for objective in rows.values():
         benchmark_mitigations.step(objective, optimizer, random_batch([(9, 4), (7, 6)]), precision)
     assert len(norms) == len(rows)
