@@ -76,7 +76,7 @@ class DataSettings:
     source_field: str = "source"  # of a row: the text to read; a.b is the b within a
     target_field: str | None = "target"  # of a row: the text to generate, or a list; null: no targets
     split: Literal["blanks", "characters"] = "blanks"  # how a source given as text falls into tokens, for heads
-    draw: Draw = field(default_factory=Draw)
+    draw: Draw = field(default_factory=Draw)  # a part of a large train split
     on_error: Literal["stop", "skip"] = "stop"  # a malformed line is an error, or is counted and left out
     max_source: SourceLength = 256  # tokens, special ones included; longer sources are cut and counted
     max_target: TargetLength = 48  # likewise
