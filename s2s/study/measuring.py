@@ -82,7 +82,7 @@ def work(plan: Plan, variant: str, seed: int) -> None:
     folder = plan.run_folder(variant, seed)
     clock = Clock(folder.parent / f"{folder.name}.time.json")
     threading.Thread(target=_watch, args=(clock,), daemon=True).start()
-    places = {other: _place(plan, other) for other in plan.needs(variant, seed)}
+    places = {other: _places(plan, other) for other in plan.needs(variant, seed)}
     recipe = plan.recipe(variant, seed, places)
     run = fit(recipe)
     plan.trained(variant, seed).touch()
@@ -111,9 +111,9 @@ def _watch(clock: Clock) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _place(plan: Plan, other: OtherRun) -> str:
+def _places(plan: Plan, other: OtherRun) -> list[str]:
     """Return the folders of other runs, or the file that they decode for the train split, made where it is missing."""
-    folders = ",".join(str(plan.run_folder(other.variant, seed)) for seed in other.seeds)
+    folders = [str(plan.run_folder(other.variant, seed)) for seed in other.seeds]
     if other.kind == "run":
         return folders
     name = f"decoded-{other.variant}-{'-'.join(map(str, other.seeds))}"
@@ -123,10 +123,10 @@ def _place(plan: Plan, other: OtherRun) -> str:
         examples = load(recipe.data, splits=("train",)).train
         write_atomically(sources, "".join(json_text({"source": example.source}) + "\n" for example in examples))
         log(f"{output}: decoding {len(examples)} sources of train")
-        arguments = [f"run={folders}", f"input={sources}", f"output={output}", "field=source"]
+        arguments = [f"run={','.join(folders)}", f"input={sources}", f"output={output}", "field=source"]
         if decode.main(arguments):
             raise SystemExit(2)
-    return str(output)
+    return [str(output)]
 
 
 def _measured(plan: Plan, variant: str, seed: int, run: Run, recipe: Recipe, clock: Clock) -> Result:

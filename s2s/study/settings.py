@@ -190,8 +190,8 @@ class Plan:
         """Return the file that marks a run as trained to its end, so that other runs may read it."""
         return self.folder / f"{variant}-{seed}.trained"
 
-    def recipe(self, variant: str, seed: int, places: Mapping[OtherRun, str] | None = None) -> Recipe:
-        """Return the recipe of a run; ``places`` has the path for each reference to other runs.
+    def recipe(self, variant: str, seed: int, places: Mapping[OtherRun, list[str]] | None = None) -> Recipe:
+        """Return the recipe of a run; ``places`` has the paths for each reference to other runs.
 
         Errors: a UserError for a variant that sets what the study sets for all: seed, folder, selection.
         """
@@ -243,7 +243,7 @@ class Plan:
 
     def hypotheses_hash(self) -> str:
         """Return digits that change with the hypotheses, the rule of selection or the split."""
-        parts = [self.hypotheses(), self.settings.select, self.settings.split, list(self.variants)]
+        parts = [self.hypotheses(), self.settings.select, self.settings.split]
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def measured_hash(self, variant: str) -> str:
@@ -378,14 +378,15 @@ def _other(match: re.Match[str], seed: int) -> OtherRun:
     return OtherRun(match[1], match[2], seeds)
 
 
-def _placed(value: Any, seed: int, places: Mapping[OtherRun, str]) -> Any:
+def _placed(value: Any, seed: int, places: Mapping[OtherRun, list[str]]) -> Any:
     """Return nested values with the references to other runs replaced by paths."""
     if isinstance(value, dict):
         return {key: _placed(inner, seed, places) for key, inner in value.items()}
     if isinstance(value, list):
         return [_placed(inner, seed, places) for inner in value]
     if isinstance(value, Written) and (match := OTHER_RUN.fullmatch(value.text)):
-        return replace(value, text=places[_other(match, seed)])
+        texts = [replace(value, text=path) for path in places[_other(match, seed)]]
+        return texts[0] if len(texts) == 1 else texts
     return value
 
 

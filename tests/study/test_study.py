@@ -127,7 +127,7 @@ def test_references_to_other_runs_are_part_of_the_fingerprint_and_become_paths(t
     plan = plan_of(tmp_path, text)
     (other,) = plan.needs("student", 2)
     assert (other.kind, other.variant, other.seeds) == ("run", "teacher_forcing", (2,))
-    recipe = plan.recipe("student", 2, {other: "somewhere"})
+    recipe = plan.recipe("student", 2, {other: ["somewhere"]})
     assert recipe.mitigations[0].reference == "somewhere"
     changed = plan_of(
         tmp_path, text.replace("teacher_forcing: {minutes: 2}", "teacher_forcing: {objective: {label_smoothing: 0.1}}")
