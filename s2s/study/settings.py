@@ -25,7 +25,7 @@ STUDIES = SHIPPED / "studies"
 DECLARED = ("recipe", "variants", "searches")
 """Sections that hold keys of recipes; all other sections are keys of ``Study``."""
 NAME = re.compile(r"[A-Za-z0-9_]+")
-OTHER_RUN = re.compile(r"study://(run|decoded)/(\w+)(?:/(\d+(?:,\d+)*))?")
+OTHER_RUN = re.compile(r"study://(run|decoded)/(\w+)(?:/(\d+(?:\+\d+)*))?")
 """A value of a recipe that is made from other runs: their folders, or what they write for train."""
 
 
@@ -374,7 +374,7 @@ def _others(value: Any, seed: int) -> Iterator[OtherRun]:
 
 
 def _other(match: re.Match[str], seed: int) -> OtherRun:
-    seeds = tuple(int(number) for number in match[3].split(",")) if match[3] else (seed,)
+    seeds = tuple(int(number) for number in match[3].split("+")) if match[3] else (seed,)
     return OtherRun(match[1], match[2], seeds)
 
 
