@@ -66,6 +66,14 @@ def from_target(batch: Batch, context: StepContext, data: PoolData | None = None
     return from_rows(batch.target.roll(-1, dims=1), tokens.clamp(min=1), batch, context)
 
 
+def from_past(batch: Batch, context: StepContext, data: PoolData | None = None) -> Tensor:  # noqa: ARG001
+    """Draw from the example's tokens before the column; the first one, which has none before it, stays."""
+    columns = torch.arange(batch.target.shape[1], device=batch.target.device)
+    uniform = context.draws.uniform("token", len(columns))
+    # Column 0 is the begin symbol and has no draw; column t has t - 1 tokens before it, from column 1 on.
+    return batch.target.gather(1, (1 + (uniform * (columns - 1)).long()).minimum(columns))
+
+
 def from_sequence(batch: Batch, context: StepContext, data: PoolData) -> Tensor:  # noqa: ARG001
     """Draw from begin, source, end, target and end, concatenated."""
     # The article's text draws from the target; its script draws from all of this, separators included.
@@ -120,6 +128,7 @@ def from_model(batch: Batch, context: StepContext, data: PoolData) -> Tensor:
 
 POOLS: dict[str, Pool] = {
     "target": from_target,
+    "past": from_past,
     "sequence": from_sequence,
     "vocabulary": from_vocabulary,
     "unigram": from_unigram,
@@ -129,6 +138,7 @@ POOLS: dict[str, Pool] = {
 
 TAUGHT = {
     "target": {"replace_from_target"},
+    "past": {"replace_from_target"},
     "sequence": {"replace_from_target"},
     "vocabulary": {"replace_from_vocabulary"},
     "unigram": {"replace_from_vocabulary"},
@@ -270,6 +280,8 @@ class RandomReplacement(Noise):
     the token itself. Pools, each uniform unless stated otherwise:
 
     - target: the occurrences of tokens in the example's target
+    - past: the occurrences of tokens before the replaced one in the example's target; the first token stays. Unlike
+      "target" it never shows a word that is still to come
     - sequence: the occurrences of tokens in begin, source, end, target, end of the example
     - vocabulary: all tokens but special ones
     - unigram: all tokens in proportion to their counts in the training targets

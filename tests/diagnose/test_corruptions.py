@@ -126,6 +126,7 @@ def test_the_distractor_is_another_target_that_is_long_enough_and_begins_otherwi
     [
         ("random_replacement", {}, {"replace_from_target"}),
         ("random_replacement", {"pool": "unigram"}, {"replace_from_vocabulary"}),
+        ("random_replacement", {"pool": "past"}, {"replace_from_target"}),
         ("random_replacement", {"pool": "model_top_k"}, {"replace_from_vocabulary", "own_errors"}),
         ("random_replacement", {"rate": 0.0}, set()),
         ("random_replacement", {"gate": 0.0, "pool": "unigram"}, set()),

@@ -69,6 +69,25 @@ def test_target_has_each_occurrence_alike():
         check(tokens[:, column], alike(TARGET))
 
 
+def test_past_has_each_earlier_occurrence_alike_and_keeps_the_first():
+    tokens = drawn(prepared("past"))
+    assert (tokens[:, 0] == TARGET[0]).all()
+    for column in range(1, len(TARGET)):
+        check(tokens[:, column], alike(TARGET[:column]))
+
+
+def test_past_is_a_loop_over_the_draws_at_the_longest_too():
+    target = list(range(4, SIZE)) * 30
+    batch = collate([(SOURCE, target), (SOURCE, target[:9])], PADDING, END)
+    uniform = Draws(batch.seeds, "random_replacement").uniform("token", len(target) + 1).double()
+    context = StepContext(None, Draws(batch.seeds, "random_replacement"), count(batch), 0, 1.0)
+    fed = feed(prepared("past"), batch, context)
+    for row, length in enumerate((len(target), 9)):
+        expected = [target[0], *(target[int(uniform[row, number + 1] * number)] for number in range(1, length))]
+        assert fed.target[row, : length + 1].tolist() == [END, *expected]
+    assert torch.equal(fed.labels, batch.labels)
+
+
 def test_sequence_has_begin_source_end_target_and_end_with_repeats():
     tokens = drawn(prepared("sequence"))
     for column in range(len(TARGET)):
@@ -112,7 +131,7 @@ def test_model_top_k_has_the_likeliest_tokens_of_the_column_before(random_model,
         check(tokens[:, column], alike(best))
 
 
-@pytest.mark.parametrize("pool", ["target", "sequence", "vocabulary", "unigram"])
+@pytest.mark.parametrize("pool", ["target", "past", "sequence", "vocabulary", "unigram"])
 def test_the_draws_of_a_row_s_places_are_independent(pool):
     tokens = drawn(prepared(pool))
     pairs = Counter(zip(tokens[:, 0].tolist(), tokens[:, 1].tolist(), strict=True))

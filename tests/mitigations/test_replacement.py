@@ -79,6 +79,9 @@ def test_only_gated_rows_and_drawn_places_change_and_only_the_decoder_s_input(
                 assert fed.target[row, column] == batch.target[row, column]
             elif pool == "similar":
                 assert fed.target[row, column] != batch.target[row, column]
+            elif pool == "past":
+                before = batch.labels[row, : column - 1] if column > 1 else batch.target[row, column]
+                assert fed.target[row, column] in before
             elif pool == "target":
                 assert fed.target[row, column] in batch.labels[row, :target]
     for name in ("source", "source_lengths", "labels", "seeds"):
