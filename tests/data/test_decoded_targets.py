@@ -133,6 +133,26 @@ def test_large_sets_from_the_cache_are_the_same(folder: Path, monkeypatch: pytes
     assert any("read before" in note for note in large.report)
 
 
+def test_built_in_sets_and_those_of_the_datasets_library_have_them_too(folder: Path) -> None:
+    saved = folder / "saved"
+    datasets = pytest.importorskip("datasets")
+    parts = {split: datasets.Dataset.from_list(pairs(split, count)) for split, count in (("train", 6), ("dev", 2))}
+    datasets.DatasetDict(parts).save_to_disk(str(saved))
+    origins = {
+        "saved": {"path": str(saved)},
+        "docstrings": {"source": "docstrings", "packages": ["click"]},
+        "synthetic": {"source": "synthetic", "size": 250},
+    }
+    for origin, keys in origins.items():
+        plain = load(DataSettings(**keys))  # type: ignore[arg-type]
+        rows = [line(example.source, f"best {number}") for number, example in enumerate(plain.train)]
+        path = write(folder / f"{origin}.decoded.jsonl.gz", rows)
+        taught = load(DataSettings(targets=str(path), **keys))  # type: ignore[arg-type]
+        assert [example.source for example in taught.train] == [example.source for example in plain.train]
+        assert [example.target for example in taught.train] == [f"best {number}" for number in range(len(plain.train))]
+        assert (taught.dev, taught.gold) == (plain.dev, plain.train)
+
+
 def test_labels_of_heads_stay_and_so_do_the_tokens_of_a_source(tmp_path: Path) -> None:
     rows = [{"source": ["a", str(number)], "target": "gold", "tags": ["X", "Y"]} for number in range(4)]
     path = write(tmp_path / "all.jsonl", rows)
