@@ -17,7 +17,7 @@ from s2s.losses.passes import Passes
 from s2s.losses.terms import Losses, Term, share
 from s2s.losses.vocabulary_loss import VocabularyLoss, vocabulary_loss
 from s2s.mitigations.base import LossMethod, LossTerms, PrefixMethod, PreparedMethod, StepContext
-from s2s.model.transformer import PrefixTransformer
+from s2s.model.backbone import Backbone
 from s2s.randomness import Draws
 
 
@@ -42,7 +42,7 @@ class Objective(nn.Module):
 
     def __init__(
         self,
-        model: PrefixTransformer,
+        model: Backbone,
         settings: ObjectiveSettings,
         mitigations: Sequence[PreparedMethod] = (),
         heads: Heads | None = None,
@@ -56,8 +56,7 @@ class Objective(nn.Module):
         self.heads, self.generates, self.loss = heads, generates, loss
         if not generates:
             # DistributedDataParallel would wait for their gradients in every backward, and none would come.
-            model.output_bias.requires_grad_(False)
-            model.transform.requires_grad_(False)
+            model.freeze_output()
 
     def forward(self, batch: Batch, step: int = 0, counts: Counts | None = None, scale: float = 1.0) -> Losses:
         """Compute the losses of a batch at a step.
@@ -83,7 +82,7 @@ class Objective(nn.Module):
         return Losses(total, {name: part.detach() for name, part in parts.items()})
 
     def _source_rows(self, passes: Passes, batch: Batch) -> Rows:
-        return Rows(passes.source_rows(batch), batch.source_lengths, self.model.embedding.tokens.weight)
+        return Rows(passes.source_rows(batch), batch.source_lengths, self.model.token_table)
 
     def nll(self, batch: Batch) -> Tensor:
         """Return the summed negative log-likelihood of the labels given gold prefixes, without method or smoothing."""

@@ -102,7 +102,7 @@ class Tally:
         blank = f"{self.blank} of {self.sources} sources are blank; what is written for them is invented"
         notes = [text for number, text in ((self.cut, cut), (self.without, without), (self.blank, blank)) if number]
         notes += self.unknown.report("sources", self.sources)
-        if run.model.output_bias.device.type == "cpu" and c_attention.chosen().functions is None:
+        if run.model.device.type == "cpu" and c_attention.chosen().functions is None:
             notes.append(f"a step attends by torch, not in C: {c_attention.chosen().reason}")
         return [*notes, f"{self.sources} sources in {seconds:.1f} s, {rates}, step {run.step}"]
 

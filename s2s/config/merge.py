@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from s2s.config.layers import Layer, opened
 from s2s.config.values import MisreadError, is_null, read, shown, text_of
@@ -119,7 +119,10 @@ class _LayerReader:
                 self.fill(inner, self._mapping(value, key), f"{key}.")
                 continue
             try:
-                section.values[name] = read(types[name], value, key)
+                given = read(types[name], value, key)
+                # Keys of the user's own are merged one by one, as those of a section are.
+                free = get_origin(types[name]) is dict
+                section.values[name] = section.values.get(name, {}) | given if free else given
             except MisreadError as error:
                 raise self._error(error.key, error.reason) from error
 

@@ -37,6 +37,8 @@ def read(hint: Any, value: Any, key: str) -> Any:
         return _one_of(get_args(hint), value, key)
     if get_origin(hint) is list:
         return _list(get_args(hint)[0], value, key)
+    if get_origin(hint) is dict:
+        return _free(value, key)
     if hint is Any:  # text or a list of texts: model.attention makes one text of a list
         return _one_of((str, list[str]), value, key)
     if get_origin(hint) is Literal:
@@ -89,6 +91,38 @@ def _list(hint: Any, value: Any, key: str) -> list[Any]:
     if not isinstance(value, list | tuple):
         raise MisreadError(key, f"{shown(value)} is not a list such as [a, b]")
     return [read(hint, item, f"{key}[{index}]") for index, item in enumerate(value)]
+
+
+def _free(value: Any, key: str) -> Any:
+    """Return keys and values that nobody has declared: null, truths, numbers and texts as they look, nested or not."""
+    try:
+        value = opened(value)
+    except ValueError as error:
+        raise MisreadError(key, str(error)) from error
+    if isinstance(value, dict):
+        return {str(name): _free_value(inner, f"{key}.{name}") for name, inner in value.items()}
+    raise MisreadError(key, f"expected keys and values, not {shown(value)}")
+
+
+def _free_value(value: Any, key: str) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _free_value(inner, f"{key}.{name}") for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_free_value(inner, f"{key}[{index}]") for index, inner in enumerate(value)]
+    if isinstance(value, Argument) and value.text[:1] in ("{", "["):
+        return _free_value(opened(value), key)
+    if not isinstance(value, Written):
+        return value
+    if is_null(value, text=False):
+        return None
+    if not value.plain:
+        return text_of(value, key)
+    for kind in (whole_number, number, truth):
+        try:
+            return kind(value, key)
+        except MisreadError:
+            continue
+    return text_of(value, key)
 
 
 def _choice(choices: Sequence[Any], text: str, key: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from s2s.diagnose.measurements import Measurements, Plain, Quantity
 from s2s.diagnose.traces import OnProgress, Pair, no_progress, trace
 from s2s.metrics.bootstrap import Interval, Numbers, bootstrap, enough, mean, weighted
-from s2s.model.transformer import PrefixTransformer
+from s2s.model.backbone import Backbone
 from s2s.randomness import seed_of
 from s2s.vocabulary import Vocabulary
 
@@ -73,7 +73,7 @@ def negative(margins: Numbers, tokens: int | None = None) -> float:
 
 
 def measure_margins(
-    model: PrefixTransformer,
+    model: Backbone,
     vocabulary: Vocabulary,
     pairs: Sequence[Pair],
     seed: int = 0,

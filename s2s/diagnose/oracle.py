@@ -19,7 +19,7 @@ from s2s.diagnose.traces import Integers, OnProgress, Pair, batches, no_progress
 from s2s.errors import UserError
 from s2s.losses.passes import Passes
 from s2s.metrics.bootstrap import Numbers
-from s2s.model.transformer import PrefixTransformer
+from s2s.model.backbone import Backbone
 from s2s.vocabulary import Vocabulary
 
 Oracle = Callable[[Sequence[int], Sequence[int]], Numbers]
@@ -122,7 +122,7 @@ def divergence(oracle: Numbers, model: Numbers) -> Numbers:
 
 
 def measure_divergences(
-    model: PrefixTransformer,
+    model: Backbone,
     vocabulary: Vocabulary,
     oracle: Oracle,
     pairs: Sequence[Pair],
@@ -183,7 +183,7 @@ def task_oracle(task: Transduction, vocabulary: Vocabulary) -> Oracle:
     return log_probs
 
 
-def model_oracle(models: Sequence[PrefixTransformer], vocabulary: Vocabulary) -> Oracle:
+def model_oracle(models: Sequence[Backbone], vocabulary: Vocabulary) -> Oracle:
     """Return the mean of models' distributions, which replaces an unknown true one: evidence, not proof."""
 
     def log_probs(source: Sequence[int], target: Sequence[int]) -> Numbers:
@@ -195,10 +195,10 @@ def model_oracle(models: Sequence[PrefixTransformer], vocabulary: Vocabulary) ->
 
 @torch.no_grad()
 def distributions(
-    model: PrefixTransformer, vocabulary: Vocabulary, pairs: Sequence[Pair], size: int = 32
+    model: Backbone, vocabulary: Vocabulary, pairs: Sequence[Pair], size: int = 32
 ) -> Iterator[tuple[int, Numbers]]:
     """Yield each pair's number, in no order, and log-probabilities [tokens + 1, V] of its target's tokens and end."""
-    for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device):
+    for indices, batch in batches(vocabulary, pairs, size, model.device):
         # KL subtracts nearly equal numbers: in float32 rounding alone would look like a divergence.
         log_probs = Passes(model, 0.0, model).score(batch).logits.double().log_softmax(dim=-1).cpu().numpy()
         ends = (batch.labels != IGNORED).sum(dim=1).cumsum(0)[:-1].tolist()

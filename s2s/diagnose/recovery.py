@@ -17,7 +17,7 @@ from s2s.diagnose.traces import Integers, OnProgress, Pair, batches, no_progress
 from s2s.losses.passes import Passes
 from s2s.metrics.bootstrap import Numbers, mean, weighted
 from s2s.mitigations.prefix_noise import plain_ids, special_ids
-from s2s.model.transformer import PrefixTransformer
+from s2s.model.backbone import Backbone
 from s2s.vocabulary import Vocabulary
 
 Ids = Sequence[int]
@@ -115,7 +115,7 @@ def half_life(curve: Numbers) -> int | None:
 
 @torch.no_grad()
 def measure_recovery(
-    model: PrefixTransformer,
+    model: Backbone,
     vocabulary: Vocabulary,
     pairs: Sequence[Pair],
     prefixes: Sequence[int] = (2, 5, 10),
@@ -134,7 +134,7 @@ def measure_recovery(
     deltas = np.full((len(corruptions), len(prefixes), len(pairs), distances), np.nan)
     clean = np.zeros((len(pairs), 2))
     damaged = np.full((*deltas.shape[:3], max(prefixes) + 1), NO_TOKEN)  # doubling makes it longer by one
-    for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device, on_progress):
+    for indices, batch in batches(vocabulary, pairs, size, model.device, on_progress):
         passes = Passes(model, 0.0, model)
         costs, greedy = _gold(passes, batch, vocabulary)
         clean[indices] = np.stack([np.nansum(costs, axis=1), (~np.isnan(costs)).sum(axis=1)], axis=1)

@@ -16,7 +16,7 @@ from s2s.losses.passes import Passes
 from s2s.metrics.bootstrap import Numbers
 from s2s.mitigations.base import StepContext
 from s2s.mitigations.candidates import Candidate, sample
-from s2s.model.transformer import PrefixTransformer
+from s2s.model.backbone import Backbone
 from s2s.randomness import Draws, seed_of
 from s2s.search.methods.beam import SearchSettings
 from s2s.vocabulary import Vocabulary
@@ -74,7 +74,7 @@ def batches(
 
 @torch.no_grad()
 def trace(
-    model: PrefixTransformer,
+    model: Backbone,
     vocabulary: Vocabulary,
     pairs: Sequence[Pair],
     size: int = 32,
@@ -82,7 +82,7 @@ def trace(
 ) -> list[Trace]:
     """Trace the target of each pair under teacher forcing."""
     traces: dict[int, Trace] = {}
-    for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device, on_progress):
+    for indices, batch in batches(vocabulary, pairs, size, model.device, on_progress):
         scores = Passes(model, 0.0, model).score(batch)
         log_probs = scores.logits.log_softmax(dim=-1)
         best = log_probs.max(dim=-1)
@@ -97,7 +97,7 @@ def trace(
 
 
 def write_greedily(
-    model: PrefixTransformer,
+    model: Backbone,
     vocabulary: Vocabulary,
     sources: Sequence[Sequence[int]],
     max_length: int,
@@ -111,7 +111,7 @@ def write_greedily(
 
 
 def trace_greedy(
-    model: PrefixTransformer,
+    model: Backbone,
     vocabulary: Vocabulary,
     sources: Sequence[Sequence[int]],
     texts: Sequence[GreedyText],
@@ -125,7 +125,7 @@ def trace_greedy(
 
 
 def sample_texts(
-    model: PrefixTransformer,
+    model: Backbone,
     vocabulary: Vocabulary,
     pairs: Sequence[Pair],
     max_length: int,
@@ -136,7 +136,7 @@ def sample_texts(
 ) -> list[list[Candidate]]:
     """Draw ``samples`` texts for each source, token by token; they depend on (seed, number of the pair) alone."""
     texts: dict[int, list[Candidate]] = {}
-    for indices, batch in batches(vocabulary, pairs, size, model.output_bias.device, on_progress):
+    for indices, batch in batches(vocabulary, pairs, size, model.device, on_progress):
         # A seed for each pair and not for each batch, so the batch size changes no text.
         seeds = torch.tensor([seed_of(seed, "rollout", index) for index in indices.tolist()]).to(batch.source.device)
         # Training's sampler expects a training step: this is step 0, with the method at full strength.

@@ -14,7 +14,7 @@ from s2s.heads.labels import Label
 from s2s.heads.modules import Tagger
 from s2s.heads.run_heads import Heads, labelling_of, rows_of
 from s2s.heads.scoring import HeadOutput
-from s2s.model.transformer import PrefixTransformer
+from s2s.model.backbone import Backbone
 from s2s.vocabulary import Vocabulary
 
 
@@ -30,7 +30,7 @@ Given = str | Sequence[str]
 
 
 def predict(
-    model: PrefixTransformer,
+    model: Backbone,
     heads: Heads,
     vocabulary: Vocabulary,
     data: DataSettings,
@@ -60,12 +60,12 @@ def predict(
 
 @torch.no_grad()
 def _predict_batch(
-    model: PrefixTransformer, heads: Heads, vocabulary: Vocabulary, sources: Sequence[Source]
+    model: Backbone, heads: Heads, vocabulary: Vocabulary, sources: Sequence[Source]
 ) -> list[list[HeadOutput]]:
     """Return the outputs of the heads for each source of a batch."""
     labels = [[head.source.blank(source) for source in sources] for head in heads.heads]
     pairs = [(source.ids, None) for source in sources]
-    batch = collate(pairs, vocabulary.padding, vocabulary.end, heads=labels).to(model.output_bias.device)
+    batch = collate(pairs, vocabulary.padding, vocabulary.end, heads=labels).to(model.device)
     return [list(row) for row in zip(*heads.outputs(rows_of(model, batch), batch), strict=True)]
 
 

@@ -14,7 +14,7 @@ from s2s.heads.labels import Label, LabelSource
 from s2s.heads.modules import Classifier, Rows, Tagger
 from s2s.heads.scoring import RANKED, HeadOutput
 from s2s.losses.terms import Term
-from s2s.model.transformer import PrefixTransformer
+from s2s.model.backbone import Backbone
 
 
 class Head(NamedTuple):
@@ -90,7 +90,7 @@ def _chosen(head: Head, part: Classifier, scores: Tensor) -> HeadOutput:
     return HeadOutput(names[:chosen], part.kind.probabilities(best[:chosen]).tolist(), names[:RANKED])
 
 
-def rows_of(model: PrefixTransformer, batch: Batch) -> Rows:
+def rows_of(model: Backbone, batch: Batch) -> Rows:
     """Encode a batch's sources for the heads."""
     hidden = model.source_hidden(batch.source, batch.source_lengths)
-    return Rows(hidden, batch.source_lengths, model.embedding.tokens.weight)
+    return Rows(hidden, batch.source_lengths, model.token_table)

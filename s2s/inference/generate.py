@@ -13,10 +13,10 @@ from s2s.batch import pad
 from s2s.config.outside_names import refuse_foreign
 from s2s.errors import UserError
 from s2s.inference.model_scorer import PrefixScorer
-from s2s.inference.packed_model import PackedModel
+from s2s.inference.plain_model import DecodingModel
 from s2s.inference.precisions import PRECISIONS
 from s2s.machine.memory import enough_memory
-from s2s.model.transformer import PrefixTransformer
+from s2s.model.backbone import Backbone
 from s2s.search.constraints import ConstrainedScorer, WithoutTokens
 from s2s.search.hypotheses import Hypothesis, NotANumberError
 from s2s.search.methods.base import Prefix, SearchMethod, SearchRequest, never_interrupt
@@ -58,13 +58,13 @@ class ModelEnsemble:
     """
 
     vocabulary: Vocabulary
-    models: Sequence[PrefixTransformer]
+    models: Sequence[Backbone]
     weights: Sequence[float] | None = None
     precision: str = "fp32"
     check: Callable[[], object] = never_interrupt
 
     @cached_property
-    def packed(self) -> list[PackedModel]:
+    def packed(self) -> list[DecodingModel]:
         """The models with their present weights, laid out for decoding once for all sources."""
         return [PRECISIONS[self.precision](model) for model in self.models]
 
@@ -72,7 +72,8 @@ class ModelEnsemble:
         """Return the scorer of some sources, ids with begin and end."""
         end = self.vocabulary.end
         rows, lengths = self._padded(sources)
-        scorers = [PrefixScorer(model, rows, lengths, end, end) for model in self.packed]
+        size = self.vocabulary.size
+        scorers = [PrefixScorer(model, rows, lengths, end, end, size) for model in self.packed]
         scorer: Scorer[Any] = scorers[0] if len(scorers) == 1 else Ensemble(scorers, self.weights)
         return scorer if self.check is never_interrupt else Watched(scorer, self.check)
 
@@ -98,13 +99,13 @@ class ModelEnsemble:
 
     def _padded(self, sources: Sources) -> tuple[Tensor, Tensor]:
         """Return the sources [B, S] and their lengths [B] on the models' device."""
-        device = self.models[0].output_bias.device
+        device = self.models[0].device
         lengths = torch.tensor([len(source) for source in sources], device=device)
         return pad(sources, self.vocabulary.padding).to(device), lengths
 
 
 def generate(
-    model: PrefixTransformer,
+    model: Backbone,
     vocabulary: Vocabulary,
     sources: Sources,
     settings: SearchMethod,

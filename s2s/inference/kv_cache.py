@@ -34,8 +34,9 @@ from torch import Tensor
 
 from s2s.inference import c_attention
 from s2s.inference.packed_model import PackedModel
+from s2s.inference.plain_model import DecodingModel
 from s2s.model.attention import Cached
-from s2s.model.transformer import Memory, check_positions
+from s2s.model.backbone import Memory, check_positions
 
 ROOM = 128
 """Free columns of a source at the start, for all its hypotheses together."""
@@ -181,7 +182,7 @@ class SeparateCache(NamedTuple):
     hypotheses: int  # R
     steps: int
 
-    def step(self, model: PackedModel, tokens: Tensor) -> tuple[Tensor, "SeparateCache"]:
+    def step(self, model: DecodingModel, tokens: Tensor) -> tuple[Tensor, "SeparateCache"]:
         """Return the last layer's outputs [n R, D] for the next tokens [n R], and the following state."""
         hidden, cache = model.model.step(tokens, self.steps, self.memory, self.cache)
         return hidden, self._replace(cache=cache, steps=self.steps + 1)
@@ -193,7 +194,7 @@ class SeparateCache(NamedTuple):
         return SeparateCache(memory, cache, len(index) // len(sources), self.steps)
 
 
-def begin(model: PackedModel, memory: Memory) -> SharedCache | SeparateCache:
+def begin(model: DecodingModel, memory: Memory) -> SharedCache | SeparateCache:
     """Return the state before the first step, one hypothesis a source."""
     # Attention that cannot be packed caches other tensors than one key and one value for each row.
     if not model.blocks:

@@ -1,23 +1,34 @@
 """The model as a scorer for searches: encoded sources, and keys and values of the tokens so far."""
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 
 from s2s.inference.kv_cache import SeparateCache, SharedCache, begin
-from s2s.inference.packed_model import PackedModel
-from s2s.model.transformer import PrefixTransformer
+from s2s.inference.plain_model import DecodingModel, laid_out
+from s2s.model.backbone import Backbone
 
 State = SharedCache | SeparateCache
 
 
 class PrefixScorer:
-    """Log-probabilities of a prefix LM for a batch of sources [B, S] of the given lengths [B]."""
+    """Log-probabilities of a model for a batch of sources [B, S] of the given lengths [B].
+
+    ``size`` cuts them to a vocabulary's pieces, where the model's table has more rows.
+    """
 
     def __init__(
-        self, model: PrefixTransformer | PackedModel, source: Tensor, lengths: Tensor, begin: int, end: int
+        self,
+        model: Backbone | DecodingModel,
+        source: Tensor,
+        lengths: Tensor,
+        begin: int,
+        end: int,
+        size: int | None = None,
     ) -> None:
-        self.packed = model if isinstance(model, PackedModel) else PackedModel(model)
-        self.source, self.lengths = source, lengths
+        self.packed = laid_out(model) if isinstance(model, Backbone) else model
+        self.source, self.lengths, self.size = source, lengths, size
         self.sources, self.begin, self.end = len(source), begin, end
 
     @torch.no_grad()
@@ -27,8 +38,8 @@ class PrefixScorer:
     @torch.no_grad()
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Return log-probabilities [N, V] of the token after the tokens [N], in float32, and the following state."""
-        hidden, state = state.step(self.packed, tokens.to(self.source.device))
-        return self.packed.log_probs(hidden), state
+        hidden, state = state.step(cast(Any, self.packed), tokens.to(self.source.device))
+        return self.packed.log_probs(hidden)[:, : self.size], state
 
     @torch.no_grad()
     def reorder(self, state: State, index: Tensor) -> State:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from s2s.errors import UserError
 from s2s.inference.packed_model import Map, PackedModel
+from s2s.inference.plain_model import DecodingModel, laid_out
 from s2s.machine.matmul import bfloat16_warning
+from s2s.model.backbone import Backbone
 from s2s.model.transformer import PrefixTransformer
 
 logger = logging.getLogger("s2s")
@@ -57,39 +59,49 @@ def quantised(weight: Tensor, bias: Tensor) -> Map:
     return QuantisedLinear(packed, scales, torch.zeros(len(scales), dtype=torch.int32), bias.clone())
 
 
-def in_bfloat16(model: PrefixTransformer) -> PackedModel:
+def in_bfloat16(model: Backbone) -> DecodingModel:
     """Pack the whole model in bfloat16, the encoder too; sums of log-probabilities stay in float32.
 
     A processor that computes bfloat16 in software is named in a warning of the logger ``s2s``.
     """
-    if model.output_bias.device.type == "cpu":
+    if model.device.type == "cpu":
         for line in bfloat16_warning("search.precision"):
             logger.warning(line)
-    # A copy, as a module is converted in place and the caller's may be trained further.
-    return PackedModel(deepcopy(model).bfloat16())
+    return laid_out(_converted(model, torch.bfloat16))
 
 
-def in_float16(model: PrefixTransformer) -> PackedModel:
+def in_float16(model: Backbone) -> DecodingModel:
     """Pack the whole model in float16, for GPUs without fast bfloat16; raises a UserError on a processor."""
-    if model.output_bias.device.type == "cpu":
+    if model.device.type == "cpu":
         raise UserError("search.precision: fp16 is for GPUs; a processor has fp32, bf16 and int8")
-    return PackedModel(deepcopy(model).half())
+    return laid_out(_converted(model, torch.float16))
 
 
-def in_int8(model: PrefixTransformer) -> PackedModel:
+def in_int8(model: Backbone) -> DecodingModel:
     """Pack the maps of a step in int8; the source, where rounding would cost more quality, stays in float32.
 
     Attention other than the dot product stays in float32 too. Raises a UserError where torch has no int8 product.
     """
+    if not isinstance(model, PrefixTransformer):
+        raise UserError("search.precision: int8 is for the prefix LM; this model decodes in fp32 and bf16")
     weight = model.output_bias
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         raise UserError("search.precision: int8 is for float32 models on CPU, with a torch that has oneDNN")
     return PackedModel(model, quantised)
 
 
-PRECISIONS: dict[str, Callable[[PrefixTransformer], PackedModel]] = {
-    "auto": PackedModel,
-    "fp32": PackedModel,
+def _converted(model: Backbone, dtype: torch.dtype) -> Backbone:
+    """Return a copy of the model with parameters of another type: the caller's may be trained further."""
+    converted = deepcopy(model)
+    # Buffers stay as they are: families compute positions from them, to more digits than these types have.
+    for parameter in converted.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return converted
+
+
+PRECISIONS: dict[str, Callable[[Backbone], DecodingModel]] = {
+    "auto": laid_out,
+    "fp32": laid_out,
     "bf16": in_bfloat16,
     "fp16": in_float16,
     "int8": in_int8,

@@ -10,8 +10,8 @@ from torch.nn import Module
 from s2s.batch import IGNORED, Batch, collate
 from s2s.losses.fsdp import kept_gathered
 from s2s.losses.terms import Scores, at_least_float32
-from s2s.losses.vocabulary_loss import OutputRows, VocabularyLoss, vocabulary_loss
-from s2s.model.transformer import Memory, PrefixTransformer
+from s2s.losses.vocabulary_loss import VocabularyLoss, vocabulary_loss
+from s2s.model.backbone import Backbone, Memory, OutputRows
 from s2s.vocabulary import Vocabulary
 
 
@@ -39,7 +39,7 @@ class Passes:
 
     def __init__(
         self,
-        model: PrefixTransformer,
+        model: Backbone,
         label_smoothing: float,
         root: Module,
         source_rows: bool = False,
@@ -104,19 +104,26 @@ class Passes:
         mask = labels != IGNORED
         return Scores(at_least_float32(self.model.logits(hidden[mask], table)), labels[mask])
 
-    def output_rows(self, batch: Batch) -> OutputRows:
-        """Return what the scores at the batch's labels are computed from."""
-        model = self.model
-        hidden = model.transform(self.hidden(batch)[batch.labels != IGNORED])
-        return OutputRows(hidden, model.embedding.tokens.weight, model.output_bias)
+    def output_rows(self, batch: Batch) -> OutputRows | None:
+        """Return the rows, weight and bias whose product the scores at the batch's labels are.
+
+        None where the model's scores are more than that, as those of a model of ``transformers`` that caps them.
+        """
+        return self.model.output(self.hidden(batch)[batch.labels != IGNORED])
 
     def losses(self, batch: Batch, output: OutputRows | None = None) -> tuple[Tensor, Tensor]:
         """Sum cross-entropy and negative log-likelihood of the labels, without holding all their scores in memory.
 
         ``output`` is what ``output_rows`` has returned for the batch; without it there is a pass of its own.
         """
-        output, labels = output or self.output_rows(batch), batch.labels[batch.labels != IGNORED]
-        return self._loss(*output, labels, self.label_smoothing)
+        mask = batch.labels != IGNORED
+        if output is None:
+            hidden = self.hidden(batch)[mask]
+            output = self.model.output(hidden)
+            if output is None:
+                scores = Scores(at_least_float32(self.model.logits(hidden)), batch.labels[mask])
+                return self.cross_entropy(scores), scores.nll().detach()
+        return self._loss(*output, batch.labels[mask], self.label_smoothing)
 
     def score_copies(self, batches: Sequence[Batch]) -> list[Scores]:
         """Return the scores of several targets of the same sources, decoded side by side in one pass."""
@@ -146,18 +153,18 @@ class Passes:
 
 
 def token_log_probs(
-    model: PrefixTransformer, vocabulary: Vocabulary, pairs: Sequence[tuple[list[int], list[int]]]
+    model: Backbone, vocabulary: Vocabulary, pairs: Sequence[tuple[list[int], list[int]]]
 ) -> list[Tensor]:
     """Return for each pair the log-probabilities [tokens + 1] of its target, the end included.
 
     Pairs are source ids with begin and end, and target ids with neither.
     """
-    batch = collate(pairs, vocabulary.padding, vocabulary.end).to(model.output_bias.device)
+    batch = collate(pairs, vocabulary.padding, vocabulary.end).to(model.device)
     rows = target_log_probs(model, batch).cpu()
     return [row[labels != IGNORED] for row, labels in zip(rows, batch.labels.cpu(), strict=True)]
 
 
-def target_log_probs(model: PrefixTransformer, batch: Batch) -> Tensor:
+def target_log_probs(model: Backbone, batch: Batch) -> Tensor:
     """Return the log-probabilities [B, T] of a batch's labels, 0 at padding."""
     memory = model.encode(batch.source, batch.source_lengths)
     log_probs = model.logits(model.decode(batch.target, memory)).float().log_softmax(dim=-1)

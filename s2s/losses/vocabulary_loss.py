@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
-from s2s.losses.terms import at_least_float32
+from s2s.model.backbone import OutputRows
 
 VocabularyLoss = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 """``vocabulary_loss`` or another function that computes the same."""
@@ -58,24 +57,6 @@ class _VocabularyLoss(KeptGradients):
         context.save_for_backward(*layer.gradients_like((hidden, weight, bias)))
         context.mark_non_differentiable(nll)
         return loss, nll
-
-
-class OutputRows(NamedTuple):
-    """Hidden rows [N, D], and the weight [V, D] and bias [V] that turn them into scores of the next token."""
-
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor
-
-    def cast(self) -> "OutputRows":
-        """Return the tensors in autocast's type, if it is on."""
-        device = self.hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.hidden.dtype
-        return OutputRows(*(part.to(dtype) for part in self))
-
-    def scores(self, rows: slice) -> Tensor:
-        """Return the scores [n, V] of a slice of rows."""
-        return at_least_float32(functional.linear(self.hidden[rows], self.weight, self.bias))
 
 
 def slices(rows: Tensor) -> list[slice]:

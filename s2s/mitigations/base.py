@@ -16,7 +16,7 @@ from s2s.data.batches import TokenisedSplit
 from s2s.errors import UserError
 from s2s.losses.passes import Passes
 from s2s.losses.terms import Term
-from s2s.model.transformer import PrefixTransformer
+from s2s.model.backbone import Backbone
 from s2s.randomness import Draws
 from s2s.vocabulary import Vocabulary
 
@@ -24,7 +24,7 @@ from s2s.vocabulary import Vocabulary
 class FrozenRun(NamedTuple):
     """The frozen model of another run, without dropout, and its vocabulary."""
 
-    model: PrefixTransformer
+    model: Backbone
     vocabulary: Vocabulary
 
 

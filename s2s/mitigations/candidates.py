@@ -18,7 +18,7 @@ from s2s.losses.fsdp import gathered
 from s2s.losses.passes import Passes
 from s2s.metrics.sentence import METRICS, Metric, check_metric, sentence_metric
 from s2s.mitigations.base import SequenceLossMethod, StepContext, TrainingContext
-from s2s.model.transformer import Memory, PrefixTransformer
+from s2s.model.backbone import Backbone, Memory
 from s2s.vocabulary import Vocabulary
 
 Ids = list[int]
@@ -120,9 +120,7 @@ def sample(
     return [drawn[start : start + copies] for start in range(0, len(drawn), copies)]
 
 
-def _search(
-    model: PrefixTransformer, memory: Memory, rows: int, max_length: int, end: int, uniform: Tensor | None
-) -> Tensor:
+def _search(model: Backbone, memory: Memory, rows: int, max_length: int, end: int, uniform: Tensor | None) -> Tensor:
     """Return tokens [B K, columns] by uniform numbers [B K, max_length], or the likeliest, until all have ended."""
     tokens, cache, columns = torch.full((rows,), end, device=memory.lengths.device), None, []
     done = torch.zeros_like(tokens, dtype=torch.bool)

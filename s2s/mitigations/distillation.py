@@ -16,10 +16,9 @@ from s2s.errors import UserError, nearest
 from s2s.losses.divergence_loss import divergence_loss
 from s2s.losses.passes import Passes
 from s2s.losses.terms import Term
-from s2s.losses.vocabulary_loss import OutputRows
 from s2s.mitigations.base import Composition, LossMethod, LossTerms, PrefixMethod, StepContext, TrainingContext
 from s2s.mitigations.candidates import has_labels, pack, sample
-from s2s.model.transformer import PrefixTransformer
+from s2s.model.backbone import Backbone, OutputRows
 from s2s.vocabulary.base import same_pieces
 
 
@@ -44,7 +43,7 @@ DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 class Teachers(NamedTuple):
     """The frozen models, and the limit and the end of the student's samples."""
 
-    models: list[PrefixTransformer]
+    models: list[Backbone]
     max_length: int
     end: int
 
@@ -100,7 +99,7 @@ class Distillation(LossMethod):
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:
         passes, share = context.passes, self.share(context)
         batch, sampled = self._with_samples(clean, fed, context) if self.on_policy else (fed, None)
-        output = passes.output_rows(batch)
+        output = _output(passes, batch)
         with torch.no_grad():
             teachers = [_taught(model, passes.model, batch) for model in context.prepared.models]
         weights = _weights(batch, clean, sampled, torch.promote_types(output.hidden.dtype, torch.float32))
@@ -133,7 +132,7 @@ class Distillation(LossMethod):
         return fed._replace(target=target, labels=labels), rows
 
 
-def _load(folder: str, context: TrainingContext) -> PrefixTransformer:
+def _load(folder: str, context: TrainingContext) -> Backbone:
     try:
         model, vocabulary = context.load_model(folder)
     except OSError as error:
@@ -143,24 +142,29 @@ def _load(folder: str, context: TrainingContext) -> PrefixTransformer:
     # Equal sizes are not enough: divergences compare probabilities id by id.
     if not same_pieces(vocabulary, context.vocabulary):
         raise UserError(f"teacher: '{folder}' has other pieces than this run; train both with one vocabulary")
-    shape, source, target = model.shape, context.max_source, context.max_length
-    room = [(shape.positions, source + target)]
-    if shape.has_slots:
-        room += [(shape.source_slots, source), (shape.target_slots, target)]
-    if any(has < needed for has, needed in room):
+    source, target = context.max_source, context.max_length
+    if not model.shape.fits(source, target):
         raise UserError(
             f"teacher: '{folder}' was built for shorter texts than data.max_source {source} and max_target {target}"
         )
     return model
 
 
-def _taught(teacher: PrefixTransformer, student: PrefixTransformer, batch: Batch) -> OutputRows:
+def _taught(teacher: Backbone, student: Backbone, batch: Batch) -> OutputRows:
     """Return what the teacher's scores at the batch's labels are computed from."""
     rows = teacher.shape.vocabulary, student.shape.vocabulary
     if rows[0] != rows[1]:  # a checkpoint may have more rows of embeddings than its vocabulary has pieces
         raise UserError(f"teacher: it has {rows[0]} rows of embeddings, and this run's model {rows[1]}")
     # A teacher is no part of the objective, which the run moves to its device after ``prepare``.
-    return Passes(teacher.to(batch.source.device), 0.0, teacher).output_rows(batch)
+    return _output(Passes(teacher.to(batch.source.device), 0.0, teacher), batch)
+
+
+def _output(passes: Passes, batch: Batch) -> OutputRows:
+    """Return what the scores at the batch's labels are computed from."""
+    output = passes.output_rows(batch)
+    if output is None:
+        raise UserError("distillation: a model's scores are no product of rows and a table, such as capped ones")
+    return output
 
 
 def _weights(batch: Batch, clean: Batch, sampled: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -12,7 +12,7 @@ from s2s.config.ranges import Number, PathText, Share, Strength
 from s2s.errors import UserError, nearest
 from s2s.losses.passes import Passes
 from s2s.mitigations.base import LossMethod, LossTerms, StepContext, TrainingContext, mixed
-from s2s.model.transformer import PrefixTransformer
+from s2s.model.backbone import Backbone
 
 REWARDS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "constant": lambda log_probs, _: torch.ones_like(log_probs),
@@ -53,7 +53,7 @@ class OffPolicy(LossMethod):
         if self.reward != "constant" and self.reference is None:
             raise UserError(f"reference: reward '{self.reward}' needs the folder of a run trained by teacher forcing")
 
-    def prepare(self, context: TrainingContext) -> PrefixTransformer | None:
+    def prepare(self, context: TrainingContext) -> Backbone | None:
         """Load the reference, which has to have the same vocabulary."""
         if self.reward == "constant" or self.reference is None:
             return None
@@ -75,7 +75,7 @@ class OffPolicy(LossMethod):
         return LossTerms(mixed(self.share(context), passes.cross_entropy(scores), "off_policy", method), scores.nll())
 
     @torch.no_grad()
-    def _returns(self, clean: Batch, fed: Batch, log_probs: Tensor, reference: PrefixTransformer | None) -> Tensor:
+    def _returns(self, clean: Batch, fed: Batch, log_probs: Tensor, reference: Backbone | None) -> Tensor:
         """Return Q [N] at the labels of the batch that the model was fed."""
         if reference is None:
             return torch.ones_like(log_probs)

@@ -106,7 +106,7 @@ class ArticleFastGradient(LossMethod):
         return False
 
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
-        passes, table = context.passes, context.passes.model.embedding.tokens.weight
+        passes, table = context.passes, context.passes.model.token_table
         scores = passes.score(fed)
         loss = passes.cross_entropy(scores)
         (gradient,) = passes.differentiate(loss, [table])

@@ -104,7 +104,7 @@ def from_unigram(batch: Batch, context: StepContext, data: PoolData) -> Tensor:
 
 def from_similar(batch: Batch, context: StepContext, data: PoolData) -> Tensor:
     """Draw other tokens by the cosine of their embeddings with the token's."""
-    table = functional.normalize(context.passes.model.embedding.tokens.weight.detach().float(), dim=1)
+    table = functional.normalize(context.passes.model.token_table.detach().float(), dim=1)
     ids = batch.target.clamp(min=0)
     scores = table[ids] @ table.T / data.temperature
     scores[..., data.special.to(ids.device)] = -torch.inf
@@ -188,7 +188,7 @@ class WordDropout(Noise):
         return set()
 
     def feed(self, batch: Batch, context: StepContext) -> Batch:
-        # -1 is no token: ``PrefixTransformer.words`` gives it a vector of zeros.
+        # -1 is no token: ``Backbone.words`` gives it a vector of zeros.
         batch = batch._replace(target=batch.target.masked_fill(self.hits(batch, context), -1))
         if self.scope == "target":
             return batch

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from transformers.activations import ACT2FN
 
@@ -10,6 +10,7 @@ from s2s.config.outside_names import outside
 from s2s.config.ranges import Few, PathText, ShareBelowOne, Size, settle
 from s2s.errors import UserError, nearest
 from s2s.model import attention_variants
+from s2s.model.backbone import Shape
 from s2s.model.initialization import INITIALIZATIONS
 
 # fmt: off
@@ -43,6 +44,12 @@ class ModelSettings:
     initialization: str = "xavier"
     # a checkpoint to start from: a hub name, a path, a name under $S2S_MODELS, or an installed package
     pretrained: PathText | None = field(default=None, metadata=outside("NAME"))
+    # null: the kind of the checkpoint or of config, else prefix_lm; the keys before dropout, the attention and the
+    # initialization are those of prefix_lm
+    backbone: Literal["prefix_lm", "encoder_decoder", "causal_lm"] | None = None
+    # keys of a configuration of transformers: {model_type: t5, d_model: 256, ...} makes such a model, other keys change
+    # the checkpoint's, such as its dropout
+    config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         settle(self, "model.")
@@ -60,8 +67,10 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Architecture(Shape):
     """Everything that determines the model's parameters; saved with a run, so that loading needs no checkpoint."""
+
+    backbone: ClassVar[str] = "prefix_lm"
 
     vocabulary: int
     layers: int = 6
@@ -105,6 +114,15 @@ class Architecture:
     def has_slots(self) -> bool:
         """Whether some layer's attention numbers rows or columns by slots, which limits sources and targets."""
         return attention_variants.has_slots(self.attention)
+
+    def needed(self, source: int, target: int) -> int:
+        """Return how many of the positions a source and a target of these numbers of tokens need: they share them."""
+        return source + target
+
+    def fits(self, source: int, target: int) -> bool:
+        """Return whether a model of this shape takes sources and targets of these numbers of tokens."""
+        has_slots = not self.has_slots or (source <= self.source_slots and target <= self.target_slots)
+        return super().fits(source, target) and has_slots
 
     def room(self, source: int) -> int:
         """Return the greatest number of target tokens after a source of ``source`` tokens."""

@@ -6,19 +6,23 @@ from typing import Any
 from torch import Tensor
 
 from s2s.errors import UserError
+from s2s.model.backbone import Backbone
 from s2s.model.bert_weights import EMBEDDINGS, KINDS, LAYER, TRANSFORMS, State
 from s2s.model.transformer import PrefixTransformer
 
 PREFIX = "bert."
 
 
-def refuse_what_bert_cannot_hold(model: PrefixTransformer) -> None:
-    """Raise a UserError with the reason for a model that computes another function of its source than BERT."""
+def as_bert(model: Backbone) -> PrefixTransformer:
+    """Return the model. Errors: a UserError with the reason where it computes another function than BERT."""
+    if not isinstance(model, PrefixTransformer):
+        raise UserError("export: this model is one of transformers, and no BERT; only the prefix LM becomes one")
     shape = model.shape
     if shape.norm != "post":
         raise UserError("export: BERT normalises after each half of a block, this model before (model.norm: pre)")
     if shape.has_slots:
         raise UserError(f"export: BERT attends by dot products, this model by '{shape.attention}' (model.attention)")
+    return model
 
 
 def bert_config(model: PrefixTransformer, padding: int) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def _load(name: str) -> tuple[PretrainedConfig, State, list[str]]:
         # Checked first: transformers would follow names of files that lead out of the folder.
         check_checkpoint(Path(path))
     try:
-        with _quiet():
+        with quiet():
             # Without ``trust_remote_code`` transformers asks at the terminal whether it may run the checkpoint's code.
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             _check_family(config, name)
@@ -110,7 +110,7 @@ def _check_family(config: PretrainedConfig, name: str) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the bars and tables that ``transformers`` prints while it loads: ``report`` has a few lines instead."""
     level, bars = transformers_log.get_verbosity(), transformers_log.is_progress_bar_enabled()
     transformers_log.set_verbosity_error()

@@ -6,8 +6,6 @@ the source once and ``decode`` runs any number of targets against it; both toget
 Shapes: B sources of S columns, T target columns, D the width, V pieces; N = B K hypotheses in decoding, K a source.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,25 +14,10 @@ from transformers.activations import ACT2FN
 from s2s.model import attention_variants
 from s2s.model.activation_checkpointing import CHECKPOINTING
 from s2s.model.architecture import Architecture
-from s2s.model.attention import Cached, Slots
+from s2s.model.attention import Slots
+from s2s.model.backbone import Backbone, Memory, OutputRows, Stack, check_positions
 from s2s.model.block import Block
 from s2s.model.layers import Dropout, Linear
-
-Stack = tuple[Cached, ...]
-"""The cached tensors of each layer's attention."""
-
-
-class Memory(NamedTuple):
-    """The encoded source: each layer's cached tensors, the lengths [B] and the mask [B, 1, 1, S] of its padding."""
-
-    layers: Stack
-    lengths: Tensor
-    mask: Tensor
-
-    def rows(self, index: Tensor) -> "Memory":
-        """Return the memory of some of its sources, which may repeat."""
-        layers = tuple(tuple(part[index] for part in layer) for layer in self.layers)
-        return Memory(layers, self.lengths[index], self.mask[index])
 
 
 class Embedding(nn.Module):
@@ -63,8 +46,10 @@ class Transform(nn.Sequential):
         super().__init__(dense, ACT2FN[shape.activation], norm)
 
 
-class PrefixTransformer(nn.Module):
+class PrefixTransformer(Backbone):
     """A UniLM-style prefix LM; the output layer is tied to the token embeddings."""
+
+    shape: Architecture
 
     def __init__(self, shape: Architecture) -> None:
         super().__init__()
@@ -76,6 +61,11 @@ class PrefixTransformer(nn.Module):
         self.final_norm = nn.LayerNorm(shape.width, eps=shape.epsilon) if shape.norm == "pre" else nn.Identity()
         self.transform = Transform(shape) if shape.transform else nn.Identity()
         self.output_bias = nn.Parameter(torch.zeros(shape.vocabulary))
+
+    @property
+    def token_table(self) -> Tensor:
+        """The table [V, D] of the token embeddings, to which the output is tied."""
+        return self.embedding.tokens.weight
 
     def keep(self, checkpointing: str, every: int) -> None:
         """Apply an activation-checkpointing policy to every ``every``-th block."""
@@ -115,10 +105,6 @@ class PrefixTransformer(nn.Module):
             x, cached = block(x, mask)
             layers.append(cached)
         return Memory(tuple(layers), lengths, mask), self.final_norm(x)
-
-    def source_hidden(self, source: Tensor, lengths: Tensor) -> Tensor:
-        """Return the last layer's rows [B, S, D] of the sources, a BERT encoder's output; ignore padding rows."""
-        return self.encode_whole(source, lengths)[1]
 
     def decode(self, target: Tensor, memory: Memory, words: Tensor | None = None, copies: int = 1) -> Tensor:
         """Return the last layer's rows [B, T, D] of target inputs [B, T], whose positions follow their own source's.
@@ -164,6 +150,15 @@ class PrefixTransformer(nn.Module):
         weight = self.embedding.tokens.weight if table is None else table
         return functional.linear(self.transform(hidden), weight, self.output_bias)
 
+    def output(self, hidden: Tensor) -> OutputRows:
+        """Return the parts of ``logits``: transformed rows, the token embeddings and the bias."""
+        return OutputRows(self.transform(hidden), self.embedding.tokens.weight, self.output_bias)
+
+    def freeze_output(self) -> None:
+        """Freeze the bias and the transform of the output."""
+        self.output_bias.requires_grad_(False)
+        self.transform.requires_grad_(False)
+
     def _embed_target(
         self, target: Tensor, memory: Memory, words: Tensor | None = None, copies: int = 1
     ) -> tuple[Tensor, Tensor, Slots]:
@@ -193,18 +188,6 @@ class PrefixTransformer(nn.Module):
     def _check_slots(self, side: str, columns: int, slots: int) -> None:
         if self.shape.has_slots and columns > slots:
             raise ValueError(f"a {side} of {columns} tokens is beyond the model's {slots} {side} slots")
-
-
-def check_positions(columns: int, lengths: Tensor, target: int, positions: int) -> None:
-    """Raise a ValueError where a target of ``target`` tokens has no position after a source.
-
-    The sources have the given lengths [B], padded to ``columns``.
-    """
-    # Padding alone may reach beyond the table; only then are lengths looked at, which may have to wait for a GPU.
-    if columns + target > positions:
-        longest = int(lengths.max()) + target
-        if longest > positions:
-            raise ValueError(f"source and target of {longest} tokens are beyond the model's {positions} positions")
 
 
 def _target_mask(source_mask: Tensor, columns: int, copies: int) -> Tensor:

@@ -23,6 +23,9 @@ from s2s.losses.vocabulary_loss import vocabulary_loss
 from s2s.mitigations import MITIGATIONS, FrozenRun, PreparedMethod, TrainingContext
 from s2s.model import pretrained
 from s2s.model.architecture import from_scratch
+from s2s.model.backbone import Backbone
+from s2s.model.backbones import start
+from s2s.model.backbones.check import check
 from s2s.model.initialization import initialise
 from s2s.model.transformer import PrefixTransformer
 from s2s.objective import Objective
@@ -131,8 +134,15 @@ def build_objective(
 
     The ``labels`` of heads are read from the data unless they are given.
     """
-    model, report = build_model(recipe, vocabulary.size, vocabulary.keep)
-    needed, positions = recipe.data.max_source + recipe.generates * recipe.data.max_target, model.shape.positions
+    special = {
+        "pad_token_id": vocabulary.padding,
+        "bos_token_id": vocabulary.begin,
+        "eos_token_id": vocabulary.end,
+        "decoder_start_token_id": vocabulary.end,
+    }
+    model, report = build_model(recipe, vocabulary.size, vocabulary.keep, special)
+    longest, positions = recipe.data.max_source, model.shape.positions
+    needed = model.shape.needed(longest, recipe.data.max_target) if recipe.generates else longest
     if needed > positions:
         raise UserError(f"data.max_source: with max_target {needed} tokens, but the model has {positions} positions")
     if labels is None:
@@ -142,7 +152,7 @@ def build_objective(
 
 def objective_of(
     recipe: Recipe,
-    model: PrefixTransformer,
+    model: Backbone,
     vocabulary: Vocabulary,
     labels: Mapping[str, Sequence[str]],
     load_model: LoadModel | None = None,
@@ -156,12 +166,21 @@ def objective_of(
     return Objective(model, recipe.objective, mitigations, heads, recipe.generates, loss)
 
 
-def build_model(recipe: Recipe, size: int, keep: Sequence[int] | None) -> tuple[PrefixTransformer, list[str]]:
+def build_model(
+    recipe: Recipe, size: int, keep: Sequence[int] | None, special: Mapping[str, int] | None = None
+) -> tuple[Backbone, list[str]]:
     """Return the untrained model for ``size`` pieces, and lines on what a checkpoint matched.
 
-    Of a checkpoint's vocabulary only the pieces ``keep`` stay, unless it is None.
+    Of a checkpoint's vocabulary only the pieces ``keep`` stay, unless it is None. A configuration of ``transformers``
+    without a checkpoint gets the ids of ``special`` tokens.
     """
     refuse_foreign(recipe.model, "model", OWN_WORDS)
+    if start.kind(recipe.model) != "prefix_lm":
+        with torch.random.fork_rng(devices=[]):
+            seed_device(seed_of(recipe.run.seed, "weights"))
+            foreign, lines = start.start(recipe.model, size, special or {})
+        check(foreign, recipe.data.max_source, recipe.data.max_target)
+        return foreign, lines
     settings = with_slots(recipe.model, recipe.data)
     # A generator of its own, so that the weights depend on the seed alone and not on what was drawn before.
     with torch.random.fork_rng(devices=[]):

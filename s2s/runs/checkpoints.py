@@ -22,7 +22,7 @@ from s2s.files import pointers
 from s2s.files.folders import AGAIN, damage, entry, recorded_hash, write_folder
 from s2s.files.foreign import check_inside
 from s2s.mitigations.base import FrozenRun
-from s2s.model.transformer import PrefixTransformer
+from s2s.model.backbones import untrained
 from s2s.runs.metadata import VOCABULARY, WEIGHTS, check_files, check_weights, identity, read_metadata
 from s2s.runs.weight_files import check_tensors, read_header, read_tensors, save_tensors
 
@@ -335,7 +335,7 @@ def load_model(folder: str) -> FrozenRun:
     check_weights(path, metadata, weights.file)
     prefix = "model."  # of the objective's parameters; the others belong to heads
     tensors = {name.removeprefix(prefix): tensor for name, tensor in weights.tensors.items() if name.startswith(prefix)}
-    model = PrefixTransformer(metadata.architecture)
+    model = untrained(metadata.architecture)
     check_tensors(model, tensors, weights.file)
     model.load_state_dict(tensors)
     check_files(path, metadata, f"{VOCABULARY}/")

@@ -21,7 +21,7 @@ from s2s.errors import UserError, first_line
 from s2s.files.atomic import new_folder
 from s2s.files.folders import entries
 from s2s.files.paths import at_home
-from s2s.model.bert_export import bert_config, bert_state, refuse_what_bert_cannot_hold
+from s2s.model.bert_export import as_bert, bert_config, bert_state
 from s2s.objective import Objective
 from s2s.recipe.recipe import Recipe
 from s2s.runs.metadata import FILE, LISTED, RECIPE, VOCABULARY, WEIGHTS, read_metadata, write_metadata
@@ -84,8 +84,7 @@ def export_transformers(run: Trained, folder: Path) -> None:
     The encoder gives the hidden states of the source; ``model.pretrained`` takes the folder for a warm start. Errors: a
     UserError with the reason for a model or a vocabulary that BERT cannot hold.
     """
-    model = run.objective.model
-    refuse_what_bert_cannot_hold(model)
+    model = as_bert(run.objective.model)
     tokenizer = _tokenizer(run.vocabulary, model.shape.positions)
     with new_folder(folder) as partial:
         BertConfig(**bert_config(model, run.vocabulary.padding)).save_pretrained(partial)

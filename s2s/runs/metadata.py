@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from s2s.errors import UserError, first_line
 from s2s.files.atomic import write_atomically
 from s2s.files.folders import AGAIN, changed, entries
 from s2s.files.foreign import read_json
 from s2s.machine.matmul import GPU_KERNELS, KERNELS
-from s2s.model.architecture import Architecture
+from s2s.model.backbone import Shape
+from s2s.model.backbones import shape_class
 from s2s.runs.weight_files import read_header
 
 FILE, RECIPE, VOCABULARY, WEIGHTS = "run.json", "recipe.yaml", "vocabulary", "weights.safetensors"
@@ -24,7 +25,7 @@ LISTED = (RECIPE, WEIGHTS, f"{VOCABULARY}/**/*")
 class RunMetadata:
     """The values that a run keeps when it is resumed (shape, data, labels), and those of its last start (device)."""
 
-    architecture: Architecture
+    architecture: Shape
     data: str  # the data set's fingerprint
     kernel: str  # which computes float32 products: a row of s2s.machine.matmul's tables
     threads: int
@@ -40,7 +41,7 @@ class RunMetadata:
     def identity(self) -> str:
         """Digits that differ where weights of another run would mean something else: shape, labels or vocabulary."""
         pieces = {name: line for name, line in self.files.items() if name.startswith(VOCABULARY)}
-        parts = [asdict(self.architecture), self.labels, pieces]
+        parts = [asdict(cast(Any, self.architecture)), self.labels, pieces]
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -52,7 +53,8 @@ def read_metadata(folder: Path) -> RunMetadata:
     path = folder / FILE
     try:
         values = read_json(path)
-        metadata = RunMetadata(**(values | {"architecture": _typed(Architecture, values["architecture"])}))
+        shape = values["architecture"]
+        metadata = RunMetadata(**(values | {"architecture": _typed(shape_class(shape), shape)}))
         _typed(RunMetadata, vars(metadata))
         _check_lists(metadata)
         _check_names(metadata.files)

@@ -23,7 +23,9 @@ from s2s.losses.passes import token_log_probs
 from s2s.machine.matmul import kernel, kernel_on
 from s2s.machine.memory import enough_memory
 from s2s.machine.precision import decoding_precision
-from s2s.model.transformer import PrefixTransformer
+from s2s.model.backbone import Backbone
+from s2s.model.backbones import untrained
+from s2s.model.backbones.check import check
 from s2s.objective import Objective
 from s2s.recipe.build import build_heads
 from s2s.recipe.recipe import Recipe
@@ -62,7 +64,7 @@ class Run:
     @property
     def device(self) -> torch.device:
         """The device of the model, on which its inputs must be."""
-        return self.model.output_bias.device
+        return self.model.device
 
     def generate(
         self,
@@ -203,8 +205,8 @@ class Run:
         return ModelEnsemble(self.vocabulary, models, self.weights, precision)
 
     @property
-    def model(self) -> PrefixTransformer:
-        """The prefix LM."""
+    def model(self) -> Backbone:
+        """The model, without heads and losses."""
         return self.objective.model
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -304,9 +306,10 @@ def opened(
     heads = build_heads(recipe, shape.width, shape.vocabulary, metadata.labels)
     # On "meta", weights take no memory and no random numbers; the stored tensors replace them at once.
     with torch.device("meta"):
-        objective = Objective(PrefixTransformer(shape), recipe.objective, (), heads, recipe.generates)
+        objective = Objective(untrained(shape), recipe.objective, (), heads, recipe.generates)
     check_tensors(objective, stored.tensors, stored.file)
     objective.load_state_dict(stored.tensors, assign=True)
+    check(objective.model)
     chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     # The kernel of the metadata is that of the processor, or GPU, on which the run was trained.
     name = metadata.kernel if chosen.type != "cuda" else kernel_on(chosen, recipe.run.tf32)[0]

@@ -37,7 +37,7 @@ def embedded(name: str) -> Embedded:
     """
     if run_folder.exists(Path(name)):
         run = load(name, device="cpu")
-        embed = table_embedding(run.model.embedding.tokens.weight, run.vocabulary.encode)
+        embed = table_embedding(run.model.token_table, run.vocabulary.encode)
         return lambda texts: [array(embed(text)) for text in texts]
     return _encoder(name)
 

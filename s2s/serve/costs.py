@@ -4,7 +4,7 @@ The worker limits the time while the work runs (``s2s.serve.worker``).
 """
 
 from s2s.errors import UserError
-from s2s.model.architecture import Architecture
+from s2s.model.backbone import Shape
 from s2s.runs.run import Run
 from s2s.search.methods.base import SearchMethod
 
@@ -96,22 +96,22 @@ def _links(settings: SearchMethod) -> int:
     return _states(settings) ** 2 << len(settings.required) if settings.required else 0
 
 
-def scored_bytes(shape: Architecture, source: int, tokens: int) -> int:
+def scored_bytes(shape: Shape, source: int, tokens: int) -> int:
     """Return the memory for the log-probabilities of one hypothesis's tokens while they are computed."""
     columns = (source + tokens) * (_column(shape) + _kept(shape))
     return tokens * shape.vocabulary * SCORED + columns + 3 * _scores(shape, source, tokens)
 
 
-def _column(shape: Architecture) -> int:
+def _column(shape: Shape) -> int:
     """Return the bytes of one column's activations in a layer: queries, keys, values, the hidden layer, sums."""
     return NUMBER * (10 * shape.width + 2 * shape.feed_forward)
 
 
-def _kept(shape: Architecture) -> int:
+def _kept(shape: Shape) -> int:
     """Return the bytes of one column's keys and values in all layers, which are kept for later columns."""
     return NUMBER * 2 * shape.width * shape.layers
 
 
-def _scores(shape: Architecture, source: int, tokens: int) -> int:
+def _scores(shape: Shape, source: int, tokens: int) -> int:
     """Return the bytes of one hypothesis's attention scores in one layer."""
     return NUMBER * shape.heads * tokens * (source + tokens)

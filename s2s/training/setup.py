@@ -20,7 +20,7 @@ from s2s.files.atomic import write_atomically
 from s2s.losses import fused_loss
 from s2s.machine.matmul import KERNELS, is_about_kernels, kernel_on
 from s2s.machine.precision import Choice, Precision, choose_precision, decoding_precision
-from s2s.model.transformer import PrefixTransformer
+from s2s.model.backbones import untrained
 from s2s.objective import Objective
 from s2s.recipe import build
 from s2s.recipe.recipe import Recipe, differences
@@ -251,7 +251,7 @@ def start_objective(prepared: Prepared, folder: Path) -> tuple[Objective, Checkp
         objective, _ = build.build_objective(recipe, prepared.vocabulary, metadata.labels, load_model)
     else:
         # A warm start's checkpoint is not read again: its files may be gone, and these weights replace it.
-        model = PrefixTransformer(metadata.architecture)
+        model = untrained(metadata.architecture)
         objective = build.objective_of(recipe, model, prepared.vocabulary, metadata.labels, load_model)
         if checkpoint.file is not None:
             check_weights(folder, metadata, checkpoint.file)

@@ -5,6 +5,7 @@ of the package's methods with scope target; only the way there is longer.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ class WholePenalty(GradientPenalty):
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
         passes, words = context.passes, context.passes.words(fed, "target")
         with sdpa_kernel(SDPBackend.MATH):
-            scores = passes.scores(one_sequence(passes.model, fed, words.target), fed.labels)
+            scores = passes.scores(one_sequence(cast(PrefixTransformer, passes.model), fed, words.target), fed.labels)
             loss = passes.cross_entropy(scores)
             (gradient,) = passes.gradients(loss, words, differentiable=True)
         penalty = self.share(context) * self.epsilon / 2 * gradient.square().sum()

@@ -89,6 +89,7 @@ def test_a_run_is_saved_and_loaded_as_it_was(tmp_path, attention):
     trained = s2s.fit(recipe)
     loaded = s2s.load(tmp_path)
     assert read_metadata(tmp_path).architecture == trained.model.shape
+    assert isinstance(loaded.model, PrefixTransformer)
     assert (loaded.model.shape.source_slots, loaded.model.shape.target_slots) == (16, 16)
     state = trained.model.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.model.state_dict().items())

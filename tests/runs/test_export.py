@@ -90,6 +90,7 @@ def test_the_encoder_is_the_same_in_transformers(run: s2s.Run, exported: Path) -
 
 @torch.no_grad()
 def test_the_output_layer_is_the_same_in_transformers_where_bert_has_one(run: s2s.Run, exported: Path) -> None:
+    assert isinstance(run.model, PrefixTransformer)
     if not run.model.shape.transform:
         pytest.skip("BERT's masked language model has a transform, this model none")
     row = torch.tensor([sources(run)[0]])
@@ -107,6 +108,7 @@ def test_back_here_all_weights_and_pieces_are_the_same(run: s2s.Run, exported: P
         run.vocabulary.begin,
         run.vocabulary.end,
     )
+    assert isinstance(run.model, PrefixTransformer)
     offset = run.model.shape.position_offset
     state = run.model.state_dict() | {
         "embedding.positions.weight": run.model.state_dict()["embedding.positions.weight"][offset:]

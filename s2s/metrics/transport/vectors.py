@@ -20,7 +20,7 @@ Change = Callable[[ArrayLike], Vectors]
 def table_embedding(table: ArrayLike, encode: Callable[[str], Sequence[int]]) -> Embed:
     """Return a function that looks a text's tokens up in a table [V, D], by the ids of ``encode``; no ids give [0, D].
 
-    For a trained run: ``table_embedding(run.model.embedding.tokens.weight, run.vocabulary.encode)``.
+    For a trained run: ``table_embedding(run.model.token_table, run.vocabulary.encode)``.
     """
     rows = array(table)
     return lambda text: rows[np.asarray(encode(text), dtype=np.int64)]

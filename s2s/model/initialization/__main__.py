@@ -13,6 +13,7 @@ from s2s.console.terminal import plain_console
 from s2s.errors import UserError, matplotlib_module
 from s2s.files.atomic import open_output
 from s2s.model.initialization.report import Depth, Matrix, depths, matrices
+from s2s.model.transformer import PrefixTransformer
 from s2s.recipe.build import build_model
 from s2s.recipe.recipe import Recipe
 
@@ -76,6 +77,8 @@ def _command(arguments: Sequence[str]) -> None:
     check_output("picture", picture, [given["recipe"]])
     # Without data only the recipe's number of pieces is known; a checkpoint has its own.
     model, _ = build_model(recipe, recipe.vocabulary.size if recipe.model.pretrained is None else 0, None)
+    if not isinstance(model, PrefixTransformer):
+        raise UserError("recipe: it has a model of transformers, which draws its weights by its own laws")
     console = plain_console(width=120)
     report = list(matrices(model)), depths(model)
     show(console, *report)

@@ -1,0 +1,166 @@
+"""The protocol of a model: a source is encoded once, and any number of targets is decoded against it.
+
+Losses, mitigations, heads, searches and the diagnosis know a model by this class alone. ``PrefixTransformer`` is one,
+and ``s2s.model.backbones`` makes encoder-decoders and causal language models of ``transformers`` into others.
+
+Shapes: B sources of S columns, T target columns, D the width, V rows of the table; N = B K hypotheses in decoding, K a
+source. Batches are padded on the right, whatever a model does with them inside.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from s2s.model.attention import Cached
+
+Stack = tuple[Cached, ...]
+"""The cached tensors of each layer, the first dimension of each being that of the batch."""
+
+
+class Memory(NamedTuple):
+    """The encoded source: each layer's cached tensors, the lengths [B], and the mask [B, ...] of its padding.
+
+    The mask has the form that its model reads.
+    """
+
+    layers: Stack
+    lengths: Tensor
+    mask: Tensor
+
+    def rows(self, index: Tensor) -> "Memory":
+        """Return the memory of some of its sources, which may repeat."""
+        layers = tuple(tuple(part[index] for part in layer) for layer in self.layers)
+        return Memory(layers, self.lengths[index], self.mask[index])
+
+
+class OutputRows(NamedTuple):
+    """Hidden rows [N, D], and the weight [V, D] and bias [V] that turn them into scores of the next token."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def cast(self) -> "OutputRows":
+        """Return the tensors in autocast's type, if it is on."""
+        device = self.hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.hidden.dtype
+        return OutputRows(*(part.to(dtype) for part in self))
+
+    def scores(self, rows: slice) -> Tensor:
+        """Return the scores [n, V] of a slice of rows."""
+        scores = functional.linear(self.hidden[rows], self.weight, self.bias)
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+class Shape:
+    """The sizes of a model; subclasses are dataclasses, saved with a run, so that loading needs no checkpoint."""
+
+    vocabulary: int  # rows of the table, which may be more than the vocabulary has pieces
+    layers: int
+    width: int
+    heads: int
+    feed_forward: int
+    positions: int  # the greatest number of columns of a source, and of a target where both share them
+
+    def needed(self, source: int, target: int) -> int:
+        """Return how many of the positions a source and a target of these numbers of tokens need."""
+        raise NotImplementedError
+
+    def room(self, source: int) -> int:
+        """Return the greatest number of target tokens after a source of ``source`` tokens."""
+        raise NotImplementedError
+
+    def fits(self, source: int, target: int) -> bool:
+        """Return whether a model of this shape takes sources and targets of these numbers of tokens."""
+        return self.needed(source, target) <= self.positions
+
+
+def check_positions(columns: int, lengths: Tensor, target: int, positions: int) -> None:
+    """Raise a ValueError where a target of ``target`` tokens has no position after a source.
+
+    The sources have the given lengths [B], padded to ``columns``.
+    """
+    # Padding alone may reach beyond the table; only then are lengths looked at, which may have to wait for a GPU.
+    if columns + target > positions:
+        longest = int(lengths.max()) + target
+        if longest > positions:
+            raise ValueError(f"source and target of {longest} tokens are beyond the model's {positions} positions")
+
+
+class Backbone(nn.Module):
+    """A model of targets given sources."""
+
+    shape: Shape
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters, on which inputs must be."""
+        return self.token_table.device
+
+    @property
+    def token_table(self) -> Tensor:
+        """The table [V, D] of the token embeddings."""
+        raise NotImplementedError
+
+    def words(self, ids: Tensor, table: Tensor | None = None) -> Tensor:
+        """Return token embeddings [..., D] of ids [...]; an id below 0 is no token, and its vector is zeros.
+
+        ``table`` [V, D] replaces the token embeddings.
+        """
+        raise NotImplementedError
+
+    def encode(self, source: Tensor, lengths: Tensor, words: Tensor | None = None) -> Memory:
+        """Encode sources [B, S] of the given lengths [B]; ``words`` [B, S, D] replace their token embeddings."""
+        raise NotImplementedError
+
+    def encode_whole(self, source: Tensor, lengths: Tensor) -> tuple[Memory, Tensor]:
+        """Return the results of ``encode`` and of ``source_hidden`` from one pass."""
+        raise NotImplementedError
+
+    def source_hidden(self, source: Tensor, lengths: Tensor) -> Tensor:
+        """Return the last rows [B, S, D] of the sources, which heads read; ignore padding rows."""
+        return self.encode_whole(source, lengths)[1]
+
+    def decode(self, target: Tensor, memory: Memory, words: Tensor | None = None, copies: int = 1) -> Tensor:
+        """Return the last rows [B, T, D] of target inputs [B, T].
+
+        ``words`` [B, T, D] replace the targets' token embeddings. With ``copies``, T holds this number of targets of
+        equal width side by side; each follows the source and sees no other copy.
+        """
+        raise NotImplementedError
+
+    def step(self, tokens: Tensor, column: int, memory: Memory, cache: Stack | None) -> tuple[Tensor, Stack]:
+        """Decode one more token of each hypothesis: ids [N] at target column ``column``.
+
+        Returns the last rows [N, D] and the grown cache.
+        """
+        raise NotImplementedError
+
+    def logits(self, hidden: Tensor, table: Tensor | None = None) -> Tensor:
+        """Return scores [..., V] of the next token after rows [..., D].
+
+        ``table`` [V, D] replaces the token embeddings, where the output is tied to them.
+        """
+        raise NotImplementedError
+
+    def output(self, hidden: Tensor) -> OutputRows | None:
+        """Return the parts of ``logits`` for rows [..., D], or None where these are no product with a table."""
+        raise NotImplementedError
+
+    def source_attention(self, target: Tensor, memory: Memory) -> Tensor:
+        """Return the last layer's weights [B, T, S] of target rows for source columns, the mean of its heads."""
+        raise NotImplementedError
+
+    def keep(self, checkpointing: str, every: int) -> None:
+        """Apply an activation-checkpointing policy to every ``every``-th layer."""
+        raise NotImplementedError
+
+    def compile_blocks(self, compiled: bool) -> None:
+        """Choose whether ``torch.compile`` compiles the layers' passes over many rows."""
+        raise NotImplementedError
+
+    def freeze_output(self) -> None:
+        """Freeze the parameters that serve nothing but the output, for runs that only train heads."""
+        raise NotImplementedError

@@ -1,0 +1,165 @@
+"""Configurations of ``transformers`` as data: the kind of model that each describes, its sizes, and their refusal.
+
+A run's folder holds a configuration as plain values, and ``ForeignArchitecture`` makes the library's own class of it:
+no code of a checkpoint runs, and nothing is fetched.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+)
+
+from s2s.errors import UserError, first_line, nearest
+from s2s.model.backbone import Shape
+
+MAPPINGS = {
+    "encoder_decoder": (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, AutoModelForSeq2SeqLM),
+    "causal_lm": (MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM),
+}
+"""The models of each kind in ``transformers``, and the class that makes them."""
+UNLIMITED = 1_000_000
+"""The positions of a model without a table of them, such as T5."""
+HIDDEN = ("intermediate_size", "d_ff", "ffn_dim", "decoder_ffn_dim", "n_inner", "ffn_hidden_size")
+"""Names of the width of the hidden layer, of which a configuration has one or none."""
+POSITIONS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_decoder_position_embeddings")
+DROPOUTS = ("dropout_rate", "dropout", "resid_pdrop", "embd_pdrop", "hidden_dropout", "resid_dropout", "embd_dropout")
+"""Names of the dropout of embeddings and of half-blocks' outputs, which ``model.dropout`` sets."""
+CODE = ("auto_map", "custom_pipelines")
+"""Keys that name code of the checkpoint's own."""
+PARSE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, ImportError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class ForeignArchitecture(Shape):
+    """A model of ``transformers``: its kind, its configuration as plain values, and its vocabulary's rows."""
+
+    backbone: str
+    vocabulary: int
+    config: dict[str, Any] = field(default_factory=dict)
+    prefix: list[int] = field(default_factory=list)  # ids that an encoder-decoder's decoder reads before a target
+
+    def __post_init__(self) -> None:
+        if self.backbone not in MAPPINGS:
+            raise UserError(f"model.backbone: no '{self.backbone}' of transformers{nearest(self.backbone, MAPPINGS)}")
+        if not 1 <= self.vocabulary <= UNLIMITED * 10:
+            raise UserError(f"model: {self.vocabulary} rows of a vocabulary")
+
+    @cached_property
+    def configuration(self) -> PreTrainedConfig:
+        """The configuration as the library's own class."""
+        return parsed(self.config)
+
+    @property
+    def model_type(self) -> str:
+        """The family's name in ``transformers``."""
+        return str(self.config["model_type"])
+
+    @property
+    def layers(self) -> int:  # type: ignore[override]
+        """The number of layers, of the decoder where there are two stacks."""
+        return int(getattr(self.configuration, "decoder_layers", None) or self.configuration.num_hidden_layers)
+
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        """The width of the rows."""
+        return int(self.configuration.hidden_size)
+
+    @property
+    def heads(self) -> int:  # type: ignore[override]
+        """The number of heads of attention."""
+        return int(self.configuration.num_attention_heads)
+
+    @property
+    def feed_forward(self) -> int:  # type: ignore[override]
+        """The width of the hidden layer."""
+        # Some have a key that is null, which means four times the width.
+        widths = (getattr(self.configuration, name, None) for name in HIDDEN)
+        return next((int(width) for width in widths if isinstance(width, int)), 4 * self.width)
+
+    @property
+    def positions(self) -> int:  # type: ignore[override]
+        """The greatest number of columns, for source and target each in an encoder-decoder."""
+        limits = [getattr(self.configuration, name, None) for name in POSITIONS]
+        return min([limit for limit in limits if isinstance(limit, int) and limit > 0], default=UNLIMITED)
+
+    def needed(self, source: int, target: int) -> int:
+        """Return the positions that a source and a target need: two stacks count separately, one counts on."""
+        return source + target if self.backbone == "causal_lm" else max(source, target + len(self.prefix))
+
+    def room(self, source: int) -> int:
+        """Return the greatest number of target tokens after a source of ``source`` tokens."""
+        return self.positions - (source if self.backbone == "causal_lm" else len(self.prefix))
+
+
+def parsed(values: Mapping[str, Any]) -> PreTrainedConfig:
+    """Return the configuration of plain values. Errors: a UserError for what is none of a known family."""
+    kind = str(values.get("model_type"))
+    if kind not in CONFIG_MAPPING:
+        raise UserError(f"model.config.model_type: transformers has no '{kind}'{nearest(kind, CONFIG_MAPPING.keys())}")
+    try:
+        return CONFIG_MAPPING[kind].from_dict(dict(values))
+    except PARSE_ERRORS as error:
+        raise UserError(f"model.config: no configuration of a {kind}: {first_line(error)}") from error
+
+
+def plain(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return a configuration as values that JSON holds, without paths and names of kernels."""
+    # Whole, and not only what differs from the defaults: a later version of the library may have others.
+    values: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return {key: value for key, value in values.items() if not key.startswith("_") and key != "transformers_version"}
+
+
+def kind_of(config: PreTrainedConfig) -> str | None:
+    """Return the kind of ``MAPPINGS`` that a configuration describes, or None."""
+    if getattr(config, "is_encoder_decoder", False):
+        return "encoder_decoder" if type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING else None
+    return "causal_lm" if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else None
+
+
+def check_keys(config: PreTrainedConfig, values: Mapping[str, Any]) -> None:
+    """Refuse keys that the configuration's family does not have, which the library would take and not read."""
+    known = {*vars(config), *config.attribute_map, *vars(type(config)())}
+    for key in values:
+        if key in CODE:
+            raise UserError(f"model.config.{key}: it names code of a checkpoint's own, which is not run")
+        if key != "model_type" and key not in known:
+            raise UserError(f"model.config.{key}: a {config.model_type} has no such key{nearest(key, known)}")
+
+
+def with_dropout(config: PreTrainedConfig, dropout: float, given: Mapping[str, Any]) -> list[str]:
+    """Set the dropout of a configuration, apart from keys that were ``given``; return a line on it."""
+    names = [name for name in DROPOUTS if isinstance(getattr(config, name, None), int | float)]
+    if not names:
+        return [
+            f"model.dropout: a {config.model_type} has none"
+            + "; attention_dropout is a key of model.config" * hasattr(config, "attention_dropout")
+        ]
+    for name in names:
+        if name not in given and config.attribute_map.get(name) not in given:
+            setattr(config, name, dropout)
+    return []
+
+
+def refuse(config: PreTrainedConfig) -> None:
+    """Refuse a configuration that names code or needs weights in other formats."""
+    for key in CODE:
+        if getattr(config, key, None):
+            raise UserError(f"model: the configuration has '{key}', code of the checkpoint's own, which is not run")
+    if getattr(config, "quantization_config", None):
+        raise UserError("model: the checkpoint's weights are quantised and cannot be trained; take the unquantised one")
+
+
+def implementation(kind: str, config: PreTrainedConfig) -> str:
+    """Return the attention to compute with: torch's fused one, where the family has it and does not cap its scores."""
+    fused = getattr(MAPPINGS[kind][0].get(type(config), None), "_supports_sdpa", False)
+    return "sdpa" if fused and not getattr(config, "attn_logit_softcapping", None) else "eager"
