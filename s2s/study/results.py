@@ -125,7 +125,7 @@ def measure_of(endpoint: str) -> Measure:
 
 def score_table(score: str, rows: Numbers) -> Table:
     """Return the table of a score of generated texts."""
-    return Table(TEXT_METRICS[score].title, "0..100", better(score), rows)
+    return Table(TEXT_METRICS[score].title, "points", better(score), rows)
 
 
 def quantity_table(quantity: Quantity, rows: Numbers, distances: int) -> Table:

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 from s2s.config import Layer, Schema, merge, read_arguments, read_file
 from s2s.config.layers import Written
 from s2s.config.merge import name_of
-from s2s.config.ranges import Count, CountOrZero, Few, PathText, Positive, Seed, Size, settle
+from s2s.config.ranges import Count, CountOrZero, Few, PathText, Positive, Seed, Size, at_least, settle
 from s2s.config.recipe_files import SHIPPED, SUFFIXES, recipe_layers
 from s2s.diagnose.settings import DiagnosisSettings
 from s2s.errors import UserError, nearest
@@ -40,7 +40,7 @@ class Measured:
     search_examples: Count = 100  # test sentences of that curve
     samples: Few = 4  # texts drawn from the model for each source, for the accumulated error
     lengths: list[Count] = field(default_factory=list)  # tokens after which the accumulated error is reported
-    quantities: list[str] = field(default_factory=list)  # that are kept; none: all
+    quantities: list[str] = field(default_factory=list)  # that are kept; none: damages, clean_cost, beam_curse and calibration_gap
 
     def __post_init__(self) -> None:
         settle(self, "diagnose.")
@@ -106,7 +106,7 @@ class Study:
     scores: list[str] = field(default_factory=lambda: ["bleu", "chrf", "seq_rep_2", "length_ratio"])  # of each search
     diagnose: Measured = field(default_factory=Measured)
     hypotheses: list[Any] = field(default_factory=list)  # rows of difference, equivalence or non_inferiority
-    resamples: Count = 2000  # of every bootstrap
+    resamples: Annotated[int, at_least(100, 100_000)] = 2000  # of every bootstrap
     weights: str | None = None  # the study whose runs these are, where it has the same ones; null: its own
     workers: Few | None = None  # runs at a time; null: one a GPU, or one
     threads: Size = 1  # of each run, on a processor
