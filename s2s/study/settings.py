@@ -40,7 +40,8 @@ class Measured:
     search_examples: Count = 100  # test sentences of that curve
     samples: Few = 4  # texts drawn from the model for each source, for the accumulated error
     lengths: list[Count] = field(default_factory=list)  # tokens after which the accumulated error is reported
-    quantities: list[str] = field(default_factory=list)  # that are kept; none: damages, clean_cost, beam_curse and calibration_gap
+    # that are kept; none: damages, clean_cost, beam_curse and calibration_gap
+    quantities: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         settle(self, "diagnose.")
