@@ -1,8 +1,16 @@
-"""Scores of tags and of sets of labels, in 0..100."""
+"""Scores of tags and of sets of labels, in 0..100.
+
+Those of a whole set are computed from sums of each example, [N, F], by ``f1`` or ``share`` of their total, so that
+significance tests can resample examples. Macro F1 would need sums of each label, and has none.
+"""
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
+
+import numpy as np
+
+from s2s.metrics.bootstrap import Numbers
 
 Label = Hashable
 
@@ -34,16 +42,30 @@ def spans(tags: Sequence[str | None]) -> list[Span]:
     return marked
 
 
-def _f1(right: int, predicted: int, gold: int) -> float:
-    """Return the harmonic mean of precision and recall in percent; 0 where nothing is right."""
-    return 200 * right / (predicted + gold) if right else 0.0
+def f1(sums: Numbers) -> Numbers:
+    """Return the harmonic mean of precision and recall from sums [..., 3]: right, predicted and gold items.
+
+    It is 0 where nothing is right.
+    """
+    scores: Numbers = 200 * sums[..., 0] / np.maximum(sums[..., 1] + sums[..., 2], 1)
+    return scores
+
+
+def share(sums: Numbers) -> Numbers:
+    """Return the share of right items from sums [..., 2]: right items and all; 0 where there are none."""
+    shares: Numbers = 100 * sums[..., 0] / np.maximum(sums[..., 1], 1)
+    return shares
+
+
+def label_sums(predicted: Sequence[Iterable[Label]], gold: Sequence[Iterable[Label]]) -> Numbers:
+    """Return the numbers of right, of predicted and of gold labels of each example, [N, 3]."""
+    pairs = [(set(labels), set(golds)) for labels, golds in zip(predicted, gold, strict=True)]
+    return _rows([(len(labels & golds), len(labels), len(golds)) for labels, golds in pairs], 3)
 
 
 def micro_f1(predicted: Sequence[Iterable[Label]], gold: Sequence[Iterable[Label]]) -> float:
     """Return the F1 of all labels of all examples together."""
-    pairs = [(set(labels), set(golds)) for labels, golds in zip(predicted, gold, strict=True)]
-    right = sum(len(labels & golds) for labels, golds in pairs)
-    return _f1(right, sum(len(labels) for labels, _ in pairs), sum(len(golds) for _, golds in pairs))
+    return float(f1(label_sums(predicted, gold).sum(axis=0)))
 
 
 def macro_f1(predicted: Sequence[Iterable[Label]], gold: Sequence[Iterable[Label]]) -> float:
@@ -54,20 +76,30 @@ def macro_f1(predicted: Sequence[Iterable[Label]], gold: Sequence[Iterable[Label
         guesses.update(set(labels))
         golds.update(set(gold_labels))
     every = guesses.keys() | golds.keys()
-    return sum(_f1(right[label], guesses[label], golds[label]) for label in every) / max(1, len(every))
+    sums = _rows([(right[label], guesses[label], golds[label]) for label in every], 3)
+    return float(f1(sums).sum()) / max(1, len(every))
+
+
+def precision_sums(k: int, rankings: Sequence[Sequence[Label]], gold: Sequence[Iterable[Label]]) -> Numbers:
+    """Return the number of gold labels among the first k of each ranking, and k, [N, 2]."""
+    return _rows([(len(set(row[:k]) & set(labels)), k) for row, labels in zip(rankings, gold, strict=True)], 2)
 
 
 def precision_at(k: int, rankings: Sequence[Sequence[Label]], gold: Sequence[Iterable[Label]]) -> float:
     """Return the mean share of gold labels among the first k of a ranking."""
-    shares = [len(set(ranking[:k]) & set(labels)) / k for ranking, labels in zip(rankings, gold, strict=True)]
-    return 100 * sum(shares) / max(1, len(shares))
+    return float(share(precision_sums(k, rankings, gold).sum(axis=0)))
+
+
+def token_sums(predicted: Sequence[Sequence[Label]], gold: Sequence[Sequence[Label]]) -> Numbers:
+    """Return the numbers of right tags and of tokens of each row, [N, 2]; errors as in ``accuracy``."""
+    _check_pairs(predicted, gold)
+    pairs = [list(zip(tags, golds, strict=True)) for tags, golds in zip(predicted, gold, strict=True)]
+    return _rows([(sum(tag == gold_tag for tag, gold_tag in row), len(row)) for row in pairs], 2)
 
 
 def accuracy(predicted: Sequence[Sequence[Label]], gold: Sequence[Sequence[Label]]) -> float:
     """Return the share of tokens whose tag is right. Raises ``ValueError`` for rows of unequal length."""
-    _check_pairs(predicted, gold)
-    pairs = [pair for tags, golds in zip(predicted, gold, strict=True) for pair in zip(tags, golds, strict=True)]
-    return 100 * sum(tag == gold_tag for tag, gold_tag in pairs) / max(1, len(pairs))
+    return float(share(token_sums(predicted, gold).sum(axis=0)))
 
 
 def _check_pairs(predicted: Sequence[Sequence[object]], gold: Sequence[Sequence[object]]) -> None:
@@ -79,10 +111,15 @@ def _check_pairs(predicted: Sequence[Sequence[object]], gold: Sequence[Sequence[
             raise ValueError(f"row {row}: {len(tags)} tags, but {len(golds)} are gold")
 
 
+def span_sums(predicted: Sequence[Sequence[str | None]], gold: Sequence[Sequence[str | None]]) -> Numbers:
+    """Return the numbers of right, of predicted and of gold spans of each row, [N, 3]; errors as in ``entity_f1``."""
+    _check_pairs(predicted, gold)
+    return label_sums([spans(tags) for tags in predicted], [spans(tags) for tags in gold])
+
+
 def entity_f1(predicted: Sequence[Sequence[str | None]], gold: Sequence[Sequence[str | None]]) -> float:
     """Return the F1 of spans; type, start and end must be right. Raises ``ValueError`` for rows of unequal length."""
-    _check_pairs(predicted, gold)
-    return micro_f1([spans(tags) for tags in predicted], [spans(tags) for tags in gold])
+    return float(f1(span_sums(predicted, gold).sum(axis=0)))
 
 
 def tag_macro_f1(predicted: Sequence[Sequence[Label]], gold: Sequence[Sequence[Label]]) -> float:
@@ -90,3 +127,7 @@ def tag_macro_f1(predicted: Sequence[Sequence[Label]], gold: Sequence[Sequence[L
     _check_pairs(predicted, gold)
     tokens, golds = ([{tag} for tags in rows for tag in tags] for rows in (predicted, gold))
     return macro_f1(tokens, golds)
+
+
+def _rows(sums: Sequence[tuple[int, ...]], columns: int) -> Numbers:
+    return np.array(sums, dtype=np.float64).reshape(-1, columns)

@@ -1,4 +1,4 @@
-"""One run of a study in a process of its own: train, choose the checkpoint, decode, score and diagnose.
+"""One run of a study in a process of its own: train, choose the checkpoint, decode, score and diagnose; or label.
 
 ``python -m s2s.study.measuring VARIANT SEED study=NAME [key=value ...]`` is what the runner starts. Everything that is
 done is on the disk, so that a killed process continues where it was. Training stops at the end of standard input, which
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,22 +26,26 @@ from s2s.console.terminal import log
 from s2s.data import load
 from s2s.data.dataset import fingerprint
 from s2s.data.rows import Example, json_text
+from s2s.data.splits import SPLITS
 from s2s.diagnose import oracle
 from s2s.diagnose.measurements import Divergences, Measurements, Quantity
 from s2s.diagnose.passes import measure, no_bar
 from s2s.diagnose.record import quantities
 from s2s.diagnose.subjects import choose, prepare
-from s2s.errors import own_version
+from s2s.errors import UserError, own_version
 from s2s.files.atomic import write_atomically
 from s2s.files.foreign import read_json
+from s2s.heads.evaluation import head_sums
+from s2s.machine.matmul import kernel
 from s2s.metrics.bootstrap import Numbers
 from s2s.metrics.generated import repetition_statistics
 from s2s.metrics.overlap import score_statistics
+from s2s.recipe.build import load_data
 from s2s.recipe.recipe import Recipe
 from s2s.runs.metadata import read_metadata
 from s2s.runs.run import Run
 from s2s.study import results
-from s2s.study.results import Result, Table, quantity_table, score_table
+from s2s.study.results import Result, Table, head_table, quantity_table, score_table
 from s2s.study.settings import OtherRun, Plan, Search, read_plan
 from s2s.train import fit
 
@@ -84,10 +88,11 @@ def work(plan: Plan, variant: str, seed: int) -> None:
     threading.Thread(target=_watch, args=(clock,), daemon=True).start()
     places = {other: _places(plan, other) for other in plan.needs(variant, seed)}
     recipe = plan.recipe(variant, seed, places)
+    scored = _scored(plan, recipe)  # before training: a fault there must not come after it
     run = fit(recipe)
     plan.trained(variant, seed).touch()
     clock.enter("measure")
-    result = _measured(plan, variant, seed, run, recipe, clock)
+    result = _measured(plan, variant, seed, run, recipe, scored, clock)
     size = results.write(results.path_of(plan, variant, seed), result)
     log(f"{folder}: results of {size / 1000:.0f} KB")
     if size > results.MOST_BYTES:
@@ -129,19 +134,34 @@ def _places(plan: Plan, other: OtherRun) -> list[str]:
     return [str(output)]
 
 
-def _measured(plan: Plan, variant: str, seed: int, run: Run, recipe: Recipe, clock: Clock) -> Result:
-    """Decode, score and diagnose a trained run."""
-    settings = plan.settings
-    dataset = load(recipe.data)
-    examples = list(dataset.test if settings.split == "test" else dataset.dev)
+class Scored(NamedTuple):
+    """The examples on which a study scores a run, and the report of the data set that they are from."""
+
+    examples: list[Example]
+    report: list[str]
+
+
+def _scored(plan: Plan, recipe: Recipe) -> Scored:
+    """Read the split that the study scores. Errors: a UserError where it has no examples."""
+    split = plan.settings.split
+    dataset = load_data(recipe, SPLITS)
+    examples = list(dataset.test if split == "test" else dataset.dev)
+    if not examples:
+        raise UserError(f"split: the data have no {split} examples; give split=dev, or draw some by data.draw.test")
+    return Scored(examples, dataset.report)
+
+
+def _measured(plan: Plan, variant: str, seed: int, run: Run, recipe: Recipe, scored: Scored, clock: Clock) -> Result:
+    """Decode, score and diagnose a trained run; one without targets only labels."""
+    settings, examples = plan.settings, scored.examples
     texts: dict[str, list[str]] = {}
-    tables: dict[str, Table] = {}
-    for name in plan.searches:
+    tables = _head_tables(run, recipe, examples)
+    for name in plan.searches if recipe.generates else ():
         search = plan.search(name, recipe)
         chosen = examples[: search.examples]
         texts[name] = _decoded(run, name, search, chosen)
         tables |= {f"{name}.{score}": table for score, table in _scores(plan, chosen, texts[name], recipe).items()}
-    if settings.diagnose.examples:
+    if settings.diagnose.examples and recipe.generates:
         tables |= _diagnosed(plan, run)
     metadata = read_metadata(run.folder)
     return Result(
@@ -149,7 +169,7 @@ def _measured(plan: Plan, variant: str, seed: int, run: Run, recipe: Recipe, clo
         hypotheses=plan.hypotheses_hash(), data=metadata.data, tested=fingerprint({"test": examples}),
         version=own_version(), hardware=_hardware(metadata.device, metadata.threads, metadata.precision),
         cost=clock.save(), steps=_last_step(run.folder), step=run.step, dev=_dev_curve(run.folder), texts=texts,
-        tables=tables, report=dataset.report,
+        tables=tables, report=scored.report,
     )  # fmt: skip
 
 
@@ -171,6 +191,15 @@ def _scores(plan: Plan, examples: Sequence[Example], texts: Sequence[str], recip
     statistics = score_statistics(texts, references, recipe.data.lang)[0]
     statistics |= repetition_statistics(texts, references, [str(example.source) for example in examples])
     return {score: score_table(score, statistics[score].rows) for score in plan.settings.scores}
+
+
+def _head_tables(run: Run, recipe: Recipe, examples: Sequence[Example]) -> dict[str, Table]:
+    """Return the tables of the scores of the run's heads, without those that need sums of each label."""
+    if run.objective.heads is None:
+        return {}
+    with kernel(run.kernel):
+        sums = head_sums(run.model, run.objective.heads, run.vocabulary, recipe.data, examples, recipe.search.batch)
+    return {endpoint: head_table(endpoint.rpartition(".")[2], rows) for endpoint, rows in sums.items()}
 
 
 def _diagnosed(plan: Plan, run: Run) -> dict[str, Table]:

@@ -20,6 +20,7 @@ from s2s.diagnose.measurements import Quantity
 from s2s.errors import UserError, first_line
 from s2s.files.atomic import open_output
 from s2s.files.foreign import parse_json
+from s2s.heads.scoring import SUMMED
 from s2s.metrics import overlap
 from s2s.metrics.bootstrap import Measure, Numbers, mean
 from s2s.metrics.table import TEXT_METRICS, better
@@ -42,6 +43,12 @@ QUANTITIES: dict[str, Measure] = {
     **dict.fromkeys(("length_ratio", "repetition", "copying"), mean),
 }
 """The measures of quantities of the diagnosis, besides damages and accumulated errors."""
+SCORES: dict[str, Measure] = {
+    "bleu": overlap.bleu,
+    "chrf": overlap.chrf,
+    **{name: measure.of_total for name, measure in SUMMED.items()},
+}
+"""The measures of scores, besides percentages of two sums."""
 KEPT = ("damage_held_out", "damage_own_errors", "clean_cost", "beam_curse", "calibration_gap")
 """The quantities that a study keeps unless it names others."""
 
@@ -100,7 +107,7 @@ class Result:
     step: int  # of the checkpoint that was scored
     dev: list[dict[str, float]]  # scores of each evaluation
     texts: dict[str, list[str]]  # hypotheses of each search
-    tables: dict[str, Table] = field(default_factory=dict)  # by endpoint: SEARCH.SCORE or a quantity
+    tables: dict[str, Table] = field(default_factory=dict)  # by endpoint: SEARCH.SCORE, HEAD.SCORE or a quantity
     report: list[str] = field(default_factory=list)
 
     @property
@@ -116,16 +123,21 @@ class Result:
 
 
 def measure_of(endpoint: str) -> Measure:
-    """Return the function from sums to the value of a score of a search, or of a quantity of the diagnosis."""
+    """Return the function from sums to the value of a score of a search or head, or of a quantity of the diagnosis."""
     _, dot, score = endpoint.partition(".")
     if not dot:
         return oracle.excess if endpoint.startswith("excess_error_") else QUANTITIES[endpoint]
-    return {"bleu": overlap.bleu, "chrf": overlap.chrf}.get(score, overlap.percent)
+    return SCORES.get(score, overlap.percent)
 
 
 def score_table(score: str, rows: Numbers) -> Table:
     """Return the table of a score of generated texts."""
     return Table(TEXT_METRICS[score].title, "points", better(score), rows)
+
+
+def head_table(score: str, rows: Numbers) -> Table:
+    """Return the table of a score of a head."""
+    return Table(SUMMED[score].title, "0..100", better(score), rows)
 
 
 def quantity_table(quantity: Quantity, rows: Numbers, distances: int) -> Table:

@@ -16,6 +16,7 @@ from s2s.config.recipe_files import SHIPPED, SUFFIXES, recipe_layers
 from s2s.diagnose.settings import DiagnosisSettings
 from s2s.errors import UserError, nearest
 from s2s.files.paths import at_home
+from s2s.heads.scoring import with_sums
 from s2s.metrics.table import TEXT_METRICS
 from s2s.recipe.recipe import SCHEMA, Recipe, flat
 from s2s.search.methods.base import SearchMethod
@@ -56,7 +57,7 @@ class Measured:
 class Declared:
     """A difference that was declared before the runs: ``variant`` minus ``baseline`` in an ``endpoint``."""
 
-    endpoint: str = ""  # SEARCH.SCORE, such as beam_4.chrf, or a quantity of the diagnosis; needed
+    endpoint: str = ""  # SEARCH.SCORE (beam_4.chrf), HEAD.SCORE (tags.entity_f1) or a quantity of the diagnosis; needed
     variant: str = ""  # needed
     baseline: str | None = None  # null: the study's first variant
     expected: Literal["higher", "lower", "either"] = "either"  # what was expected; p is two-sided all the same
@@ -95,7 +96,8 @@ class Study:
 
     ``recipe`` holds keys of a recipe, and ``base`` names the recipe that they change. Each of the ``variants`` has a
     name, keys that change it once more, and ``minutes``, which a run takes on one core, until one is measured. Each of
-    the ``searches`` has a name, keys of ``search:``, and ``examples``, the number of test sentences if not all.
+    the ``searches`` has a name, keys of ``search:``, and ``examples``, the number of test sentences if not all. A run
+    without targets has no use for ``searches``, ``scores`` and ``diagnose``: its endpoints are the scores of its heads.
     """
 
     study: PathText = ""  # a study's file, or the name of one that comes with the package; needed
@@ -103,7 +105,7 @@ class Study:
     exploratory: bool = False  # it chooses what a later study tests, and so gives no p
     seeds: list[Seed] = field(default_factory=lambda: [1, 2, 3, 4, 5])  # a run of each variant for each
     split: Literal["test", "dev"] = "test"  # that is scored and diagnosed
-    select: str = "chrf"  # the score on dev by which the checkpoint of each run is chosen; see run.select
+    select: str = "chrf"  # the score on dev, such as tags.entity_f1, that chooses each run's checkpoint; see run.select
     scores: list[str] = field(default_factory=lambda: ["bleu", "chrf", "seq_rep_2", "length_ratio"])  # of each search
     diagnose: Measured = field(default_factory=Measured)
     hypotheses: list[Any] = field(default_factory=list)  # rows of difference, equivalence or non_inferiority
@@ -215,6 +217,14 @@ class Plan:
         base = Layer("recipe", {"search": recipe.values()["search"]}, {})
         merged = merge(SCHEMA, [base, Layer(layer.origin, {"search": values}, {})])
         return Search(merged.search, None if count is None else count.examples)
+
+    def scores(self, variant: str) -> set[str]:
+        """Return the endpoints of a variant that are scores: of searches, where it generates, and of heads."""
+        recipe = self.recipe(variant, self.settings.seeds[0])
+        scores = {f"{head}.{score}" for head, row in recipe.heads.items() for score in with_sums(row.metrics())}
+        if recipe.generates:
+            scores |= {f"{search}.{score}" for search in self.searches for score in self.settings.scores}
+        return scores
 
     def needs(self, variant: str, seed: int) -> list[OtherRun]:
         """Return the references of a variant's recipe to other runs."""
@@ -357,12 +367,11 @@ def _check(plan: Plan) -> None:
         for key in ("variant", "baseline"):
             if (name := getattr(row, key)) is not None and name not in plan.variants:
                 raise UserError(f"{plan.file}: hypotheses[{index}].{key}: no '{name}'{nearest(name, plan.variants)}")
-        search, dot, score = row.endpoint.partition(".")
-        if dot and (search not in plan.searches or score not in plan.settings.scores):
-            hint = nearest(
-                row.endpoint, [f"{name}.{score}" for name in plan.searches for score in plan.settings.scores]
-            )
-            raise UserError(f"{plan.file}: hypotheses[{index}].endpoint: no '{row.endpoint}'{hint}")
+        if "." in row.endpoint:
+            known = plan.scores(row.variant).intersection(plan.scores(row.baseline or plan.baseline))
+            if row.endpoint not in known:
+                hint = nearest(row.endpoint, sorted(known))
+                raise UserError(f"{plan.file}: hypotheses[{index}].endpoint: no '{row.endpoint}'{hint}")
 
 
 def _others(value: Any, seed: int) -> Iterator[OtherRun]:

@@ -9,7 +9,11 @@ import pytest
 import s2s
 from s2s import train
 from s2s.commands import predict
+from s2s.data.rows import Example
 from s2s.errors import UserError
+from s2s.heads.evaluation import head_sums
+from s2s.heads.scoring import SUMMED
+from s2s.recipe.build import load_data
 from s2s.recipe.recipe import Recipe
 
 WORDS = {"red": "B-C", "green": "B-C", "deep": "O", "sea": "B-P", "shore": "I-P", "the": "O"}
@@ -85,6 +89,27 @@ def test_a_run_without_targets_learns_is_scored_and_loads(folder: Path) -> None:
     with pytest.raises(UserError, match="trained without targets and generates nothing"):
         run.generate(["red"])
     assert train.main(["recipe=" + str(folder / "mine.yaml"), *overrides(folder)]) == 0  # finished: says so
+
+
+def test_sums_of_each_source_add_up_to_the_scores_of_the_log(folder: Path) -> None:
+    run = s2s.load(folder / "run")
+    assert run.objective.heads is not None
+    examples = list(load_data(Recipe.load(folder / "mine.yaml", overrides(folder))).dev)
+    sums = head_sums(run.model, run.objective.heads, run.vocabulary, run.recipe.data, examples, 7)
+    lines = (folder / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    (dev,) = [line["dev"] for line in map(json.loads, lines) if "dev" in line]
+    assert sums.keys() == {name for name in dev if not name.endswith("loss") and not name.endswith("macro_f1")}
+    for name, rows in sums.items():
+        assert len(rows) == len(examples)
+        assert float(SUMMED[name.partition(".")[2]].of_total(rows.sum(axis=0))) == pytest.approx(dev[name]), name
+    # In the order of the examples: those of one alone are its row. A tag that a cut loses is wrong.
+    long = Example("", "", ("red",) * 30, (("tags", ("B-C",) * 30), ("topics", None)))
+    alone = head_sums(run.model, run.objective.heads, run.vocabulary, run.recipe.data, [examples[3], long], 7)
+    assert alone["tags.accuracy"][0].tolist() == sums["tags.accuracy"][3].tolist()
+    right, tokens = alone["tags.accuracy"][1].tolist()
+    assert right < tokens == 30
+    # Without labels an example counts nowhere.
+    assert not alone["topics.micro_f1"][1].any()
 
 
 def test_lines_and_rows_come_back_in_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

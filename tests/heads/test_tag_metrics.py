@@ -6,7 +6,21 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from s2s.metrics.tags import accuracy, entity_f1, macro_f1, micro_f1, precision_at, spans, tag_macro_f1
+from s2s.metrics.tags import (
+    accuracy,
+    entity_f1,
+    f1,
+    label_sums,
+    macro_f1,
+    micro_f1,
+    precision_at,
+    precision_sums,
+    share,
+    span_sums,
+    spans,
+    tag_macro_f1,
+    token_sums,
+)
 
 seqeval = pytest.importorskip("seqeval.metrics")
 sklearn = pytest.importorskip("sklearn.metrics")
@@ -34,6 +48,38 @@ def test_spans_are_those_of_seqeval(gold: list[list[str]], data: st.DataObject) 
     assert tag_macro_f1(predicted, gold) == pytest.approx(100 * theirs)
 
 
+@given(gold=ROWS, data=st.data())
+@few
+def test_sums_of_drawn_rows_give_the_score_of_these_rows(gold: list[list[str]], data: st.DataObject) -> None:
+    known = sorted({tag for row in gold for tag in row})
+    predicted = [data.draw(st.lists(st.sampled_from(known), min_size=len(row), max_size=len(row))) for row in gold]
+    # As a bootstrap draws rows: some twice, others not at all.
+    drawn = data.draw(st.lists(st.integers(0, len(gold) - 1), min_size=1, max_size=6))
+    theirs = [gold[row] for row in drawn], [predicted[row] for row in drawn]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns where nothing is said
+        expected = 100 * seqeval.f1_score(*theirs)
+    assert f1(span_sums(predicted, gold)[drawn].sum(axis=0)) == pytest.approx(float(expected))
+    assert share(token_sums(predicted, gold)[drawn].sum(axis=0)) == pytest.approx(100 * seqeval.accuracy_score(*theirs))
+
+
+@given(pairs=SETS)
+@few
+def test_sums_of_sets_are_their_sizes(pairs: list[tuple[set[int], set[int]]]) -> None:
+    predicted, gold = ([side for side, _ in pairs], [side for _, side in pairs])
+    expected = [[sum(label in golds for label in labels), len(labels), len(golds)] for labels, golds in pairs]
+    assert label_sums(predicted, gold).tolist() == expected
+    rankings = [sorted(labels) for labels in predicted]
+    right = [[sum(label in golds for label in row[:2]), 2] for row, golds in zip(rankings, gold, strict=True)]
+    assert precision_sums(2, rankings, gold).tolist() == right
+
+
+def test_measures_of_no_rows_are_zero() -> None:
+    assert [f1(label_sums([], []).sum(axis=0)), share(token_sums([], []).sum(axis=0)), precision_at(1, [], [])] == [
+        0
+    ] * 3
+
+
 def test_the_middle_of_bmes_goes_on_and_lost_tags_are_nothing() -> None:
     assert spans(["B-X", "M-X", "E-X", "S-Y", "M-Y", None, "O", "B-X"]) == [
         ("X", 0, 3),
@@ -49,7 +95,8 @@ def test_the_middle_of_bmes_goes_on_and_lost_tags_are_nothing() -> None:
 def test_f1_of_sets_is_scikit_learn_s(pairs: list[tuple[set[int], set[int]]]) -> None:
     predicted, gold = ([side for side, _ in pairs], [side for _, side in pairs])
     assume(any(ours and theirs for ours, theirs in pairs))  # what 0 / 0 is has been changed there over time
-    there = sorted(set().union(*predicted, *gold)) or [0]
+    there = sorted(set().union(*predicted, *gold))
+    assume(len(there) > 1)  # a single column is to scikit-learn a vector of classes, not of labels
     rows = [[[int(label in side) for label in there] for side in sides] for sides in (gold, predicted)]
     for name, score in (("micro", micro_f1(predicted, gold)), ("macro", macro_f1(predicted, gold))):
         assert score == pytest.approx(100 * sklearn.f1_score(*rows, average=name, zero_division=0))

@@ -95,6 +95,81 @@ def test_a_fault_of_a_study_is_one_line_with_its_place(tmp_path, old, new, messa
         plan_of(tmp_path, FILE.replace(old, new, 1))
 
 
+TAGGING = """\
+title: do transitions help
+recipe:
+  base: toy_copy
+  data: {source: null, path: PATH, source_field: words, target_field: null, max_source: 20}
+  vocabulary: {size: 300}
+  model: {width: 16, layers: 1, heads: 2}
+  heads: {tags: {name: softmax, field: tags, scheme: bio}, topics: {name: zlpr, field: topics}}
+  run: {steps: 6, evaluate_every: 3, save_every: 3, tokens: 256}
+variants:
+  softmax:
+  crf: {heads: {tags: {name: crf}}}
+seeds: [1]
+split: dev
+select: tags.entity_f1
+hypotheses:
+  - {name: difference, endpoint: tags.entity_f1, variant: crf}
+  - {name: equivalence, endpoint: topics.precision_at_1, variant: crf, margin: 5}
+"""
+KINDS = {"red": "B-C", "green": "B-C", "deep": "O", "sea": "B-P", "shore": "I-P", "the": "O"}
+
+
+def tagging(folder: Path) -> str:
+    """Write sentences with tags and topics, and return a study of them."""
+    sentences = [[a, b, c] for a in KINDS for b in KINDS for c in KINDS if len({a, b, c}) == 3]
+    rows = [
+        {"words": words, "tags": [KINDS[word] for word in words], "topics": [word for word in words if "e" in word]}
+        for words in sentences
+    ]
+    (folder / "data").mkdir()
+    for split, part in (("train", rows), ("dev", rows[::5])):
+        lines = "".join(json.dumps(row) + "\n" for row in part)
+        (folder / "data" / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+    return TAGGING.replace("PATH", str(folder / "data"))
+
+
+def test_scores_of_heads_are_endpoints_that_are_known_before_the_runs(tmp_path):
+    text = tagging(tmp_path)
+    plan = plan_of(tmp_path, text)
+    labels = {"topics.micro_f1", "topics.precision_at_1", "topics.precision_at_5"}
+    assert plan.scores("crf") == {"tags.entity_f1", "tags.accuracy", *labels}
+    # Macro F1 would need sums of each label.
+    for wrong, hint in (("tags.entity_f", "; did you mean 'tags.entity_f1'"), ("tags.macro_f1", ""), ("beam.chrf", "")):
+        with pytest.raises(UserError, match=rf"hypotheses\[0\].endpoint: no '{wrong}'{hint}"):
+            plan_of(tmp_path, text.replace("endpoint: tags.entity_f1", f"endpoint: {wrong}"))
+    # A score of a head that only one of the two has cannot be compared.
+    with pytest.raises(UserError, match=r"no 'other.accuracy'"):
+        plan_of(
+            tmp_path,
+            text.replace("tags: {name: crf}", "tags: {name: crf}, other: {name: crf, field: tags}").replace(
+                "endpoint: tags.entity_f1", "endpoint: other.accuracy"
+            ),
+        )
+
+
+@pytest.mark.slow
+def test_a_study_of_heads_scores_the_split_without_searches_and_diagnosis(tmp_path, capsys):
+    path = write(tmp_path, tagging(tmp_path))
+    assert main([f"study={path}", f"folder={tmp_path / 'weights'}"]) == 0, capsys.readouterr()
+    for result in stored(tmp_path).values():
+        assert {"tags.entity_f1", "tags.accuracy", "topics.micro_f1"} <= result.tables.keys()
+        assert not result.texts
+        # The scored split is dev here, so the log has the same numbers.
+        (dev,) = [row for row in result.dev if row["step"] == result.step]
+        for endpoint in result.tables:
+            assert result.value(endpoint) == pytest.approx(dev[endpoint])
+    record = json.loads((tmp_path / "results" / "toy" / "results.json").read_text(encoding="utf-8"))
+    assert [row["endpoint"] for row in record["declared"]] == ["tags.entity_f1", "topics.precision_at_1"]
+    assert "tags: F1 of spans" in (tmp_path / "results" / "toy" / "page.html").read_text(encoding="utf-8")
+    # There is no test split; that is said before any training.
+    assert main([f"study={path}", f"folder={tmp_path / 'others'}", f"results={tmp_path / 'none'}", "split=test"]) == 2
+    assert "split: the data have no test examples; give split=dev" in capsys.readouterr().err
+    assert not (tmp_path / "others" / "crf-1").exists()
+
+
 def test_variants_are_the_recipe_with_their_keys_and_what_the_study_fixes(tmp_path):
     plan = plan_of(tmp_path)
     plain, noisy = (plan.recipe(variant, 2) for variant in plan.variants)
