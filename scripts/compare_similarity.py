@@ -18,6 +18,7 @@ import _checkout  # noqa: F401
 import numpy as np
 import torch
 from benchmarks.timing import processor, write
+from numpy.typing import NDArray
 from rich.table import Table
 
 from s2s.config import merge, read_arguments
@@ -85,7 +86,7 @@ def spearman(first: Numbers, second: Numbers) -> float:
         return float(np.corrcoef(ranks(first), ranks(second))[0, 1])
 
 
-def correlation(first: Numbers, second: Numbers, draws: Numbers) -> dict[str, float]:
+def correlation(first: Numbers, second: Numbers, draws: NDArray[np.int64]) -> dict[str, float]:
     """Return the correlation and its interval over sentences, drawn at the indices [samples, N]."""
     drawn = [spearman(first[chosen], second[chosen]) for chosen in draws]
     return percentile_interval(drawn, spearman(first, second))._asdict()
@@ -93,13 +94,14 @@ def correlation(first: Numbers, second: Numbers, draws: Numbers) -> dict[str, fl
 
 def measure(settings: Settings) -> list[dict[str, Any]]:
     """Return a row for each distance."""
-    texts = [
+    hypotheses, references = (
         read_texts(name, "target", hypothesis_text, None, print) for name in (settings.hypotheses, settings.references)
-    ]
-    if len(texts[0]) != len(texts[1]):
-        raise UserError(f"{len(texts[0])} hypotheses and {len(texts[1])} references: there must be one for each")
-    embed = token_vectors(*texts, settings.embeddings)
-    pairs = [pair for pair in zip(*texts, strict=True) if all(len(embed(text)) for text in pair)][: settings.sentences]
+    )
+    if len(hypotheses) != len(references):
+        raise UserError(f"{len(hypotheses)} hypotheses and {len(references)} references: there must be one for each")
+    embed = token_vectors(hypotheses, references, settings.embeddings)
+    whole = zip(hypotheses, references, strict=True)
+    pairs = [pair for pair in whole if all(len(embed(text)) for text in pair)][: settings.sentences]
     hypotheses, references = ([pair[side] for pair in pairs] for side in (0, 1))
     chrf = np.array([sentence_metric("chrf")(*pair) for pair in pairs])
     rouge = rouge_l_by_sentence(hypotheses, references)

@@ -17,7 +17,7 @@ from s2s.heads.run_heads import Head, Heads, labelling_of, rows_of
 from s2s.heads.scoring import Gold, HeadOutput, can_measure, with_sums
 from s2s.machine.precision import Precision
 from s2s.metrics.bootstrap import Numbers
-from s2s.model.transformer import PrefixTransformer
+from s2s.model.backbone import Backbone
 from s2s.vocabulary import Vocabulary
 
 
@@ -80,7 +80,7 @@ def _gold(head: Head, examples: Sequence[Example], rows: Rows) -> tuple[list[int
 
 @torch.no_grad()
 def head_sums(
-    model: PrefixTransformer,
+    model: Backbone,
     heads: Heads,
     vocabulary: Vocabulary,
     data: DataSettings,
