@@ -98,7 +98,7 @@ def head_sums(
     outputs: dict[int, list[HeadOutput]] = {}
     for start in range(0, len(order), rows):
         indices = order[start : start + rows]
-        batch = tokens.batch(indices, vocabulary).to(model.output_bias.device)
+        batch = tokens.batch(indices, vocabulary).to(model.device)
         batch_outputs = heads.outputs(rows_of(model, batch), batch)
         outputs.update(zip(indices.tolist(), map(list, zip(*batch_outputs, strict=True)), strict=True))
     sums = {}
