@@ -113,7 +113,7 @@ def sample(
     # processes, and they end at different lengths.
     with torch.no_grad(), gathered(context.passes.root):
         count = len(memory.lengths) * copies
-        ids = _search(model, memory, count, max_length, end, uniform).tolist() if count else []
+        ids = _search(model, memory.contiguous(), count, max_length, end, uniform).tolist() if count else []
     model.train(training)
     # All rows grow until the last one has ended; tokens after a row's first end are not of its candidate.
     drawn = [Candidate(row[: row.index(end)], True) if end in row else Candidate(row, False) for row in ids]

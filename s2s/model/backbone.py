@@ -34,6 +34,10 @@ class Memory(NamedTuple):
         layers = tuple(tuple(part[index] for part in layer) for layer in self.layers)
         return Memory(layers, self.lengths[index], self.mask[index])
 
+    def contiguous(self) -> "Memory":
+        """Return the same in contiguous tensors, for many steps: products of one row copy views of heads each time."""
+        return self._replace(layers=tuple(tuple(part.contiguous() for part in layer) for layer in self.layers))
+
 
 class OutputRows(NamedTuple):
     """Hidden rows [N, D], and the weight [V, D] and bias [V] that turn them into scores of the next token."""
