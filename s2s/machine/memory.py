@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +36,22 @@ def keep_freed_memory() -> None:
 def glibc_option() -> Any:
     """Return glibc's function ``mallopt``, or None for another C library."""
     return getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process has held at once: on its GPU if it used one, otherwise resident ones."""
+    if torch.cuda.is_available() and (peak := torch.cuda.max_memory_allocated()):
+        return int(peak)
+    if sys.platform == "linux":
+        # Not getrusage: its maximum includes that of the process which started this one.
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    if sys.platform == "win32":
+        return 0  # Python cannot ask there
+    import resource  # which Windows does not have
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "unable to allocate", "alloc_failed")

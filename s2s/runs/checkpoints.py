@@ -222,6 +222,11 @@ def _weights_of(folder: Path) -> Path:
     return averaged if averaged.exists() else folder / WEIGHTS
 
 
+def trainer_bytes(run: Path) -> int:
+    """Return the size of the optimizer's state, and of what little is with it, in the last checkpoint."""
+    return (_named(run, "last") / TRAINER).stat().st_size
+
+
 def step_of_link(run: Path, name: str) -> int | None:
     """Return the step of the checkpoint with a name, or None where there is none."""
     try:

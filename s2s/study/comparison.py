@@ -121,9 +121,11 @@ class Comparisons:
         """Return whether all runs of a variant have converged."""
         return all(result.converged for result in self.variants[variant])
 
-    def cost(self, variant: str) -> float:
-        """Return the mean CPU minutes of training a run of a variant."""
-        return fmean(result.cost.get("train_cpu", 0.0) for result in self.variants[variant]) / 60
+    def cost(self, variant: str) -> dict[str, float]:
+        """Return the means over a variant's runs of what all of them know of their cost."""
+        costs = [result.cost for result in self.variants[variant]]
+        known = [key for key in costs[0] if all(key in cost for cost in costs)]
+        return {key: fmean(cost[key] for cost in costs) for key in known}
 
 
 _NOTHING = Difference(float("nan"), None, None, None, None, None, None, (0, 0), 0)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -37,11 +38,13 @@ from s2s.files.atomic import write_atomically
 from s2s.files.foreign import read_json
 from s2s.heads.evaluation import head_sums
 from s2s.machine.matmul import kernel
+from s2s.machine.memory import peak_memory
 from s2s.metrics.bootstrap import Numbers
 from s2s.metrics.generated import repetition_statistics
 from s2s.metrics.overlap import score_statistics
 from s2s.recipe.build import load_data
 from s2s.recipe.recipe import Recipe
+from s2s.runs import checkpoints
 from s2s.runs.metadata import read_metadata
 from s2s.runs.run import Run
 from s2s.study import results
@@ -51,12 +54,17 @@ from s2s.train import fit
 
 PIECES = "study"
 """The folder within a run's folder for what is measured of it."""
+WARMUP = 5
+"""Steps whose times do not count, where there are others: buffers grow and libraries choose their kernels."""
 SECONDS = 5.0
 """Between two records of the time that a run has taken: a killed process loses no more than this."""
 
 
 class Clock:
-    """The CPU seconds and seconds that a run has taken in each phase, over all processes that worked on it."""
+    """The CPU seconds and seconds that a run has taken in each phase, over all processes that worked on it.
+
+    It also keeps the most memory that one of these processes held while it trained.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -76,6 +84,8 @@ class Clock:
         for kind, seconds in (("cpu", cpu), ("wall", wall)):
             key = f"{self.phase}_{kind}"
             total[key] = round(total.get(key, 0.0) + seconds, 2)
+        if self.phase == "train":
+            total["peak_bytes"] = max(total.get("peak_bytes", 0), peak_memory())
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, json.dumps(total))
         return total
@@ -168,9 +178,19 @@ def _measured(plan: Plan, variant: str, seed: int, run: Run, recipe: Recipe, sco
         variant=variant, seed=seed, recipe=plan.fingerprint(variant), measured=plan.measured_hash(variant),
         hypotheses=plan.hypotheses_hash(), data=metadata.data, tested=fingerprint({"test": examples}),
         version=own_version(), hardware=_hardware(metadata.device, metadata.threads, metadata.precision),
-        cost=clock.save(), steps=_last_step(run.folder), step=run.step, dev=_dev_curve(run.folder), texts=texts,
-        tables=tables, report=scored.report,
+        cost={**clock.save(), **_sizes(run)}, steps=_log(run.folder)[-1]["step"], step=run.step,
+        dev=_dev_curve(run.folder), texts=texts, tables=tables, report=scored.report,
     )  # fmt: skip
+
+
+def _sizes(run: Run) -> dict[str, float]:
+    """Return the number of parameters, the bytes of the optimizer's state, and the median seconds of a step."""
+    seconds = [line["seconds"] for line in _log(run.folder) if "seconds" in line]
+    return {
+        "parameters": sum(parameter.numel() for parameter in run.objective.parameters()),
+        "optimizer_bytes": checkpoints.trainer_bytes(run.folder),
+        "step_seconds": round(median(seconds[WARMUP:] or seconds), 5),
+    }
 
 
 def _decoded(run: Run, name: str, search: Search, examples: Sequence[Example]) -> list[str]:
@@ -238,13 +258,11 @@ def _sums_along(divergences: Divergences, length: int, _: Measurements) -> Numbe
 
 def _dev_curve(folder: Path) -> list[dict[str, float]]:
     """Return the scores of each evaluation, with their steps."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{"step": line["step"], **line["dev"]} for line in lines if "dev" in line]
+    return [{"step": line["step"], **line["dev"]} for line in _log(folder) if "dev" in line]
 
 
-def _last_step(folder: Path) -> int:
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return int(json.loads(lines[-1])["step"])
+def _log(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def _hardware(device: str, threads: int, precision: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The output for people: one page, ``results.json``, and the rows of a table in Markdown, from small results alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -26,6 +26,14 @@ from s2s.study.statistics import LEAST_SEEDS, Kind
 PAGE, RECORD, ROWS = "page.html", "results.json", "rows.md"
 BEAM_WIDTHS = "beam_curse"
 """The quantity whose sums hold the quality at each beam width."""
+COSTS = {
+    "CPU minutes": ("train_cpu", 1 / 60, ".1f"),
+    "parameters": ("parameters", 1.0, ",.0f"),
+    "MB at most": ("peak_bytes", 1e-6, ".0f"),
+    "MB of the optimizer": ("optimizer_bytes", 1e-6, ".1f"),
+    "ms a step": ("step_seconds", 1e3, ".0f"),
+}
+"""Columns of the costs of training: the key in ``Result.cost``, a factor, and the form of the number."""
 
 
 def write_page(plan: Plan, results: Sequence[Result], log: Log) -> Path:
@@ -90,7 +98,7 @@ def record(comparisons: Comparisons, notes: Sequence[str]) -> dict[str, Any]:
         "variants": {
             name: {
                 "runs": [_run(result, endpoints) for result in rows], "converged": comparisons.converged(name),
-                "cpu_minutes": comparisons.cost(name),
+                "cost": comparisons.cost(name),
                 "values": {
                     endpoint: {"mean": fmean(values), "deviation": spread(values), "seeds": values}
                     for endpoint in endpoints for values in [comparisons.values(name, endpoint)]
@@ -125,7 +133,7 @@ def markdown(comparisons: Comparisons, notes: Sequence[str]) -> str:
     for variant in comparisons.variants:
         mark = "" if comparisons.converged(variant) else " (not converged)"
         cells = [_mean(comparisons.values(variant, name)) for name in names]
-        lines.append(f"| `{variant}`{mark} | {comparisons.cost(variant):.1f} | {' | '.join(cells)} |")
+        lines.append(f"| `{variant}`{mark} | {_costs(comparisons.cost(variant))[0]} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *(f"- {line}" for line in [*notes, *map(sentence, comparisons.declared())])]) + "\n"
 
 
@@ -257,18 +265,23 @@ def _by_width(result: Result) -> list[float]:
 def _values(comparisons: Comparisons) -> str:
     names = shown(comparisons)
     cells = [
-        [f"{variant}{'' if comparisons.converged(variant) else ' *'}", f"{comparisons.cost(variant):.1f}",
+        [f"{variant}{'' if comparisons.converged(variant) else ' *'}", *_costs(comparisons.cost(variant)),
          *(_mean(comparisons.values(variant, name)) for name in names)]
         for variant in comparisons.variants
     ]  # fmt: skip
     note = "<p class=soft>Mean and standard deviation over seeds. * not converged.</p>"
-    return f"<h2>Values</h2>{note}{_table(['variant', 'CPU minutes', *names], cells)}"
+    return f"<h2>Values</h2>{note}{_table(['variant', *COSTS, *names], cells)}"
+
+
+def _costs(cost: Mapping[str, float]) -> list[str]:
+    """Return the cells of ``COSTS``; results of earlier versions lack some."""
+    return [format(cost[key] * factor, form) if key in cost else "" for key, factor, form in COSTS.values()]
 
 
 def _runs(comparisons: Comparisons) -> str:
     names = shown(comparisons)
     cells = [
-        [variant, str(result.seed), f"{result.step} of {result.steps}", f"{result.cost.get('train_cpu', 0) / 60:.1f}",
+        [variant, str(result.seed), f"{result.step} of {result.steps}", _costs(result.cost)[0],
          *(f"{result.value(name):.4g}" for name in names)]
         for variant, rows in comparisons.variants.items() for result in rows
     ]  # fmt: skip

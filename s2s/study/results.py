@@ -102,7 +102,7 @@ class Result:
     tested: str  # fingerprint of the sentences that were scored
     version: str
     hardware: dict[str, Any]
-    cost: dict[str, float]  # CPU seconds and seconds of training and of measuring
+    cost: dict[str, float]  # (CPU) seconds of training and measuring; parameters, bytes and seconds a step of training
     steps: int  # updates of the run
     step: int  # of the checkpoint that was scored
     dev: list[dict[str, float]]  # scores of each evaluation

@@ -4,9 +4,10 @@ import os
 import subprocess
 import sys
 
+import numpy
 import pytest
 
-from s2s.machine.memory import OPTIONS, glibc_option
+from s2s.machine.memory import OPTIONS, glibc_option, peak_memory
 
 pytestmark = pytest.mark.slow
 
@@ -46,3 +47,23 @@ def test_pages_are_faulted_in_once() -> None:
 def test_what_the_environment_sets_stays() -> None:
     kept = {"MALLOC_MMAP_MAX_": "65536", "MALLOC_MMAP_THRESHOLD_": "65536"}  # large arrays by themselves, as without us
     assert faults(keep=True, **kept) > ROUNDS
+
+
+PEAK = """
+import sys
+import numpy
+from s2s.machine.memory import peak_memory
+before = peak_memory()
+numpy.ones(int(sys.argv[1]), dtype=numpy.uint8)  # and free again
+print(before, peak_memory())
+"""
+
+
+def test_the_peak_of_memory_is_of_this_process_alone_and_stays_after_memory_is_freed() -> None:
+    large = numpy.ones(800_000_000, dtype=numpy.uint8)  # which the process that is started must not count
+    command = [sys.executable, "-c", PEAK, "500000000"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8").stdout
+    before, after = map(int, output.split())
+    assert peak_memory() > len(large)
+    assert before < 800_000_000
+    assert after - before == pytest.approx(500_000_000, rel=0.3)

@@ -299,6 +299,12 @@ def test_a_study_trains_scores_and_compares_all_its_runs(finished):
     assert result.value("beam_2.bleu") == pytest.approx(scores["bleu"])
     assert result.cost["train_cpu"] > 0
     assert result.cost["measure_cpu"] > 0
+    weights = next((finished / "weights" / "replacement-2" / "checkpoints").glob("step-*/weights.*"))
+    # Weights and two moments of them are of float32, and a process that has loaded torch holds some 200 MB.
+    assert result.cost["parameters"] == pytest.approx(weights.stat().st_size / 4, rel=0.2)
+    assert result.cost["optimizer_bytes"] == pytest.approx(8 * result.cost["parameters"], rel=0.3)
+    assert 1e8 < result.cost["peak_bytes"] < 1e11
+    assert 0 < result.cost["step_seconds"] < result.cost["train_wall"]
     assert {"damage_held_out", "damage_own_errors", "clean_cost"} <= result.tables.keys()
     assert all(path.stat().st_size < results.MOST_BYTES for path in (finished / "results" / "toy").glob("*.xz"))
 
@@ -342,6 +348,8 @@ def test_results_alone_make_the_page_without_data_or_weights(finished, tmp_path,
     page = (folder / "results" / "toy" / "page.html").read_text(encoding="utf-8")
     assert page.count("<svg") >= 4
     assert "does noise help copying" in page
+    assert "<th>parameters</th><th>MB at most</th>" in page
+    assert record["variants"]["replacement"]["cost"]["parameters"] > 1000
     rows = (folder / "results" / "toy" / "rows.md").read_text(encoding="utf-8")
     assert rows.startswith("| toy, 2 seeds | CPU minutes | beam_2.chrf |")
 
