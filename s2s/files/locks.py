@@ -4,7 +4,11 @@ import errno
 import logging
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from s2s.files.atomic import naming
 
 with warnings.catch_warnings():  # on a Python without flock, of which ``Lock`` warns itself
     warnings.simplefilter("ignore")
@@ -57,3 +61,17 @@ class Lock:
             # Deleted while it is held: a waiting process sees that the file it has opened is gone, and tries again.
             self.path.unlink(missing_ok=True)
         self.lock.release()
+
+
+@contextmanager
+def locked(path: Path, on_wait: Callable[[], object]) -> Iterator[None]:
+    """Hold the lock of a file; where another process has it, call ``on_wait`` and wait. It ends with its process."""
+    with naming(path):
+        lock = Lock(path)
+        if not lock.take(wait=False):
+            on_wait()
+            lock.take(wait=True)
+    try:
+        yield
+    finally:
+        lock.free()

@@ -11,18 +11,17 @@ checkpoints/      see s2s.runs.checkpoints
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from s2s import vocabulary as vocabularies
 from s2s.console.terminal import Log
 from s2s.errors import UserError
+from s2s.files import locks
 from s2s.files.atomic import naming, replaced_folder, write_atomically
 from s2s.files.folders import AGAIN, changed
 from s2s.files.foreign import parse_json
-from s2s.files.locks import Lock
 from s2s.recipe.recipe import Recipe
 from s2s.runs.metadata import FILE, RECIPE, VOCABULARY, RunMetadata, check_files, read_metadata, write_metadata
 from s2s.vocabulary import Vocabulary
@@ -30,19 +29,10 @@ from s2s.vocabulary import Vocabulary
 logger = logging.getLogger("s2s")
 
 
-@contextmanager
-def locked(folder: Path, log: Log) -> Iterator[None]:
-    """Lock the folder; wait for another process that trains there. The lock ends with its process."""
-    path = folder / ".lock"
-    with naming(path):
-        lock = Lock(path)
-        if not lock.take(wait=False):
-            log(f"{folder}: another process is training here; waiting until it ends")
-            lock.take(wait=True)
-    try:
-        yield
-    finally:
-        lock.free()
+def locked(folder: Path, log: Log) -> AbstractContextManager[None]:
+    """Lock the folder; wait for another process that trains there."""
+    message = f"{folder}: another process is training here; waiting until it ends"
+    return locks.locked(folder / ".lock", lambda: log(message))
 
 
 def exists(folder: Path) -> bool:

@@ -36,6 +36,7 @@ from s2s.diagnose.subjects import choose, prepare
 from s2s.errors import UserError, own_version
 from s2s.files.atomic import write_atomically
 from s2s.files.foreign import read_json
+from s2s.files.locks import locked
 from s2s.heads.evaluation import head_sums
 from s2s.machine.matmul import kernel
 from s2s.machine.memory import peak_memory
@@ -133,14 +134,16 @@ def _places(plan: Plan, other: OtherRun) -> list[str]:
         return folders
     name = f"decoded-{other.variant}-{'-'.join(map(str, other.seeds))}"
     output, sources = plan.folder / f"{name}.jsonl", plan.folder / f"{name}-sources.jsonl"
-    if not output.is_file():
-        recipe = plan.recipe(other.variant, other.seeds[0])
-        examples = load(recipe.data, splits=("train",)).train
-        write_atomically(sources, "".join(json_text({"source": example.source}) + "\n" for example in examples))
-        log(f"{output}: decoding {len(examples)} sources of train")
-        arguments = [f"run={','.join(folders)}", f"input={sources}", f"output={output}", "field=source"]
-        if decode.main(arguments):
-            raise SystemExit(2)
+    # Two runs may read the same file: the first one makes it, and the other waits.
+    with locked(plan.folder / f"{name}.lock", lambda: log(f"{output}: another run is decoding it; waiting")):
+        if not output.is_file():
+            recipe = plan.recipe(other.variant, other.seeds[0])
+            examples = load(recipe.data, splits=("train",)).train
+            write_atomically(sources, "".join(json_text({"source": example.source}) + "\n" for example in examples))
+            log(f"{output}: decoding {len(examples)} sources of train")
+            arguments = [f"run={','.join(folders)}", f"input={sources}", f"output={output}", "field=source"]
+            if decode.main(arguments):
+                raise SystemExit(2)
     return [str(output)]
 
 

@@ -16,8 +16,7 @@ import torch
 
 from s2s.console.terminal import Log
 from s2s.errors import UserError
-from s2s.files.atomic import naming
-from s2s.files.locks import Lock
+from s2s.files.locks import locked
 from s2s.machine.worker_pool import cores
 from s2s.study import results
 from s2s.study.results import Result
@@ -169,7 +168,8 @@ def run(plan: Plan, state: Progress, arguments: Sequence[str], log: Log) -> None
     plan.folder.mkdir(parents=True, exist_ok=True)
     running: list[Process] = []
     reported = time.monotonic()
-    with _locked(plan, log), _ended(running):
+    message = f"{plan.folder}: another process works on this study; waiting until it ends"
+    with locked(plan.folder / ".lock", lambda: log(message)), _ended(running):
         while True:
             for process in [process for process in running if process.process.poll() is not None]:
                 running.remove(process)
@@ -186,21 +186,6 @@ def run(plan: Plan, state: Progress, arguments: Sequence[str], log: Log) -> None
             time.sleep(POLL)
     for process in running:
         _finish(plan, process, state, log)
-
-
-@contextmanager
-def _locked(plan: Plan, log: Log) -> Iterator[None]:
-    """Hold the study's folder, so that two commands do not train the same runs."""
-    path = plan.folder / ".lock"
-    with naming(path):
-        lock = Lock(path)
-        if not lock.take(wait=False):
-            log(f"{plan.folder}: another process works on this study; waiting until it ends")
-            lock.take(wait=True)
-    try:
-        yield
-    finally:
-        lock.free()
 
 
 @contextmanager
