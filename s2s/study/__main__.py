@@ -35,8 +35,9 @@ def study(arguments: Sequence[str]) -> None:
             runner.run(plan, state, arguments, log)
     finally:
         # Also after a stop: the page of the runs that are finished is what there is to see.
-        if state.finished:
-            log(str(write_page(plan, list(state.finished.values()), log)))
+        # Runs that others read may have seeds that are none of the comparison's.
+        if finished := [state.finished[run] for run in plan.runs if run in state.finished]:
+            log(str(write_page(plan, finished, log)))
     if state.failed:
         names = "; ".join(f"{variant}, seed {seed}: {reason}" for (variant, seed), reason in state.failed.items())
         raise UserError(f"{len(state.failed)} runs failed: {names}")

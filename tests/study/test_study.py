@@ -456,3 +456,23 @@ def test_a_damaged_file_of_results_is_refused_by_name(finished_results, tmp_path
     plan = plan_of(tmp_path, FILE, f"results={finished_results}")
     with pytest.raises(UserError, match=r"replacement-1.json.xz: no results of a study's run"):
         progress(plan)
+
+
+@pytest.mark.slow
+def test_runs_read_other_runs_and_what_they_decode_for_train(tmp_path):
+    taught = """\
+  taught: {data: {targets: 'study://decoded/teacher_forcing/3+4', on_error: skip}}
+  student: {mitigations: [{name: distillation, teacher: study://run/teacher_forcing/3+4, on_policy: 0.5}]}
+seeds: [1]
+diagnose: {examples: 0}
+"""
+    text = re.sub(r"(?m)^(diagnose|hypotheses|seeds|  - ).*\n", "", FILE).replace("searches:", f"{taught}searches:")
+    write(tmp_path, text)
+    assert main([f"study={tmp_path / 'toy.yaml'}", f"folder={tmp_path / 'weights'}"]) == 0
+    files = stored(tmp_path)
+    # The teachers are runs of the study, too, although their seeds are none of the comparison's.
+    names = {f"teacher_forcing-{seed}.json.xz" for seed in (1, 3, 4)}
+    assert set(files) == names | {f"{variant}-1.json.xz" for variant in ("replacement", "taught", "student")}
+    decoded = (tmp_path / "weights" / "decoded-teacher_forcing-3-4.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(decoded) == 100
+    assert files["taught-1.json.xz"].data != files["student-1.json.xz"].data == files["teacher_forcing-1.json.xz"].data
