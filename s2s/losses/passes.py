@@ -80,7 +80,12 @@ class Passes:
     def words(self, batch: Batch, scope: str) -> InputEmbeddings:
         """Return the token embeddings of the target or, with the scope "all", of the source too."""
         source = self.model.words(batch.source) if scope == "all" else None
-        return InputEmbeddings(self.model.words(batch.target), source)
+        words = InputEmbeddings(self.model.words(batch.target), source)
+        for part in words.tensors():
+            # Methods differentiate with respect to them, also where the table is frozen, as under adapters.
+            if self._differentiable and not part.requires_grad:
+                part.requires_grad_()
+        return words
 
     def hidden(self, batch: Batch, words: InputEmbeddings | None = None, copies: int = 1) -> Tensor:
         """Return the last layer [B, T, D] at the decoder inputs, or at the embeddings given in their place."""

@@ -18,7 +18,7 @@ from s2s.losses.fsdp import gathered
 from s2s.losses.passes import Passes
 from s2s.metrics.sentence import METRICS, Metric, check_metric, sentence_metric
 from s2s.mitigations.base import SequenceLossMethod, StepContext, TrainingContext
-from s2s.model.backbone import Backbone, Memory
+from s2s.model.backbone import Backbone, Memory, evaluating
 from s2s.vocabulary import Vocabulary
 
 Ids = list[int]
@@ -56,17 +56,21 @@ class Packed(NamedTuple):
         return ~same.tril(-1).any(dim=2) & (self.lengths() > 0)
 
 
-def pack(candidates: Sequence[Sequence[Candidate]], end: int, device: torch.device) -> Packed:
-    """Pack candidates for one pass; rows with fewer than the longest row are filled up with empty ones."""
+def pack(candidates: Sequence[Sequence[Candidate]], begin: Tensor, end: int) -> Packed:
+    """Pack candidates for one pass; rows with fewer than the longest row are filled up with empty ones.
+
+    ``begin`` [B] opens the decoder's inputs of each row.
+    """
     copies = max(len(row) for row in candidates)
     filled = [[*row, *[None] * (copies - len(row))] for row in candidates]
     labels, inputs = [], []
-    for candidate in (candidate for row in filled for candidate in row):
-        labels.append([IGNORED] if candidate is None else [*candidate.ids, *[end] * candidate.ended])
-        inputs.append([end, *labels[-1][:-1]])
+    for first, row in zip(begin.tolist(), filled, strict=True):
+        for candidate in row:
+            labels.append([IGNORED] if candidate is None else [*candidate.ids, *[end] * candidate.ended])
+            inputs.append([first, *labels[-1][:-1]])
     packed_inputs, packed_labels = pad(inputs, end), pad(labels, IGNORED)
     shape = (len(candidates), copies, -1)
-    return Packed(packed_inputs.view(shape).to(device), packed_labels.view(shape).to(device))
+    return Packed(packed_inputs.view(shape).to(begin.device), packed_labels.view(shape).to(begin.device))
 
 
 def gold(batch: Batch, end: int) -> list[Candidate]:
@@ -102,27 +106,30 @@ def sample(
     encoded source is that of the step, with its dropout. With ``rows`` [R] only these sources get candidates; without
     any of them the parameters are gathered all the same, as other processes wait for that.
     """
-    model, training = context.passes.model, context.passes.model.training
+    model = context.passes.model
     # Outside of no_grad: the loss reads the same memory and needs its gradients.
-    memory, draws = context.passes.memory(batch), context.draws
+    memory, draws, begin = context.passes.memory(batch), context.draws, batch.target[:, 0]
     if rows is not None:
-        memory, draws = memory.rows(rows), draws._replace(seeds=draws.seeds[rows])
+        memory, draws, begin = memory.rows(rows), draws._replace(seeds=draws.seeds[rows]), begin[rows]
     uniform = None if greedy else draws.uniform("sample", copies, max_length).flatten(0, 1)
-    model.eval()
     # Sharded parameters are gathered once for the whole search: gathering them at every token would wait for all
     # processes, and they end at different lengths.
-    with torch.no_grad(), gathered(context.passes.root):
-        count = len(memory.lengths) * copies
-        ids = _search(model, memory.contiguous(), count, max_length, end, uniform).tolist() if count else []
-    model.train(training)
+    with evaluating(model), torch.no_grad(), gathered(context.passes.root):
+        first = begin.repeat_interleave(copies)
+        ids = _search(model, memory.contiguous(), first, max_length, end, uniform).tolist() if len(first) else []
     # All rows grow until the last one has ended; tokens after a row's first end are not of its candidate.
     drawn = [Candidate(row[: row.index(end)], True) if end in row else Candidate(row, False) for row in ids]
     return [drawn[start : start + copies] for start in range(0, len(drawn), copies)]
 
 
-def _search(model: Backbone, memory: Memory, rows: int, max_length: int, end: int, uniform: Tensor | None) -> Tensor:
-    """Return tokens [B K, columns] by uniform numbers [B K, max_length], or the likeliest, until all have ended."""
-    tokens, cache, columns = torch.full((rows,), end, device=memory.lengths.device), None, []
+def _search(
+    model: Backbone, memory: Memory, begin: Tensor, max_length: int, end: int, uniform: Tensor | None
+) -> Tensor:
+    """Return tokens [B K, columns] by uniform numbers [B K, max_length], or the likeliest, until all have ended.
+
+    ``begin`` [B K] are the inputs of column 0.
+    """
+    tokens, cache, columns = begin, None, []
     done = torch.zeros_like(tokens, dtype=torch.bool)
     for column in range(max_length):
         hidden, cache = model.step(tokens, column, memory, cache)
@@ -232,7 +239,7 @@ class CandidateTools(NamedTuple):
 
     def pack(self, candidates: list[list[Candidate]], batch: Batch) -> Packed:
         """Pack candidates for one pass on the batch's device."""
-        return pack(candidates, self.vocabulary.end, batch.source.device)
+        return pack(candidates, batch.target[:, 0], self.vocabulary.end)
 
 
 @dataclass

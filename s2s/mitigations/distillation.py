@@ -124,7 +124,7 @@ class Distillation(LossMethod):
         samples = sample(fed, context, 1, teachers.max_length, teachers.end, rows=rows)
         if not samples:
             return fed, rows
-        packed = pack(samples, teachers.end, fed.target.device)
+        packed = pack(samples, fed.target[rows, 0], teachers.end)
         width = max(fed.target.shape[1], packed.target.shape[-1])
         target, labels = _padded(fed.target, width, teachers.end), _padded(fed.labels, width, IGNORED)
         target[rows] = _padded(packed.target[:, 0], width, teachers.end)

@@ -78,8 +78,9 @@ def from_sequence(batch: Batch, context: StepContext, data: PoolData) -> Tensor:
     """Draw from begin, source, end, target and end, concatenated."""
     # The article's text draws from the target; its script draws from all of this, separators included.
     tokens, source = real_inputs(batch).sum(dim=1, keepdim=True).clamp(min=1), batch.source_lengths[:, None]
-    # The symbol that opens the decoder's input is the one that ends a target.
-    target = batch.target.roll(-1, dims=1).scatter(1, tokens - 1, batch.target[:, :1])
+    # The last label is no decoder input; a row without labels has none, and its draws count for nothing.
+    last = batch.labels.gather(1, tokens - 1).clamp(min=0)
+    target = batch.target.roll(-1, dims=1).scatter(1, tokens - 1, last)
     columns = torch.arange(batch.source.shape[1] + target.shape[1], device=source.device).expand(len(source), -1)
     after = target.gather(1, (columns - source).clamp(0, target.shape[1] - 1))
     inside = batch.source.gather(1, columns.clamp(max=batch.source.shape[1] - 1))

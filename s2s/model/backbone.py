@@ -7,6 +7,8 @@ Shapes: B sources of S columns, T target columns, D the width, V rows of the tab
 source. Batches are padded on the right, whatever a model does with them inside.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -91,6 +93,19 @@ def check_positions(columns: int, lengths: Tensor, target: int, positions: int) 
         longest = int(lengths.max()) + target
         if longest > positions:
             raise ValueError(f"source and target of {longest} tokens are beyond the model's {positions} positions")
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put all parts of a module into evaluation mode, and each back into its own at the end."""
+    # One by one, as a user may have put some parts of a model into evaluation mode for good.
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 class Backbone(nn.Module):

@@ -24,7 +24,6 @@ from s2s.batch import collate
 from s2s.mitigations.candidates import Candidate, gold, pack, rewards, sample
 from s2s.randomness import seed_of
 
-CPU = torch.device("cpu")
 shapes = pytest.mark.parametrize("shape", SHAPES)
 
 
@@ -41,7 +40,7 @@ def copies_of(source, rows):
 @few
 def test_packed_log_probabilities_are_those_of_each_one_alone(random_model, random_batch, shape, sizes, seed, data):
     model, batch, rows = random_model(seed, **shape), random_batch(sizes, seed), dealt(data, sizes)
-    packed = pack(rows, END, CPU)
+    packed = pack(rows, torch.full((len(rows),), END), END)
     log_probs = packed.log_probs(context_of(batch, model).passes, batch)
     assert log_probs.shape == packed.lengths().shape == (len(sizes), max(map(len, rows)))
     scale = torch.randn(log_probs.shape, generator=torch.Generator().manual_seed(seed), dtype=log_probs.dtype)
@@ -61,7 +60,7 @@ def test_packed_log_probabilities_are_those_of_each_one_alone(random_model, rand
 @given(rows=st.lists(st.lists(st.sampled_from(all_sequences(6, 2)), min_size=1, max_size=5), min_size=1, max_size=3))
 @few
 def test_a_candidate_is_distinct_where_it_comes_first(rows):
-    distinct = pack(rows, END, CPU).distinct()
+    distinct = pack(rows, torch.full((len(rows),), END), END).distinct()
     for row, candidates in enumerate(rows):
         expected = [candidate not in candidates[:column] for column, candidate in enumerate(candidates)]
         assert distinct[row].tolist() == expected + [False] * (distinct.shape[1] - len(candidates))
@@ -134,14 +133,26 @@ def test_a_sample_stops_at_the_limit_without_an_end_and_where_all_have_ended(ran
     assert steps == [0, 1, 2, 0]
 
 
+def test_candidates_begin_with_the_first_decoder_input_of_their_row(random_model, random_batch):
+    model, batch, begin = random_model(), random_batch([(4, 2), (3, 1)]), torch.tensor([3, 4])
+    batch = batch._replace(target=torch.cat([begin[:, None], batch.target[:, 1:]], dim=1))
+    first = model.logits(model.decode(begin[:, None], model.encode(batch.source, batch.source_lengths)))[:, 0]
+    samples = sample(batch, context_of(batch, model), 2, 1, END, greedy=True)
+    likeliest = [Candidate([], True) if id == END else Candidate([id], False) for id in first.argmax(dim=-1).tolist()]
+    assert samples == [[candidate] * 2 for candidate in likeliest]
+    assert pack(samples, begin, END).target[..., 0].tolist() == [[3, 3], [4, 4]]
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_sampling_leaves_the_mode_and_the_source_s_gradient_and_drops_nothing_of_the_target(
     random_model, random_batch, training
 ):
     model, batch = random_model(dropout=0.5).train(training), random_batch([(5, 2), (4, 3)])
+    model.blocks[0].train(not training)
+    modes = [part.training for part in model.modules()]
     context = context_of(batch, model)
     samples = sample(batch, context, 3, MAX_LENGTH, END, greedy=True)
-    assert [part.training for part in model.modules()] == [training] * len(list(model.modules()))
+    assert [part.training for part in model.modules()] == modes
     memory = context.passes.memory(batch)
     assert all(part.requires_grad for layer in memory.layers for part in layer)
     again = sample(batch, context, 3, MAX_LENGTH, END, greedy=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from s2s.errors import UserError, first_line
-from s2s.model.backbone import Backbone
+from s2s.model.backbone import Backbone, evaluating
 from s2s.model.backbones.configuration import ForeignArchitecture
 from s2s.model.backbones.foreign import ForeignBackbone
 
@@ -43,14 +43,12 @@ def check(model: Backbone, source: int = 12, target: int = 6) -> None:
     """
     if not isinstance(model, ForeignBackbone):
         return
-    training, family = model.training, model.shape.model_type
+    family = model.shape.model_type
     # At the lengths of the data, since windows and tables of positions end somewhere.
     source = max(2, min(source, model.shape.positions - 2))
     target = max(1, min(target, model.shape.room(source)))
-    model.eval()
-    with trial(model.shape):
+    with trial(model.shape), evaluating(model):
         far, largest = _distance(model, [source, 1 + source // 3, 1], target)
-    model.train(training)
     allowed = ROUNDING * torch.finfo(model.token_table.dtype).eps
     if not far <= allowed * largest:
         raise UserError(

@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from s2s.errors import UserError, first_line
 from s2s.model.activation_checkpointing import in_main_memory, inputs
 from s2s.model.attention import Cached, append
-from s2s.model.backbone import Backbone, Memory, OutputRows, Stack
+from s2s.model.backbone import Backbone, Memory, OutputRows, Stack, evaluating
 from s2s.model.backbones.configuration import MAPPINGS, PARSE_ERRORS, ForeignArchitecture, implementation, refuse
 
 POLICIES: dict[str, Callable[..., Any] | None] = {"none": None, "block": inputs, "offload": in_main_memory}
@@ -139,7 +139,6 @@ class ForeignBackbone(Backbone):
         super().__init__()
         self.shape = shape
         self.inner: Any = made(shape) if inner is None else inner
-        self.inner.config.use_cache = False  # passes get a cache of this module, and nothing makes another
         refuse_embeddings(self.inner, shape)
         self.aliases = aliases(self.inner)
         self.register_load_state_dict_post_hook(_tie)
@@ -179,7 +178,8 @@ class ForeignBackbone(Backbone):
 
     def output(self, hidden: Tensor) -> OutputRows | None:
         """Return rows, table and bias, where the scores are their product up to a constant factor of the rows."""
-        if self.factor is None:
+        # A layer that has replaced the output layer since then, such as an adapter's, is more than its weight.
+        if self.factor is None or not isinstance(self.head(), nn.Linear):
             return None
         bias = getattr(self.head(), "bias", None)
         if bias is None:
@@ -286,6 +286,7 @@ def made(shape: ForeignArchitecture) -> PreTrainedModel:
         )
     except PARSE_ERRORS as error:
         raise UserError(f"model.config: no {shape.model_type} can be made: {first_line(error)}") from error
+    model.config.use_cache = False  # passes get a cache of the backbone's, and nothing makes another
     return model
 
 
@@ -313,18 +314,17 @@ def entry_factor(stack: Any, embed: nn.Embedding, **context: Any) -> float:
     Some stacks scale the rows of ids alone (Marian's encoder), some whatever they are given (its decoder).
     """
     # Measured, because the code of a family does not say which of the two it does.
-    scale, training = float(getattr(stack, "embed_scale", 1.0)), stack.training
+    scale = float(getattr(stack, "embed_scale", 1.0))
     # A table with a forward of its own has scaled its rows already.
     if scale == 1 or type(embed).forward is not nn.Embedding.forward:
         return 1.0
-    stack.eval()
     ids = torch.arange(1, 4, device=embed.weight.device)[None] % embed.num_embeddings
-    hidden = stack(input_ids=ids, **context)[0]
-    distances = {
-        factor: float((stack(inputs_embeds=factor * embed(ids), **context)[0] - hidden).norm())
-        for factor in (1.0, scale)
-    }
-    stack.train(training)
+    with evaluating(stack):
+        hidden = stack(input_ids=ids, **context)[0]
+        distances = {
+            factor: float((stack(inputs_embeds=factor * embed(ids), **context)[0] - hidden).norm())
+            for factor in (1.0, scale)
+        }
     return min(distances, key=lambda factor: distances[factor])
 
 

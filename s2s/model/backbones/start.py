@@ -114,6 +114,7 @@ def _loaded(name: str, kind: str, config: PreTrainedConfig) -> Any:
         ) from error
     if missing := sorted(loading["missing_keys"]):
         raise UserError(f"model.pretrained: '{name}' lacks {len(missing)} tensors, among them {missing[0]}")
+    model.config.use_cache = False  # passes get a cache of the backbone's, and nothing makes another
     return model
 
 
