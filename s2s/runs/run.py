@@ -29,7 +29,7 @@ from s2s.model.backbones.check import check
 from s2s.objective import Objective
 from s2s.recipe.build import build_heads
 from s2s.recipe.recipe import Recipe
-from s2s.runs import checkpoints, export, run_folder
+from s2s.runs import checkpoints, export, run_folder, transformers_export
 from s2s.runs.metadata import RunMetadata, check_weights
 from s2s.runs.weight_files import check_tensors
 from s2s.search.methods.base import SearchMethod
@@ -60,6 +60,7 @@ class Run:
     partners: tuple["Run", ...] = ()
     weights: tuple[float, ...] | None = None
     precision: str = "fp32"  # in which it was trained
+    checkpoint: str | None = None  # the one that was asked for: best, last or average
 
     @property
     def device(self) -> torch.device:
@@ -218,8 +219,11 @@ class Run:
         return export.push(self, name, private)
 
     def export_transformers(self, folder: str | Path) -> None:
-        """Write a BERT checkpoint of ``transformers`` and its tokenizer; a UserError says what BERT cannot hold."""
-        export.export_transformers(self, at_home(folder))
+        """Write a checkpoint of ``transformers`` and its tokenizer; a UserError says what these cannot hold.
+
+        Of a prefix LM it is its encoder, as a BERT.
+        """
+        transformers_export.export_transformers(self, at_home(folder))
 
     def source_ids(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
         """Return the ids of sources, begin and end included, and how many of them are cut."""
@@ -314,4 +318,13 @@ def opened(
     # The kernel of the metadata is that of the processor, or GPU, on which the run was trained.
     name = metadata.kernel if chosen.type != "cuda" else kernel_on(chosen, recipe.run.tf32)[0]
     vocabulary = run_folder.read_vocabulary(folder)
-    return Run(folder, recipe, vocabulary, objective.to(chosen).eval(), name, stored.step, precision=metadata.precision)
+    return Run(
+        folder,
+        recipe,
+        vocabulary,
+        objective.to(chosen).eval(),
+        name,
+        stored.step,
+        precision=metadata.precision,
+        checkpoint=checkpoint,
+    )

@@ -23,7 +23,7 @@ from s2s.errors import UserError
 from s2s.model import ModelSettings, PrefixTransformer
 from s2s.model.pretrained import read
 from s2s.objective import Objective, ObjectiveSettings
-from s2s.runs.export import export_transformers
+from s2s.runs.transformers_export import export_transformers
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 TEXTS = [*(source for source, _ in PAIRS[:3]), "zebra 去", ""]
