@@ -25,7 +25,7 @@ from s2s.study.comparison import Comparisons
 from s2s.study.page import remarks
 from s2s.study.results import Table
 from s2s.study.runner import Progress, minutes, progress, remaining
-from s2s.study.settings import Plan, read_plan
+from s2s.study.settings import STUDIES, Plan, read_plan
 
 FILE = """\
 title: does noise help copying
@@ -168,6 +168,18 @@ def test_a_study_of_heads_scores_the_split_without_searches_and_diagnosis(tmp_pa
     assert main([f"study={path}", f"folder={tmp_path / 'others'}", f"results={tmp_path / 'none'}", "split=test"]) == 2
     assert "split: the data have no test examples; give split=dev" in capsys.readouterr().err
     assert not (tmp_path / "others" / "crf-1").exists()
+
+
+SHIPPED = sorted(STUDIES.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=[file.stem for file in SHIPPED])
+def test_every_shipped_study_can_be_read_and_says_how_long_it_takes(file):
+    plan = read_plan([f"study={file}"])
+    assert plan.settings.title
+    assert set(plan.minutes) == set(plan.variants)
+    kept = list((STUDIES / "results" / plan.name).glob("*.json.xz"))
+    assert all(path.stat().st_size <= results.MOST_BYTES for path in kept)
 
 
 def test_variants_are_the_recipe_with_their_keys_and_what_the_study_fixes(tmp_path):
