@@ -103,12 +103,14 @@ class Comparisons:
         return Hypothesis(endpoint, difference, kind, values["margin"] or 0.0, better)
 
     def others(self, endpoint: str) -> list[Row]:
-        """Return every variant minus the first one in an endpoint."""
+        """Return every variant minus the first one in an endpoint; a declared one with what its test found."""
         baseline = self.plan.baseline
         if baseline not in self.variants:
             return []
+        declared = {(row.endpoint, row.variant, row.baseline): row for row in self.declared()}
         return [
-            Row(endpoint, name, baseline, self.difference(endpoint, name, baseline))
+            declared.get((endpoint, name, baseline))
+            or Row(endpoint, name, baseline, self.difference(endpoint, name, baseline))
             for name in self.variants
             if name != baseline
         ]

@@ -22,8 +22,9 @@ from s2s.study.figures import Curve, Effect, curves, forest
 from s2s.study.results import Result
 from s2s.study.settings import Plan
 from s2s.study.statistics import LEAST_SEEDS, Kind
+from s2s.study.svg import as_file
 
-PAGE, RECORD, ROWS = "page.html", "results.json", "rows.md"
+PAGE, RECORD, ROWS, PICTURE = "page.html", "results.json", "rows.md", "forest.svg"
 BEAM_WIDTHS = "beam_curse"
 """The quantity whose sums hold the quality at each beam width."""
 COSTS = {
@@ -37,12 +38,14 @@ COSTS = {
 
 
 def write_page(plan: Plan, results: Sequence[Result], log: Log) -> Path:
-    """Write the page, the record and the rows of a study from its results, and return the page's path."""
+    """Write the page, the record, the rows and the picture of the first endpoint; return the page's path."""
     comparisons = Comparisons(plan, results)
     notes = remarks(comparisons)
     plan.output.mkdir(parents=True, exist_ok=True)
     write_atomically(plan.output / RECORD, json_text(plain(record(comparisons, notes)), indent=1) + "\n")
     write_atomically(plan.output / ROWS, markdown(comparisons, notes))
+    if (names := shown(comparisons)) and (rows := comparisons.others(names[0])):
+        write_atomically(plan.output / PICTURE, as_file(_forest(comparisons, names[0], rows)))
     write_atomically(plan.output / PAGE, page(comparisons, notes))
     for line in [*notes, *map(sentence, comparisons.declared())]:
         log(f"  {line}")
@@ -155,8 +158,8 @@ def page(comparisons: Comparisons, notes: Sequence[str]) -> str:
     sections = [
         f"<h1>{escape(plan.name)}</h1><p>{escape(plan.settings.title)}</p>",
         _list([*notes, _signature(comparisons)]),
-        _declared(comparisons),
         _others(comparisons),
+        _declared(comparisons),
         _curves(comparisons),
         _values(comparisons),
         _runs(comparisons),
@@ -185,34 +188,31 @@ def _declared(comparisons: Comparisons) -> str:
     rows = comparisons.declared()
     if not rows:
         return ""
-    endpoints = dict.fromkeys(row.endpoint for row in rows)
-    figures = [
-        _forest(comparisons, name, [row for row in rows if row.endpoint == name], "declared") for name in endpoints
-    ]
     cells = [
         [row.endpoint, f"{row.variant} - {row.baseline}", (row.declared or {})["name"], _difference(row),
          _number(row.p, ".4f"), _number(row.adjusted, ".4f"), _number(row.difference.detectable, ".3g")]
         for row in rows
     ]  # fmt: skip
     head = ["endpoint", "difference of", "test", "estimate and 95 % interval", "p", "p after Holm", "could have found"]
-    return f"<h2>Declared hypotheses</h2>{_grid(figures)}{_table(head, cells)}"
+    return f"<h2>Declared hypotheses</h2>{_table(head, cells)}"
 
 
 def _others(comparisons: Comparisons) -> str:
     rows = {name: comparisons.others(name) for name in shown(comparisons)}
-    figures = [_forest(comparisons, name, differences, "all") for name, differences in rows.items() if differences]
+    figures = [_figure(_forest(comparisons, name, differences)) for name, differences in rows.items() if differences]
     title = f"<h2>Every variant minus {escape(comparisons.plan.baseline)}</h2>"
     return f"{title}{_grid(figures)}" if figures else ""
 
 
-def _forest(comparisons: Comparisons, endpoint: str, rows: Sequence[Row], group: str) -> str:
+def _forest(comparisons: Comparisons, endpoint: str, rows: Sequence[Row]) -> str:
+    """Return a forest plot of differences in one endpoint; those that were declared show what their test found."""
     table = comparisons.endpoints[endpoint]
     search = endpoint.partition(".")[0] + ": " if "." in endpoint else ""
     effects = [
         Effect(_marked(comparisons, row), row.difference, row.adjusted, cast(Better, table.better), *_tested(row))
         for row in rows
     ]
-    return _figure(forest(effects, f"{search}{table.title}", table.unit, f"{group}-{endpoint.replace('.', '-')}"))
+    return forest(effects, f"{search}{table.title}", table.unit, endpoint.replace(".", "-"))
 
 
 def _tested(row: Row) -> tuple[Kind, float]:
