@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
     source: Tensor  # [B, S] begin x1 ... xm end
     source_lengths: Tensor  # [B] columns of each row that are not padding
-    target: Tensor  # [B, T] decoder inputs: end y1 ... yn
+    target: Tensor  # [B, T] decoder inputs: y1 ... yn after the symbol that opens them, for the prefix LM the end
     labels: Tensor  # [B, T] y1 ... yn end, then IGNORED
     seeds: Tensor  # [B] of the random draws for each row: a function of (seed, epoch, example) alone
     heads: tuple[Tensor, ...] = ()  # [B, ...] labels of each head, in the recipe's order; IGNORED where there is none
@@ -85,15 +85,18 @@ def collate(
     end: int,
     seeds: Sequence[int] | None = None,
     heads: Sequence[Sequence[Sequence[int]]] = (),
+    start: int | None = None,
 ) -> Batch:
-    """Make a batch of (source ids with begin and end, target ids with neither); without seeds, by row number.
+    """Make a batch of (source ids as the model reads them, target ids with neither begin nor end).
 
-    A target of None has no columns at all. ``heads`` holds for each head the labels of each row.
+    Without seeds they are those of the row numbers. ``start``, or else ``end``, opens the decoder's input. A target of
+    None has no columns at all. ``heads`` holds for each head the labels of each row.
     """
+    first = end if start is None else start
     return Batch(
         source=pad([source for source, _ in pairs], padding),
         source_lengths=torch.tensor([len(source) for source, _ in pairs]),
-        target=pad([[] if target is None else [end, *target] for _, target in pairs], padding),
+        target=pad([[] if target is None else [first, *target] for _, target in pairs], padding),
         labels=pad([[] if target is None else [*target, end] for _, target in pairs], IGNORED),
         seeds=torch.tensor([seed_of("row", row) for row in range(len(pairs))] if seeds is None else seeds),
         heads=tuple(pad(rows, IGNORED) for rows in heads),

@@ -75,6 +75,9 @@ class DataSettings:
     root: PathText | None = field(default=None, metadata=outside("FOLDER"))
     source_field: str = "source"  # of a row: the text to read; a.b is the b within a
     target_field: str | None = "target"  # of a row: the text to generate, or a list; null: no targets
+    # of the prompt of a causal language model, {source} and {target} within a text, or chat: the tokenizer's own; null:
+    # both with a line end between them. Of an encoder-decoder: {source} within a text, such as its task
+    template: str | None = None
     split: Literal["blanks", "characters"] = "blanks"  # how a source given as text falls into tokens, for heads
     draw: Draw = field(default_factory=Draw)  # a part of a large train split
     on_error: Literal["stop", "skip"] = "stop"  # a malformed line is an error, or is counted and left out

@@ -17,6 +17,8 @@ class Source(NamedTuple):
 
     ids: list[int]
     starts: list[int]
+    opening: int = 1  # ids before those of the text
+    closing: int = 1  # ids after them
 
 
 Labeller = Callable[[Example, Source, list[int]], list[int]]
@@ -81,27 +83,29 @@ def encode_rows(
 ) -> tuple[list[Source], Cuts]:
     """Return sources of at most ``limit`` ids, and the losses."""
     whole = list(_whole(sources, vocabulary))
+    opening, closing = len(vocabulary.opening), len(vocabulary.closing)
     encoded = [
-        Source(vocabulary.source_ids(ids, limit), [at for at in starts if at < limit - 1]) for ids, starts in whole
+        Source(vocabulary.source_ids(ids, limit), [at for at in starts if at < limit - closing], opening, closing)
+        for ids, starts in whole
     ]
     tokens, kept = sum(len(starts) for _, starts in whole), sum(len(source.starts) for source in encoded)
     texts = [source if isinstance(source, str) else " ".join(source) for source in sources]
     unknown = unknowns(vocabulary, texts, [ids for ids, _ in whole])
-    return encoded, Cuts(sum(len(ids) > limit - 2 for ids, _ in whole), 0, tokens, kept, unknown)
+    return encoded, Cuts(sum(len(ids) > limit - vocabulary.framing for ids, _ in whole), 0, tokens, kept, unknown)
 
 
 def _whole(sources: Sequence[str | Sequence[str]], vocabulary: Vocabulary) -> Iterator[tuple[list[int], list[int]]]:
     """Yield the ids of each source without begin and end, and the columns of its tokens after the begin."""
     # One call for all texts and one for all tokens: tokenizers are fast only on batches.
     texts = [source for source in sources if isinstance(source, str)]
-    of_texts = iter(vocabulary.encode_all(texts) if texts else [])
+    of_texts = iter(vocabulary.encode_sources(texts) if texts else [])
     of_tokens = iter(vocabulary.encode_tokens([source for source in sources if not isinstance(source, str)]))
     for source in sources:
         if isinstance(source, str):
             yield next(of_texts), []
         else:
             pieces = next(of_tokens)
-            lengths = [1, *map(len, pieces)]  # 1: the begin id
+            lengths = [len(vocabulary.opening), *map(len, pieces)]
             yield [id for ids in pieces for id in ids], list(accumulate(lengths[:-1])) if pieces else []
 
 

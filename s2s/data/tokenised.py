@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy
 from numpy.typing import NDArray
 
-from s2s.batch import Batch, collate
+from s2s.batch import Batch
 from s2s.data.cache import CacheEntry, ScratchFolder
 from s2s.data.progress import Progress
 from s2s.data.ragged import RaggedWriter, read_ragged, row_lengths
@@ -50,7 +50,7 @@ class TokenisedSplit(NamedTuple):
         pairs = [(self.sources[index], self.targets[index] if self.has_targets else None) for index in indices]
         seeds = [seed_of(seed, "example", epoch, int(index)) for index in indices]
         heads = [[rows[index] for index in indices] for rows in self.heads]
-        return collate(pairs, vocabulary.padding, vocabulary.end, seeds, heads)
+        return vocabulary.collate(pairs, seeds, heads)
 
 
 def tokenise(

@@ -50,20 +50,24 @@ def details(run: Measurements) -> Plain:
     return {"broken": broken, "fit": fit, **share._asdict(), "samples": texts}
 
 
-def perturbed(sources: Sequence[Sequence[int]], limit: int, seed: int = 0) -> list[list[int]]:
-    """Insert one of the frequent tokens after the begin of each source, which has begin and end.
+def perturbed(
+    sources: Sequence[Sequence[int]], limit: int, seed: int = 0, opening: int = 1, closing: int = 1
+) -> list[list[int]]:
+    """Insert one of the frequent tokens before the text of each source, which has ids before and after its text.
 
     The token is drawn from (seed, number of the source), and is not the one that was first. A source that grows beyond
     ``limit`` loses its last token before the end.
     """
-    counts = Counter(token for source in sources for token in source[1:-1])
+    texts = [source[opening : len(source) - closing] for source in sources]
+    counts = Counter(token for text in texts for token in text)
     frequent = [token for token, _ in counts.most_common(FREQUENT)]
     longer = []
-    for number, source in enumerate(sources):
-        others = [token for token in frequent if token != source[1]]
+    for number, (source, text) in enumerate(zip(sources, texts, strict=True)):
+        others = [token for token in frequent if token not in source[opening : opening + 1]]
         # In a set of one word no other token can be put in front.
         token = Random(seed_of(seed, "perturbed source", number)).choice(others or frequent)
-        longer.append([source[0], *[token, *source[1:-1]][: limit - 2], source[-1]])
+        room = limit - opening - closing
+        longer.append([*source[:opening], *[token, *text][:room], *source[len(source) - closing :]])
     return longer
 
 

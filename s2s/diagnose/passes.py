@@ -104,7 +104,8 @@ def _searched(subject: Subject, settings: DiagnosisSettings) -> list[Sequence[in
 def _perturbed(subject: Subject, settings: DiagnosisSettings, on_progress: OnProgress) -> Arrays:
     """Write the run's own texts for sources that begin with one more word."""
     run, limit = subject.run, subject.run.recipe.data.max_source
-    sources = hallucination.perturbed([source for source, _ in subject.pairs], limit, settings.seed)
+    around = len(subject.run.vocabulary.opening), len(subject.run.vocabulary.closing)
+    sources = hallucination.perturbed([source for source, _ in subject.pairs], limit, settings.seed, *around)
     size = settings.batch
     texts = traces.write_greedily(run.model, run.vocabulary, sources, max_length(subject), size, on_progress)
     return {**flatten("texts", [text.ids for text in texts]), **flatten("sources", sources)}

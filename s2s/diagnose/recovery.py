@@ -145,7 +145,7 @@ def measure_recovery(
                 prefix = Prefix(target, length, other_target(targets, index, length, seed), likeliest, plain)
                 for row, name in enumerate(corruptions):
                     tokens = corrupt(name, prefix, seed, index) if len(target) > length else None
-                    copies.append(_copy(tokens, target, length, distances, vocabulary.end))
+                    copies.append(_copy(tokens, target, length, distances, vocabulary))
                     damaged[row, column, index, : len(tokens or ())] = tokens or ()
             after = _costs_after(passes, batch, copies, distances)
             deltas[:, column, indices] = after.swapaxes(0, 1) - _window(costs, length, distances)
@@ -164,15 +164,15 @@ def _gold(passes: Passes, batch: Batch, vocabulary: Vocabulary) -> tuple[Numbers
     return costs, greedy
 
 
-def _copy(tokens: Ids | None, target: Ids, length: int, distances: int, end: int) -> tuple[Ids, Ids]:
+def _copy(tokens: Ids | None, target: Ids, length: int, distances: int, vocabulary: Vocabulary) -> tuple[Ids, Ids]:
     """Return decoder inputs and labels of a target after a corrupted prefix, which itself has no labels.
 
     Without a corrupted prefix the copy has no label at all, so that the copies of a batch stay a rectangle.
     """
     if tokens is None:
-        return [end], [IGNORED]
-    inputs = [end, *tokens, *target[length : length + distances - 1]]
-    labels = [*[IGNORED] * len(tokens), *[*target, end][length : length + distances]]
+        return [vocabulary.start], [IGNORED]
+    inputs = [vocabulary.start, *tokens, *target[length : length + distances - 1]]
+    labels = [*[IGNORED] * len(tokens), *[*target, vocabulary.end][length : length + distances]]
     # The position after the clean target may be beyond the model's table of positions.
     return inputs[: len(target) + 1], labels[: len(target) + 1]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from s2s.batch import IGNORED, Batch, collate, count
+from s2s.batch import IGNORED, Batch, count
 from s2s.inference.generate import generate
 from s2s.losses.passes import Passes
 from s2s.metrics.bootstrap import Numbers
@@ -68,7 +68,7 @@ def batches(
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
         rows = [pairs[index] for index in chosen]
-        yield chosen, collate(rows, vocabulary.padding, vocabulary.end).to(device)
+        yield chosen, vocabulary.collate(rows).to(device)
         on_progress(len(chosen))
 
 

@@ -127,10 +127,12 @@ class CopyTags:
     """BIO tags of the source's longest common subsequence with the target, one tag a piece."""
 
     def __call__(self, example: Example, source: Source, target: list[int]) -> list[int]:  # noqa: ARG002
-        return [IGNORED, *copy_tags(source.ids[1:-1], target), IGNORED]
+        text = source.ids[source.opening : len(source.ids) - source.closing]
+        return [*[IGNORED] * source.opening, *copy_tags(text, target), *[IGNORED] * source.closing]
 
     def blank(self, source: Source) -> list[int]:
-        return [IGNORED, *[ABSENT] * (len(source.ids) - 2), IGNORED]
+        text = [ABSENT] * (len(source.ids) - source.opening - source.closing)
+        return [*[IGNORED] * source.opening, *text, *[IGNORED] * source.closing]
 
     def gold(self, example: Example, row: Sequence[int]) -> list[str] | None:  # noqa: ARG002
         return [COPY_TAGS[id] for id in row if id != IGNORED] or None

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy
 import torch
 
-from s2s.batch import collate
 from s2s.data.rows import Example
 from s2s.data.settings import DataSettings
 from s2s.data.sources import Source, encode_sources
@@ -65,14 +64,16 @@ def _predict_batch(
     """Return the outputs of the heads for each source of a batch."""
     labels = [[head.source.blank(source) for source in sources] for head in heads.heads]
     pairs = [(source.ids, None) for source in sources]
-    batch = collate(pairs, vocabulary.padding, vocabulary.end, heads=labels).to(model.device)
+    batch = vocabulary.collate(pairs, heads=labels).to(model.device)
     return [list(row) for row in zip(*heads.outputs(rows_of(model, batch), batch), strict=True)]
 
 
 def _prediction(
     heads: Heads, vocabulary: Vocabulary, given: Given, source: Source, outputs: Sequence[HeadOutput]
 ) -> Prediction:
-    pieces = [vocabulary.decode([id]) for id in source.ids[1:-1]] if isinstance(given, str) else list(given)
+    pieces = (
+        [vocabulary.decode([id]) for id in vocabulary.text_of(source.ids)] if isinstance(given, str) else list(given)
+    )
     by_name = {}
     for head, part, output in zip(heads.heads, heads.parts, outputs, strict=True):
         labels = output.labels

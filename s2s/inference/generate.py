@@ -70,10 +70,10 @@ class ModelEnsemble:
 
     def scorer(self, sources: Sources) -> Scorer[Any]:
         """Return the scorer of some sources, ids with begin and end."""
-        end = self.vocabulary.end
         rows, lengths = self._padded(sources)
         size = self.vocabulary.size
-        scorers = [PrefixScorer(model, rows, lengths, end, end, size) for model in self.packed]
+        start, end = self.vocabulary.start, self.vocabulary.end
+        scorers = [PrefixScorer(model, rows, lengths, start, end, size) for model in self.packed]
         scorer: Scorer[Any] = scorers[0] if len(scorers) == 1 else Ensemble(scorers, self.weights)
         return scorer if self.check is never_interrupt else Watched(scorer, self.check)
 
@@ -81,20 +81,20 @@ class ModelEnsemble:
         self, sources: Sources, longest: Sequence[int], hypotheses: list[list[Hypothesis]]
     ) -> list[list[Tensor]]:
         """Return how each step of each hypothesis weighs its source's own tokens, begin and end left out."""
-        end = self.vocabulary.end
+        start, opening, closing = self.vocabulary.start, len(self.vocabulary.opening), len(self.vocabulary.closing)
         pairs = [(owner, tokens) for owner, rows in enumerate(hypotheses) for tokens, _ in rows]
         if not pairs:
             return [[] for _ in hypotheses]
         rows, lengths = self._padded(sources)
         owners = torch.tensor([owner for owner, _ in pairs], device=rows.device)
-        target = pad([[end, *tokens] for _, tokens in pairs], self.vocabulary.padding).to(rows.device)
+        target = pad([[start, *tokens] for _, tokens in pairs], self.vocabulary.padding).to(rows.device)
         # Each source is encoded once, whatever the number of its hypotheses.
         memories = [model.encode(rows, lengths).rows(owners) for model in self.models]
         parts = [model.source_attention(target, memory) for model, memory in zip(self.models, memories, strict=True)]
         # A hypothesis of the greatest length has no step for the end.
-        spans = [(min(len(tokens) + 1, longest[owner]), len(sources[owner]) - 1) for owner, tokens in pairs]
+        spans = [(min(len(tokens) + 1, longest[owner]), len(sources[owner]) - closing) for owner, tokens in pairs]
         weights = torch.stack(parts).mean(dim=0).cpu()
-        cut = iter([rows[:steps, 1:last] for rows, (steps, last) in zip(weights, spans, strict=True)])
+        cut = iter([rows[:steps, opening:last] for rows, (steps, last) in zip(weights, spans, strict=True)])
         return [[next(cut) for _ in rows] for rows in hypotheses]
 
     def _padded(self, sources: Sources) -> tuple[Tensor, Tensor]:
@@ -165,7 +165,7 @@ def request_for(
     Raises a UserError for settings in which a run's folder names code or a file.
     """
     refuse_foreign(settings, "search", HOW)
-    lengths = [len(source) - 2 for source, _ in pairs]
+    lengths = [len(source) - models.vocabulary.framing for source, _ in pairs]
     longest = settings.longest(lengths, max_length)
     sources, prefixes = zip(*pairs, strict=True)
     attention = partial(models.attention, sources, longest)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from s2s.batch import IGNORED, Batch, collate
+from s2s.batch import IGNORED, Batch
 from s2s.losses.fsdp import kept_gathered
 from s2s.losses.terms import Scores, at_least_float32
 from s2s.losses.vocabulary_loss import VocabularyLoss, vocabulary_loss
@@ -164,7 +164,7 @@ def token_log_probs(
 
     Pairs are source ids with begin and end, and target ids with neither.
     """
-    batch = collate(pairs, vocabulary.padding, vocabulary.end).to(model.device)
+    batch = vocabulary.collate(pairs).to(model.device)
     rows = target_log_probs(model, batch).cpu()
     return [row[labels != IGNORED] for row, labels in zip(rows, batch.labels.cpu(), strict=True)]
 

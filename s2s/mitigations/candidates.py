@@ -200,7 +200,7 @@ def _parse(
     try:
         if isinstance(row, ValueError):
             raise row
-        source = vocabulary.source_ids(vocabulary.encode(row["source"]), context.max_source)
+        source = vocabulary.source_ids(vocabulary.encode_sources([row["source"]])[0], context.max_source)
         # Without search.max_length the search stopped at the longest target of training.
         limit = row["settings"]["max_length"] or context.max_length
         changed = [(key, value) for key in CHANGING if (value := row["settings"].get(key))]

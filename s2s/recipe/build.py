@@ -33,6 +33,7 @@ from s2s.randomness import seed_device, seed_of
 from s2s.recipe.checks import with_slots
 from s2s.recipe.recipe import Recipe
 from s2s.vocabulary import Vocabulary, make
+from s2s.vocabulary.layouts import LayoutRequest
 
 LoadModel = Callable[[str], FrozenRun]
 """A function that reads the frozen model and the vocabulary of a run's folder.
@@ -103,7 +104,19 @@ def build_vocabulary(recipe: Recipe, dataset: Dataset) -> Vocabulary:
     refuse_foreign(recipe.model, "model", OWN_WORDS)
     name = settings.name or recipe.model.pretrained
     most = settings.sample if settings.kind == "sentencepiece" else None
-    return make(settings, name and pretrained.find(name), lambda: texts(dataset, most))
+    return make(settings, name and pretrained.find(name), lambda: texts(dataset, most), _layout_request(recipe))
+
+
+def _layout_request(recipe: Recipe) -> LayoutRequest | None:
+    """Return the layout that a pretrained tokenizer needs for a model of ``transformers``; None for our own layout."""
+    kind, template = start.kind(recipe.model), recipe.data.template
+    if kind == "prefix_lm" or recipe.vocabulary.kind != "pretrained":
+        if template is not None:
+            raise UserError(
+                "data.template: it is for a model of transformers with its own tokenizer (vocabulary.kind: pretrained)"
+            )
+        return None
+    return LayoutRequest(kind, *start.special_ids(recipe.model), template)
 
 
 def tokenise_data(
@@ -138,9 +151,9 @@ def build_objective(
         "pad_token_id": vocabulary.padding,
         "bos_token_id": vocabulary.begin,
         "eos_token_id": vocabulary.end,
-        "decoder_start_token_id": vocabulary.end,
+        "decoder_start_token_id": [*vocabulary.prefix, vocabulary.start][0],
     }
-    model, report = build_model(recipe, vocabulary.size, vocabulary.keep, special)
+    model, report = build_model(recipe, vocabulary.size, vocabulary.keep, special, vocabulary.prefix)
     longest, positions = recipe.data.max_source, model.shape.positions
     needed = model.shape.needed(longest, recipe.data.max_target) if recipe.generates else longest
     if needed > positions:
@@ -167,18 +180,22 @@ def objective_of(
 
 
 def build_model(
-    recipe: Recipe, size: int, keep: Sequence[int] | None, special: Mapping[str, int] | None = None
+    recipe: Recipe,
+    size: int,
+    keep: Sequence[int] | None,
+    special: Mapping[str, int] | None = None,
+    prefix: Sequence[int] = (),
 ) -> tuple[Backbone, list[str]]:
     """Return the untrained model for ``size`` pieces, and lines on what a checkpoint matched.
 
     Of a checkpoint's vocabulary only the pieces ``keep`` stay, unless it is None. A configuration of ``transformers``
-    without a checkpoint gets the ids of ``special`` tokens.
+    without a checkpoint gets the ids of ``special`` tokens, and a decoder reads ``prefix`` before every target.
     """
     refuse_foreign(recipe.model, "model", OWN_WORDS)
     if start.kind(recipe.model) != "prefix_lm":
         with torch.random.fork_rng(devices=[]):
             seed_device(seed_of(recipe.run.seed, "weights"))
-            foreign, lines = start.start(recipe.model, size, special or {})
+            foreign, lines = start.start(recipe.model, size, special or {}, prefix)
         check(foreign, recipe.data.max_source, recipe.data.max_target)
         return foreign, lines
     settings = with_slots(recipe.model, recipe.data)

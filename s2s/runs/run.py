@@ -233,12 +233,13 @@ class Run:
             tokens = self.vocabulary.encode_tokens([read(Example(text, "")) for text in texts])
             ids = [list(chain.from_iterable(row)) for row in tokens]
         else:
-            ids = self.vocabulary.encode_all(list(texts))
-        return [self.vocabulary.source_ids(row, limit) for row in ids], sum(len(row) > limit - 2 for row in ids)
+            ids = self.vocabulary.encode_sources(list(texts))
+        room = limit - self.vocabulary.framing
+        return [self.vocabulary.source_ids(row, limit) for row in ids], sum(len(row) > room for row in ids)
 
     def count_blank(self, ids: Sequence[Sequence[int]]) -> int:
-        """Return how many sources have no token but begin and end: what is written for them is invented."""
-        return sum(len(row) <= 2 for row in ids)
+        """Return how many sources have no token of a text: what is written for them is invented."""
+        return sum(len(row) <= self.vocabulary.framing for row in ids)
 
     def _read_sources(self, given: Sequence[str]) -> list[list[int]]:
         texts = given_texts(given, "texts")

@@ -167,7 +167,8 @@ def _print_examples(console: Console, prepared: Prepared, objective: Objective) 
     for index, example in enumerate(prepared.dataset.train[:EXAMPLES]):
         batch = prepared.train.batch(numpy.array([index]), vocabulary).to(device)
         title = f"Train example {index}: {example.source[:60]!r} -> {example.target[:60]!r}"
-        table = Table("column", "segment", "reads", "id", "after feeds", "writes", "id", title=title)
+        part = "segment" if vocabulary.roles[0] == "0" else "role"
+        table = Table("column", part, "reads", "id", "after feeds", "writes", "id", title=title)
         for row in _columns(vocabulary, batch, _edited(objective, batch)):
             table.add_row(*row)
         console.print(table)
@@ -187,10 +188,15 @@ def _edited(objective: Objective, batch: Batch) -> Batch:
 
 def _columns(vocabulary: Vocabulary, batch: Batch, edited: Batch) -> Iterator[tuple[str, ...]]:
     source = batch.source[0].tolist()
+    around, text, begin, written_text = vocabulary.roles
+    first, last = len(vocabulary.opening), len(source) - len(vocabulary.closing)
     for column, id in enumerate(source):
-        yield str(column), "0", vocabulary.piece(id), str(id), "", "", ""
+        yield str(column), text if first <= column < last else around, vocabulary.piece(id), str(id), "", "", ""
+    for id in vocabulary.prefix:
+        yield "", "decoder", vocabulary.piece(id), str(id), "", "", ""
     rows = zip(batch.target[0].tolist(), edited.target[0].tolist(), edited.labels[0].tolist(), strict=False)
     for column, (id, read, label) in enumerate(rows, start=len(source)):
         after = "" if read == id else f"{vocabulary.piece(read)} ({read})"
         written = ("", "") if label == IGNORED else (vocabulary.piece(label), str(label))
-        yield str(column), "1", vocabulary.piece(id), str(id), after, *written
+        role = begin if column == len(source) else written_text
+        yield str(column), role, vocabulary.piece(id), str(id), after, *written

@@ -215,7 +215,8 @@ def new_run(recipe: Recipe, dataset: Dataset, accelerator: Accelerator) -> tuple
         sampled = [f"vocabulary: learned from {settings.sample} of {examples} train examples (vocabulary.sample)"]
     else:
         sampled = []
-    targets = [example.target for example in spaced(dataset.train, TESTED) if example.target]
+    pairs = [(example.source, example.target) for example in spaced(dataset.train, TESTED) if example.target]
+    targets = [target for _, target in pairs]
     metadata = RunMetadata(
         architecture=objective.model.shape,
         data=dataset.fingerprint,
@@ -224,6 +225,7 @@ def new_run(recipe: Recipe, dataset: Dataset, accelerator: Accelerator) -> tuple
         versions={name: version(name) for name in (*LIBRARIES, *["liger-kernel"] * recipe.run.fused_loss)},
         report=[
             *sampled,
+            *vocabulary.layout_report(pairs),
             *changed_texts(vocabulary, targets),
             *report,
             *(f"{name}: {len(values)} labels" for name, values in labels.items() if values),

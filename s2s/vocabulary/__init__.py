@@ -12,6 +12,7 @@ from s2s.errors import UserError, first_line, nearest
 from s2s.files.folders import AGAIN
 from s2s.vocabulary import pretrained, sentence_pieces
 from s2s.vocabulary.base import Vocabulary
+from s2s.vocabulary.layouts import LayoutRequest
 from s2s.vocabulary.pretrained import PretrainedVocabulary
 from s2s.vocabulary.sentence_pieces import SentencePieceVocabulary
 
@@ -34,7 +35,7 @@ class VocabularySettings:
     sample: Count = 200_000  # largest number of examples that sentencepiece learns from, evenly spaced
     # the tokenizer, for pretrained; null: that of model.pretrained
     name: PathText | None = field(default=None, metadata=outside("NAME"))
-    trim: bool = True  # keep only the pieces that the train split uses, for pretrained
+    trim: bool = True  # keep only the pieces that the train split uses, for pretrained, and for the prefix LM alone
 
     def __post_init__(self) -> None:
         settle(self, "vocabulary.")
@@ -42,14 +43,22 @@ class VocabularySettings:
             raise UserError(f"vocabulary.kind: no kind '{self.kind}'{nearest(self.kind, KINDS)}")
 
 
-def make(settings: VocabularySettings, pretrained_path: str | None, texts: Callable[[], Iterable[str]]) -> Vocabulary:
-    """Make a vocabulary for the train split's texts; ``pretrained_path`` is that of a pretrained tokenizer."""
+def make(
+    settings: VocabularySettings,
+    pretrained_path: str | None,
+    texts: Callable[[], Iterable[str]],
+    request: LayoutRequest | None = None,
+) -> Vocabulary:
+    """Make a vocabulary for the train split's texts; ``pretrained_path`` is that of a pretrained tokenizer.
+
+    ``request`` asks for the layout of a model of ``transformers``, whose vocabulary is never trimmed.
+    """
     if settings.kind == "sentencepiece":
         return sentence_pieces.train(texts(), settings.size)
     if pretrained_path is None:
         raise UserError("vocabulary.name: kind 'pretrained' needs a name here or in model.pretrained")
-    whole = pretrained.read(pretrained_path)
-    return pretrained.trimmed(whole, texts()) if settings.trim else whole
+    whole = pretrained.read(pretrained_path, request)
+    return pretrained.trimmed(whole, texts()) if settings.trim and request is None else whole
 
 
 def save(vocabulary: Vocabulary, folder: Path) -> None:

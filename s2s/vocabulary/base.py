@@ -42,7 +42,9 @@ class Vocabulary(ABC):
     """Turns text into ids and back, and knows the special ids of the sequence layout.
 
     ``begin`` opens a source ([CLS] or <s>); ``end`` closes sources and targets and opens the decoder's input ([SEP]
-    or </s>). ``keep`` lists the rows of the pretrained embedding that this vocabulary uses; None: all, in order.
+    or </s>). Where a model of ``transformers`` has another layout, ``opening`` and ``closing`` are the ids around a
+    source, ``start`` opens the decoder's input, and ``prefix`` are ids that its decoder reads before that. ``keep``
+    lists the rows of the pretrained embedding that this vocabulary uses; None: all, in order.
     """
 
     size: int
@@ -51,10 +53,45 @@ class Vocabulary(ABC):
     begin: int
     end: int
     keep: list[int] | None = None
+    prefix: Sequence[int] = ()
+    roles: tuple[str, str, str, str] = ("0", "0", "1", "1")
+    """Names of a column around a source, of its text, of the symbol that opens a target, and of its text: segments."""
+
+    @property
+    def opening(self) -> Sequence[int]:
+        """The ids before the text of a source."""
+        return (self.begin,)
+
+    @property
+    def closing(self) -> Sequence[int]:
+        """The ids after the text of a source."""
+        return (self.end,)
+
+    @property
+    def start(self) -> int:
+        """The id that opens the decoder's input, before the first token of a target."""
+        return self.end
+
+    @property
+    def framing(self) -> int:
+        """The number of ids of a source that are not of its text."""
+        return len(self.opening) + len(self.closing)
+
+    def text_of(self, source: Sequence[int]) -> Sequence[int]:
+        """Return the ids of a source's text."""
+        return source[len(self.opening) : len(source) - len(self.closing)]
 
     @abstractmethod
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, without special ids."""
+        """Return the ids of each text, without special ids; in a layout with a template, those of a target."""
+
+    def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text within a source, without those around it."""
+        return self.encode_all(texts)
+
+    def layout_report(self, pairs: Sequence[tuple[str, str]]) -> list[str]:  # noqa: ARG002
+        """Return lines on how the layout reads a few sources and targets."""
+        return []
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -118,13 +155,24 @@ class Vocabulary(ABC):
 
     def source_ids(self, text_ids: Sequence[int], limit: int | None = None) -> list[int]:
         """Return the ids of a source: begin, the text cut so that the row has at most ``limit`` ids, end."""
-        return [self.begin, *(text_ids if limit is None else text_ids[: limit - 2]), self.end]
+        room = len(text_ids) if limit is None else max(0, limit - self.framing)
+        # A prompt without any id has no column that a target could follow.
+        return [*self.opening, *text_ids[:room], *self.closing] or [self.end]
+
+    def collate(
+        self,
+        pairs: Sequence[tuple[Sequence[int], Sequence[int] | None]],
+        seeds: Sequence[int] | None = None,
+        heads: Sequence[Sequence[Sequence[int]]] = (),
+    ) -> Batch:
+        """Make a batch of (source ids with those around them, target ids without end), see ``s2s.batch.collate``."""
+        return collate(pairs, self.padding, self.end, seeds, heads, self.start)
 
     def batch(self, pairs: Iterable[tuple[str, str]], device: torch.device | str | None = None) -> Batch:
         """Make a batch of whole (source, target) texts on ``device``, by default the CPU."""
         sources, targets = zip(*pairs, strict=True)
-        rows = [self.source_ids(ids) for ids in self.encode_all(sources)]
-        batch = collate(list(zip(rows, self.encode_all(targets), strict=True)), self.padding, self.end)
+        rows = [self.source_ids(ids) for ids in self.encode_sources(sources)]
+        batch = self.collate(list(zip(rows, self.encode_all(targets), strict=True)))
         return batch if device is None else batch.to(torch.device(device))
 
 

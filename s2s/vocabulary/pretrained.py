@@ -14,10 +14,11 @@ from s2s.files.folders import AGAIN
 from s2s.files.foreign import FAILURES, check_checkpoint, check_tokenizer, read_json
 from s2s.vocabulary.base import Vocabulary, fold
 from s2s.vocabulary.joining import blanks_before, settled, without_blank
+from s2s.vocabulary.layouts import Layout, LayoutEncoder, LayoutRequest, layout_of
 from s2s.vocabulary.spelling import by_bytes, by_metaspace, by_words
 from s2s.vocabulary.trimming import trim
 
-KEPT = "kept_rows.json"
+KEPT, LAYOUT = "kept_rows.json", "layout.json"
 
 
 class PretrainedVocabulary(Vocabulary):
@@ -25,25 +26,64 @@ class PretrainedVocabulary(Vocabulary):
 
     FILE = "tokenizer.json"
 
-    def __init__(self, tokenizer: Any, keep: list[int] | None = None) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, keep: list[int] | None = None, layout: Layout | None = None) -> None:
+        self.tokenizer, self.layout = tokenizer, layout
         self.size = len(tokenizer)
         self.keep = keep
-        end = _first(tokenizer.sep_token_id, tokenizer.eos_token_id)
+        end = _first(tokenizer.sep_token_id, tokenizer.eos_token_id) if layout is None else layout.end
         if end is None:
             raise UserError("vocabulary: the tokenizer has neither a separator nor an end of sequence")
         self.end = end
         # GPT-2 and its like have neither [CLS] nor padding; their one special token serves as both.
         self.begin = _first(tokenizer.cls_token_id, tokenizer.bos_token_id, end)
-        self.padding = _first(tokenizer.pad_token_id, end)
+        self.padding = _first(tokenizer.pad_token_id, end) if layout is None else layout.padding
+        self.prefix = [] if layout is None else layout.prefix
+        self.roles = super().roles if layout is None else ("template", "source", "begin", "target")
+        self.encoder = None if layout is None else LayoutEncoder(tokenizer, layout)
         self.unknown = _first(tokenizer.unk_token_id, self.padding)
         backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         self.word_pieces = type(getattr(backend, "model", None)).__name__ == "WordPiece"
         self.continuation = backend.model.continuing_subword_prefix if self.word_pieces else ""
         self.marks_are_words = self.word_pieces and _parts_marks(backend)
 
+    @property
+    def opening(self) -> Sequence[int]:
+        return super().opening if self.layout is None else self.layout.opening
+
+    @property
+    def closing(self) -> Sequence[int]:
+        return super().closing if self.layout is None else self.layout.closing
+
+    @property
+    def start(self) -> int:
+        return super().start if self.layout is None else self.layout.start
+
+    @property
+    def never_written(self) -> list[int]:
+        # The library's decoders may have learnt nothing of their padding, which Marian's even bans by a list.
+        padding = [] if self.layout is None or self.padding == self.end else [self.padding]
+        return [*super().never_written, *padding]
+
+    def encode_sources(self, texts: Sequence[str]) -> list[list[int]]:
+        if self.encoder is None:
+            return self.encode_all(texts)
+        return [self._plain(row) for row in self.encoder.sources([fold(text) for text in texts])]
+
+    def layout_report(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
+        if self.encoder is None:
+            return []
+        folded = [(fold(source), fold(target)) for source, target in pairs]
+        if not (differ := self.encoder.differences(folded)):
+            return []
+        return [
+            f"data.template: of {len(pairs)} tested, {len(differ)} have other pieces at the joins than one text has "
+            f"(first: {differ[0][0][-30:]!r} and {differ[0][1][:30]!r}); both sides are encoded apart"
+        ]
+
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         folded = [fold(text) for text in texts]
+        if self.encoder is not None:
+            return [self._plain(row) for row in self.encoder.targets(folded)]
         if not folded:
             return []
         encoded = self.tokenizer(
@@ -141,11 +181,14 @@ class PretrainedVocabulary(Vocabulary):
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
         (folder / KEPT).write_text(json.dumps(self.keep), encoding="utf-8", newline="\n")
+        if self.layout is not None:
+            (folder / LAYOUT).write_text(json.dumps(self.layout.values()), encoding="utf-8", newline="\n")
 
     def digest(self) -> str:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         pieces = backend.to_str() if backend else json.dumps(sorted(self.tokenizer.get_vocab().items()))
-        return sha256(json.dumps([pieces, self.begin, self.end, self.padding]).encode()).hexdigest()
+        layout = [] if self.layout is None else [self.layout.values()]
+        return sha256(json.dumps([pieces, self.begin, self.end, self.padding, *layout]).encode()).hexdigest()
 
     @classmethod
     def load(cls, folder: Path) -> "PretrainedVocabulary":
@@ -156,7 +199,23 @@ class PretrainedVocabulary(Vocabulary):
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         except FAILURES as error:
             raise UserError(f"{folder}: no tokenizer can be read there: {first_line(error)}") from error
-        return cls(tokenizer, _kept(folder / KEPT, len(tokenizer)))
+        return cls(tokenizer, _kept(folder / KEPT, len(tokenizer)), _layout(folder / LAYOUT, len(tokenizer)))
+
+
+def _layout(path: Path, size: int) -> Layout | None:
+    """Read how the vocabulary lays out texts; None for that of the prefix LM."""
+    if not path.is_file():
+        return None
+    try:
+        layout = Layout(**read_json(path))
+        ids = [*layout.opening, *layout.closing, *layout.prefix, layout.start, layout.end, layout.padding]
+        if not all(type(id) is int and 0 <= id < size for id in ids):
+            raise ValueError("ids beyond the vocabulary")
+        if not isinstance(layout.before, str) or not isinstance(layout.between, str):
+            raise ValueError("no texts")
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: no layout of a vocabulary ({first_line(error)}); {AGAIN}") from error
+    return layout
 
 
 def _kept(path: Path, size: int) -> list[int] | None:
@@ -182,14 +241,15 @@ def _first(*ids: int | None) -> Any:
     return next((id for id in ids if id is not None), None)
 
 
-def read(name_or_path: str) -> PretrainedVocabulary:
-    """Read an untrimmed tokenizer from a path or the hub."""
+def read(name_or_path: str, request: LayoutRequest | None = None) -> PretrainedVocabulary:
+    """Read an untrimmed tokenizer from a path or the hub; ``request`` asks for the layout of another model's kind."""
     try:
         if Path(name_or_path).is_dir():
             check_checkpoint(Path(name_or_path))
-        return PretrainedVocabulary(AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False))
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except FAILURES as error:
         raise UserError(f"vocabulary.name: no tokenizer at '{name_or_path}': {first_line(error)}") from error
+    return PretrainedVocabulary(tokenizer, None, None if request is None else layout_of(tokenizer, request))
 
 
 def trimmed(vocabulary: PretrainedVocabulary, texts: Iterable[str]) -> PretrainedVocabulary:

@@ -27,7 +27,8 @@ def untrained(shape: Any) -> Backbone:
     if kind is PrefixTransformer:
         return PrefixTransformer(shape)
     # A run is loaded on the device "meta", where buffers that are no weights would lose their values.
-    with torch.device("cpu"):
+    # Nor do the weights, which are replaced, take numbers of the caller's generator.
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         model: Backbone = kind(shape)
     return model
 

@@ -1,6 +1,6 @@
 """Models of ``transformers`` to start from: a checkpoint, or a configuration of the recipe with random weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,29 @@ def kind(settings: ModelSettings) -> str:
     return described
 
 
-def start(settings: ModelSettings, size: int, special: Mapping[str, int]) -> tuple[ForeignBackbone, list[str]]:
+def special_ids(settings: ModelSettings) -> tuple[int | None, int | None]:
+    """Return the id with which the model's decoder starts, and its end; None where its configuration has none.
+
+    A configuration without a checkpoint starts a decoder with its padding, as T5 and Marian do.
+    """
+    config = _config(settings)
+    if config is None:
+        return None, None
+    values = dict(settings.config)
+    start, end, padding = (
+        values.get(name, getattr(config, name, None))
+        for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+    )
+    return (padding if start is None else start), (end[0] if isinstance(end, list) else end)
+
+
+def start(
+    settings: ModelSettings, size: int, special: Mapping[str, int], prefix: Sequence[int] = ()
+) -> tuple[ForeignBackbone, list[str]]:
     """Return the model of a checkpoint, or one with random weights, for ``size`` pieces; and lines on it.
 
-    ``special`` are the ids of special tokens by the names of the configuration, for a model without a checkpoint.
+    ``special`` are the ids of special tokens by the names of the configuration, for a model without a checkpoint;
+    ``prefix`` are ids that a decoder reads before every target.
     """
     named, config = kind(settings), _config(settings)
     assert config is not None
@@ -67,7 +86,7 @@ def start(settings: ModelSettings, size: int, special: Mapping[str, int]) -> tup
     report = with_dropout(config, settings.dropout, settings.config)
     if (rows := int(config.vocab_size)) < size:
         raise UserError(f"vocabulary: {size} pieces, but the {config.model_type} has {rows} rows")
-    shape = ForeignArchitecture(named, rows, plain(config))
+    shape = ForeignArchitecture(named, rows, plain(config), list(prefix))
     model = BACKBONES[named][0]
     inner = None if scratch else _loaded(settings.pretrained or "", named, config)
     # Measurements of the new model begin in its constructor, so a family may fail there already.

@@ -59,9 +59,10 @@ def assert_same(ours: tuple[Tensor, dict[str, Tensor]], theirs: tuple[Tensor, di
 
 
 @SLOW
-def test_teacher_forcing_is_the_librarys_own_loss(family: str, materials: Materials) -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.25])
+def test_teacher_forcing_is_the_librarys_own_loss(family: str, smoothing: float, materials: Materials) -> None:
     _, vocabulary, batch = materials
-    module, batch = objective(family, vocabulary), some(batch)
+    module, batch = objective(family, vocabulary, "", f"objective.label_smoothing={smoothing}"), some(batch)
     found, inner = result(module, batch), module.model.inner
     losses = []
     for row, length in enumerate(batch.source_lengths.tolist()):
@@ -71,7 +72,7 @@ def test_teacher_forcing_is_the_librarys_own_loss(family: str, materials: Materi
             scores = inner(input_ids=source[None], decoder_input_ids=target[None]).logits[0]
         else:
             scores = inner(input_ids=torch.cat([source, target])[None]).logits[0, length:]
-        losses.append(torch.nn.functional.cross_entropy(scores, labels, reduction="sum"))
+        losses.append(torch.nn.functional.cross_entropy(scores, labels, reduction="sum", label_smoothing=smoothing))
     loss = torch.stack(losses).sum() / (batch.labels != IGNORED).sum()
     assert_same(found, (loss.detach(), gradients(module, loss)))
 
