@@ -5,6 +5,7 @@ in Markdown. The keys are those of ``Study``; they may be given in the study's f
 """
 
 import sys
+import time
 from collections.abc import Sequence
 
 from s2s.console.command_line import run_command
@@ -27,12 +28,13 @@ SIGTERM.
 
 def study(arguments: Sequence[str]) -> None:
     """Work on what is left of a study, and write its page from all results that are there."""
+    began = time.monotonic()
     plan = read_plan(arguments)
     state = runner.progress(plan)
     introduce(plan, state)
     try:
         if state.left:
-            runner.run(plan, state, arguments, log)
+            runner.run(plan, state, arguments, began, log)
     finally:
         # Also after a stop: the page of the runs that are finished is what there is to see.
         # Runs that others read may have seeds that are none of the comparison's.
@@ -42,8 +44,8 @@ def study(arguments: Sequence[str]) -> None:
         names = "; ".join(f"{variant}, seed {seed}: {reason}" for (variant, seed), reason in state.failed.items())
         raise UserError(f"{len(state.failed)} runs failed: {names}")
     if state.left:
-        time = runner.remaining(plan, state, runner.workers_of(plan))
-        log(f"{len(state.left)} of {len(plan.runs)} runs are left ({time}); the same command continues")
+        left = runner.remaining(plan, state, runner.workers_of(plan))
+        log(f"{len(state.left)} of {len(plan.runs)} runs are left ({left}); the same command continues")
 
 
 def introduce(plan: Plan, state: runner.Progress) -> None:
@@ -63,11 +65,11 @@ def dry_run(arguments: Sequence[str]) -> None:
     state = runner.progress(plan)
     introduce(plan, state)
     for variant, seed in plan.runs:
-        time = runner.minutes(plan, state, variant)
+        minutes = runner.minutes(plan, state, variant)
         done = f"step {runner.last_step(plan.run_folder(variant, seed))}"
         if (variant, seed) in state.finished:
             done = "has results"
-        log(f"  {variant}, seed {seed}: {done}{'' if time is None else f', {runner.hours(time)} of CPU time'}")
+        log(f"  {variant}, seed {seed}: {done}{'' if minutes is None else f', {runner.hours(minutes)} of CPU time'}")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -34,7 +34,7 @@ TAIL = 400
 
 def reserve(budget: float) -> float:
     """Return how many of a budget's seconds are kept to end whole: a step, a checkpoint and the page."""
-    return min(60.0, budget / 4)
+    return min(80.0, budget / 4)
 
 
 @dataclass
@@ -155,16 +155,17 @@ def workers_of(plan: Plan) -> int:
     return asked
 
 
-def run(plan: Plan, state: Progress, arguments: Sequence[str], log: Log) -> None:
+def run(plan: Plan, state: Progress, arguments: Sequence[str], began: float, log: Log) -> None:
     """Work on all runs that are left, until they are finished or the budget is used up; ``state`` is kept up to date.
+
+    The budget counts from the command's beginning, ``began`` on the monotonic clock.
 
     On SIGTERM and Ctrl-C the runs save their checkpoints, and the signal takes effect afterwards.
     """
-    workers, started = workers_of(plan), time.monotonic()
-    deadline = None
+    workers, deadline = workers_of(plan), None
     if plan.settings.budget is not None:
         seconds = plan.settings.budget * 60
-        deadline = started + seconds - reserve(seconds)
+        deadline = began + seconds - reserve(seconds)
     plan.folder.mkdir(parents=True, exist_ok=True)
     running: list[Process] = []
     reported = time.monotonic()
@@ -173,7 +174,7 @@ def run(plan: Plan, state: Progress, arguments: Sequence[str], log: Log) -> None
         while True:
             for process in [process for process in running if process.process.poll() is not None]:
                 running.remove(process)
-                _finish(plan, process, state, log)
+                _finish(plan, process, state, log, stopped=False)
             if deadline is not None and time.monotonic() >= deadline:
                 log("the budget is used up: the runs save their checkpoints")
                 break
@@ -185,7 +186,7 @@ def run(plan: Plan, state: Progress, arguments: Sequence[str], log: Log) -> None
                 log(_status(plan, state, running, workers))
             time.sleep(POLL)
     for process in running:
-        _finish(plan, process, state, log)
+        _finish(plan, process, state, log, stopped=True)
 
 
 @contextmanager
@@ -249,8 +250,8 @@ def _process(plan: Plan, variant: str, seed: int, slot: int, arguments: Sequence
     return Process(variant, seed, process, slot, path)
 
 
-def _finish(plan: Plan, process: Process, state: Progress, log: Log) -> None:
-    """Note what became of a process that has ended."""
+def _finish(plan: Plan, process: Process, state: Progress, log: Log, stopped: bool) -> None:
+    """Note what became of a process that has ended, by itself or because it was ``stopped``."""
     run, code = (process.variant, process.seed), process.process.returncode
     if process.process.stdin is not None:
         process.process.stdin.close()
@@ -259,7 +260,10 @@ def _finish(plan: Plan, process: Process, state: Progress, log: Log) -> None:
         state.left.remove(run)
         spent = sum(value for key, value in result.cost.items() if key.endswith("_cpu")) / 60
         log(f"{process.name}: finished after {hours(spent)} of CPU time; {len(state.left)} runs are left")
-    elif code not in STOPPED:
+    elif code == -signal.SIGKILL and not stopped:
+        state.failed[run] = "killed; was there too little memory?"
+        log(f"{process.name}: {state.failed[run]} ({process.log})")
+    elif not (stopped and code in STOPPED):
         text = process.log.read_text(encoding="utf-8", errors="replace")[-TAIL:].strip()
         state.failed[run] = text.splitlines()[-1] if text else f"exit code {code}"
         log(f"{process.name}: failed: {state.failed[run]} ({process.log})")

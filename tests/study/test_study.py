@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from shared_runs import shared_folder
 
@@ -418,11 +419,9 @@ def test_a_killed_study_leaves_no_process_and_continues_with_the_step_it_had_rea
 @pytest.mark.processes
 def test_a_budget_stops_the_study_whole_and_says_what_is_left(tmp_path):
     write(tmp_path, LONG.replace("steps: 400", "steps: 100000"))
-    started = time.monotonic()
     study = start(tmp_path, "budget=0.5", "workers=1")
-    output, _ = study.communicate(timeout=120)
+    output, _ = study.communicate(timeout=300)
     assert study.returncode == 0, output
-    assert time.monotonic() - started < 60
     assert "the budget is used up" in output
     assert "4 of 4 runs are left" in output
     assert any((tmp_path / "weights" / "teacher_forcing-1" / "checkpoints").glob("*/weights.safetensors"))
@@ -488,3 +487,20 @@ diagnose: {examples: 0}
     decoded = (tmp_path / "weights" / "decoded-teacher_forcing-3-4.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(decoded) == 100
     assert files["taught-1.json.xz"].data != files["student-1.json.xz"].data == files["teacher_forcing-1.json.xz"].data
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_a_run_that_somebody_kills_has_failed_and_is_not_started_again(tmp_path):
+    write(tmp_path, LONG.replace("steps: 400", "steps: 100000").replace("seeds: [1, 2]", "seeds: [1]"))
+    study = start(tmp_path)
+    log = tmp_path / "weights" / "teacher_forcing-1" / "log.jsonl"
+    wait_for(log.is_file)
+    for process in psutil.Process(study.pid).children():
+        process.kill()
+    wait_for((tmp_path / "weights" / "replacement-1" / "log.jsonl").is_file)
+    for process in psutil.Process(study.pid).children():
+        process.kill()
+    output, _ = study.communicate(timeout=60)
+    assert study.returncode == 2
+    assert "2 runs failed: teacher_forcing, seed 1: killed; was there too little memory?" in output
