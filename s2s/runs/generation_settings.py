@@ -34,7 +34,7 @@ def generation_config(
     search: SearchMethod, max_length: int, vocabulary: Vocabulary, shape: ForeignArchitecture
 ) -> tuple[GenerationConfig, list[str]]:
     """Return the settings of ``generate`` that search as the run does, and the keys that these cannot hold."""
-    begin, *first = [*shape.prefix, vocabulary.end]
+    begin, *first = [*shape.prefix, vocabulary.start]
     if len(first) > 1:
         raise UserError(f"export: transformers begins a target with at most two tokens, this run with {shape.prefix}")
     # No text is written with the unknown piece, nor with rows of the table that are no pieces.

@@ -87,7 +87,7 @@ def _write_foreign(run: Trained, folder: Path, title: str) -> Introduction:
     assert isinstance(model, ForeignBackbone)
     shape, kind = model.shape, model.shape.backbone
     # A causal LM's target begins where its prompt ends, so that the begin symbol of targets is the prompt's last token.
-    begun = [vocabulary.end] if kind == "causal_lm" else []
+    begun = [vocabulary.start] if kind == "causal_lm" else []
     before, after = _around(vocabulary)
     tokenizer = _tokenizer(vocabulary, before, [*after, *begun])
     # Set as arguments too, since only those are saved.
@@ -107,7 +107,7 @@ def _write_foreign(run: Trained, folder: Path, title: str) -> Introduction:
     config.save_pretrained(folder)
     generation.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _check_tokenizer(folder, vocabulary, [*before, *vocabulary.encode(SAMPLE), *after, *begun])
+    _check_tokenizer(folder, vocabulary, [*before, *vocabulary.encode_sources([SAMPLE])[0], *after, *begun])
     notes = [f"The run cut sources to {run.recipe.data.max_source} tokens, begin and end included."]
     if lost:
         notes.append(f"`generation_config.json` cannot hold these settings of the run's search: {', '.join(lost)}.")

@@ -137,6 +137,26 @@ def test_a_run_writes_what_generate_writes(checkpoint: Path, tmp_path: Path) -> 
         assert rows[0].score == pytest.approx(float(whole.sum()), abs=1e-4)
 
 
+def test_an_exported_run_frames_a_text_and_writes_as_the_run_does(checkpoint: Path, tmp_path: Path) -> None:
+    run = s2s.fit(Recipe.load("toy_copy", recipe(checkpoint, f"run.folder={tmp_path / 'run'}")))
+    run.export_transformers(tmp_path / "exported")
+    kind = type(theirs(checkpoint)[0])
+    model = kind.from_pretrained(tmp_path / "exported").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "exported")
+    text, vocabulary = "a source", run.vocabulary
+    ids = torch.tensor([tokenizer(text).input_ids])
+    (source,), _ = run.source_ids([text])
+    causal = not model.config.is_encoder_decoder
+    assert ids[0].tolist() == [*source, *[vocabulary.start] * causal]
+    row = model.generate(ids, attention_mask=torch.ones_like(ids))[0].tolist()
+    new = row[ids.shape[1] if causal else 1 + len(vocabulary.prefix) :]
+    wanted = new[: new.index(vocabulary.end)] if vocabulary.end in new else new
+    found = run.generate([text], max_length=run.max_length(run.recipe.search))[0][0].tokens
+    if found != wanted:  # two tokens of nearly one probability may change places by rounding
+        ours, others = (score[: len(found)].sum() for score in run.score([text] * 2, [found, wanted]))
+        assert float(ours) == pytest.approx(float(others), abs=1e-3)
+
+
 def test_the_dry_run_shows_each_token_with_its_role_and_label(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
