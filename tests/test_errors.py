@@ -90,6 +90,9 @@ def test_a_wheel_has_the_recipes_and_every_file_that_is_no_module(tmp_path: Path
         shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(CHECKOUT / name, tmp_path)
+    results = tmp_path / "recipes" / "studies" / "results" / "oracle"
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "page.html").write_text("<svg>", encoding="utf-8")
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--wheel-dir", "wheel"]
     command = [sys.executable, "-m", "pip", "wheel", ".", *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
@@ -99,6 +102,10 @@ def test_a_wheel_has_the_recipes_and_every_file_that_is_no_module(tmp_path: Path
     files = [path for path in (CHECKOUT / "s2s").rglob("*") if path.is_file() and path.suffix not in (".pyc", ".md")]
     assert packed >= {path.relative_to(CHECKOUT).as_posix() for path in files}
     assert packed >= {f"s2s/shipped_recipes/{path.name}" for path in (CHECKOUT / "recipes").glob("*.yaml")}
+    assert packed >= {
+        f"s2s/shipped_recipes/studies/{path.name}" for path in (CHECKOUT / "recipes/studies").glob("*.yaml")
+    }
+    assert not [name for name in packed if "/results/" in name]
     assert not [name for name in packed if not name.startswith(("s2s/", "s2s_exposure-"))]
     unpacked = tmp_path / "installed"
     zipfile.ZipFile(wheel).extractall(unpacked)

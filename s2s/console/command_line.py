@@ -42,7 +42,7 @@ def run_command(
 
 
 def _refuse_dry_run(_: Sequence[str]) -> None:
-    raise UserError("command line: this command has no --dry-run; train and decode have one")
+    raise UserError("command line: this command has no --dry-run; train, decode and study have one")
 
 
 def exit_code_of(work: Callable[[], object], stopped: str = "stopped") -> int:

@@ -42,10 +42,13 @@ def test_every_command_explains_itself_and_asks_for_arguments(name: str, capsys:
     assert capsys.readouterr().err.startswith("error: command line: ")
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("train", "decode")])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("train", "decode", "study")])
 def test_a_dry_run_of_what_has_none_is_refused_in_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "run=somewhere", "--dry-run"]) == 2
-    assert capsys.readouterr().err == "error: command line: this command has no --dry-run; train and decode have one\n"
+    assert (
+        capsys.readouterr().err
+        == "error: command line: this command has no --dry-run; train, decode and study have one\n"
+    )
 
 
 def test_an_unknown_command_is_told_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

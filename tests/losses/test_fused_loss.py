@@ -183,9 +183,9 @@ def test_methods_that_shape_the_loss_are_refused() -> None:
 
 
 def test_a_recipe_without_targets_is_refused() -> None:
-    assert not Recipe.load("segmentation").generates
+    assert not Recipe.load("tagging_pos").generates
     with pytest.raises(UserError, match=r"run\.fused_loss: without data\.target_field"):
-        Recipe.load("segmentation", ["run.fused_loss=true"])
+        Recipe.load("tagging_pos", ["run.fused_loss=true"])
 
 
 def test_a_missing_library_is_refused_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

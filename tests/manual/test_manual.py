@@ -23,6 +23,7 @@ PAGES = [
 ]
 ELSEWHERE = {
     r"scripts/(quickstart|test)\b": "each is a whole job of its own, which is run before a release",
+    r"s2s study\b": "each takes hours; tests/study has studies of seconds",
     r"pip install": "tests/console/test_command.py builds and installs the wheel",
     r"torchrun .*|.*embeddings=": "needs several processes, or an encoder",
     r"curl ": "tests/serve asks the server",

@@ -126,11 +126,6 @@ def test_no_reward_counts_for_less_than_its_floor(random_model, random_batch, re
     assert_same(objective(reference, model, reward=reward, reward_floor=least, discount=0.9), batch, expected)
 
 
-def test_the_recipe_of_gold_s_has_the_floor_of_its_code():
-    (method,) = s2s.Recipe.load("title_gen_csl_gold_s").mitigations
-    assert (method.reward, method.reward_floor) == ("sum", 0.1)
-
-
 @pytest.mark.parametrize("reward", sorted(REWARDS))
 def test_the_gradient_is_far_from_teacher_forcing_s(random_model, random_batch, reference, reward):
     model, batch = random_model(vocabulary=sized(reference)), random_batch(FIXED, 0, sized(reference))

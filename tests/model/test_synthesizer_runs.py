@@ -14,7 +14,6 @@ from torch.distributed.tensor import DTensor
 from transformers import BertModel
 
 import s2s
-from s2s.config.recipe_files import SHIPPED
 from s2s.errors import UserError
 from s2s.model import Architecture, ModelSettings, PrefixTransformer, pretrained
 from s2s.model.initialization import initialise
@@ -183,12 +182,3 @@ def test_sharded_blocks_give_the_same_gradients(random_model, random_batch, one_
     grads = [parameter.grad for parameter in model.parameters()]
     found = torch.cat([(grad.full_tensor() if isinstance(grad, DTensor) else grad).flatten() for grad in grads])
     torch.testing.assert_close(found, expected)
-
-
-def test_the_shipped_recipes_differ_from_their_base_in_attention_alone():
-    base, found = Recipe.load("title_gen_scratch"), set()
-    for path in SHIPPED.glob("title_gen_synthesizer_*.yaml"):
-        changed = s2s.recipe.recipe.differences(Recipe.load(path), base)
-        assert [line.partition(":")[0] for line in changed] == ["model.attention", "run.folder"]
-        found.add(Recipe.load(path).model.attention)
-    assert found == {"dense", "dot+random"}

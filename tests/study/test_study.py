@@ -183,6 +183,14 @@ def test_every_shipped_study_can_be_read_and_says_how_long_it_takes(file):
     assert all(path.stat().st_size <= results.MOST_BYTES for path in kept)
 
 
+def test_the_study_of_the_manual_is_read(tmp_path):
+    page = (STUDIES.parent / "README.md").read_text(encoding="utf-8")
+    (text,) = (block for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL) if "hypotheses:" in block)
+    plan = plan_of(tmp_path, text)
+    assert plan.runs[:2] == [("teacher_forcing", 1), ("replacement", 1)]
+    assert [row["name"] for row in plan.hypotheses()] == ["difference", "non_inferiority"]
+
+
 def test_variants_are_the_recipe_with_their_keys_and_what_the_study_fixes(tmp_path):
     plan = plan_of(tmp_path)
     plain, noisy = (plan.recipe(variant, 2) for variant in plan.variants)
