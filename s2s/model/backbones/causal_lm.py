@@ -25,8 +25,10 @@ class CausalLM(ForeignBackbone):
 
     def body(self) -> nn.Module:
         """Return the stack of layers."""
-        stack: nn.Module = self.inner.base_model
-        return stack
+        # OPT's output layer asks the decoder inside of the base model, most others ask the base model.
+        stack: nn.Module = self.inner.get_decoder()
+        base: nn.Module = self.inner.base_model
+        return base if stack is self.inner else stack
 
     def output_inputs(self, rows: Tensor) -> dict[str, Any]:
         """Return rows in the place of embeddings, which the body does not read."""

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput
 
 from s2s.errors import UserError
 from s2s.model.backbone import Memory, Stack
 from s2s.model.backbones.configuration import ForeignArchitecture
-from s2s.model.backbones.foreign import ForeignBackbone, cache_of, entry_factor, joined, new_rows
+from s2s.model.backbones.foreign import BodyOutput, ForeignBackbone, cache_of, entry_factor, joined, new_rows
 
 
 class NeverUpdated(dict[int, bool]):
@@ -57,7 +56,7 @@ class EncoderDecoder(ForeignBackbone):
 
     def output_inputs(self, rows: Tensor) -> dict[str, Any]:
         """Return rows in the place of the encoder's and of the embeddings; the decoder does not read them."""
-        return {"encoder_outputs": BaseModelOutput(last_hidden_state=rows), "decoder_inputs_embeds": rows}
+        return {"encoder_outputs": BodyOutput(last_hidden_state=rows), "decoder_inputs_embeds": rows}
 
     def encode(self, source: Tensor, lengths: Tensor, words: Tensor | None = None) -> Memory:
         """Encode sources [B, S] of the given lengths [B]."""

@@ -196,3 +196,32 @@ def test_a_checkpoint_of_any_family_is_its_own_kind(tmp_path: Path) -> None:
     assert kind_of(parsed({"model_type": "t5"})) == "encoder_decoder"
     assert "_name_or_path" not in plain(parsed({"model_type": "gpt2"}))
     assert Architecture(5).backbone == "prefix_lm"
+
+
+ONE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+SMALL = {"d_model": 16, "d_kv": 8, "d_ff": 8, "num_layers": 2, "num_heads": 2}
+GROUPED = {**ONE, "num_key_value_heads": 1, "head_dim": 8}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "opt", "hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 8, "num_attention_heads": 2},
+        {"model_type": "bloom", "hidden_size": 16, "n_layer": 1, "n_head": 2},
+        {"model_type": "gemma2", "sliding_window": 5, **GROUPED},
+        {"model_type": "mistral", "sliding_window": 5, **GROUPED},
+        {"model_type": "mixtral", "num_local_experts": 3, **GROUPED},
+        {"model_type": "switch_transformers", "num_experts": 2, "num_decoder_layers": 2, **SMALL},
+        {"model_type": "mt5", **SMALL},
+    ],
+    ids=lambda config: config["model_type"],
+)
+def test_other_families_are_right(config: dict[str, object]) -> None:
+    """ALiBi, windows shorter than the texts, capped scores, experts, and an output layer of a table of its own."""
+    recipe = Recipe.load("toy_copy", ["model={layers: null, width: null, heads: null, norm: null, positions: null}"])
+    recipe.model = settings(**config)
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3}
+    model, (line, *_) = build_model(recipe, 30, None, special)
+    assert f"a {config['model_type']} of" in line
+    assert model.shape.vocabulary == 30
