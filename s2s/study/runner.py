@@ -71,7 +71,8 @@ def progress(plan: Plan) -> Progress:
     for variant, seed in plan.runs:
         if (result := results.stored(plan, variant, seed)) is not None:
             finished[variant, seed] = result
-    left = [run for run in plan.runs if run not in finished]
+    only = plan.settings.only or list(plan.variants)
+    left = [run for run in plan.runs if run not in finished and run[0] in only]
     read = {other for run in left for other in needed(plan, *run) if not plan.trained(*other).exists()}
     # In the order of the study, whose variants read earlier ones.
     order = [*plan.runs, *sorted(read - set(plan.runs))]

@@ -111,6 +111,7 @@ class Study:
     hypotheses: list[Any] = field(default_factory=list)  # rows of difference, equivalence or non_inferiority
     resamples: Annotated[int, at_least(100, 100_000)] = 2000  # of every bootstrap
     weights: str | None = None  # the study whose runs these are, where it has the same ones; null: its own
+    only: list[str] = field(default_factory=list)  # variants to work on now; none: all
     workers: Few | None = None  # runs at a time; null: one a GPU, or one
     threads: Size = 1  # of each run, on a processor
     budget: Positive | None = (
@@ -363,6 +364,8 @@ def _check(plan: Plan) -> None:
             if other.variant not in before:
                 hint = ", which comes later" if other.variant in plan.variants else nearest(other.variant, before)
                 raise UserError(f"{plan.file}: variants.{variant}: it reads no earlier variant '{other.variant}'{hint}")
+    if unknown := [name for name in plan.settings.only if name not in plan.variants]:
+        raise UserError(f"only: no variant '{unknown[0]}'{nearest(unknown[0], plan.variants)}")
     for index, row in enumerate(plan.settings.hypotheses):
         for key in ("variant", "baseline"):
             if (name := getattr(row, key)) is not None and name not in plan.variants:

@@ -459,6 +459,10 @@ def test_a_signal_stops_the_study_and_a_failed_run_does_not_stop_the_others(tmp_
 def test_runs_with_results_of_another_recipe_are_left_to_do(finished_results, tmp_path):
     plan = plan_of(tmp_path, FILE.replace("rate: 0.3", "rate: 0.4"), f"results={finished_results}")
     assert progress(plan).left == [("replacement", 1), ("replacement", 2)]
+    overrides = f"results={finished_results}", "only=[teacher_forcing]"
+    assert not progress(plan_of(tmp_path, FILE.replace("rate: 0.3", "rate: 0.4"), *overrides)).left
+    with pytest.raises(UserError, match="only: no variant 'other'"):
+        plan_of(tmp_path, FILE, "only=[other]")
 
 
 @pytest.fixture
