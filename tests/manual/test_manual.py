@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from loops import fresh, vocabulary
 
 from s2s.data import load
 from s2s.recipe import Recipe
@@ -123,6 +124,10 @@ def test_every_kind_of_line_that_is_not_run_here_is_still_in_the_manual() -> Non
 
 
 def test_the_python_of_the_manual_runs(home: Path) -> None:
+    tokenizer = vocabulary().tokenizer
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # as T5's
+    tokenizer.save_pretrained(home / "google-t5" / "t5-small")
+    fresh("t5").save_pretrained(home / "google-t5" / "t5-small")
     code = ["\n".join(blocks(page, "python")) for page in ("README.md", "s2s/README.md")]
     small = ", ".join(f'"{word}"' for word in (*shlex.split(SMALL), "run.steps=2", "run.folder=runs/python"))
     program = re.sub(

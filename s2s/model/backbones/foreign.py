@@ -174,7 +174,8 @@ class ForeignBackbone(Backbone):
             else:
                 name = next(name for name, part in self.inner.named_modules() if part is self.head())
                 scores = functional_call(self.inner, {f"{name}.weight": table}, (), given).logits
-        return scores.view(*hidden.shape[:-1], -1)
+        # Not -1 for the vocabulary, which no rows would leave open: a process without labels has none.
+        return scores.view(*hidden.shape[:-1], scores.shape[-1])
 
     def output(self, hidden: Tensor) -> OutputRows | None:
         """Return rows, table and bias, where the scores are their product up to a constant factor of the rows."""
