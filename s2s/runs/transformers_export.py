@@ -19,6 +19,7 @@ from s2s.model.bert_export import as_bert, bert_config, bert_state
 from s2s.model.pretrained import quiet
 from s2s.runs.generation_settings import generation_config
 from s2s.runs.model_card import Introduction, Trained, write_card
+from s2s.search.methods.beam import SearchSettings
 from s2s.vocabulary import Vocabulary
 from s2s.vocabulary.pretrained import PretrainedVocabulary
 
@@ -88,8 +89,8 @@ def _write_foreign(run: Trained, folder: Path, title: str) -> Introduction:
     shape, kind = model.shape, model.shape.backbone
     # A causal LM's target begins where its prompt ends, so that the begin symbol of targets is the prompt's last token.
     begun = [vocabulary.start] if kind == "causal_lm" else []
-    before, after = _around(vocabulary)
-    tokenizer = _tokenizer(vocabulary, before, [*after, *begun])
+    before, after = [*vocabulary.opening], [*vocabulary.closing, *begun]
+    tokenizer = _tokenizer(vocabulary, before, after)
     # Set as arguments too, since only those are saved.
     settings: dict[str, Any] = {"padding_side": "left" if kind == "causal_lm" else "right", "model_input_names": INPUTS}
     settings |= {"model_max_length": shape.positions} if shape.positions < UNLIMITED else {}
@@ -107,22 +108,18 @@ def _write_foreign(run: Trained, folder: Path, title: str) -> Introduction:
     config.save_pretrained(folder)
     generation.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _check_tokenizer(folder, vocabulary, [*before, *vocabulary.encode_sources([SAMPLE])[0], *after, *begun])
-    notes = [f"The run cut sources to {run.recipe.data.max_source} tokens, begin and end included."]
+    _check_tokenizer(folder, vocabulary, [*before, *vocabulary.encode_sources([SAMPLE])[0], *after])
+    notes = [f"The run cut sources to {run.recipe.data.max_source} tokens, those around the text included."]
     if lost:
         notes.append(f"`generation_config.json` cannot hold these settings of the run's search: {', '.join(lost)}.")
+    has_penalty = isinstance(search, SearchSettings) and search.length_penalty != 0
+    if generation.forced_bos_token_id is not None and has_penalty:
+        first = vocabulary.piece(vocabulary.start)
+        notes.append(f"The first token of a target, {first}, counts in `generate`'s length penalty, not in the run's.")
     if run.recipe.heads:
         notes.append(f"The run's heads ({', '.join(run.recipe.heads)}) are not part of this folder.")
     kind_line = KINDS[kind].format(family=shape.model_type)
     return Introduction("transformers", title, kind_line, USAGES[kind].format(name=title), notes)
-
-
-def _around(vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
-    """Return the ids before and after the text of a source."""
-    mark = -1
-    row = vocabulary.source_ids([mark])
-    at = row.index(mark)
-    return row[:at], row[at + 1 :]
 
 
 def _check_tokenizer(folder: Path, vocabulary: Vocabulary, row: list[int]) -> None:
@@ -144,7 +141,7 @@ def _tokenizer(vocabulary: Vocabulary, before: list[int], after: list[int]) -> A
             "train with vocabulary.kind: pretrained"
         )
     tokenizer = copy.deepcopy(vocabulary.tokenizer)
-    if tokenizer(SAMPLE).input_ids == [*before, *vocabulary.encode(SAMPLE), *after]:
+    if tokenizer(SAMPLE).input_ids == [*before, *vocabulary.encode_sources([SAMPLE])[0], *after]:
         return tokenizer
     if not getattr(tokenizer, "is_fast", False):
         raise UserError("export: the run's tokenizer does not put begin and end around a source, and cannot be told to")

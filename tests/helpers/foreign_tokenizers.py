@@ -41,11 +41,20 @@ def framed(tokenizer: Tokenizer, frame: str) -> Tokenizer:
 
 
 def t5() -> Any:
+    return unigram(["<pad>", "</s>", "<unk>"])
+
+
+def marian() -> Any:
+    """Padding is its last piece."""
+    return unigram(["</s>", "<unk>"])
+
+
+def unigram(special: list[str]) -> Any:
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    special = ["<pad>", "</s>", "<unk>"]
     trainer = trainers.UnigramTrainer(special_tokens=special, unk_token="<unk>", vocab_size=70, show_progress=False)
     tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.add_special_tokens(["<pad>"])
     names = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=framed(tokenizer, "$A </s>"), **names)
 

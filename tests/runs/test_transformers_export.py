@@ -3,11 +3,13 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from exported import PAIRS, recipe, save_checkpoint
+from exported import PAIRS, recipe
 from foreign_models import FAMILIES, randomise
+from foreign_tokenizers import bart, gpt2, marian, qwen, t5
 from tiny_tokenizers import whole
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
@@ -24,26 +26,42 @@ from s2s.search.methods.base import SearchMethod
 pytestmark = pytest.mark.slow
 TEXTS = [source for source, _ in PAIRS[:3]]
 MODELS = {"encoder_decoder": AutoModelForSeq2SeqLM, "causal_lm": AutoModelForCausalLM}
-TOKENIZERS = {"t5": "unigram", "bart": "bpe", "marian": "unigram", "gpt2": "bpe", "llama": "unigram", "qwen3": "bpe"}
+TOKENIZERS = {"t5": t5, "bart": bart, "marian": marian, "gpt2": gpt2, "llama": gpt2, "qwen3": qwen}
 
 
-def run_of(family: str, folder: Path, *overrides: str, kind: str | None = None, more: int = 3) -> s2s.Run:
-    """A run of two updates from a checkpoint with random weights, its biases and norms too."""
-    tokenizer = kind or TOKENIZERS[family]
-    pieces = whole(tokenizer)
-    special = {"pad_token_id": pieces.padding, "eos_token_id": pieces.end, "decoder_start_token_id": pieces.end}
-    # More rows than pieces, as T5's and Qwen's checkpoints have.
-    config = parsed({"vocab_size": pieces.size + more, **special, **FAMILIES[family]})
+def run_of(family: str, folder: Path, *overrides: str, more: int = 0) -> s2s.Run:
+    """A run of two updates from a checkpoint with random weights, its biases and norms too.
+
+    No encoder-decoder is likely to write padding or the unknown piece, which a run does not write, but other programs
+    leave out before they normalise probabilities.
+    ``more`` are rows of its table that are no pieces, as T5's and Qwen's checkpoints have them.
+    """
+    tokenizer = TOKENIZERS[family]()
+    start = tokenizer.eos_token_id if family == "bart" else tokenizer.pad_token_id
+    special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    rows = len(tokenizer) + more
+    config = parsed({"vocab_size": rows, "decoder_start_token_id": start, **special, **FAMILIES[family]})
     model = MAPPINGS[str(kind_of(config))][1].from_config(config)
     randomise(model)
-    place = save_checkpoint(model, tokenizer, folder / "checkpoint")
-    own = ["vocabulary.trim=false", "search.beams=3", "search.length_penalty=1.0", "search.max_length=6"]
-    return s2s.fit(recipe(place, folder, *own, *overrides))
+    unlikely = [tokenizer.pad_token_id, tokenizer.unk_token_id]
+    if family in ("bart", "marian"):
+        model.final_logits_bias[:, unlikely] = -1e4
+    if family == "marian":
+        # As in its published checkpoints, whose padding is zeros; so unlikely, it learns nothing.
+        model.get_input_embeddings().weight.data[start] = 0
+    if family == "t5":
+        model.get_input_embeddings().weight.data[unlikely] = 0
+        model.decoder.final_layer_norm.weight.data *= 100
+    model.save_pretrained(folder / "checkpoint")
+    tokenizer.save_pretrained(folder / "checkpoint")
+    own = ["optimizer.rate=1e-3", "search.beams=3", "search.length_penalty=1.0", "search.max_length=6"]
+    return s2s.fit(recipe(folder / "checkpoint", folder, *own, *overrides))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> s2s.Run:
-    return run_of(request.param, tmp_path_factory.mktemp(request.param))
+    more = 3 * (request.param in ("t5", "qwen3"))
+    return run_of(request.param, tmp_path_factory.mktemp(request.param), more=more)
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +85,10 @@ def test_the_logits_are_the_runs(run: s2s.Run, exported: Path) -> None:
         if is_causal:
             scores = model(torch.cat([inputs, torch.tensor([ids])], dim=1)).logits[0, inputs.shape[1] - 1 :]
         else:
-            decoder = torch.tensor([[model.generation_config.decoder_start_token_id, *ids]])
-            scores = model(inputs, decoder_input_ids=decoder).logits[0]
+            start = model.generation_config.decoder_start_token_id, model.generation_config.forced_bos_token_id
+            first = [id for id in start if id is not None]
+            decoder = torch.tensor([[*first, *ids]])
+            scores = model(inputs, decoder_input_ids=decoder).logits[0, len(first) - 1 :]
         labels = [*ids, run.vocabulary.end]
         steps = scores.log_softmax(dim=-1)[torch.arange(len(labels)), labels]
         torch.testing.assert_close(steps, run.score([source], [target])[0], rtol=1e-5, atol=1e-5)
@@ -80,11 +100,14 @@ def test_generate_finds_what_the_run_finds(run: s2s.Run, exported: Path) -> None
     inputs = tokenizer(TEXTS, return_tensors="pt", padding=True)
     assert set(inputs) == {"input_ids", "attention_mask"}
     for settings in ({}, {"beams": 1}, {"beams": 40, "n_best": 3, "max_length": 2}):
-        search = replace(run.recipe.search, **settings)
+        # The library's penalty counts a forced first token.
+        penalty = 0.0 if run.vocabulary.prefix else 1.0
+        search = replace(run.recipe.search, length_penalty=penalty, **settings)
         config, lost = generation_config(search, run.max_length(search), run.vocabulary, run.model.shape)
         assert not lost
-        given = {} if not settings else {"generation_config": config}
-        written = model.generate(**inputs, **given)[:, inputs["input_ids"].shape[1] if is_causal else 1 :]
+        given = {"generation_config": config} if settings or not penalty else {}
+        begun = inputs["input_ids"].shape[1] if is_causal else 1 + len(run.vocabulary.prefix)
+        written = model.generate(**inputs, **given)[:, begun:]
         texts = tokenizer.batch_decode(written, skip_special_tokens=True)
         hypotheses = [row for rows in run.search(TEXTS, search, lambda _: None) for row in rows]
         end = run.vocabulary.end
@@ -97,9 +120,11 @@ def test_the_folder_holds_the_search_and_a_card(run: s2s.Run, exported: Path) ->
     names = {path.name for path in exported.iterdir()}
     assert names >= {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md"}
     generation = GenerationConfig.from_pretrained(exported)
-    assert (generation.num_beams, generation.max_new_tokens, generation.length_penalty) == (3, 6, 1.0)
+    longest = 6 + len(run.vocabulary.prefix)
+    assert (generation.num_beams, generation.max_new_tokens, generation.length_penalty) == (3, longest, 1.0)
     assert generation.early_stopping == "never"
-    assert set(generation.suppress_tokens) >= set(range(run.vocabulary.size, run.vocabulary.size + 3))
+    never = {*run.vocabulary.never_written, *range(run.vocabulary.size, run.model.shape.vocabulary)}
+    assert set(generation.suppress_tokens or []) == never
     assert json.loads((exported / "config.json").read_text(encoding="utf-8"))["use_cache"]
     card = (exported / "README.md").read_text(encoding="utf-8")
     metadata = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
@@ -112,7 +137,7 @@ def test_the_folder_holds_the_search_and_a_card(run: s2s.Run, exported: Path) ->
 
 
 def test_an_exported_model_is_a_checkpoint_to_start_from(run: s2s.Run, exported: Path, tmp_path: Path) -> None:
-    again = recipe(exported, tmp_path, "vocabulary.trim=false", "model.dropout=0")
+    again = recipe(exported, tmp_path, "model.dropout=0")
     _, objective = again.build()
     for ours, theirs in zip(objective.model.state_dict().values(), run.model.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
@@ -163,6 +188,28 @@ def test_settings_without_a_counterpart_are_named(name: str) -> None:
     _, lost = generation_config(replace(search, max_length_ratio=2.0, batch=3), 5, pieces, shape)
     assert "search.max_length_ratio" in lost
     assert "search.batch" not in lost
+
+
+def test_a_prefix_of_targets_is_the_first_token_that_generate_forces(tmp_path: Path) -> None:
+    run = run_of("bart", tmp_path)
+    start, end = run.vocabulary.start, run.vocabulary.end
+    config, _ = generation_config(run.recipe.search, 6, run.vocabulary, run.model.shape)
+    assert (config.decoder_start_token_id, config.forced_bos_token_id, config.max_new_tokens) == (end, start, 7)
+    run.export_transformers(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "The first token of a target, <s>, counts in `generate`'s length penalty" in card
+    shape: Any = run.model.shape
+    with pytest.raises(UserError, match="at most two tokens"):
+        generation_config(run.recipe.search, 5, run.vocabulary, replace(shape, prefix=[7, 8]))
+
+
+def test_a_template_is_around_the_text(tmp_path: Path) -> None:
+    run = run_of("gpt2", tmp_path, "data.template='{source} - Title: {target}'", "data.max_source=30")
+    run.export_transformers(tmp_path / "model")
+    _, tokenizer, _ = loaded(run, tmp_path / "model")
+    ids = tokenizer("the quick brown fox").input_ids
+    assert ids == [*run.vocabulary.source_ids(run.vocabulary.encode_sources(["the quick brown fox"])[0]), ids[-1]]
+    assert tokenizer.decode(ids).endswith("fox - Title:")
 
 
 def test_a_sentencepiece_vocabulary_is_refused(tmp_path: Path) -> None:
