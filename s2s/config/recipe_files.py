@@ -11,8 +11,8 @@ from s2s.errors import UserError, nearest
 from s2s.files.paths import at_home
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_IN_WHEEL = _PACKAGE / "shipped_recipes"
-SHIPPED = _IN_WHEEL if _IN_WHEEL.is_dir() else _PACKAGE.parent / "recipes"
+IN_WHEEL = _PACKAGE / "shipped_recipes"
+SHIPPED = IN_WHEEL if IN_WHEEL.is_dir() else _PACKAGE.parent / "recipes"
 """The folder of the recipes that come with the package: an installed package has them within, see pyproject.toml."""
 SUFFIXES = (".yaml", ".yml")
 MARK = "run.json"

@@ -12,7 +12,7 @@ from s2s.config import Layer, Schema, merge, read_arguments, read_file
 from s2s.config.layers import Written
 from s2s.config.merge import name_of
 from s2s.config.ranges import Count, CountOrZero, Few, PathText, Positive, Seed, Size, at_least, settle
-from s2s.config.recipe_files import SHIPPED, SUFFIXES, recipe_layers
+from s2s.config.recipe_files import IN_WHEEL, SHIPPED, SUFFIXES, recipe_layers
 from s2s.diagnose.settings import DiagnosisSettings
 from s2s.errors import UserError, nearest
 from s2s.files.paths import at_home
@@ -118,7 +118,8 @@ class Study:
         None  # minutes after which the command stops; the same command continues; null: until the end
     )
     folder: PathText | None = None  # of the runs' weights; null: runs/studies/NAME
-    results: PathText | None = None  # folder of the small results; null: results/NAME next to the study's file
+    # folder of the small results; null: results/NAME next to the study's file, or in folder for an installed package
+    results: PathText | None = None
     output: PathText | None = None  # folder of the page and its tables; null: the folder of results
 
     def __post_init__(self) -> None:
@@ -179,7 +180,11 @@ class Plan:
     @property
     def results(self) -> Path:
         """The folder of the small results."""
-        return Path(self.settings.results) if self.settings.results else self.file.parent / "results" / self.name
+        if self.settings.results:
+            return Path(self.settings.results)
+        # An installed package is no place for files of the user's.
+        shipped = SHIPPED == IN_WHEEL and self.file.is_relative_to(STUDIES)
+        return (self.folder if shipped else self.file.parent) / "results" / self.name
 
     @property
     def output(self) -> Path:
