@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from inspect import Parameter, Signature, signature
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,19 +28,23 @@ from s2s.data.tokenised import TokenisedSplit
 from s2s.errors import UserError
 from s2s.integrations.batches import of_causal_lm, of_encoder_decoder
 from s2s.losses.fsdp import is_sharded
-from s2s.mitigations import MITIGATIONS, Composition, PreparedMethod, TrainingContext, check
+from s2s.mitigations import MITIGATIONS, Composition, FrozenRun, PreparedMethod, TrainingContext, check
 from s2s.mitigations.adversarial import Perturbed
 from s2s.model.activation_checkpointing import inputs
+from s2s.model.architecture import ModelSettings
 from s2s.model.backbone import evaluating
 from s2s.model.backbones import BACKBONES
 from s2s.model.backbones.check import check as check_backbone
 from s2s.model.backbones.check import trial
 from s2s.model.backbones.configuration import MAPPINGS, ForeignArchitecture, kind_of, plain
+from s2s.model.backbones.start import start
 from s2s.objective import Objective, ObjectiveSettings
 from s2s.randomness import seed_of
 from s2s.runs.checkpoints import load_model
+from s2s.runs.metadata import FILE as RUN
 from s2s.vocabulary import Vocabulary
 from s2s.vocabulary.pretrained import PretrainedVocabulary
+from s2s.vocabulary.pretrained import read as read_tokenizer
 
 ADDED = ("example_seeds", "num_items_in_batch")
 """Arguments of the replaced forward that the model's own need not have."""
@@ -82,6 +87,7 @@ def mitigate(
       is a forward of its own. A resumed run continues where it was with ``forwards``, the number of those before it.
       ``example_seeds`` [B] among the tensors of a batch replace all of this: the draws of a row are a function of its
       seed, as in ``s2s train``. ``start_step`` and ``ramp_steps`` count training forwards, the first being step 1.
+    - A ``teacher`` or ``reference`` is the folder of a run, or of a checkpoint of ``transformers`` with its tokenizer.
     - ``max_source`` and ``max_target`` are those of a recipe's ``data:``; samples have at most ``max_target`` tokens.
     - With ``logits`` the output has the clean logits too, at the cost of a forward without gradients, which nothing
       else needs; otherwise it has the loss alone.
@@ -104,7 +110,7 @@ def mitigate(
     if not methods and not label_smoothing:
         return model
     vocabulary = PretrainedVocabulary(tokenizer)
-    context = TrainingContext(vocabulary, _no_split, max_source, max_target, load_model)
+    context = TrainingContext(vocabulary, _no_split, max_source, max_target, load_frozen)
     prepared = []
     for index, (name, method) in enumerate(zip(names, methods, strict=True)):
         try:
@@ -143,6 +149,21 @@ def _shape(model: Any, tokenizer: Any) -> ForeignArchitecture:
     if (pieces := len(tokenizer)) > rows:
         raise UserError(f"tokenizer: {pieces} pieces, but the model has {rows} rows; call resize_token_embeddings")
     return ForeignArchitecture(kind, rows, plain(config))
+
+
+def load_frozen(folder: str) -> FrozenRun:
+    """Load the frozen model of a run, or of a checkpoint of ``transformers``, for a method that reads another model.
+
+    Errors: an OSError where there is neither, a UserError where it cannot be right.
+    """
+    if not (Path(folder) / RUN).is_file() and (Path(folder) / "config.json").is_file():
+        model, _ = start(ModelSettings(pretrained=folder), 0, {})
+        check_backbone(model)
+        return FrozenRun(model.eval().requires_grad_(False), read_tokenizer(folder))
+    frozen = load_model(folder)
+    if getattr(frozen.model.shape, "prefix", None):
+        raise UserError(f"'{folder}': its decoder reads ids before every target, which are tokens of the targets here")
+    return frozen
 
 
 def _no_split() -> TokenisedSplit:

@@ -58,10 +58,11 @@ class OffPolicy(LossMethod):
         if self.reward == "constant" or self.reference is None:
             return None
         try:
-            model = context.load_model(self.reference).model
+            model, vocabulary = context.load_model(self.reference)
         except OSError as error:
             raise UserError(f"reference: '{self.reference}' is no run ({error.strerror})") from error
-        pieces, size = model.shape.vocabulary, context.vocabulary.size
+        # Not the rows of the table, of which a checkpoint may have more than its vocabulary has pieces.
+        pieces, size = vocabulary.size, context.vocabulary.size
         if pieces != size:
             raise UserError(f"reference: '{self.reference}' has {pieces} pieces, this run {size}")
         return model

@@ -366,3 +366,31 @@ def test_parts_in_evaluation_mode_stay_so() -> None:
     mitigated(model, [{"name": "mrt", "candidates": 2}], max_target=3)
     model(**called_with(batch(), "llama")).loss.backward()
     assert [part.training for part in model.modules()] == modes
+
+
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_a_teacher_may_be_a_checkpoint_of_transformers(family: str, tmp_path: Path) -> None:
+    teacher, given = fresh(family, dropout=0.5), called_with(batch(), family)
+    teacher.save_pretrained(tmp_path)
+    vocabulary().tokenizer.save_pretrained(tmp_path)
+    # KL(P || P) is 0, and a gold token's reward is the teacher's probability of it.
+    distilled = {"name": "distillation", "teacher": str(tmp_path), "weight": 1, "on_policy": 0}
+    model = mitigated(fresh(family), [distilled], max_source=20, max_target=6)
+    assert abs(model(**given).loss.item()) < 1e-6
+    rewarded = mitigated(fresh(family), [{"name": "gold", "reward": "sum", "reference": str(tmp_path), "discount": 0}])
+    with torch.no_grad():
+        scores = teacher.eval()(**given).logits
+    columns = given["labels"] != IGNORED
+    moved = columns if family == "t5" else columns.roll(-1, dims=1)
+    log_probs = scores.log_softmax(-1)[moved].gather(1, given["labels"][columns][:, None])
+    wanted = -(log_probs.exp().clamp(min=0.1) * log_probs.exp() * log_probs).mean()
+    torch.testing.assert_close(rewarded(**given).loss, wanted)
+
+
+def test_sharded_parameters_and_copies_on_other_devices_are_refused() -> None:
+    model, given = mitigated(fresh("t5"), FORCED), called_with(batch(), "t5")
+    with pytest.raises(UserError, match=r"input_ids: they are on meta and the model on cpu; DataParallel"):
+        model(**given | {"input_ids": given["input_ids"].to("meta")})
+    model.lm_head.weight.ds_id = 0  # as DeepSpeed marks what it shards
+    with pytest.raises(UserError, match=r"model: its parameters are sharded \(FSDP, DeepSpeed\); use DDP here"):
+        model(**given)
