@@ -394,3 +394,23 @@ def test_sharded_parameters_and_copies_on_other_devices_are_refused() -> None:
     model.lm_head.weight.ds_id = 0  # as DeepSpeed marks what it shards
     with pytest.raises(UserError, match=r"model: its parameters are sharded \(FSDP, DeepSpeed\); use DDP here"):
         model(**given)
+
+
+def test_each_row_of_each_forward_draws_its_own_numbers() -> None:
+    model, given = mitigated(fresh("t5"), NOISE), called_with(batch(), "t5")
+    seeds = []
+    for _ in range(3):
+        seeds += model.forward._seeds(given).tolist()
+        model(**given)
+    assert len(set(seeds)) == 9
+
+
+def test_losses_by_examples_count_by_their_share_of_the_update_s_labels() -> None:
+    row = {"name": "mrt", "candidates": 2, "alpha": 1.0}
+    given = called_with(batch(), "t5") | {"example_seeds": batch().seeds}
+    items = (given["labels"] != IGNORED).sum()
+    model = mitigated(fresh("t5"), [row], max_target=4)
+    loss = model(**given).loss
+    assert loss.item() > 0
+    torch.testing.assert_close(model(**given, num_items_in_batch=items).loss, loss)
+    torch.testing.assert_close(model(**given, num_items_in_batch=4 * items).loss, loss / 4)
