@@ -14,7 +14,7 @@ from s2s.files.atomic import check_new_folder, is_stream, target_of
 
 RUN_FILES = (
     *("recipe.yaml", "run.json", "log.jsonl", "curves.svg", ".lock", "vocabulary", "checkpoints", "trackers"),
-    *("weights.safetensors", "manifest.json"),
+    *("weights.safetensors", "base.safetensors", "manifest.json"),
 )
 """The files of a run's folder or of an exported one. Other files there are the user's, who may write outputs there."""
 

@@ -18,6 +18,7 @@ RUN_PARTS = (
     "run.json",
     "log.jsonl",
     "weights.safetensors",
+    "base.safetensors",
     "vocabulary",
     "checkpoints",
     "diagnosis",

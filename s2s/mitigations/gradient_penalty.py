@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from s2s.batch import Batch
 from s2s.config.ranges import Strength
+from s2s.errors import UserError
 from s2s.losses.terms import Term
 from s2s.mitigations.adversarial import Perturbed
 from s2s.mitigations.base import Composition, LossMethod, LossTerms, StepContext, mixed
@@ -107,6 +108,8 @@ class ArticleFastGradient(LossMethod):
 
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
         passes, table = context.passes, context.passes.model.token_table
+        if not table.requires_grad:
+            raise UserError("fgm_article: it moves the table of embeddings, which model.lora freezes; use fgm")
         scores = passes.score(fed)
         loss = passes.cross_entropy(scores)
         (gradient,) = passes.differentiate(loss, [table])

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from transformers.activations import ACT2FN
 
 from s2s.config.outside_names import outside
-from s2s.config.ranges import Few, PathText, ShareBelowOne, Size, settle
+from s2s.config.ranges import Few, PathText, Positive, ShareBelowOne, Size, settle
 from s2s.errors import UserError, nearest
 from s2s.model import attention_variants
 from s2s.model.backbone import Shape
@@ -22,6 +22,28 @@ MOST = {
 # fmt: on
 """The greatest sizes that a run's folder may name: a larger one can only exhaust the memory."""
 MAY_BE_ZERO = ("source_slots", "target_slots", "position_offset")
+
+
+@dataclass
+class LoraSettings:
+    """A recipe's ``model.lora:``: only low-rank products next to frozen matrices train (Hu et al. 2021)."""
+
+    rank: Size | None = None  # of the products; null: no LoRA, all weights train
+    alpha: Positive = 32.0  # the products count alpha / rank times
+    dropout: ShareBelowOne = 0.0  # of their inputs
+    targets: Any = "auto"  # every linear layer but the output; or a list of names of layers, such as [q_proj, v_proj]
+
+    def __post_init__(self) -> None:
+        settle(self, "model.lora.")
+        names = self.targets
+        if names != "auto" and not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+            raise UserError(f"model.lora.targets: {names!r} is neither auto nor a list of names of layers")
+
+    def values(self) -> dict[str, Any]:
+        """Return the settings as values of a shape; nothing where there is no LoRA."""
+        targets = [] if self.targets == "auto" else sorted(self.targets)
+        given = {"rank": self.rank, "alpha": self.alpha, "dropout": self.dropout, "targets": targets}
+        return {} if self.rank is None else given
 
 
 @dataclass
@@ -50,6 +72,7 @@ class ModelSettings:
     # keys of a configuration of transformers: {model_type: t5, d_model: 256, ...} makes such a model, other keys change
     # the checkpoint's, such as its dropout
     config: dict[str, Any] = field(default_factory=dict)
+    lora: LoraSettings = field(default_factory=LoraSettings)  # of a model of transformers
 
     def __post_init__(self) -> None:
         settle(self, "model.")

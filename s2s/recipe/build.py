@@ -198,6 +198,8 @@ def build_model(
             foreign, lines = start.start(recipe.model, size, special or {}, prefix)
         check(foreign, recipe.data.max_source, recipe.data.max_target)
         return foreign, lines
+    if recipe.model.lora.rank is not None:
+        raise UserError("model.lora: it adapts models of transformers; the prefix LM trains whole, so set rank to null")
     settings = with_slots(recipe.model, recipe.data)
     # A generator of its own, so that the weights depend on the seed alone and not on what was drawn before.
     with torch.random.fork_rng(devices=[]):

@@ -23,6 +23,7 @@ from s2s.files.folders import AGAIN, damage, entry, recorded_hash, write_folder
 from s2s.files.foreign import check_inside
 from s2s.mitigations.base import FrozenRun
 from s2s.model.backbones import untrained
+from s2s.runs.base_weights import load_base
 from s2s.runs.metadata import VOCABULARY, WEIGHTS, check_files, check_weights, identity, read_metadata
 from s2s.runs.weight_files import check_tensors, read_header, read_tensors, save_tensors
 
@@ -342,6 +343,7 @@ def load_model(folder: str) -> FrozenRun:
     tensors = {name.removeprefix(prefix): tensor for name, tensor in weights.tensors.items() if name.startswith(prefix)}
     model = untrained(metadata.architecture)
     check_tensors(model, tensors, weights.file)
+    load_base(path, metadata, model)
     model.load_state_dict(tensors)
     check_files(path, metadata, f"{VOCABULARY}/")
     return FrozenRun(model.eval().requires_grad_(False), vocabularies.load(path / VOCABULARY))

@@ -3,6 +3,7 @@
 The small folder holds recipe.yaml, run.json, vocabulary/, weights.safetensors and a README.md, and no optimizer state.
 """
 
+import copy
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from s2s.errors import UserError, first_line
 from s2s.files.atomic import new_folder
 from s2s.files.folders import entries
 from s2s.files.paths import at_home
+from s2s.model.backbones.foreign import ForeignBackbone
+from s2s.objective import Objective
 from s2s.runs.metadata import FILE, LISTED, RECIPE, VOCABULARY, WEIGHTS, read_metadata, write_metadata
 from s2s.runs.model_card import Introduction, Trained, write_card
 from s2s.runs.weight_files import save_tensors
@@ -35,15 +38,27 @@ def save_pretrained(run: Trained, folder: Path, name: str | None = None, scores:
     """
     title = name or folder.name
     with new_folder(folder) as partial:
-        tensors = run.objective.state_dict()
+        objective = _without_lora(run.objective)
+        tensors = objective.state_dict()
         (partial / RECIPE).write_text(run.recipe.to_yaml(), encoding="utf-8", newline="\n")
         (partial / VOCABULARY).mkdir()
         vocabularies.save(run.vocabulary, partial / VOCABULARY)
-        metadata = replace(read_metadata(run.folder), files=entries(partial, LISTED))
+        metadata = replace(
+            read_metadata(run.folder), architecture=objective.model.shape, files=entries(partial, LISTED)
+        )
         save_tensors(partial / WEIGHTS, tensors, run.step, metadata.identity)
         write_metadata(partial, metadata)
         kind = "A sequence-to-sequence model of s2s; `recipe.yaml` has all settings."
         write_card(partial, run, Introduction("s2s", title, kind, USAGE.format(name=title)), scores)
+
+
+def _without_lora(objective: Objective) -> Objective:
+    """Return an objective whose model's matrices have what LoRA has learnt, or itself where it has none."""
+    if not isinstance(model := objective.model, ForeignBackbone) or not model.shape.lora:
+        return objective
+    whole = copy.copy(objective)
+    whole._modules = {**objective._modules, "model": model.merged()}
+    return whole
 
 
 NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)

@@ -17,7 +17,8 @@ from s2s.model.backbones import shape_class
 from s2s.runs.weight_files import read_header
 
 FILE, RECIPE, VOCABULARY, WEIGHTS = "run.json", "recipe.yaml", "vocabulary", "weights.safetensors"
-LISTED = (RECIPE, WEIGHTS, f"{VOCABULARY}/**/*")
+BASE = "base.safetensors"  # the frozen weights of a run under LoRA
+LISTED = (RECIPE, WEIGHTS, BASE, f"{VOCABULARY}/**/*")
 """The files of a run that ``run.json`` vouches for; checkpoints, which come and go, have a list each."""
 
 

@@ -30,6 +30,7 @@ from s2s.objective import Objective
 from s2s.recipe.build import build_heads
 from s2s.recipe.recipe import Recipe
 from s2s.runs import checkpoints, export, run_folder, transformers_export
+from s2s.runs.base_weights import load_base
 from s2s.runs.metadata import RunMetadata, check_weights
 from s2s.runs.weight_files import check_tensors
 from s2s.search.methods.base import SearchMethod
@@ -313,6 +314,7 @@ def opened(
     with torch.device("meta"):
         objective = Objective(untrained(shape), recipe.objective, (), heads, recipe.generates)
     check_tensors(objective, stored.tensors, stored.file)
+    load_base(folder, metadata, objective.model)
     objective.load_state_dict(stored.tensors, assign=True)
     check(objective.model)
     chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

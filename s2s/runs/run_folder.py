@@ -4,6 +4,7 @@ recipe.yaml       the merged recipe
 vocabulary/       the vocabulary
 run.json          architecture, data, kernel, threads and versions; size and SHA-256 of the files above; written last,
                   so a folder with it is complete
+base.safetensors  the frozen weights of a run under LoRA
 log.jsonl         one line per step
 curves.svg        a picture of it
 trackers/         the files of run.trackers

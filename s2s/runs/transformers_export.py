@@ -84,8 +84,9 @@ def _write_bert(run: Trained, folder: Path, title: str) -> Introduction:
 
 def _write_foreign(run: Trained, folder: Path, title: str) -> Introduction:
     """Write a model of ``transformers`` as its own, with the settings of the run's search."""
-    model, vocabulary, search = run.objective.model, run.vocabulary, run.recipe.search
-    assert isinstance(model, ForeignBackbone)
+    vocabulary, search = run.vocabulary, run.recipe.search
+    assert isinstance(run.objective.model, ForeignBackbone)
+    model = run.objective.model.merged()
     shape, kind = model.shape, model.shape.backbone
     # A causal LM's target begins where its prompt ends, so that the begin symbol of targets is the prompt's last token.
     begun = [vocabulary.start] if kind == "causal_lm" else []

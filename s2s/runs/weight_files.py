@@ -56,7 +56,10 @@ def check_tensors(module: Module, tensors: Mapping[str, Tensor], path: Path) -> 
     names = sorted(expected.keys() | tensors.keys())
     wrong = next((text for name in names if (text := _misfit(name, expected.get(name), tensors.get(name)))), None)
     if wrong is None:
-        broken = next((name for name, _ in module.named_parameters() if not tensors[name].isfinite().all()), None)
+        broken = next(
+            (name for name, _ in module.named_parameters() if name in tensors and not tensors[name].isfinite().all()),
+            None,
+        )
         wrong = None if broken is None else f"'{broken}' has values that are no numbers"
     if wrong is not None:
         raise UserError(f"{path}: {wrong}; the file is damaged or of another run: {AGAIN}")

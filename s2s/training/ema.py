@@ -17,7 +17,8 @@ class MovingAverage:
 
     def __init__(self, module: Module, decay: float, saved: dict[str, Tensor] | None = None) -> None:
         self.module, self.decay = module, decay
-        self.parameters = dict(module.named_parameters())
+        trained = (pair for pair in module.named_parameters() if pair[1].requires_grad)
+        self.parameters = dict(trained)
         self.tensors = {
             name: (parameter if saved is None else saved[name]).detach().to(parameter.device, copy=True)
             for name, parameter in self.parameters.items()

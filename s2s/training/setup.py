@@ -25,6 +25,7 @@ from s2s.objective import Objective
 from s2s.recipe import build
 from s2s.recipe.recipe import Recipe, differences
 from s2s.runs import checkpoints, run_folder
+from s2s.runs.base_weights import load_base, save_base
 from s2s.runs.checkpoints import Checkpoint, load_model
 from s2s.runs.metadata import VOCABULARY, RunMetadata, check_files, check_weights, read_metadata, write_metadata
 from s2s.runs.weight_files import check_tensors
@@ -170,7 +171,8 @@ def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
             write_atomically(folder / "recipe.yaml", recipe.to_yaml())
             write_metadata(folder, _refreshed(read_metadata(folder), recipe, accelerator))
         else:
-            vocabulary, _, metadata = new_run(recipe, dataset, accelerator)
+            vocabulary, objective, metadata = new_run(recipe, dataset, accelerator)
+            save_base(folder, objective.model)
             run_folder.create(folder, recipe, vocabulary, metadata)
     wait_for_all()
     metadata, vocabulary = read_metadata(folder), run_folder.read_vocabulary(folder)
@@ -258,6 +260,7 @@ def start_objective(prepared: Prepared, folder: Path) -> tuple[Objective, Checkp
         if checkpoint.file is not None:
             check_weights(folder, metadata, checkpoint.file)
             check_tensors(objective, checkpoint.weights, checkpoint.file)
+        load_base(folder, metadata, model)
         objective.load_state_dict(checkpoint.weights)
         report = [*report, f"resuming from step {checkpoint.step}"]
     return objective.to(prepared.accelerator.device), checkpoint, report

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from s2s.errors import UserError, first_line, nearest
+from s2s.model.architecture import LoraSettings
 from s2s.model.backbone import Shape
 
 MAPPINGS = {
@@ -47,12 +48,15 @@ class ForeignArchitecture(Shape):
     vocabulary: int
     config: dict[str, Any] = field(default_factory=dict)
     prefix: list[int] = field(default_factory=list)  # ids that an encoder-decoder's decoder reads before a target
+    lora: dict[str, Any] = field(default_factory=dict)  # rank, alpha, dropout and targets; nothing without LoRA
 
     def __post_init__(self) -> None:
         if self.backbone not in MAPPINGS:
             raise UserError(f"model.backbone: no '{self.backbone}' of transformers{nearest(self.backbone, MAPPINGS)}")
         if not 1 <= self.vocabulary <= UNLIMITED * 10:
             raise UserError(f"model: {self.vocabulary} rows of a vocabulary")
+        if self.lora:  # checked as a recipe's, since a stranger may have written it
+            LoraSettings(**self.lora | {"targets": self.lora.get("targets") or "auto"})
 
     @cached_property
     def configuration(self) -> PreTrainedConfig:

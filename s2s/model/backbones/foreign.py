@@ -5,10 +5,12 @@ answering rows that are known already, so that whatever a family does to its sco
 scales of others) is done.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from s2s.model.activation_checkpointing import in_main_memory, inputs
 from s2s.model.attention import Cached, append
 from s2s.model.backbone import Backbone, Memory, OutputRows, Stack, evaluating
 from s2s.model.backbones.configuration import MAPPINGS, PARSE_ERRORS, ForeignArchitecture, implementation, refuse
+from s2s.model.backbones.lora import adapt, merge
 
 POLICIES: dict[str, Callable[..., Any] | None] = {"none": None, "block": inputs, "offload": in_main_memory}
 """The rows of ``CHECKPOINTING`` for layers whose halves are not known."""
@@ -140,6 +143,9 @@ class ForeignBackbone(Backbone):
         self.shape = shape
         self.inner: Any = made(shape) if inner is None else inner
         refuse_embeddings(self.inner, shape)
+        if shape.lora:
+            adapt(self.inner, shape.lora)
+        self.frozen = [name for name, part in self.inner.named_parameters() if shape.lora and not part.requires_grad]
         self.aliases = aliases(self.inner)
         self.register_load_state_dict_post_hook(_tie)
         self.factor = self._factor()
@@ -229,18 +235,31 @@ class ForeignBackbone(Backbone):
             raise UserError(f"run.compile: it compiles the prefix LM's blocks, not a {self.shape.model_type}'s")
 
     def state_dict(self, *args: Any, **settings: Any) -> Any:
-        """Return the tensors, each under one name: a file of weights holds no tensor twice."""
+        """Return the tensors, each under one name: a file of weights holds no tensor twice.
+
+        Under LoRA without the frozen ones, which a run's folder holds once and not in each checkpoint.
+        """
         state, prefix = super().state_dict(*args, **settings), settings.get("prefix", "")
         # The library refuses to write a file in which two names share a tensor.
-        for name in self.aliases:
+        for name in [*self.aliases, *self.frozen]:
             state.pop(f"{prefix}inner.{name}", None)
         return state
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *settings: Any) -> None:
+        for name in self.frozen:
+            state.setdefault(f"{prefix}inner.{name}", self.inner.get_parameter(name).detach())
         for name, first in self.aliases.items():
             if (key := f"{prefix}inner.{first}") in state:
                 state[f"{prefix}inner.{name}"] = state[key]
         super()._load_from_state_dict(state, prefix, *settings)
+
+    def merged(self) -> Self:
+        """Return the model without LoRA, whose matrices have what it has learnt; itself where there is no LoRA."""
+        if not self.shape.lora:
+            return self
+        inner = copy.deepcopy(self.inner)
+        merge(inner)
+        return type(self)(replace(self.shape, lora={}), inner)
 
     @contextmanager
     def _answering(self, rows: Tensor) -> Iterator[None]:

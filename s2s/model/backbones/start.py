@@ -86,14 +86,19 @@ def start(
     report = with_dropout(config, settings.dropout, settings.config)
     if (rows := int(config.vocab_size)) < size:
         raise UserError(f"vocabulary: {size} pieces, but the {config.model_type} has {rows} rows")
-    shape = ForeignArchitecture(named, rows, plain(config), list(prefix))
+    shape = ForeignArchitecture(named, rows, plain(config), list(prefix), settings.lora.values())
     model = BACKBONES[named][0]
     inner = None if scratch else _loaded(settings.pretrained or "", named, config)
     # Measurements of the new model begin in its constructor, so a family may fail there already.
     with trial(shape):
         made = model(shape, inner)
     assert isinstance(made, ForeignBackbone)
+    # The library loads a checkpoint in evaluation mode, in which nothing is dropped.
+    made.train()
     parameters = sum(parameter.numel() for parameter in made.parameters())
+    if shape.lora:
+        trained = sum(parameter.numel() for parameter in made.parameters() if parameter.requires_grad)
+        report = [*report, f"model.lora: {trained:,} of {parameters:,} parameters train"]
     return made, [f"{named}: a {config.model_type} of {parameters:,} parameters, {rows} rows of vocabulary", *report]
 
 
