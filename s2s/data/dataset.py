@@ -15,6 +15,7 @@ from s2s.data.example_store import Examples, pack
 from s2s.data.rows import Example
 from s2s.data.settings import DataSettings, check_origin
 from s2s.data.splits import SPLITS
+from s2s.data.synthetic import Transduction
 from s2s.data.user_files import Splits
 from s2s.errors import UserError, nearest
 from s2s.files.paths import cache_folder
@@ -136,7 +137,7 @@ def _copy_task(data: DataSettings) -> tuple[Lists, list[str]]:
 
 def _synthetic_task(data: DataSettings) -> tuple[Lists, list[str]]:
     """Make ``data.size`` examples of the chain ``data.task``; a tenth each for dev and test."""
-    examples = [Example(*pair) for pair in data.task.pairs(data.size)]
+    examples = [Example(*pair) for pair in Transduction(**vars(data.task)).pairs(data.size)]
     part = data.size // 10
     return {"train": examples[2 * part :], "dev": examples[:part], "test": examples[part : 2 * part]}, []
 

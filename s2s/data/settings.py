@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from s2s.config.outside_names import outside
-from s2s.config.ranges import Count, PathText, Seed, at_least, settle
-from s2s.data.synthetic import Transduction
+from s2s.config.ranges import Count, PathText, Range, Seed, at_least, settle
 from s2s.errors import UserError
 from s2s.files.paths import at_home
 
@@ -25,6 +24,31 @@ PACKAGES = [
 SourceLength = Annotated[int, at_least(3, 1_000_000)]
 TargetLength = Annotated[int, at_least(2, 1_000_000)]
 SetSize = Annotated[int, at_least(201)]
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+# Neither 0 nor 1: every prefix must be possible, as the model may write any.
+Chance = Annotated[float, Range(0, 1, open_low=True, open_high=True)]
+
+
+@dataclass
+class TaskSettings:
+    """A recipe's ``data.task``: the hidden Markov chain of ``s2s.data.synthetic``, and how long its sources are."""
+
+    letters: Annotated[int, Range(2, len(LETTERS))] = 8  # size of the alphabet of sources, and of that of targets
+    modes: Annotated[int, Range(1, len(LETTERS))] = 2  # ways to write a letter; at most letters
+    noise: Chance = 0.05  # probability that a word is drawn from all words, with equal probabilities
+    switch: Chance = 0.1  # probability that the mode changes after a word, to any other one
+    stay: Chance = 0.1  # probability that the pointer stays after a word
+    shortest: Count = 5  # letters of a source
+    longest: Count = 20  # letters of a source
+
+    def __post_init__(self) -> None:
+        settle(self, "data.task.")
+        if self.modes > self.letters:
+            raise UserError(f"data.task.modes: {self.modes} is not in 1 .. letters ({self.letters})")
+        if self.shortest > self.longest:
+            raise UserError(f"data.task.shortest: {self.shortest} is more than longest ({self.longest})")
 
 
 @dataclass
@@ -88,7 +112,7 @@ class DataSettings:
     # a folder; null: the environment variable S2S_CACHE, else ~/.cache/s2s
     cache: PathText | None = field(default=None, metadata=outside("FOLDER"))
     size: SetSize = 4000  # examples of the copy task, of which 200 are held out, or of the synthetic one: a fifth
-    task: Transduction = field(default_factory=Transduction)  # of the synthetic set
+    task: TaskSettings = field(default_factory=TaskSettings)  # of the synthetic set
 
     def __post_init__(self) -> None:
         settle(self, "data.")

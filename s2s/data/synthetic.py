@@ -9,42 +9,18 @@ Markov Models", 1989, section III A) gives its probability exactly.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
-from s2s.config.ranges import Count, Range, settle
-from s2s.errors import UserError
+from s2s.data.settings import LETTERS, TaskSettings
 
 Numbers = NDArray[np.float64]
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-# Neither 0 nor 1: every prefix must be possible, as the model may write any.
-Chance = Annotated[float, Range(0, 1, open_low=True, open_high=True)]
-
 
 @dataclass
-class Transduction:
-    """A recipe's ``data.task``: the chain, and how long its sources are.
-
-    Letters are ``a b c`` ..., words ``A B C`` ..., separated by blanks in a text.
-    """
-
-    letters: Annotated[int, Range(2, len(LETTERS))] = 8  # size of the alphabet of sources, and of that of targets
-    modes: Annotated[int, Range(1, len(LETTERS))] = 2  # ways to write a letter; at most letters
-    noise: Chance = 0.05  # probability that a word is drawn from all words, with equal probabilities
-    switch: Chance = 0.1  # probability that the mode changes after a word, to any other one
-    stay: Chance = 0.1  # probability that the pointer stays after a word
-    shortest: Count = 5  # letters of a source
-    longest: Count = 20  # letters of a source
-
-    def __post_init__(self) -> None:
-        settle(self, "data.task.")
-        if self.modes > self.letters:
-            raise UserError(f"data.task.modes: {self.modes} is not in 1 .. letters ({self.letters})")
-        if self.shortest > self.longest:
-            raise UserError(f"data.task.shortest: {self.shortest} is more than longest ({self.longest})")
+class Transduction(TaskSettings):
+    """The chain with these settings. Letters are ``a b c`` ..., words ``A B C`` ..., separated by blanks in a text."""
 
     @property
     def words(self) -> list[str]:

@@ -11,6 +11,7 @@ from s2s.data import Dataset, DataSettings, Example, load
 from s2s.data.batches import tokenise
 from s2s.data.dataset import TRAINED, fingerprint, is_same
 from s2s.data.splits import SPLITS
+from s2s.data.synthetic import Transduction
 from s2s.data.user_files import read
 from s2s.diagnose.corruptions import seen
 from s2s.diagnose.oracle import Oracle, model_oracle, task_oracle
@@ -128,7 +129,9 @@ def _truth(run: Run, folders: Sequence[Path]) -> Truth | None:
         data = run.recipe.data
         if data.source != "synthetic":
             return None
-        return Truth(task_oracle(data.task, run.vocabulary), "the task itself", True, f"task {data.task}")
+        return Truth(
+            task_oracle(Transduction(**vars(data.task)), run.vocabulary), "the task itself", True, f"task {data.task}"
+        )
     runs = [load_run(folder) for folder in folders]
     # Equal sizes are not enough: the mean adds up probabilities id by id.
     for other in runs:

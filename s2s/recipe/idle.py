@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from s2s.data.synthetic import Transduction
+from s2s.data.settings import TaskSettings
 from s2s.recipe.recipe import Recipe
 from s2s.search.methods.base import SearchMethod
 
@@ -51,7 +51,7 @@ def _idle_run(recipe: Recipe) -> Iterator[tuple[str, str]]:
             yield f"{key}.start_step", f"{start}, but the run has {run.steps} steps: the method never starts"
         elif end > run.steps:
             yield f"{key}.ramp_steps", f"the ramp ends after step {end}, not in this run"
-    if recipe.data.source != "synthetic" and recipe.data.task != Transduction():
+    if recipe.data.source != "synthetic" and recipe.data.task != TaskSettings():
         yield "data.task", "it does nothing without data.source: synthetic"
     evaluations, saves = math.ceil(run.steps / run.evaluate_every), math.ceil(run.steps / run.save_every)
     if run.patience is not None and run.patience >= evaluations:

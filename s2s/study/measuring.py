@@ -101,6 +101,7 @@ def work(plan: Plan, variant: str, seed: int) -> None:
     recipe = plan.recipe(variant, seed, places)
     scored = _scored(plan, recipe)  # before training: a fault there must not come after it
     run = fit(recipe)
+    # Not the file of results: another run may read the weights while these are still being measured.
     plan.trained(variant, seed).touch()
     clock.enter("measure")
     result = _measured(plan, variant, seed, run, recipe, scored, clock)
@@ -230,6 +231,7 @@ def _diagnosed(plan: Plan, run: Run) -> dict[str, Table]:
     wanted = plan.settings.diagnose
     settings = replace(wanted.settings(run.folder), split=plan.settings.split)
     measured = measure(prepare(run.folder, choose(settings)), settings, no_bar)
+    # A corruption that one variant has seen is held out for none, as all are compared on the same ones.
     measured = measured._replace(seen=frozenset(plan.seen))
     kept = [
         quantity

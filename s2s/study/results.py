@@ -183,6 +183,8 @@ def stored(plan: Plan, variant: str, seed: int) -> Result | None:
 def fitting(plan: Plan, results: Sequence[Result]) -> list[str]:
     """Return lines on results that were measured otherwise than the study says now, or are of unequal data."""
     lines = []
+    if other := sorted({result.variant for result in results if result.measured != plan.measured_hash(result.variant)}):
+        lines.append(f"searched, scored or diagnosed otherwise than the study says now: {', '.join(other)}")
     if other := sorted({result.variant for result in results if result.hypotheses != plan.hypotheses_hash()}):
         lines.append(f"measured before the hypotheses were as they are now: {', '.join(other)}")
     values = {name: sorted({getattr(result, name) for result in results}) for name in ("data", "tested")}

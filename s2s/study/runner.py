@@ -69,7 +69,9 @@ def progress(plan: Plan) -> Progress:
     """
     finished = {}
     for variant, seed in plan.runs:
-        if (result := results.stored(plan, variant, seed)) is not None:
+        result = results.stored(plan, variant, seed)
+        # What is measured may have changed since; without the weights the old measurement is all that there is.
+        if result and (result.measured == plan.measured_hash(variant) or not plan.trained(variant, seed).exists()):
             finished[variant, seed] = result
     only = plan.settings.only or list(plan.variants)
     left = [run for run in plan.runs if run not in finished and run[0] in only]
@@ -131,6 +133,7 @@ def last_step(folder: Path) -> int:
     if not path.is_file():
         return 0
     with path.open("rb") as file:
+        # The end alone: the log of a long run has megabytes, and this is asked every minute.
         file.seek(max(0, path.stat().st_size - 4000))
         lines = file.read().splitlines()
     for line in reversed(lines):
@@ -229,6 +232,7 @@ def _start(
             state.failed[variant, seed] = f"it reads {missing[0][0]}, seed {missing[0][1]}, which failed"
             continue
         if missing:
+            # Its teachers are being trained; a run that needs none takes the free worker meanwhile.
             continue
         slot = min(set(range(workers)) - {process.slot for process in running})
         running.append(_process(plan, variant, seed, slot, arguments))
@@ -237,6 +241,7 @@ def _start(
 
 def _process(plan: Plan, variant: str, seed: int, slot: int, arguments: Sequence[str]) -> Process:
     path = plan.folder / f"{variant}-{seed}.log"
+    # Said to each run: two that took all cores would take longer side by side than one after the other.
     threads = str(plan.settings.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     if gpus := devices():

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, cast
@@ -208,6 +209,7 @@ class Plan:
         for key in ("folder", "seed", "select"):
             if key in changes.values.get("run", {}):
                 raise UserError(f"{changes.position(f'run.{key}')}: run.{key}: the study sets it for all variants")
+        # The same for all: checkpoints that were chosen by different rules would compare the rules.
         fixed = {"folder": str(self.run_folder(variant, seed)), "seed": seed, "select": self.settings.select}
         layers = [*self.base, changes]
         if places is not None:
@@ -266,12 +268,13 @@ class Plan:
     def measured_hash(self, variant: str) -> str:
         """Return digits that change with all that is measured of a run after its training."""
         recipe = self.recipe(variant, 0)
-        searches = {name: [repr(self.search(name, recipe))] for name in self.searches}
+        searches = {name: _changed(self.search(name, recipe)) for name in self.searches}
         settings = self.settings
-        parts = [searches, settings.split, settings.scores, asdict(settings.diagnose), self.seen]
+        # Without keys at their defaults, so that a later version with more keys measures the same.
+        parts = [searches, settings.split, settings.scores, given(settings.diagnose), self.seen]
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
-    @property
+    @cached_property
     def seen(self) -> list[str]:
         """The corruptions that some variant is trained on; a comparison holds out the others."""
         methods = [method for variant in self.variants for method in self.recipe(variant, 0).mitigations]
@@ -380,6 +383,16 @@ def _check(plan: Plan) -> None:
             if row.endpoint not in known:
                 hint = nearest(row.endpoint, sorted(known))
                 raise UserError(f"{plan.file}: hypotheses[{index}].endpoint: no '{row.endpoint}'{hint}")
+
+
+def given(settings: Any) -> dict[str, Any]:
+    """Return the keys of a settings object that are not at their defaults, and its class."""
+    values, defaults = asdict(settings), asdict(type(settings)())
+    return {"": type(settings).__name__, **{key: value for key, value in values.items() if value != defaults[key]}}
+
+
+def _changed(search: Search) -> list[Any]:
+    return [given(search.settings), search.examples]
 
 
 def _others(value: Any, seed: int) -> Iterator[OtherRun]:

@@ -465,6 +465,19 @@ def test_runs_with_results_of_another_recipe_are_left_to_do(finished_results, tm
         plan_of(tmp_path, FILE, "only=[other]")
 
 
+def test_another_measurement_is_made_again_where_the_weights_are_here_and_told_where_not(finished_results, tmp_path):
+    plan = plan_of(tmp_path, FILE.replace("beam_2: {beams: 2", "beam_2: {beams: 3"), f"results={finished_results}")
+    kept = progress(plan)
+    assert not kept.left
+    assert (
+        "otherwise than the study says now: replacement, teacher_forcing"
+        in remarks(Comparisons(plan, list(kept.finished.values())))[-1]
+    )
+    plan.trained("replacement", 2).parent.mkdir(parents=True)
+    plan.trained("replacement", 2).touch()
+    assert progress(plan).left == [("replacement", 2)]
+
+
 @pytest.fixture
 def finished_results(tmp_path):
     folder, plan = tmp_path / "kept", plan_of(tmp_path, FILE, f"results={tmp_path / 'kept'}")
