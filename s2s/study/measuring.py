@@ -50,7 +50,7 @@ from s2s.runs.metadata import read_metadata
 from s2s.runs.run import Run
 from s2s.study import results
 from s2s.study.results import Result, Table, head_table, quantity_table, score_table
-from s2s.study.settings import OtherRun, Plan, Search, read_plan
+from s2s.study.settings import KEPT, OtherRun, Plan, Search, read_plan
 from s2s.train import fit
 
 PIECES = "study"
@@ -236,7 +236,7 @@ def _diagnosed(plan: Plan, run: Run) -> dict[str, Table]:
     kept = [
         quantity
         for quantity in [*quantities([measured]), *_excess(measured, wanted.lengths)]
-        if quantity.name in (wanted.quantities or results.KEPT) or quantity.name.startswith("excess_error_after")
+        if quantity.name in (wanted.quantities or KEPT) or quantity.name.startswith("excess_error_after")
     ]
     return {
         quantity.name: quantity_table(quantity, quantity.statistics(measured), settings.distances) for quantity in kept

@@ -28,6 +28,7 @@ from s2s.study.settings import Plan
 
 MOST_BYTES = 200_000
 """Of one run's file: results are tracked in git, and weights are not."""
+SUFFIX = ".json.xz"
 PRECISION = 0.01
 """The largest rounding error of a kept sum, in standard deviations of its column over sentences.
 
@@ -49,8 +50,6 @@ SCORES: dict[str, Measure] = {
     **{name: measure.of_total for name, measure in SUMMED.items()},
 }
 """The measures of scores, besides percentages of two sums."""
-KEPT = ("damage_held_out", "damage_own_errors", "clean_cost", "beam_curse", "calibration_gap")
-"""The quantities that a study keeps unless it names others."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def quantity_table(quantity: Quantity, rows: Numbers, distances: int) -> Table:
 
 def path_of(plan: Plan, variant: str, seed: int) -> Path:
     """Return the file of a run's results."""
-    return plan.results / f"{variant}-{seed}.json.xz"
+    return plan.results / f"{variant}-{seed}{SUFFIX}"
 
 
 def write(path: Path, result: Result) -> int:
@@ -166,7 +165,10 @@ def read(path: Path) -> Result:
     try:
         values = parse_json(lzma.decompress(path.read_bytes()).decode())
         tables = {name: Table.of(table) for name, table in values["tables"].items()}
-        return Result(**{**values, "tables": tables})
+        result = Result(**{**values, "tables": tables})
+        if path.name != f"{result.variant}-{result.seed}{SUFFIX}":
+            raise ValueError(f"it is of {result.variant}, seed {result.seed}")
+        return result
     except (lzma.LZMAError, EOFError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{path}: no results of a study's run ({first_line(error)}); remove it to run again") from error
 

@@ -26,6 +26,13 @@ STUDIES = SHIPPED / "studies"
 """The folder of the studies that come with the package."""
 DECLARED = ("recipe", "variants", "searches")
 """Sections that hold keys of recipes; all other sections are keys of ``Study``."""
+KEPT = ("damage_held_out", "damage_own_errors", "clean_cost", "beam_curse", "calibration_gap")
+"""The quantities of the diagnosis that a study keeps unless it names others."""
+OTHERS = (
+    *("damage_seen", "overconfidence_gap", "eb_slope", "language_slope", "su_gap", "model_errors", "distracted"),
+    *("hallucinations", "length_ratio", "repetition", "copying"),
+)
+"""Those that it may name besides them."""
 NAME = re.compile(r"[A-Za-z0-9_]+")
 OTHER_RUN = re.compile(r"study://(run|decoded)/(\w+)(?:/(\d+(?:\+\d+)*))?")
 """A value of a recipe that is made from other runs: their folders, or what they write for train."""
@@ -47,6 +54,8 @@ class Measured:
 
     def __post_init__(self) -> None:
         settle(self, "diagnose.")
+        if unknown := [name for name in self.quantities if name not in (*KEPT, *OTHERS)]:
+            raise UserError(f"diagnose.quantities: no '{unknown[0]}'{nearest(unknown[0], (*KEPT, *OTHERS))}")
 
     def settings(self, folder: Path) -> DiagnosisSettings:
         """Return the settings of the diagnosis of one run."""
@@ -226,6 +235,13 @@ class Plan:
         merged = merge(SCHEMA, [base, Layer(layer.origin, {"search": values}, {})])
         return Search(merged.search, None if count is None else count.examples)
 
+    def quantities(self) -> set[str]:
+        """Return the endpoints that the diagnosis gives."""
+        measured = self.settings.diagnose
+        if not measured.examples:
+            return set()
+        return {*(measured.quantities or KEPT), *(f"excess_error_after_{length}" for length in measured.lengths)}
+
     def scores(self, variant: str) -> set[str]:
         """Return the endpoints of a variant that are scores: of searches, where it generates, and of heads."""
         recipe = self.recipe(variant, self.settings.seeds[0])
@@ -378,6 +394,11 @@ def _check(plan: Plan) -> None:
         for key in ("variant", "baseline"):
             if (name := getattr(row, key)) is not None and name not in plan.variants:
                 raise UserError(f"{plan.file}: hypotheses[{index}].{key}: no '{name}'{nearest(name, plan.variants)}")
+        if "." not in row.endpoint and row.endpoint not in plan.quantities():
+            hint = nearest(row.endpoint, sorted(plan.quantities()))
+            raise UserError(f"{plan.file}: hypotheses[{index}].endpoint: no '{row.endpoint}'{hint}")
+        if (row.baseline or plan.baseline) == row.variant:
+            raise UserError(f"{plan.file}: hypotheses[{index}].variant: '{row.variant}' is compared with itself")
         if "." in row.endpoint:
             known = plan.scores(row.variant).intersection(plan.scores(row.baseline or plan.baseline))
             if row.endpoint not in known:

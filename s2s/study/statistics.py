@@ -180,7 +180,7 @@ def _error(sides: Sequence[Replicates]) -> tuple[float, float]:
     # A variance over sentences is known no better than from m of them, and from this number of replicates.
     unsure = 1 / (sentences - 1) + 1 / (samples - 1)
     joint = unbiased * float(np.var(sides[0].drawn.mean(axis=1) - sides[1].drawn.mean(axis=1), ddof=1))
-    over_seeds, twice, squares = 0.0, 0.0, joint**2 * unsure
+    over_seeds, twice, of_seeds, of_sentences = 0.0, 0.0, 0.0, joint**2 * unsure
     for observed, drawn, _ in sides:
         seeds = len(observed)
         if seeds > 1:
@@ -188,10 +188,14 @@ def _error(sides: Sequence[Replicates]) -> tuple[float, float]:
             around = drawn - drawn.mean(axis=1, keepdims=True)
             # The deviations around a mean of n runs vary by (n - 1) / n of what the runs do; the mean over runs by 1/n.
             run = unbiased * float(np.var(around, axis=0, ddof=1).mean()) / (seeds - 1)
-            squares += spread**2 / (seeds - 1) + run**2 / (seeds - 1) * unsure
+            of_seeds += spread**2 / (seeds - 1)
+            of_sentences += run**2 / (seeds - 1) * unsure
             over_seeds, twice = over_seeds + spread, twice + run
+    # A part that is estimated as 0 adds nothing to the variance, and so nothing to what is unsure of it.
+    of_sentences *= joint > twice
     variance = over_seeds + max(0.0, joint - twice)
-    return sqrt(variance), variance**2 / squares if squares else 0.0
+    # Parts that nearly cancel would leave less than a degree; two runs, the fewest with a spread, have one.
+    return sqrt(variance), max(1.0, variance**2 / (of_seeds + of_sentences)) if variance else 1.0
 
 
 def superiority(difference: Difference, better: Better = "higher") -> float | None:

@@ -26,7 +26,7 @@ from s2s.study.comparison import Comparisons
 from s2s.study.page import remarks
 from s2s.study.results import Table
 from s2s.study.runner import Progress, minutes, progress, remaining
-from s2s.study.settings import STUDIES, Plan, read_plan
+from s2s.study.settings import KEPT, OTHERS, STUDIES, Plan, read_plan
 
 FILE = """\
 title: does noise help copying
@@ -85,6 +85,9 @@ WRONG = [
     ("minutes: 4", "run: {seed: 3}", r"toy.yaml:10: run.seed: the study sets it for all variants"),
     ("minutes: 4", "data: {path: 'study://decoded/later'}", "it reads no earlier variant 'later'"),
     ("  greedy: {beams: 1,", "  greedy: {beems: 1,", r"toy.yaml:14: unknown key 'search.beems'|did you mean"),
+    ("greedy.seq_rep_2", "damage_own_error", r"endpoint: no 'damage_own_error'; did you mean 'damage_own_errors'"),
+    ("beam_2.chrf, variant: replacement", "beam_2.chrf, variant: teacher_forcing", "is compared with itself"),
+    ("diagnose: {", "diagnose: {quantities: [repetitions], ", "no 'repetitions'; did you mean 'repetition'"),
     ("variants:", "variant:", r"toy.yaml:7: unknown key 'variant'; did you mean 'variants'"),
 ]
 
@@ -484,6 +487,17 @@ def finished_results(tmp_path):
     for variant, seed in plan.runs:
         results.write(results.path_of(plan, variant, seed), fake_result(plan, variant, seed))
     return folder
+
+
+def test_the_file_of_another_run_is_refused_by_name(finished_results, tmp_path):
+    shutil.copy(finished_results / "replacement-1.json.xz", finished_results / "replacement-2.json.xz")
+    with pytest.raises(UserError, match=r"replacement-2.json.xz: .*it is of replacement, seed 1"):
+        progress(plan_of(tmp_path, FILE, f"results={finished_results}"))
+
+
+def test_the_names_of_quantities_are_those_that_can_be_measured():
+    damages = ("damage_held_out", "damage_own_errors", "damage_seen")
+    assert {*KEPT, *OTHERS} == {*damages, *results.QUANTITIES}
 
 
 def test_a_damaged_file_of_results_is_refused_by_name(finished_results, tmp_path):
