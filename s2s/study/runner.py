@@ -70,7 +70,7 @@ def progress(plan: Plan) -> Progress:
     finished = {}
     for variant, seed in plan.runs:
         result = results.stored(plan, variant, seed)
-        # What is measured may have changed since; without the weights the old measurement is all that there is.
+        # The measurements may have changed since; without the weights the old ones are all that there is.
         if result and (result.measured == plan.measured_hash(variant) or not plan.trained(variant, seed).exists()):
             finished[variant, seed] = result
     only = plan.settings.only or list(plan.variants)
