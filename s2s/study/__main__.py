@@ -9,10 +9,12 @@ import time
 from collections.abc import Sequence
 
 from s2s.console.command_line import run_command
+from s2s.console.outputs import check_output_files
 from s2s.console.terminal import log
 from s2s.errors import UserError
 from s2s.study import runner
-from s2s.study.page import write_page
+from s2s.study.page import OUTPUTS, write_page
+from s2s.study.results import path_of
 from s2s.study.settings import STUDY, Plan, read_plan
 
 USAGE = """\
@@ -32,6 +34,11 @@ def study(arguments: Sequence[str]) -> None:
     plan = read_plan(arguments)
     state = runner.progress(plan)
     introduce(plan, state)
+    # Before hours of training: results and a page that cannot be written are refused at once.
+    check_output_files("output", plan.output, OUTPUTS, [plan.file])
+    if state.left:
+        check_output_files("results", plan.results, [path_of(plan, *run).name for run in state.left], [plan.file])
+        check_output_files("folder", plan.folder, [], [plan.file])
     try:
         if state.left:
             runner.run(plan, state, arguments, began, log)

@@ -1,5 +1,6 @@
 """The output for people: one page, ``results.json``, and the rows of a table in Markdown, from small results alone."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -25,6 +26,7 @@ from s2s.study.statistics import LEAST_SEEDS, Kind
 from s2s.study.svg import as_file
 
 PAGE, RECORD, ROWS, PICTURE = "page.html", "results.json", "rows.md", "forest.svg"
+OUTPUTS = (PAGE, RECORD, ROWS, PICTURE)
 BEAM_WIDTHS = "beam_curse"
 """The quantity whose sums hold the quality at each beam width."""
 COSTS = {
@@ -83,6 +85,8 @@ def sentence(row: Row) -> str:
 
 
 def _difference(row: Row) -> str:
+    if not math.isfinite(row.difference.estimate):
+        return "undefined"
     low, high = row.difference.low, row.difference.high
     interval = "" if low is None or high is None else f" ({low:+.3g} .. {high:+.3g})"
     return f"{row.difference.estimate:+.3g}{interval}"
@@ -147,6 +151,8 @@ def shown(comparisons: Comparisons) -> list[str]:
 
 
 def _mean(values: Sequence[float]) -> str:
+    if undefined := sum(not math.isfinite(value) for value in values):
+        return f"undefined in {undefined} of {len(values)} runs"
     deviation = spread(values)
     return f"{fmean(values):.3g}" + ("" if deviation is None else f" ± {deviation:.2g}")
 

@@ -495,6 +495,20 @@ def test_the_file_of_another_run_is_refused_by_name(finished_results, tmp_path):
         progress(plan_of(tmp_path, FILE, f"results={finished_results}"))
 
 
+@pytest.mark.parametrize("key", ["results", "output", "folder"])
+def test_a_place_that_cannot_be_written_is_refused_before_a_run_starts(tmp_path, capsys, key):
+    (tmp_path / "file").touch()
+    path = write(tmp_path)
+    arguments = [
+        f"folder={tmp_path / 'weights'}",
+        f"output={tmp_path / 'page'}",
+        f"{key}={tmp_path / 'file' / 'inside'}",
+    ]
+    assert main([f"study={path}", *arguments]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert not (tmp_path / "weights").exists()
+
+
 def test_the_names_of_quantities_are_those_that_can_be_measured():
     damages = ("damage_held_out", "damage_own_errors", "damage_seen")
     assert {*KEPT, *OTHERS} == {*damages, *results.QUANTITIES}

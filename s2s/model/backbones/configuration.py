@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -19,7 +20,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from s2s.errors import UserError, first_line, nearest
+from s2s.errors import UserError, nearest
 from s2s.model.architecture import LoraSettings
 from s2s.model.backbone import Shape
 
@@ -37,7 +38,10 @@ DROPOUTS = ("dropout_rate", "dropout", "resid_pdrop", "embd_pdrop", "hidden_drop
 """Names of the dropout of embeddings and of half-blocks' outputs, which ``model.dropout`` sets."""
 CODE = ("auto_map", "custom_pipelines")
 """Keys that name code of the checkpoint's own."""
-PARSE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, ImportError, NotImplementedError)
+PARSE_ERRORS = (
+    *(ValueError, TypeError, KeyError, AttributeError, ImportError, NotImplementedError, ZeroDivisionError),
+    StrictDataclassError,
+)
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,9 @@ def parsed(values: Mapping[str, Any]) -> PreTrainedConfig:
     try:
         return CONFIG_MAPPING[kind].from_dict(dict(values))
     except PARSE_ERRORS as error:
-        raise UserError(f"model.config: no configuration of a {kind}: {first_line(error)}") from error
+        # The library's own checks have their reason in a second line.
+        reason = " ".join(str(error).split())
+        raise UserError(f"model.config: no configuration of a {kind}: {reason}") from error
 
 
 def plain(config: PreTrainedConfig) -> dict[str, Any]:

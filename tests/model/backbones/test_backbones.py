@@ -225,3 +225,16 @@ def test_other_families_are_right(config: dict[str, object]) -> None:
     model, (line, *_) = build_model(recipe, 30, None, special)
     assert f"a {config['model_type']} of" in line
     assert model.shape.vocabulary == 30
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"model_type": "t5", "num_layers": "two"}, "no configuration of a t5: .*'num_layers'.*expected int"),
+        ({"model_type": "llama", "num_attention_heads": 3, "hidden_size": 64}, "no configuration of a llama: .*64.*3"),
+    ],
+)
+def test_values_that_no_configuration_can_have_are_one_line(values, reason):
+    with pytest.raises(UserError, match=reason) as error:
+        parsed(values)
+    assert "\n" not in str(error.value)
