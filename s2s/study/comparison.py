@@ -68,6 +68,7 @@ class Comparisons:
             if rows.shape[1] not in self._counts:
                 self._counts[rows.shape[1]] = resample(rows.shape[1], self.plan.settings.resamples)
             measure = self.endpoints[endpoint].measure(endpoint)
+            # Kept, as a variant is in many differences, and resampling it is what takes the time.
             self._replicates[key] = replicate(rows, measure, self._counts[rows.shape[1]])
         return self._replicates[key]
 

@@ -146,6 +146,7 @@ def markdown(comparisons: Comparisons, notes: Sequence[str]) -> str:
 
 def shown(comparisons: Comparisons) -> list[str]:
     """Return the endpoints of tables: the declared ones first, then the others."""
+    # What was declared comes first: a reader who stops there has seen what the study was for.
     declared = [values["endpoint"] for values in comparisons.plan.hypotheses()]
     return [name for name in dict.fromkeys([*declared, *comparisons.endpoints]) if name in comparisons.endpoints]
 
@@ -160,6 +161,7 @@ def _mean(values: Sequence[float]) -> str:
 def page(comparisons: Comparisons, notes: Sequence[str]) -> str:
     """Return the page: differences first, then curves, then tables."""
     plan = comparisons.plan
+    # The style of a diagnosis, so that both pages look alike; the page loads nothing, and can be sent as one file.
     css = files("s2s.diagnose.report").joinpath("page.css").read_text(encoding="utf-8")
     sections = [
         f"<h1>{escape(plan.name)}</h1><p>{escape(plan.settings.title)}</p>",
@@ -258,6 +260,7 @@ def _has_dev(rows: Sequence[Result], score: str) -> bool:
 
 def _over_steps(rows: Sequence[Result], score: str) -> tuple[list[float], Numbers]:
     """Return the steps that all runs were evaluated at, and each run's score there."""
+    # Runs that ended early, or were evaluated at other steps by an earlier file, have only some steps in common.
     scores = [{row["step"]: row[score] for row in result.dev if score in row} for result in rows]
     steps = sorted(set(scores[0]).intersection(*scores[1:]))
     return [float(step) for step in steps], np.array([[run[step] for step in steps] for run in scores])

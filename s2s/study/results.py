@@ -112,6 +112,7 @@ class Result:
     @property
     def converged(self) -> bool:
         """Whether the last evaluation lowers the best loss on dev by no more than 0.01."""
+        # Against all evaluations before: after a bump, the last step down alone would look like progress.
         losses = [row["loss"] for row in self.dev if "loss" in row]
         return len(losses) > 1 and min(losses[:-1]) - losses[-1] <= 0.01
 
@@ -153,6 +154,7 @@ def path_of(plan: Plan, variant: str, seed: int) -> Path:
 def write(path: Path, result: Result) -> int:
     """Write a run's file and return its size in bytes."""
     values = {**asdict(result), "tables": {name: table.plain() for name, table in result.tables.items()}}
+    # Tracked in git, so small counts; columns of small whole numbers repeat a lot.
     content = lzma.compress(json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode(), preset=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_output(path) as file:
