@@ -146,7 +146,7 @@ def markdown(comparisons: Comparisons, notes: Sequence[str]) -> str:
 
 def shown(comparisons: Comparisons) -> list[str]:
     """Return the endpoints of tables: the declared ones first, then the others."""
-    # What was declared comes first: a reader who stops there has seen what the study was for.
+    # The declared ones come first: a reader who stops there has seen the question of the study.
     declared = [values["endpoint"] for values in comparisons.plan.hypotheses()]
     return [name for name in dict.fromkeys([*declared, *comparisons.endpoints]) if name in comparisons.endpoints]
 
