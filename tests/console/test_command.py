@@ -30,6 +30,14 @@ def test_help_lists_the_commands_and_imports_none_of_them() -> None:
     assert [line.split()[0] for line in listed[3:-2]] == list(COMMANDS)
 
 
+@pytest.mark.slow
+def test_training_is_imported_without_the_base_of_foreign_models() -> None:
+    """It costs half a second, which only runs with a model of ``transformers`` have to spend."""
+    program = "import sys, s2s.train; print('transformers.modeling_utils' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, encoding="utf-8")
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself_and_asks_for_arguments(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0

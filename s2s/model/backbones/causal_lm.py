@@ -5,21 +5,23 @@ Inside, prompts are padded on the left, as in the library's own generation. Ever
 """
 
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from s2s.model.backbone import Memory, Stack, check_positions
 from s2s.model.backbones.configuration import ForeignArchitecture
 from s2s.model.backbones.foreign import ForeignBackbone, cache_of, entry_factor, joined, new_rows
 
+if TYPE_CHECKING:  # see ``foreign``
+    from transformers import PreTrainedModel
+
 
 class CausalLM(ForeignBackbone):
     """Decode targets after cached prompts; copies of a target and beams are rows of their own."""
 
-    def __init__(self, shape: ForeignArchitecture, inner: PreTrainedModel | None = None) -> None:
+    def __init__(self, shape: ForeignArchitecture, inner: "PreTrainedModel | None" = None) -> None:
         super().__init__(shape, inner)
         self.entry = entry_factor(self.body(), self.inner.get_input_embeddings())
 

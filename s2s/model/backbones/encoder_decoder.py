@@ -2,17 +2,19 @@
 them too, in one go with the encoder.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.cache_utils import EncoderDecoderCache
 
 from s2s.errors import UserError
 from s2s.model.backbone import Memory, Stack
 from s2s.model.backbones.configuration import ForeignArchitecture
 from s2s.model.backbones.foreign import BodyOutput, ForeignBackbone, cache_of, entry_factor, joined, new_rows
+
+if TYPE_CHECKING:  # see ``foreign``
+    from transformers import PreTrainedModel
 
 
 class NeverUpdated(dict[int, bool]):
@@ -32,7 +34,7 @@ class EncoderDecoder(ForeignBackbone):
     symbol of every target, as BART's.
     """
 
-    def __init__(self, shape: ForeignArchitecture, inner: PreTrainedModel | None = None) -> None:
+    def __init__(self, shape: ForeignArchitecture, inner: "PreTrainedModel | None" = None) -> None:
         super().__init__(shape, inner)
         encoder, decoder = self.encoder(), self.body()
         # Methods replace and perturb the embeddings of sources and targets by one table.

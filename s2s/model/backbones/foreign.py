@@ -10,14 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from s2s.errors import UserError, first_line
@@ -26,6 +24,9 @@ from s2s.model.attention import Cached, append
 from s2s.model.backbone import Backbone, Memory, OutputRows, Stack, evaluating
 from s2s.model.backbones.configuration import MAPPINGS, PARSE_ERRORS, ForeignArchitecture, implementation, refuse
 from s2s.model.backbones.lora import adapt, merge
+
+if TYPE_CHECKING:  # half a second, which only runs with such a model spend
+    from transformers import PreTrainedModel
 
 POLICIES: dict[str, Callable[..., Any] | None] = {"none": None, "block": inputs, "offload": in_main_memory}
 """The rows of ``CHECKPOINTING`` for layers whose halves are not known."""
@@ -138,7 +139,7 @@ class ForeignBackbone(Backbone):
 
     shape: ForeignArchitecture
 
-    def __init__(self, shape: ForeignArchitecture, inner: PreTrainedModel | None = None) -> None:
+    def __init__(self, shape: ForeignArchitecture, inner: "PreTrainedModel | None" = None) -> None:
         super().__init__()
         self.shape = shape
         self.inner: Any = made(shape) if inner is None else inner
@@ -215,6 +216,8 @@ class ForeignBackbone(Backbone):
                 f"run.checkpointing: '{checkpointing}' is for the prefix LM; a {self.shape.model_type} has "
                 f"{', '.join(POLICIES)}"
             )
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
         policy = POLICIES[checkpointing]
         stacks: dict[str, list[nn.Module]] = {}
         for name, part in self.inner.named_modules():
@@ -293,7 +296,7 @@ class ForeignBackbone(Backbone):
         return None
 
 
-def made(shape: ForeignArchitecture) -> PreTrainedModel:
+def made(shape: ForeignArchitecture) -> "PreTrainedModel":
     """Return the model of a configuration, with weights that torch's generator draws."""
     config = shape.configuration
     refuse(config)
