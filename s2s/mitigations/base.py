@@ -37,6 +37,18 @@ class TrainingContext(NamedTuple):
     max_length: int  # of a target in tokens, end included
     load_model: Callable[[str], FrozenRun]  # reads another run's folder
 
+    def frozen_run(self, key: str, folder: str) -> FrozenRun:
+        """Read the run that a method's ``key`` names. Errors: a UserError for none, and for other numbers of pieces."""
+        try:
+            frozen = self.load_model(folder)
+        except OSError as error:
+            raise UserError(f"{key}: '{folder}' is no run ({error.strerror})") from error
+        # Not the rows of the table, of which a checkpoint may have more than its vocabulary has pieces.
+        pieces, size = frozen.vocabulary.size, self.vocabulary.size
+        if pieces != size:
+            raise UserError(f"{key}: '{folder}' has {pieces} pieces, this run {size}")
+        return frozen
+
 
 class StepContext(NamedTuple):
     """Everything a method may read in one training step, besides the batch."""

@@ -133,12 +133,7 @@ class Distillation(LossMethod):
 
 
 def _load(folder: str, context: TrainingContext) -> Backbone:
-    try:
-        model, vocabulary = context.load_model(folder)
-    except OSError as error:
-        raise UserError(f"teacher: '{folder}' is no run ({error.strerror})") from error
-    if vocabulary.size != context.vocabulary.size:
-        raise UserError(f"teacher: '{folder}' has {vocabulary.size} pieces, this run {context.vocabulary.size}")
+    model, vocabulary = context.frozen_run("teacher", folder)
     # Equal sizes are not enough: divergences compare probabilities id by id.
     if not same_pieces(vocabulary, context.vocabulary):
         raise UserError(f"teacher: '{folder}' has other pieces than this run; train both with one vocabulary")

@@ -57,15 +57,7 @@ class OffPolicy(LossMethod):
         """Load the reference, which has to have the same vocabulary."""
         if self.reward == "constant" or self.reference is None:
             return None
-        try:
-            model, vocabulary = context.load_model(self.reference)
-        except OSError as error:
-            raise UserError(f"reference: '{self.reference}' is no run ({error.strerror})") from error
-        # Not the rows of the table, of which a checkpoint may have more than its vocabulary has pieces.
-        pieces, size = vocabulary.size, context.vocabulary.size
-        if pieces != size:
-            raise UserError(f"reference: '{self.reference}' has {pieces} pieces, this run {size}")
-        return model
+        return context.frozen_run("reference", self.reference).model
 
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:
         passes, scores = context.passes, context.passes.score(fed)
