@@ -63,11 +63,6 @@ def label_sums(predicted: Sequence[Iterable[Label]], gold: Sequence[Iterable[Lab
     return _rows([(len(labels & golds), len(labels), len(golds)) for labels, golds in pairs], 3)
 
 
-def micro_f1(predicted: Sequence[Iterable[Label]], gold: Sequence[Iterable[Label]]) -> float:
-    """Return the F1 of all labels of all examples together."""
-    return float(f1(label_sums(predicted, gold).sum(axis=0)))
-
-
 def macro_f1(predicted: Sequence[Iterable[Label]], gold: Sequence[Iterable[Label]]) -> float:
     """Return the mean F1 over the labels that are predicted or gold anywhere."""
     right, guesses, golds = Counter[Label](), Counter[Label](), Counter[Label]()
@@ -85,21 +80,14 @@ def precision_sums(k: int, rankings: Sequence[Sequence[Label]], gold: Sequence[I
     return _rows([(len(set(row[:k]) & set(labels)), k) for row, labels in zip(rankings, gold, strict=True)], 2)
 
 
-def precision_at(k: int, rankings: Sequence[Sequence[Label]], gold: Sequence[Iterable[Label]]) -> float:
-    """Return the mean share of gold labels among the first k of a ranking."""
-    return float(share(precision_sums(k, rankings, gold).sum(axis=0)))
-
-
 def token_sums(predicted: Sequence[Sequence[Label]], gold: Sequence[Sequence[Label]]) -> Numbers:
-    """Return the numbers of right tags and of tokens of each row, [N, 2]; errors as in ``accuracy``."""
+    """Return the numbers of right tags and of tokens of each row, [N, 2].
+
+    Raises ``ValueError`` for rows of unequal length.
+    """
     _check_pairs(predicted, gold)
     pairs = [list(zip(tags, golds, strict=True)) for tags, golds in zip(predicted, gold, strict=True)]
     return _rows([(sum(tag == gold_tag for tag, gold_tag in row), len(row)) for row in pairs], 2)
-
-
-def accuracy(predicted: Sequence[Sequence[Label]], gold: Sequence[Sequence[Label]]) -> float:
-    """Return the share of tokens whose tag is right. Raises ``ValueError`` for rows of unequal length."""
-    return float(share(token_sums(predicted, gold).sum(axis=0)))
 
 
 def _check_pairs(predicted: Sequence[Sequence[object]], gold: Sequence[Sequence[object]]) -> None:
@@ -112,18 +100,16 @@ def _check_pairs(predicted: Sequence[Sequence[object]], gold: Sequence[Sequence[
 
 
 def span_sums(predicted: Sequence[Sequence[str | None]], gold: Sequence[Sequence[str | None]]) -> Numbers:
-    """Return the numbers of right, of predicted and of gold spans of each row, [N, 3]; errors as in ``entity_f1``."""
+    """Return the numbers of right, of predicted and of gold spans of each row, [N, 3].
+
+    A span is right where its type, start and end are. Raises ``ValueError`` for rows of unequal length.
+    """
     _check_pairs(predicted, gold)
     return label_sums([spans(tags) for tags in predicted], [spans(tags) for tags in gold])
 
 
-def entity_f1(predicted: Sequence[Sequence[str | None]], gold: Sequence[Sequence[str | None]]) -> float:
-    """Return the F1 of spans; type, start and end must be right. Raises ``ValueError`` for rows of unequal length."""
-    return float(f1(span_sums(predicted, gold).sum(axis=0)))
-
-
 def tag_macro_f1(predicted: Sequence[Sequence[Label]], gold: Sequence[Sequence[Label]]) -> float:
-    """Return the mean over tags of the F1 of the tokens that have them; errors as in ``accuracy``."""
+    """Return the mean over tags of the F1 of the tokens that have them; errors as in ``token_sums``."""
     _check_pairs(predicted, gold)
     tokens, golds = ([{tag} for tags in rows for tag in tags] for rows in (predicted, gold))
     return macro_f1(tokens, golds)
