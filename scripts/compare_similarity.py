@@ -103,7 +103,8 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
     whole = zip(hypotheses, references, strict=True)
     pairs = [pair for pair in whole if all(len(embed(text)) for text in pair)][: settings.sentences]
     hypotheses, references = ([pair[side] for pair in pairs] for side in (0, 1))
-    chrf = np.array([sentence_metric("chrf")(*pair) for pair in pairs])
+    chrf_of = sentence_metric("chrf")
+    chrf = np.array([chrf_of(*pair) for pair in pairs])
     rouge = rouge_l_by_sentence(hypotheses, references)
     draws = np.random.default_rng(0).integers(len(pairs), size=(SAMPLES, len(pairs)))
     vectors = [(embed(hypothesis), embed(reference)) for hypothesis, reference in pairs]
