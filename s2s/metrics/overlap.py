@@ -157,7 +157,7 @@ def mean_of(values: Numbers) -> Statistics:
 
 
 def _of_corpus(metric: BLEU | CHRF, hypotheses: Sequence[str], lists: Sequence[Sequence[str]]) -> Statistics:
-    """Return sacrebleu's own statistics of each text, and its own score of their sum."""
+    """Return sacrebleu's own statistics of each text, and the function that makes its score of their sum."""
     # sacrebleu reads None as a missing reference, which its types leave out.
     rows = metric._extract_corpus_statistics(list(hypotheses), streams(lists))  # type: ignore[arg-type]
     return Statistics(np.array(rows, dtype=np.float64), bleu if isinstance(metric, BLEU) else chrf)
