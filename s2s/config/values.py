@@ -83,11 +83,16 @@ def _is_list(value: Any) -> bool:
         return False
 
 
-def _list(hint: Any, value: Any, key: str) -> list[Any]:
+def _opened(value: Any, key: str) -> Any:
+    """Return the list or mapping that an argument's text holds. Errors: a ``MisreadError``."""
     try:
-        value = opened(value)
+        return opened(value)
     except ValueError as error:
         raise MisreadError(key, str(error)) from error
+
+
+def _list(hint: Any, value: Any, key: str) -> list[Any]:
+    value = _opened(value, key)
     if not isinstance(value, list | tuple):
         raise MisreadError(key, f"{shown(value)} is not a list such as [a, b]")
     return [read(hint, item, f"{key}[{index}]") for index, item in enumerate(value)]
@@ -95,13 +100,10 @@ def _list(hint: Any, value: Any, key: str) -> list[Any]:
 
 def _free(value: Any, key: str) -> Any:
     """Return keys and values that nobody has declared: null, truths, numbers and texts as they look, nested or not."""
-    try:
-        value = opened(value)
-    except ValueError as error:
-        raise MisreadError(key, str(error)) from error
-    if isinstance(value, dict):
-        return {str(name): _free_value(inner, f"{key}.{name}") for name, inner in value.items()}
-    raise MisreadError(key, f"expected keys and values, not {shown(value)}")
+    value = _opened(value, key)
+    if not isinstance(value, dict):
+        raise MisreadError(key, f"expected keys and values, not {shown(value)}")
+    return _free_value(value, key)
 
 
 def _free_value(value: Any, key: str) -> Any:
@@ -110,7 +112,7 @@ def _free_value(value: Any, key: str) -> Any:
     if isinstance(value, list | tuple):
         return [_free_value(inner, f"{key}[{index}]") for index, inner in enumerate(value)]
     if isinstance(value, Argument) and value.text[:1] in ("{", "["):
-        return _free_value(opened(value), key)
+        return _free_value(_opened(value, key), key)
     if not isinstance(value, Written):
         return value
     if is_null(value, text=False):

@@ -118,6 +118,7 @@ def test_a_base_has_no_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ("run.steps=0", "run.steps: 0 is not at least 1"),
         ("run.steps=abc", "run.steps: 'abc' is not a whole number"),
         ("run.steps=[1", "run.steps: "),
+        ("model.config.d_model=[1", "model.config.d_model: "),
         ("run.steps", "'run.steps' is not key=value"),
         ("run.clip=nan", "run.clip: "),
         ("run.folder=${nowhere}", "run.folder: "),
