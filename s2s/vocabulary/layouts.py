@@ -64,7 +64,7 @@ def _of_decoder(tokenizer: Any, request: LayoutRequest) -> Layout:
     before, between = _parts(request.template or SOURCE, needs_target=False)
     opening, closing = _around(tokenizer, tokenizer("a").input_ids)
     target_opening, target_closing = _around(tokenizer, tokenizer(text_target="a").input_ids)
-    end = target_closing[0] if target_closing else _known(tokenizer.eos_token_id, request.end)
+    end = target_closing[0] if target_closing else first_known(tokenizer.eos_token_id, request.end)
     if end is None or request.decoder_start is None:
         raise UserError("vocabulary: the tokenizer has no end, or the model no decoder_start_token_id")
     inner = _template_ids(tokenizer, before, between)
@@ -75,7 +75,7 @@ def _of_decoder(tokenizer: Any, request: LayoutRequest) -> Layout:
         closing=[*inner[1], *closing],
         start=starts[-1],
         end=end,
-        padding=_known(tokenizer.pad_token_id, end),
+        padding=first_known(tokenizer.pad_token_id, end),
         prefix=starts[:-1],
         before=before,
         between=between,
@@ -94,7 +94,7 @@ def _of_prompt(tokenizer: Any, request: LayoutRequest) -> Layout:
         raise UserError(
             f"data.template: nothing that stays between {SOURCE} and {TARGET}; a mark or a line end is needed there"
         )
-    end = _known(tokenizer.eos_token_id, request.end)
+    end = first_known(tokenizer.eos_token_id, request.end)
     if after and (ids := ids_of(tokenizer, [after], special=True)[0]):
         end = ids[0]
     if end is None:
@@ -104,7 +104,7 @@ def _of_prompt(tokenizer: Any, request: LayoutRequest) -> Layout:
         closing=last[:-1],
         start=last[-1],
         end=end,
-        padding=_known(tokenizer.pad_token_id, end),
+        padding=first_known(tokenizer.pad_token_id, end),
         prefix=[],
         before=before,
         between=between,
@@ -160,7 +160,8 @@ def _common(rows: Sequence[Sequence[int]]) -> list[int]:
     return list(rows[0][:count])
 
 
-def _known(*ids: int | None) -> Any:
+def first_known(*ids: int | None) -> Any:
+    """Return the first id that is not None; None where all are."""
     return next((id for id in ids if id is not None), None)
 
 

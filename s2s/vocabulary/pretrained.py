@@ -14,7 +14,7 @@ from s2s.files.folders import AGAIN
 from s2s.files.foreign import FAILURES, check_checkpoint, check_tokenizer, read_json
 from s2s.vocabulary.base import Vocabulary, fold
 from s2s.vocabulary.joining import blanks_before, settled, without_blank
-from s2s.vocabulary.layouts import Layout, LayoutEncoder, LayoutRequest, layout_of
+from s2s.vocabulary.layouts import Layout, LayoutEncoder, LayoutRequest, first_known, layout_of
 from s2s.vocabulary.spelling import by_bytes, by_metaspace, by_words
 from s2s.vocabulary.trimming import trim
 
@@ -30,17 +30,17 @@ class PretrainedVocabulary(Vocabulary):
         self.tokenizer, self.layout = tokenizer, layout
         self.size = len(tokenizer)
         self.keep = keep
-        end = _first(tokenizer.sep_token_id, tokenizer.eos_token_id) if layout is None else layout.end
+        end = first_known(tokenizer.sep_token_id, tokenizer.eos_token_id) if layout is None else layout.end
         if end is None:
             raise UserError("vocabulary: the tokenizer has neither a separator nor an end of sequence")
         self.end = end
         # GPT-2 and its like have neither [CLS] nor padding; their one special token serves as both.
-        self.begin = _first(tokenizer.cls_token_id, tokenizer.bos_token_id, end)
-        self.padding = _first(tokenizer.pad_token_id, end) if layout is None else layout.padding
+        self.begin = first_known(tokenizer.cls_token_id, tokenizer.bos_token_id, end)
+        self.padding = first_known(tokenizer.pad_token_id, end) if layout is None else layout.padding
         self.prefix = [] if layout is None else layout.prefix
         self.roles = super().roles if layout is None else ("template", "source", "begin", "target")
         self.encoder = None if layout is None else LayoutEncoder(tokenizer, layout)
-        self.unknown = _first(tokenizer.unk_token_id, self.padding)
+        self.unknown = first_known(tokenizer.unk_token_id, self.padding)
         backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         self.word_pieces = type(getattr(backend, "model", None)).__name__ == "WordPiece"
         self.continuation = backend.model.continuing_subword_prefix if self.word_pieces else ""
@@ -235,10 +235,6 @@ def _parts_marks(backend: Any) -> bool:
     """Return whether a tokenizer makes words of marks, so that the blanks around them are lost."""
     splitter = backend.pre_tokenizer
     return splitter is not None and len(splitter.pre_tokenize_str("a-b")) == 3
-
-
-def _first(*ids: int | None) -> Any:
-    return next((id for id in ids if id is not None), None)
 
 
 def read(name_or_path: str, request: LayoutRequest | None = None) -> PretrainedVocabulary:
