@@ -1,6 +1,5 @@
 """A run's search as ``GenerationConfig`` of ``transformers``, for exports."""
 
-from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -76,7 +75,7 @@ def _beams(search: SearchSettings) -> dict[str, Any]:
     }
 
 
-def _lost(search: SearchMethod, known: Sequence[str] | set[str]) -> list[str]:
+def _lost(search: SearchMethod, known: set[str]) -> list[str]:
     """Return the keys of a search that differ from their defaults and are not known to ``transformers``."""
     default = type(search)()
     keys = [field.name for field in fields(search) if getattr(search, field.name) != getattr(default, field.name)]
