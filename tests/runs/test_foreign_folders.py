@@ -96,7 +96,6 @@ import s2s
 from s2s.diagnose import __main__ as diagnose
 from s2s.recipe.build import build_mitigations, load_data
 from s2s.errors import UserError
-from s2s.files.foreign import check_inside
 
 refused = []
 
@@ -411,7 +410,6 @@ import s2s
 from s2s.recipe.build import build_model
 from s2s.runs.token_vectors import embedded
 from s2s.errors import UserError
-from s2s.files.foreign import check_inside
 for key in ("model.pretrained", "vocabulary.name"):
     recipe = s2s.Recipe.load("toy_copy", ["model={{}}", "vocabulary.kind=pretrained", f"{{key}}={folder}"])
     for action in (recipe.build, lambda: build_model(recipe, 60, None), lambda: embedded({str(folder)!r})(["a b"])):
