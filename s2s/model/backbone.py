@@ -36,6 +36,13 @@ class Memory(NamedTuple):
         layers = tuple(tuple(part[index] for part in layer) for layer in self.layers)
         return Memory(layers, self.lengths[index], self.mask[index])
 
+    def repeated(self, times: int) -> "Memory":
+        """Return the memory with each source a number of times, one after the other."""
+        if times == 1:
+            return self
+        layers = tuple(tuple(part.repeat_interleave(times, dim=0) for part in layer) for layer in self.layers)
+        return Memory(layers, *(part.repeat_interleave(times, dim=0) for part in (self.lengths, self.mask)))
+
     def contiguous(self) -> "Memory":
         """Return the same in contiguous tensors, for many steps: products of one row copy views of heads each time."""
         return self._replace(layers=tuple(tuple(part.contiguous() for part in layer) for layer in self.layers))

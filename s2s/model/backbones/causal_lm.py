@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from s2s.model.backbone import Memory, Stack, check_positions
 from s2s.model.backbones.configuration import ForeignArchitecture
-from s2s.model.backbones.foreign import ForeignBackbone, cache_of, entry_factor, joined, new_rows
+from s2s.model.backbones.foreign import ForeignBackbone, cache_of, entry_factor, new_rows
 
 if TYPE_CHECKING:  # see ``foreign``
     from transformers import PreTrainedModel
 
 
 class CausalLM(ForeignBackbone):
-    """Decode targets after cached prompts; copies of a target and beams are rows of their own."""
+    """Decode targets after cached prompts."""
 
     def __init__(self, shape: ForeignArchitecture, inner: "PreTrainedModel | None" = None) -> None:
         super().__init__(shape, inner)
@@ -36,37 +36,16 @@ class CausalLM(ForeignBackbone):
         """Return rows in the place of embeddings, which the body does not read."""
         return {"inputs_embeds": rows}
 
-    def encode(self, source: Tensor, lengths: Tensor, words: Tensor | None = None) -> Memory:
-        """Encode prompts [B, S] of the given lengths [B]."""
-        return self._encode(source, lengths, words)[0]
-
-    def encode_whole(self, source: Tensor, lengths: Tensor) -> tuple[Memory, Tensor]:
-        """Return the memory, and the last layer's rows [B, S, D] of the prompts."""
-        return self._encode(source, lengths, None)
-
-    def decode(self, target: Tensor, memory: Memory, words: Tensor | None = None, copies: int = 1) -> Tensor:
-        """Return the last layer's rows [B, T, D] of target inputs [B, T]."""
-        words = self.words(target) if words is None else words
-        rows = words.unflatten(1, (copies, -1)).flatten(0, 1)
-        hidden, _ = self._after(rows, memory, None, 0)
-        return hidden.unflatten(0, (-1, copies)).flatten(1, 2)
-
-    def step(self, tokens: Tensor, column: int, memory: Memory, cache: Stack | None) -> tuple[Tensor, Stack]:
-        """Decode one more token of each hypothesis."""
-        hidden, new = self._after(self.words(tokens[:, None]), memory, cache, column)
-        return hidden[:, 0], joined(cache, new)
-
     def freeze_output(self) -> None:
         """Freeze the output layer, unless it is the table of the token embeddings too."""
         if not self.is_tied():
             self.head().requires_grad_(False)
 
-    def _encode(self, source: Tensor, lengths: Tensor, words: Tensor | None) -> tuple[Memory, Tensor]:
-        words = self.words(source) if words is None else words
-        columns = torch.arange(source.shape[1], device=source.device)
+    def _encode(self, words: Tensor, lengths: Tensor) -> tuple[Memory, Tensor]:
+        columns = torch.arange(words.shape[1], device=words.device)
         check_positions(len(columns), lengths, 0, self.shape.positions)
         # Causal layers would let a target count padding between it and its prompt.
-        shift = (source.shape[1] - lengths)[:, None]
+        shift = (len(columns) - lengths)[:, None]
         # Column c of a prompt that ends at the right edge is column c - shift of one that begins at the left edge.
         left = (columns - shift).clamp(min=0)
         mask = (columns >= shift).long()
@@ -76,15 +55,11 @@ class CausalLM(ForeignBackbone):
         return Memory(new_rows(cache), lengths, mask), rows
 
     def _after(self, rows: Tensor, memory: Memory, past: Stack | None, column: int) -> tuple[Tensor, Stack]:
-        """Return the last layer's rows [N, T, D] of embeddings [N, T, D] from a column on, and what is cached."""
-        times = len(rows) // len(memory.lengths)
         columns = column + torch.arange(rows.shape[1], device=rows.device)
         check_positions(memory.mask.shape[1], memory.lengths, column + rows.shape[1], self.shape.positions)
-        lengths, mask = (part.repeat_interleave(times, dim=0) for part in (memory.lengths, memory.mask))
-        prompts = tuple(tuple(part.repeat_interleave(times, dim=0) for part in layer) for layer in memory.layers)
-        seen = torch.cat([mask, mask.new_ones(len(rows), column + rows.shape[1])], dim=1)
-        cache = cache_of(prompts, past)
-        return self._call(rows, seen, lengths[:, None] + columns, cache), new_rows(cache)
+        seen = torch.cat([memory.mask, memory.mask.new_ones(len(rows), column + rows.shape[1])], dim=1)
+        cache = cache_of(memory.layers, past)
+        return self._call(rows, seen, memory.lengths[:, None] + columns, cache), new_rows(cache)
 
     def _call(self, rows: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
         body = self.body()

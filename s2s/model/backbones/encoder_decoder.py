@@ -11,7 +11,7 @@ from transformers.cache_utils import EncoderDecoderCache
 from s2s.errors import UserError
 from s2s.model.backbone import Memory, Stack
 from s2s.model.backbones.configuration import ForeignArchitecture
-from s2s.model.backbones.foreign import BodyOutput, ForeignBackbone, cache_of, entry_factor, joined, new_rows
+from s2s.model.backbones.foreign import BodyOutput, ForeignBackbone, cache_of, entry_factor, new_rows
 
 if TYPE_CHECKING:  # see ``foreign``
     from transformers import PreTrainedModel
@@ -28,7 +28,7 @@ class NeverUpdated(dict[int, bool]):
 
 
 class EncoderDecoder(ForeignBackbone):
-    """Decode targets against the decoder's keys and values of a source; copies and beams are rows of their own.
+    """Decode targets against the decoder's keys and values of a source.
 
     The memory's layers are those keys and values. ``shape.prefix`` are ids that the decoder reads before the begin
     symbol of every target, as BART's.
@@ -60,42 +60,17 @@ class EncoderDecoder(ForeignBackbone):
         """Return rows in the place of the encoder's and of the embeddings; the decoder does not read them."""
         return {"encoder_outputs": BodyOutput(last_hidden_state=rows), "decoder_inputs_embeds": rows}
 
-    def encode(self, source: Tensor, lengths: Tensor, words: Tensor | None = None) -> Memory:
-        """Encode sources [B, S] of the given lengths [B]."""
-        return self._encode(source, lengths, words)[0]
-
-    def encode_whole(self, source: Tensor, lengths: Tensor) -> tuple[Memory, Tensor]:
-        """Return the memory, and the encoder's rows [B, S, D]."""
-        return self._encode(source, lengths, None)
-
-    def decode(self, target: Tensor, memory: Memory, words: Tensor | None = None, copies: int = 1) -> Tensor:
-        """Return the decoder's last rows [B, T, D] of target inputs [B, T]."""
-        words = self.words(target) if words is None else words
-        rows = words.unflatten(1, (copies, -1)).flatten(0, 1)
-        hidden, _ = self._after(self._with_prefix(rows), memory, None)
-        return hidden[:, len(self.shape.prefix) :].unflatten(0, (-1, copies)).flatten(1, 2)
-
-    def step(self, tokens: Tensor, column: int, memory: Memory, cache: Stack | None) -> tuple[Tensor, Stack]:
-        """Decode one more token of each hypothesis."""
-        if column >= self.shape.room(0):
-            raise ValueError(f"a target of {column + 1} tokens is beyond the model's {self.shape.positions} positions")
-        rows = self.words(tokens[:, None])
-        hidden, new = self._after(self._with_prefix(rows) if cache is None else rows, memory, cache)
-        return hidden[:, -1], joined(cache, new)
-
     def freeze_output(self) -> None:
         """Freeze all that the encoder does not use."""
         used = {id(parameter) for parameter in self.encoder().parameters()}
         for parameter in self.inner.parameters():
             parameter.requires_grad_(id(parameter) in used)
 
-    def _encode(self, source: Tensor, lengths: Tensor, words: Tensor | None) -> tuple[Memory, Tensor]:
-        if source.shape[1] > self.shape.positions:
-            raise ValueError(
-                f"a source of {source.shape[1]} tokens is beyond the model's {self.shape.positions} positions"
-            )
-        mask = (torch.arange(source.shape[1], device=source.device) < lengths[:, None]).long()
-        words = self.words(source) if words is None else words
+    def _encode(self, words: Tensor, lengths: Tensor) -> tuple[Memory, Tensor]:
+        columns = words.shape[1]
+        if columns > self.shape.positions:
+            raise ValueError(f"a source of {columns} tokens is beyond the model's {self.shape.positions} positions")
+        mask = (torch.arange(columns, device=words.device) < lengths[:, None]).long()
         rows: Tensor = self.encoder()(inputs_embeds=self.entry * words, attention_mask=mask)[0]
         # A pass of one column, whose own result nobody reads, leaves the decoder's keys and values of the source in the
         # cache: no family has another call for them.
@@ -111,16 +86,16 @@ class EncoderDecoder(ForeignBackbone):
         prefix = self.words(torch.tensor(self.shape.prefix, device=rows.device))
         return torch.cat([prefix.to(rows.dtype).expand(len(rows), -1, -1), rows], dim=1)
 
-    def _after(self, rows: Tensor, memory: Memory, past: Stack | None) -> tuple[Tensor, Stack]:
-        """Return the decoder's last rows [N, T, D] of embeddings [N, T, D] after earlier ones, and what is cached."""
-        times = len(rows) // len(memory.lengths)
-        sources = tuple(tuple(part.repeat_interleave(times, dim=0) for part in layer) for layer in memory.layers)
-        mask = memory.mask.repeat_interleave(times, dim=0)
-        cache = EncoderDecoderCache(cache_of(past), cache_of(sources))
+    def _after(self, rows: Tensor, memory: Memory, past: Stack | None, column: int) -> tuple[Tensor, Stack]:
+        new = rows.shape[1]
+        if (columns := column + new) > self.shape.room(0):
+            raise ValueError(f"a target of {columns} tokens is beyond the model's {self.shape.positions} positions")
+        rows = self._with_prefix(rows) if past is None else rows
+        cache = EncoderDecoderCache(cache_of(past), cache_of(memory.layers))
         # Only the shape of the encoder's rows is read, as their keys and values are in the cache.
-        unread = rows.new_zeros(1).expand(len(rows), mask.shape[1], rows.shape[2])
-        hidden = self._decode(rows, unread, mask, cache)
-        return hidden, new_rows(cache.self_attention_cache)
+        unread = rows.new_zeros(1).expand(len(rows), memory.mask.shape[1], rows.shape[2])
+        hidden = self._decode(rows, unread, memory.mask, cache)
+        return hidden[:, -new:], new_rows(cache.self_attention_cache)
 
     def _decode(self, rows: Tensor, encoded: Tensor, mask: Tensor, cache: EncoderDecoderCache) -> Tensor:
         hidden: Tensor = self.body()(

@@ -159,17 +159,38 @@ class ForeignBackbone(Backbone):
 
     def body(self) -> nn.Module:
         """Return the stack under the output layer."""
-        raise NotImplementedError
+        raise NotImplementedError  # families keep it in other places for each kind
 
     def output_inputs(self, rows: Tensor) -> dict[str, Any]:
         """Return the arguments with which the whole model comes to its body for rows [1, N, D]."""
-        raise NotImplementedError
+        raise NotImplementedError  # a model with an encoder asks for the encoder's rows as well
 
     def words(self, ids: Tensor, table: Tensor | None = None) -> Tensor:
         """Return token embeddings [..., D] of ids [...]; an id below 0 is no token, and its vector is zeros."""
         embed, known = self.inner.get_input_embeddings(), ids.clamp(min=0)
         rows = embed(known) if table is None else functional_call(embed, {"weight": table}, (known,))
         return rows * (ids >= 0)[..., None]
+
+    def encode(self, source: Tensor, lengths: Tensor, words: Tensor | None = None) -> Memory:
+        """Encode sources [B, S] of the given lengths [B]."""
+        return self._encode(self.words(source) if words is None else words, lengths)[0]
+
+    def encode_whole(self, source: Tensor, lengths: Tensor) -> tuple[Memory, Tensor]:
+        """Return the memory, and the last rows [B, S, D] of the sources."""
+        return self._encode(self.words(source), lengths)
+
+    def decode(self, target: Tensor, memory: Memory, words: Tensor | None = None, copies: int = 1) -> Tensor:
+        """Return the last rows [B, T, D] of target inputs [B, T]; copies of a target are rows of their own."""
+        words = self.words(target) if words is None else words
+        rows = words.unflatten(1, (copies, -1)).flatten(0, 1)
+        hidden, _ = self._after(rows, memory.repeated(copies), None, 0)
+        return hidden.unflatten(0, (-1, copies)).flatten(1, 2)
+
+    def step(self, tokens: Tensor, column: int, memory: Memory, cache: Stack | None) -> tuple[Tensor, Stack]:
+        """Decode one more token of each hypothesis."""
+        times = len(tokens) // len(memory.lengths)
+        hidden, new = self._after(self.words(tokens[:, None]), memory.repeated(times), cache, column)
+        return hidden[:, 0], joined(cache, new)
 
     def logits(self, hidden: Tensor, table: Tensor | None = None) -> Tensor:
         """Return scores [..., V] of the next token after rows [..., D]."""
@@ -263,6 +284,17 @@ class ForeignBackbone(Backbone):
         inner = copy.deepcopy(self.inner)
         merge(inner)
         return type(self)(replace(self.shape, lora={}), inner)
+
+    def _encode(self, words: Tensor, lengths: Tensor) -> tuple[Memory, Tensor]:
+        """Return the memory of sources with the embeddings [B, S, D], and their last rows [B, S, D]."""
+        raise NotImplementedError  # an encoder has stacks of its own, a prompt goes through the only one
+
+    def _after(self, rows: Tensor, memory: Memory, past: Stack | None, column: int) -> tuple[Tensor, Stack]:
+        """Return the last rows [N, T, D] of embeddings [N, T, D] from a column on, and what is cached.
+
+        The memory has N sources; ``past`` has the keys and values of the columns before.
+        """
+        raise NotImplementedError  # a target attends to its source across two stacks, or continues it
 
     @contextmanager
     def _answering(self, rows: Tensor) -> Iterator[None]:
