@@ -79,11 +79,11 @@ class Shape:
 
     def needed(self, source: int, target: int) -> int:
         """Return how many of the positions a source and a target of these numbers of tokens need."""
-        raise NotImplementedError
+        raise NotImplementedError  # each row of s2s.model.backbones.BACKBONES has its own
 
     def room(self, source: int) -> int:
         """Return the greatest number of target tokens after a source of ``source`` tokens."""
-        raise NotImplementedError
+        raise NotImplementedError  # each row of s2s.model.backbones.BACKBONES has its own
 
     def fits(self, source: int, target: int) -> bool:
         """Return whether a model of this shape takes sources and targets of these numbers of tokens."""
@@ -128,22 +128,22 @@ class Backbone(nn.Module):
     @property
     def token_table(self) -> Tensor:
         """The table [V, D] of the token embeddings."""
-        raise NotImplementedError
+        raise NotImplementedError  # each row of s2s.model.backbones.BACKBONES has its own
 
     def words(self, ids: Tensor, table: Tensor | None = None) -> Tensor:
         """Return token embeddings [..., D] of ids [...]; an id below 0 is no token, and its vector is zeros.
 
         ``table`` [V, D] replaces the token embeddings.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each row of s2s.model.backbones.BACKBONES has its own
 
     def encode(self, source: Tensor, lengths: Tensor, words: Tensor | None = None) -> Memory:
         """Encode sources [B, S] of the given lengths [B]; ``words`` [B, S, D] replace their token embeddings."""
-        raise NotImplementedError
+        raise NotImplementedError  # each row of s2s.model.backbones.BACKBONES has its own
 
     def encode_whole(self, source: Tensor, lengths: Tensor) -> tuple[Memory, Tensor]:
         """Return the results of ``encode`` and of ``source_hidden`` from one pass."""
-        raise NotImplementedError
+        raise NotImplementedError  # each row of s2s.model.backbones.BACKBONES has its own
 
     def source_hidden(self, source: Tensor, lengths: Tensor) -> Tensor:
         """Return the last rows [B, S, D] of the sources, which heads read; ignore padding rows."""
@@ -155,38 +155,38 @@ class Backbone(nn.Module):
         ``words`` [B, T, D] replace the targets' token embeddings. With ``copies``, T holds this number of targets of
         equal width side by side; each follows the source and sees no other copy.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each row of s2s.model.backbones.BACKBONES has its own
 
     def step(self, tokens: Tensor, column: int, memory: Memory, cache: Stack | None) -> tuple[Tensor, Stack]:
         """Decode one more token of each hypothesis: ids [N] at target column ``column``.
 
         Returns the last rows [N, D] and the grown cache.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each row of s2s.model.backbones.BACKBONES has its own
 
     def logits(self, hidden: Tensor, table: Tensor | None = None) -> Tensor:
         """Return scores [..., V] of the next token after rows [..., D].
 
         ``table`` [V, D] replaces the token embeddings, where the output is tied to them.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each row of s2s.model.backbones.BACKBONES has its own
 
     def output(self, hidden: Tensor) -> OutputRows | None:
         """Return the parts of ``logits`` for rows [..., D], or None where these are no product with a table."""
-        raise NotImplementedError
+        raise NotImplementedError  # each row of s2s.model.backbones.BACKBONES has its own
 
     def source_attention(self, target: Tensor, memory: Memory) -> Tensor:
         """Return the last layer's weights [B, T, S] of target rows for source columns, the mean of its heads."""
-        raise NotImplementedError
+        raise NotImplementedError  # each row of s2s.model.backbones.BACKBONES has its own
 
     def keep(self, checkpointing: str, every: int) -> None:
         """Apply an activation-checkpointing policy to every ``every``-th layer."""
-        raise NotImplementedError
+        raise NotImplementedError  # each row of s2s.model.backbones.BACKBONES has its own
 
     def compile_blocks(self, compiled: bool) -> None:
         """Choose whether ``torch.compile`` compiles the layers' passes over many rows."""
-        raise NotImplementedError
+        raise NotImplementedError  # each row of s2s.model.backbones.BACKBONES has its own
 
     def freeze_output(self) -> None:
         """Freeze the parameters that serve nothing but the output, for runs that only train heads."""
-        raise NotImplementedError
+        raise NotImplementedError  # each row of s2s.model.backbones.BACKBONES has its own
