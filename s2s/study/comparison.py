@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import fmean
 from typing import Any, NamedTuple, cast
 
@@ -13,7 +14,6 @@ from s2s.metrics.table import Better
 from s2s.study.results import Result, Table
 from s2s.study.settings import Plan
 from s2s.study.statistics import (
-    LEAST_SEEDS,
     Difference,
     Hypothesis,
     Kind,
@@ -46,7 +46,7 @@ class Comparisons:
     _counts: dict[int, NDArray[np.uint16]] = field(default_factory=dict)
     _replicates: dict[tuple[str, str], Replicates] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def variants(self) -> dict[str, list[Result]]:
         """The results by variant, in the order of the study and of its seeds; variants without any are left out."""
         by_name: dict[str, list[Result]] = {name: [] for name in self.plan.variants}
@@ -54,7 +54,7 @@ class Comparisons:
             by_name[result.variant].append(result)
         return {name: rows for name, rows in by_name.items() if rows}
 
-    @property
+    @cached_property
     def endpoints(self) -> dict[str, Table]:
         """The endpoints that all results have."""
         first, *others = self.results
@@ -77,8 +77,9 @@ class Comparisons:
         difference = subtract(self.replicates(variant, endpoint), self.replicates(baseline, endpoint))
         return difference._replace(p=None) if self.plan.settings.exploratory else difference
 
+    @cached_property
     def declared(self) -> list[Row]:
-        """Test the hypotheses, with Holm's correction within each family; those without results are left out."""
+        """The tests of the hypotheses, with Holm's correction within each family, without those that lack results."""
         rows: list[Row] = []
         families: dict[str, list[dict[str, Any]]] = {}
         for values in self.plan.hypotheses():
@@ -108,7 +109,7 @@ class Comparisons:
         baseline = self.plan.baseline
         if baseline not in self.variants:
             return []
-        declared = {(row.endpoint, row.variant, row.baseline): row for row in self.declared()}
+        declared = {(row.endpoint, row.variant, row.baseline): row for row in self.declared}
         return [
             declared.get((endpoint, name, baseline))
             or Row(endpoint, name, baseline, self.difference(endpoint, name, baseline))
@@ -137,8 +138,3 @@ _NOTHING = Difference(float("nan"), None, None, None, None, None, None, (0, 0), 
 def spread(values: Sequence[float]) -> float | None:
     """Return the standard deviation over seeds, None for one."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def enough_seeds(comparisons: Comparisons) -> bool:
-    """Return whether every variant has the seeds for p-values."""
-    return all(len(rows) >= LEAST_SEEDS for rows in comparisons.variants.values())

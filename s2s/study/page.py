@@ -49,7 +49,7 @@ def write_page(plan: Plan, results: Sequence[Result], log: Log) -> Path:
     if (names := shown(comparisons)) and (rows := comparisons.others(names[0])):
         write_atomically(plan.output / PICTURE, as_file(_forest(comparisons, names[0], rows)))
     write_atomically(plan.output / PAGE, page(comparisons, notes))
-    for line in [*notes, *map(sentence, comparisons.declared())]:
+    for line in [*notes, *map(sentence, comparisons.declared)]:
         log(f"  {line}")
     return plan.output / PAGE
 
@@ -113,7 +113,7 @@ def record(comparisons: Comparisons, notes: Sequence[str]) -> dict[str, Any]:
             }
             for name, rows in comparisons.variants.items()
         },
-        "declared": [_plain(row) for row in comparisons.declared()],
+        "declared": [_plain(row) for row in comparisons.declared],
         "others": [_plain(row) for endpoint in endpoints for row in comparisons.others(endpoint)],
     }  # fmt: skip
 
@@ -141,7 +141,7 @@ def markdown(comparisons: Comparisons, notes: Sequence[str]) -> str:
         mark = "" if comparisons.converged(variant) else " (not converged)"
         cells = [_mean(comparisons.values(variant, name)) for name in names]
         lines.append(f"| `{variant}`{mark} | {_costs(comparisons.cost(variant))[0]} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *(f"- {line}" for line in [*notes, *map(sentence, comparisons.declared())])]) + "\n"
+    return "\n".join([*lines, "", *(f"- {line}" for line in [*notes, *map(sentence, comparisons.declared)])]) + "\n"
 
 
 def shown(comparisons: Comparisons) -> list[str]:
@@ -193,7 +193,7 @@ def _signature(comparisons: Comparisons) -> str:
 
 
 def _declared(comparisons: Comparisons) -> str:
-    rows = comparisons.declared()
+    rows = comparisons.declared
     if not rows:
         return ""
     cells = [

@@ -116,6 +116,11 @@ class Result:
         losses = [row["loss"] for row in self.dev if "loss" in row]
         return len(losses) > 1 and min(losses[:-1]) - losses[-1] <= 0.01
 
+    @property
+    def cpu_minutes(self) -> float:
+        """The CPU time of training and measuring."""
+        return sum(seconds for key, seconds in self.cost.items() if key.endswith("_cpu")) / 60
+
     def value(self, endpoint: str) -> float:
         """Return the run's value of an endpoint."""
         table = self.tables[endpoint]

@@ -89,9 +89,9 @@ def needed(plan: Plan, variant: str, seed: int) -> list[tuple[str, int]]:
 def minutes(plan: Plan, state: Progress, variant: str) -> float | None:
     """Return the CPU minutes that a run of a variant takes: measured, declared, or as the others; None if unknown."""
     measured = {
-        name: fmean(sum(value for key, value in result.cost.items() if key.endswith("_cpu")) for result in rows) / 60
+        name: fmean(times)
         for name in plan.variants
-        if (rows := [result for (other, _), result in state.finished.items() if other == name])
+        if (times := [result.cpu_minutes for (other, _), result in state.finished.items() if other == name])
     }
     if variant in measured:
         return measured[variant]
@@ -249,7 +249,7 @@ def _process(plan: Plan, variant: str, seed: int, slot: int, arguments: Sequence
         environment["CUDA_VISIBLE_DEVICES"] = shown[slot % gpus] if len(shown) >= gpus else str(slot % gpus)
     command = [sys.executable, "-m", "s2s.study.measuring", variant, str(seed), *arguments]
     with path.open("ab") as file:
-        # A session of its own: Ctrl-C reaches the runner elapsed, which ends its runs itself, and only once.
+        # A session of its own: Ctrl-C reaches only the runner, which ends each of its runs once.
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=file, stderr=file, env=environment, start_new_session=True
         )
@@ -264,8 +264,8 @@ def _finish(plan: Plan, process: Process, state: Progress, log: Log, stopped: bo
     if code == 0 and (result := results.stored(plan, *run)) is not None:
         state.finished[run] = result
         state.left.remove(run)
-        spent = sum(value for key, value in result.cost.items() if key.endswith("_cpu")) / 60
-        log(f"{process.name}: finished after {hours(spent)} of CPU time; {len(state.left)} runs are left")
+        spent = hours(result.cpu_minutes)
+        log(f"{process.name}: finished after {spent} of CPU time; {len(state.left)} runs are left")
     elif code == -signal.SIGKILL and not stopped:
         state.failed[run] = "killed; was there too little memory?"
         log(f"{process.name}: {state.failed[run]} ({process.log})")

@@ -124,9 +124,8 @@ class Study:
     only: list[str] = field(default_factory=list)  # variants to work on now; none: all
     workers: Few | None = None  # runs at a time; null: one a GPU, or one
     threads: Size = 1  # of each run, on a processor
-    budget: Positive | None = (
-        None  # minutes after which the command stops; the same command continues; null: until the end
-    )
+    # minutes after which the command stops; the same command continues; null: until the end
+    budget: Positive | None = None
     folder: PathText | None = None  # of the runs' weights; null: runs/studies/NAME
     # folder of the small results; null: results/NAME next to the study's file, or in folder for an installed package
     results: PathText | None = None
@@ -176,6 +175,11 @@ class Plan:
     def runs(self) -> list[tuple[str, int]]:
         """All runs, seed by seed, so that a study that was stopped has whole comparisons."""
         return [(variant, seed) for seed in self.settings.seeds for variant in self.variants]
+
+    @cached_property
+    def recipes(self) -> dict[str, Recipe]:
+        """The recipe of each variant, with its references to other runs as they are written."""
+        return {variant: self.recipe(variant, 0) for variant in self.variants}
 
     @property
     def baseline(self) -> str:
@@ -244,7 +248,7 @@ class Plan:
 
     def scores(self, variant: str) -> set[str]:
         """Return the endpoints of a variant that are scores: of searches, where it generates, and of heads."""
-        recipe = self.recipe(variant, self.settings.seeds[0])
+        recipe = self.recipes[variant]
         scores = {f"{head}.{score}" for head, row in recipe.heads.items() for score in with_sums(row.metrics())}
         if recipe.generates:
             scores |= {f"{search}.{score}" for search in self.searches for score in self.settings.scores}
@@ -260,10 +264,10 @@ class Plan:
 
         Only written keys count: a later version may have more keys, and its defaults would make old results strange.
         """
-        recipe = dict(flat(self.recipe(variant, 0).values()))
+        recipe = dict(flat(self.recipes[variant].values()))
         layers = (*self.base, self.variants[variant])
         written = {key for layer in layers for key in _written(layer.values)}
-        values = {key: value for key, value in recipe.items() if key in written and key not in ("run.folder",)}
+        values = {key: value for key, value in recipe.items() if key in written and key != "run.folder"}
         others = {other.variant for other in self.needs(variant, 0)}
         parts = [values, self.settings.select, {other: self.fingerprint(other) for other in sorted(others)}]
         return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -283,17 +287,16 @@ class Plan:
 
     def measured_hash(self, variant: str) -> str:
         """Return digits that change with all that is measured of a run after its training."""
-        recipe = self.recipe(variant, 0)
-        searches = {name: _changed(self.search(name, recipe)) for name in self.searches}
-        settings = self.settings
+        settings, searches = self.settings, {name: self.search(name, self.recipes[variant]) for name in self.searches}
+        asked = {name: [given(search.settings), search.examples] for name, search in searches.items()}
         # Without keys at their defaults, so that a later version with more keys measures the same.
-        parts = [searches, settings.split, settings.scores, given(settings.diagnose), self.seen]
+        parts = [asked, settings.split, settings.scores, given(settings.diagnose), self.seen]
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property
     def seen(self) -> list[str]:
         """The corruptions that some variant is trained on; a comparison holds out the others."""
-        methods = [method for variant in self.variants for method in self.recipe(variant, 0).mitigations]
+        methods = [method for recipe in self.recipes.values() for method in recipe.mitigations]
         return sorted({name for method in methods for name in method.teaches()})
 
 
@@ -353,7 +356,8 @@ def _within(layer: Layer, values: Any, section: str) -> Layer:
             values = {}
         else:
             raise UserError(f"{layer.position(section)}: {section}: expected keys and values")
-    lines = {key.removeprefix(f"{section}."): line for key, line in layer.lines.items() if key.startswith(section)}
+    inner = f"{section}."
+    lines = {key.removeprefix(inner): line for key, line in layer.lines.items() if key.startswith(inner)}
     return Layer(layer.origin, dict(values), lines)
 
 
@@ -380,9 +384,8 @@ def _check(plan: Plan) -> None:
         if not NAME.fullmatch(name):
             raise UserError(f"{plan.file}: '{name}': a name of letters, digits and _ is needed")
     for variant in plan.variants:
-        recipe = plan.recipe(variant, plan.settings.seeds[0])
         for search in plan.searches:
-            plan.search(search, recipe)
+            plan.search(search, plan.recipes[variant])
         before = list(plan.variants)[: list(plan.variants).index(variant)]
         for other in plan.needs(variant, plan.settings.seeds[0]):
             if other.variant not in before:
@@ -410,10 +413,6 @@ def given(settings: Any) -> dict[str, Any]:
     """Return the keys of a settings object that are not at their defaults, and its class."""
     values, defaults = asdict(settings), asdict(type(settings)())
     return {"": type(settings).__name__, **{key: value for key, value in values.items() if value != defaults[key]}}
-
-
-def _changed(search: Search) -> list[Any]:
-    return [given(search.settings), search.examples]
 
 
 def _others(value: Any, seed: int) -> Iterator[OtherRun]:

@@ -295,14 +295,14 @@ def test_declared_differences_are_corrected_within_their_family_even_for_those_w
         hypotheses=[replace(plan.settings.hypotheses[0], endpoint=name) for name in ("clean_cost", "absent")],
     )
     comparisons = Comparisons(replace(plan, settings=settings), runs)
-    (row,) = comparisons.declared()
+    (row,) = comparisons.declared
     expected = mean(runs[5].tables["clean_cost"].rows.sum(axis=0)) - 2
     assert row.difference.estimate == pytest.approx(float(expected), abs=0.1)
     assert row.adjusted == pytest.approx(2 * row.p)
     assert row.p < 0.001
     assert remarks(comparisons)[-1].startswith("measured before the hypotheses were as they are now")
     exploring = Comparisons(replace(plan, settings=replace(settings, exploratory=True)), runs)
-    assert [row.p for row in exploring.declared()] == [None]
+    assert [row.p for row in exploring.declared] == [None]
 
 
 @pytest.mark.slow
