@@ -31,6 +31,7 @@ from s2s.randomness import forked_generators
 from s2s.recipe.idle import idle_run
 from s2s.recipe.recipe import SCHEMA, Recipe
 from s2s.runs import checkpoints, run_folder
+from s2s.runs.log import cut_log
 from s2s.runs.metadata import read_metadata
 from s2s.runs.run import Run, opened
 from s2s.training import plots, trackers
@@ -105,7 +106,7 @@ def _train(prepared: Prepared, folder: Path, changes: list[str]) -> None:
         wrapped = accelerator.prepare(objective)
     if main:
         # The log may be ahead of the checkpoint: those steps are computed, and logged, again.
-        run_folder.cut_log(folder, state.step)
+        cut_log(folder, state.step)
     update_batches = data_order(prepared.train.lengths(), run.tokens, run.seed, state.step)
     on_record = trackers.start(accelerator, recipe, state.step, log if main else no_log)
     with (

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import yaml
 
 from s2s.errors import UserError, first_line
-from s2s.files.foreign import parse_json, read_json
+from s2s.files.foreign import read_json
 from s2s.objective import Objective
 from s2s.recipe.recipe import Recipe, flat
+from s2s.runs.log import read_log
 from s2s.runs.metadata import FILE, read_metadata
 from s2s.search.methods.base import SearchMethod
 from s2s.vocabulary import Vocabulary
@@ -100,18 +101,10 @@ def _settings(recipe: Recipe) -> str:
 
 def _dev_scores(run: Trained) -> str:
     """Return the scores of the dev split at the checkpoint's step, or nothing where the log has none."""
-    log = run.folder / "log.jsonl"
     # An average has no line in the log, only the last of its checkpoints.
-    if run.checkpoint == "average" or not log.is_file():
-        return ""
-    scores: Any = None
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = parse_json(line)
-            scores = record["dev"] if record["step"] == run.step else scores
-        except (ValueError, KeyError, TypeError):  # a line of a step, or a damaged one
-            continue
-    if not isinstance(scores, dict):
+    records = [] if run.checkpoint == "average" else read_log(run.folder)
+    evaluations = [record["dev"] for record in records if record["step"] == run.step and "dev" in record]
+    if not evaluations or not isinstance(scores := evaluations[-1], dict):
         return ""
     most = run.recipe.run.evaluate_examples
     heading = f"## Scores of the dev split\n\nOf the first {most} examples, during training; `loss` is of all.\n\n"

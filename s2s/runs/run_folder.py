@@ -14,7 +14,6 @@ checkpoints/      see s2s.runs.checkpoints
 import logging
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from s2s import vocabulary as vocabularies
 from s2s.console.terminal import Log
@@ -22,8 +21,8 @@ from s2s.errors import UserError
 from s2s.files import locks
 from s2s.files.atomic import naming, replaced_folder, write_atomically
 from s2s.files.folders import AGAIN, changed
-from s2s.files.foreign import parse_json
 from s2s.recipe.recipe import Recipe
+from s2s.runs.log import LOG
 from s2s.runs.metadata import FILE, RECIPE, VOCABULARY, RunMetadata, check_files, read_metadata, write_metadata
 from s2s.vocabulary import Vocabulary
 
@@ -50,7 +49,7 @@ def check_new(folder: Path, recipe: Recipe) -> None:
     marks = {
         folder / RECIPE: lambda path: path.read_bytes() == text,
         folder / VOCABULARY: lambda path: (path / vocabularies.KIND_FILE).is_file(),
-        folder / "log.jsonl": lambda path: not path.stat().st_size,
+        folder / LOG: lambda path: not path.stat().st_size,
     }
     for path, is_of_run in marks.items():
         if path.exists() and not is_of_run(path):
@@ -62,7 +61,7 @@ def check_links(folder: Path) -> None:
 
     A link of the folder's own ``checkpoints``, to a larger disk, is the user's and stays.
     """
-    for name in (RECIPE, FILE, "log.jsonl", "curves.svg"):
+    for name in (RECIPE, FILE, LOG, "curves.svg"):
         path = folder / name
         if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{path}: a link that leads out, to {path.resolve()}, where training would write")
@@ -109,22 +108,3 @@ def read(folder: Path) -> tuple[Recipe, RunMetadata]:
             raise UserError(f"{path}: {change}; {AGAIN}")
         logger.warning("%s: edited or of another run, not as training wrote it; it is read as it is", path)
     return read_recipe(folder), metadata
-
-
-def cut_log(folder: Path, step: int) -> None:
-    """Drop the log's lines of steps after ``step``, and a half-written last line."""
-    path = folder / "log.jsonl"
-    if not path.exists():
-        return
-    # A damaged line, of whatever bytes, is dropped as one of a later step is: the log is a side output.
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept = [line for line in lines if _step(line) <= step]
-    write_atomically(path, "".join(line + "\n" for line in kept))
-
-
-def _step(line: str) -> float:
-    try:
-        record: dict[str, Any] = parse_json(line)
-        return float(record["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")

@@ -46,6 +46,7 @@ from s2s.metrics.overlap import score_statistics
 from s2s.recipe.build import load_data
 from s2s.recipe.recipe import Recipe
 from s2s.runs import checkpoints
+from s2s.runs.log import read_log
 from s2s.runs.metadata import read_metadata
 from s2s.runs.run import Run
 from s2s.study import results
@@ -177,19 +178,20 @@ def _measured(plan: Plan, variant: str, seed: int, run: Run, recipe: Recipe, sco
         tables |= {f"{name}.{score}": table for score, table in _scores(plan, chosen, texts[name], recipe).items()}
     if settings.diagnose.examples and recipe.generates:
         tables |= _diagnosed(plan, run)
-    metadata = read_metadata(run.folder)
+    metadata, log_records = read_metadata(run.folder), read_log(run.folder)
     return Result(
         variant=variant, seed=seed, recipe=plan.fingerprint(variant), measured=plan.measured_hash(variant),
         hypotheses=plan.hypotheses_hash(), data=metadata.data, tested=fingerprint({"test": examples}),
         version=own_version(), hardware=_hardware(metadata.device, metadata.threads, metadata.precision),
-        cost={**clock.save(), **_sizes(run)}, steps=_log(run.folder)[-1]["step"], step=run.step,
-        dev=_dev_curve(run.folder), texts=texts, tables=tables, report=scored.report,
+        cost={**clock.save(), **_sizes(run, log_records)}, steps=log_records[-1]["step"], step=run.step,
+        dev=[{"step": record["step"], **record["dev"]} for record in log_records if "dev" in record],
+        texts=texts, tables=tables, report=scored.report,
     )  # fmt: skip
 
 
-def _sizes(run: Run) -> dict[str, float]:
+def _sizes(run: Run, log_records: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Return the number of parameters, the bytes of the optimizer's state, and the median seconds of a step."""
-    seconds = [line["seconds"] for line in _log(run.folder) if "seconds" in line]
+    seconds = [record["seconds"] for record in log_records if "seconds" in record]
     return {
         "parameters": sum(parameter.numel() for parameter in run.objective.parameters()),
         "optimizer_bytes": checkpoints.trainer_bytes(run.folder),
@@ -259,15 +261,6 @@ def _excess(measured: Measurements, lengths: Sequence[int]) -> list[Quantity]:
 
 def _sums_along(divergences: Divergences, length: int, _: Measurements) -> Numbers:
     return oracle.statistics(divergences, length)
-
-
-def _dev_curve(folder: Path) -> list[dict[str, float]]:
-    """Return the scores of each evaluation, with their steps."""
-    return [{"step": line["step"], **line["dev"]} for line in _log(folder) if "dev" in line]
-
-
-def _log(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def _hardware(device: str, threads: int, precision: str) -> dict[str, Any]:

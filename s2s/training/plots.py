@@ -9,7 +9,7 @@ from typing import Any
 
 from s2s.errors import matplotlib_module
 from s2s.files.atomic import write_atomically
-from s2s.files.foreign import parse_json
+from s2s.runs.log import read_log
 
 FILE = "curves.svg"
 POINTS = 1000
@@ -28,7 +28,7 @@ def draw(folder: Path) -> None:
     matplotlib, figures = (
         matplotlib_module(name, "plots", "the picture of the curves") for name in ("matplotlib", "matplotlib.figure")
     )
-    records = [parse_json(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    records = read_log(folder)
     steps = [record for record in records if "dev" not in record]
     evaluations = [{"step": record["step"], **record["dev"]} for record in records if "dev" in record]
     # Without a salt matplotlib makes up random ids, so that no two files are alike.

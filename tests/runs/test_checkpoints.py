@@ -25,8 +25,9 @@ from s2s.files.folders import MANIFEST, recorded_hash
 from s2s.model import Architecture
 from s2s.recipe.recipe import Recipe
 from s2s.runs.checkpoints import TRAINER, WEIGHTS, Best, Checkpoint, newest, save, stored
+from s2s.runs.log import LOG, cut_log, read_log
 from s2s.runs.metadata import RunMetadata, read_metadata, write_metadata
-from s2s.runs.run_folder import create, cut_log, exists, locked, read, read_vocabulary
+from s2s.runs.run_folder import create, exists, locked, read, read_vocabulary
 from s2s.vocabulary.sentence_pieces import train
 
 VOCABULARY = train((f"{a} {b}" for a in "abcdefghij" for b in "klmnopqrst"), 300)
@@ -352,3 +353,10 @@ def test_a_manifest_of_something_else_is_damage(run: Path, text: str) -> None:
     assert MANIFEST in lines[0]
     with pytest.raises(UserError, match="damaged"):
         recorded_hash(run / "checkpoints" / "step-00000030" / WEIGHTS)
+
+
+def test_the_log_is_read_without_its_damaged_lines(tmp_path):
+    assert read_log(tmp_path) == []
+    lines = ['{"step": 1, "loss": 2.0}', "cut {", "[1]", '{"dev": {}}', '{"step": 2, "dev": {"loss": 1.0}}', '{"ste']
+    (tmp_path / LOG).write_text("\n".join(lines), encoding="utf-8")
+    assert read_log(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 2, "dev": {"loss": 1.0}}]
