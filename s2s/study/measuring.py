@@ -7,7 +7,6 @@ is that of the runner's life.
 
 import json
 import os
-import platform
 import signal
 import sys
 import threading
@@ -40,6 +39,7 @@ from s2s.files.locks import locked
 from s2s.heads.evaluation import head_sums
 from s2s.machine.matmul import kernel
 from s2s.machine.memory import peak_memory
+from s2s.machine.worker_pool import processor
 from s2s.metrics.bootstrap import Numbers
 from s2s.metrics.generated import repetition_statistics
 from s2s.metrics.overlap import score_statistics
@@ -265,19 +265,9 @@ def _sums_along(divergences: Divergences, length: int, _: Measurements) -> Numbe
 
 def _hardware(device: str, threads: int, precision: str) -> dict[str, Any]:
     return {
-        "device": device, "processor": _processor(), "threads": threads, "precision": precision,
+        "device": device, "processor": f"{processor()}, {torch.backends.cpu.get_cpu_capability()}", "threads": threads, "precision": precision,
         "torch": torch.__version__,
     }  # fmt: skip
-
-
-def _processor() -> str:
-    """Return the processor's name and the instructions that decide its speed."""
-    name, level = platform.processor() or platform.machine(), torch.backends.cpu.get_cpu_capability()
-    cpus = Path("/proc/cpuinfo")
-    if cpus.is_file():
-        lines = cpus.read_text(encoding="utf-8", errors="replace").splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {level}"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -2,8 +2,6 @@
 
 import json
 import os
-import platform
-import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +22,7 @@ from s2s.console.terminal import plain_console
 from s2s.data.batches import BUCKET, by_length
 from s2s.errors import UserError
 from s2s.files.atomic import write_atomically
+from s2s.machine import worker_pool
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints when it starts and stops
 
@@ -195,8 +194,4 @@ def processor(device: torch.device) -> str:
     """Return the name of what computes: the GPU's, or the processor's as far as the system tells."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    described = Path("/proc/cpuinfo")
-    named = re.search(
-        r"^model name\s*:\s*(.+)$", described.read_text(encoding="utf-8") if described.exists() else "", re.MULTILINE
-    )
-    return named[1] if named else platform.machine()
+    return worker_pool.processor()
