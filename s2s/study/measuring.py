@@ -265,8 +265,8 @@ def _sums_along(divergences: Divergences, length: int, _: Measurements) -> Numbe
 
 def _hardware(device: str, threads: int, precision: str) -> dict[str, Any]:
     return {
-        "device": device, "processor": f"{processor()}, {torch.backends.cpu.get_cpu_capability()}", "threads": threads, "precision": precision,
-        "torch": torch.__version__,
+        "device": device, "processor": f"{processor()}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": threads, "precision": precision, "torch": torch.__version__,
     }  # fmt: skip
 
 
