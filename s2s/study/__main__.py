@@ -52,7 +52,9 @@ def study(arguments: Sequence[str]) -> None:
         raise UserError(f"{len(state.failed)} runs failed: {names}")
     if state.left:
         left = runner.remaining(plan, state, runner.workers_of(plan))
-        log(f"{len(state.left)} of {len(plan.runs)} runs are left ({left}); the same command continues")
+        # Runs with other seeds, which these read, are left as well, but none of the comparison's.
+        number = len(set(plan.runs).intersection(state.left))
+        log(f"{number} of {len(plan.runs)} runs are left ({left}); the same command continues")
 
 
 def introduce(plan: Plan, state: runner.Progress) -> None:
