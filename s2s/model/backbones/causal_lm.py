@@ -24,6 +24,8 @@ class CausalLM(ForeignBackbone):
     def __init__(self, shape: ForeignArchitecture, inner: "PreTrainedModel | None" = None) -> None:
         super().__init__(shape, inner)
         self.entry = entry_factor(self.body(), self.inner.get_input_embeddings())
+        # Families whose positions come from the mask take none.
+        self.takes_positions = "position_ids" in signature(self.body().forward).parameters
 
     def body(self) -> nn.Module:
         """Return the stack of layers."""
@@ -62,10 +64,9 @@ class CausalLM(ForeignBackbone):
         return self._call(rows, seen, memory.lengths[:, None] + columns, cache), new_rows(cache)
 
     def _call(self, rows: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-        body = self.body()
-        # Families whose positions come from the mask take none.
-        placed = {"position_ids": positions} if "position_ids" in signature(body.forward).parameters else {}
-        hidden: Tensor = body(inputs_embeds=self.entry * rows, attention_mask=mask, past_key_values=cache, **placed)[0]
+        placed = {"position_ids": positions} if self.takes_positions else {}
+        given = {"inputs_embeds": self.entry * rows, "attention_mask": mask, "past_key_values": cache, **placed}
+        hidden: Tensor = self.body()(**given)[0]
         return hidden
 
 
