@@ -154,7 +154,7 @@ class Vocabulary(ABC):
         return (ids[1:] if has_lone_mark else ids) or [self.unknown]
 
     def source_ids(self, text_ids: Sequence[int], limit: int | None = None) -> list[int]:
-        """Return the ids of a source: begin, the text cut so that the row has at most ``limit`` ids, end."""
+        """Return the ids of a source: opening, the text cut so that the row has at most ``limit`` ids, closing."""
         room = len(text_ids) if limit is None else max(0, limit - self.framing)
         # A prompt without any id has no column that a target could follow.
         return [*self.opening, *text_ids[:room], *self.closing] or [self.end]

@@ -29,7 +29,7 @@ class LayoutRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """The ids around sources and targets, and the texts of the template before, between and after them."""
+    """The ids around sources and targets, and the texts of the template before and after a source."""
 
     opening: list[int]
     closing: list[int]
