@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from exported import PAIRS, recipe
-from foreign_models import FAMILIES
+from foreign_models import FAMILIES, keys
 from foreign_runs import run_of
+from library_search import before_end
 from tiny_tokenizers import whole
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
@@ -80,8 +81,7 @@ def test_generate_finds_what_the_run_finds(run: s2s.Run, exported: Path) -> None
         written = model.generate(**inputs, **given)[:, begun:]
         texts = tokenizer.batch_decode(written, skip_special_tokens=True)
         hypotheses = [row for rows in run.search(TEXTS, search, lambda _: None) for row in rows]
-        end = run.vocabulary.end
-        cut = [row[: row.index(end)] if end in row else row for row in written.tolist()]
+        cut = [before_end(row, run.vocabulary.end) for row in written.tolist()]
         assert cut == [row.tokens for row in hypotheses]
         assert [text.strip() for text in texts] == [row.text for row in hypotheses]
 
@@ -185,9 +185,8 @@ def test_a_template_is_around_the_text(tmp_path: Path) -> None:
 
 
 def test_a_sentencepiece_vocabulary_is_refused(tmp_path: Path) -> None:
-    settings = [f"run.folder={tmp_path / 'run'}", "run.steps=1", "data.size=220", "run.evaluate_examples=1"]
-    sizes = "model={layers: null, width: null, heads: null, norm: null, positions: null, config: %s}"
-    run = s2s.fit(s2s.Recipe.load("toy_copy", [*settings, sizes % json.dumps(FAMILIES["llama"])]))
+    settings = [f"run.folder={tmp_path / 'run'}", "run.steps=1", "run.evaluate_examples=1"]
+    run = s2s.fit(s2s.Recipe.load("toy_copy", [*keys("llama"), *settings]))
     with pytest.raises(UserError, match=r"^export: .*sentencepiece.*vocabulary\.kind: pretrained"):
         run.export_transformers(tmp_path / "model")
     assert not (tmp_path / "model").exists()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from library_search import assert_same, before_end
 from torch import Tensor
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
@@ -95,14 +96,8 @@ def theirs(model, prompts, beams, longest, n_best, **rules):
     )
     rows = []
     for row, score in zip(out.sequences[:, ids.shape[1] :].tolist(), out.sequences_scores.tolist(), strict=True):
-        rows.append((row[: row.index(END)] if END in row else row, score))
+        rows.append((before_end(row, END), score))
     return [rows[start : start + n_best] for start in range(0, len(rows), n_best)]
-
-
-def assert_same(found, wanted):
-    for ours, others in zip(found, wanted, strict=True):
-        assert [tokens for tokens, _ in ours] == [tokens for tokens, _ in others]
-        assert [score for _, score in ours] == pytest.approx([score for _, score in others], abs=1e-5)
 
 
 @given(prompts=PROMPTS, beams=st.integers(2, 5), seed=st.integers(0, 99), penalty=st.sampled_from([0.0, 1.0, -0.5]))
@@ -136,4 +131,4 @@ def test_one_beam_is_the_library_s_greedy_search(decoder, prompts, seed):
         ids = torch.tensor([prompt])
         row = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)[0]
         new = row[len(prompt) :].tolist()
-        assert tokens == (new[: new.index(END)] if END in new else new)
+        assert tokens == before_end(new, END)

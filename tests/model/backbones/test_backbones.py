@@ -159,7 +159,7 @@ FSMT = {"model_type": "fsmt", "d_model": 16, "src_vocab_size": 30, "tgt_vocab_si
     ],
 )
 def test_what_cannot_be_right_is_refused_by_name(given: ModelSettings, message: str) -> None:
-    recipe = Recipe.load("toy_copy", ["model={layers: null, width: null, heads: null, norm: null, positions: null}"])
+    recipe = Recipe.load("toy_copy")
     recipe.model = given
     with pytest.raises(UserError, match=message):
         build_model(recipe, 30, None, {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3})
@@ -219,7 +219,7 @@ GROUPED = {**ONE, "num_key_value_heads": 1, "head_dim": 8}
 )
 def test_other_families_are_right(config: dict[str, object]) -> None:
     """ALiBi, windows shorter than the texts, capped scores, experts, and an output layer of a table of its own."""
-    recipe = Recipe.load("toy_copy", ["model={layers: null, width: null, heads: null, norm: null, positions: null}"])
+    recipe = Recipe.load("toy_copy")
     recipe.model = settings(**config)
     special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3}
     model, (line, *_) = build_model(recipe, 30, None, special)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from foreign_models import FAMILIES, tiny
+from library_search import assert_same, before_end
 from transformers import GenerationConfig
 
 from s2s.batch import pad
@@ -38,9 +39,7 @@ def theirs(model, beams, longest, n_best, sources=SOURCES, **rules):
         )
         new = out.sequences[:, ids.shape[1] if causal else 1 :].tolist()
         scores = out.sequences_scores.tolist() if beams > 1 else [None]
-        rows.append(
-            [(row[: row.index(END)] if END in row else row, score) for row, score in zip(new, scores, strict=True)]
-        )
+        rows.append([(before_end(row, END), score) for row, score in zip(new, scores, strict=True)])
     return rows
 
 
@@ -62,13 +61,8 @@ def test_beams(family, penalty):
     small = tiny(family, vocabulary=5)
     sources = [[3, 4, 4, 3], [4], [3, 3]]
     wide = theirs(small, 100, 3, 4, sources, length_penalty=penalty, early_stopping="never")
-    for found, wanted in (
-        (beam_search(scorer(model), 4, 6, 4, penalty, 6), forced),
-        (beam_search(scorer(small, sources), 100, 3, 4, penalty), wide),
-    ):
-        for ours, others in zip(found, wanted, strict=True):
-            assert [tokens for tokens, _ in ours] == [tokens for tokens, _ in others]
-            assert [score for _, score in ours] == pytest.approx([score for _, score in others], abs=1e-5)
+    assert_same(beam_search(scorer(model), 4, 6, 4, penalty, 6), forced)
+    assert_same(beam_search(scorer(small, sources), 100, 3, 4, penalty), wide)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
