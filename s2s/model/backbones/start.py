@@ -35,7 +35,10 @@ def kind(settings: ModelSettings) -> str:
 
     Errors: a UserError for a family that is none of them, and for ``model.backbone`` that the family cannot be.
     """
-    config = _config(settings)
+    return _kind(settings, _config(settings))
+
+
+def _kind(settings: ModelSettings, config: PreTrainedConfig | None) -> str:
     if config is None or config.model_type in FAMILY:
         if settings.backbone not in (None, "prefix_lm"):
             raise UserError(f"model.backbone: '{settings.backbone}' needs a family's checkpoint, or model.config")
@@ -71,8 +74,9 @@ def start(
     ``special`` are the ids of special tokens by the names of the configuration, for a model without a checkpoint;
     ``prefix`` are ids that a decoder reads before every target.
     """
-    named, config = kind(settings), _config(settings)
+    config = _config(settings)
     assert config is not None
+    named = _kind(settings, config)
     _refuse_keys(settings, config.model_type)
     refuse(config)
     scratch = settings.pretrained is None
