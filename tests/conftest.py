@@ -3,7 +3,7 @@
 The fixtures are functions that make them, and last for the session, as hypothesis wants of what its tests share.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,23 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.data.normal_(0.1, 0.4, generator=generator)
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was() -> Iterator[None]:
+    """Fail a test that leaves torch in another state than it met, since the tests after it would fail in its place."""
+    before = states_of_torch()
+    yield
+    assert states_of_torch() == before
+
+
+def states_of_torch() -> dict[str, object]:
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "gradients": torch.is_grad_enabled(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Mitigated models in the loops of ``Seq2SeqTrainer`` and accelerate: the updates are those of ``s2s train``."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,22 @@ def test_a_trainer_evaluates_generates_and_saves_the_model_that_it_knew(folder: 
         smoothed.train()
 
 
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """The states of accelerate, which last for a process, as at its start: a Trainer leaves a micro-batch's."""
+
+    def reset() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    reset()
+    yield
+    reset()
+
+
 @pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.usefixtures("fresh_accelerate")
 def test_a_loop_of_accelerate(precision: str) -> None:
-    # Those of an earlier Trainer in this process, which may be between two micro-batches.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
     accelerator = Accelerator(cpu=True, mixed_precision=precision)
     model = mitigate(fresh("llama"), vocabulary().tokenizer, [{"name": "fgm"}, {"name": "word_dropout"}])
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
@@ -93,6 +105,7 @@ def test_a_loop_of_accelerate(precision: str) -> None:
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
+        assert not torch.is_autocast_enabled("cpu")  # the wrapped forward has left its context
     assert loss.dtype is torch.float32
     assert losses[-1] < losses[0] - 1
     twin = accelerator.unwrap_model(model, keep_fp32_wrapper=False)

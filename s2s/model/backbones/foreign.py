@@ -298,8 +298,9 @@ class ForeignBackbone(Backbone):
 
     @contextmanager
     def _answering(self, rows: Tensor) -> Iterator[None]:
-        """Let the body answer these rows."""
-        body = self.body()
+        """Let the body answer these rows in the forward of the model's class."""
+        # A forward that accelerate has wrapped enters a context that it is in already here: half precision would last.
+        wrapped, body = vars(self.inner).pop("forward", None), self.body()
         parent, name = next(
             (part, name) for part in self.inner.modules() for name, child in part.named_children() if child is body
         )
@@ -308,6 +309,8 @@ class ForeignBackbone(Backbone):
             yield
         finally:
             parent._modules[name] = body
+            if wrapped is not None:
+                self.inner.forward = wrapped
 
     @torch.no_grad()
     def _factor(self) -> float | None:
