@@ -36,6 +36,7 @@ def study(arguments: Sequence[str]) -> None:
     introduce(plan, state)
     # Before hours of training: results and a page that cannot be written are refused at once.
     check_output_files("output", plan.output, OUTPUTS, [plan.file])
+    runner.check_folders(plan, state)
     if state.left:
         check_output_files("results", plan.results, [path_of(plan, *run).name for run in state.left], [plan.file])
         check_output_files("folder", plan.folder, [], [plan.file])
@@ -49,12 +50,12 @@ def study(arguments: Sequence[str]) -> None:
             log(str(write_page(plan, finished, log)))
     if state.failed:
         names = "; ".join(f"{variant}, seed {seed}: {reason}" for (variant, seed), reason in state.failed.items())
-        raise UserError(f"{len(state.failed)} runs failed: {names}")
+        raise UserError(f"runs that failed, {len(state.failed)}: {names}")
     if state.left:
         left = runner.remaining(plan, state, runner.workers_of(plan))
         # Runs with other seeds, which these read, are left as well, but none of the comparison's.
         number = len(set(plan.runs).intersection(state.left))
-        log(f"{number} of {len(plan.runs)} runs are left ({left}); the same command continues")
+        log(f"of {len(plan.runs)} runs, {runner.runs_left(number)} ({left}); the same command continues")
 
 
 def introduce(plan: Plan, state: runner.Progress) -> None:

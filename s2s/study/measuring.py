@@ -101,6 +101,7 @@ def work(plan: Plan, variant: str, seed: int) -> None:
     places = {other: _places(plan, other) for other in plan.needs(variant, seed)}
     recipe = plan.recipe(variant, seed, places)
     scored = _scored(plan, recipe)  # before training: a fault there must not come after it
+    write_atomically(plan.begun(variant, seed), plan.fingerprint(variant))
     run = fit(recipe)
     # Not the file of results: another run may read the weights while these are still being measured.
     plan.trained(variant, seed).touch()

@@ -24,7 +24,9 @@ from s2s.study.settings import Plan
 
 POLL, REPORT = 0.5, 60.0
 """Seconds between two looks at the processes, and between two lines on how far they are."""
-STOPPED = (130, 143, -signal.SIGTERM, -signal.SIGINT, -signal.SIGKILL)
+KILLED = -9
+"""The exit code of a run that was killed; Windows has no such signal, nor a name for it."""
+STOPPED = (130, 143, -signal.SIGTERM, -signal.SIGINT, KILLED)
 """Exit codes of a run that was stopped, and continues the next time."""
 PATIENCE = 40.0
 """Seconds that runs have to end whole before they are killed."""
@@ -71,14 +73,25 @@ def progress(plan: Plan) -> Progress:
     for variant, seed in plan.runs:
         result = results.stored(plan, variant, seed)
         # The measurements may have changed since; without the weights the old ones are all that there is.
-        if result and (result.measured == plan.measured_hash(variant) or not plan.trained(variant, seed).exists()):
+        if result and (result.measured == plan.measured_hash(variant) or not plan.is_trained(variant, seed)):
             finished[variant, seed] = result
     only = plan.settings.only or list(plan.variants)
     left = [run for run in plan.runs if run not in finished and run[0] in only]
-    read = {other for run in left for other in needed(plan, *run) if not plan.trained(*other).exists()}
+    read = {other for run in left for other in needed(plan, *run) if not plan.is_trained(*other)}
     # In the order of the study, whose variants read earlier ones.
     order = [*plan.runs, *sorted(read - set(plan.runs))]
     return Progress(finished, [run for run in order if run in left or run in read], {})
+
+
+def check_folders(plan: Plan, state: Progress) -> None:
+    """Refuse, before any training, folders that hold runs of variants as they were before. Errors: a UserError."""
+    changed = [plan.run_folder(*run) for run in state.left if plan.is_another(*run)]
+    if changed:
+        names = ", ".join(folder.name for folder in changed)
+        raise UserError(
+            f"{plan.folder}: {names}: runs of a recipe that has changed since they began; give folder=ANOTHER, or "
+            f"remove {changed[0]} and what else there has its name"
+        )
 
 
 def needed(plan: Plan, variant: str, seed: int) -> list[tuple[str, int]]:
@@ -108,12 +121,19 @@ def remaining(plan: Plan, state: Progress, workers: int) -> str:
     times = [minutes(plan, state, variant) for variant, _ in state.left]
     if not times:
         return "nothing is left"
-    if None in times:
+    if all(time is None for time in times):
         return "unknown: no run is finished yet and the study declares no minutes"
     done = {run: _share_done(plan, *run) for run in state.left}
     total = sum(time * (1 - share) for time, share in zip(times, done.values(), strict=True) if time is not None)
     elapsed = total / min(workers, len(times))
-    return f"about {hours(total)} of CPU time, {hours(elapsed)} with {workers} at a time"
+    unknown = {variant: None for (variant, _), time in zip(state.left, times, strict=True) if time is None}
+    besides = f", besides {', '.join(unknown)}, whose minutes are not declared" if unknown else ""
+    return f"about {hours(total)} of CPU time, {hours(elapsed)} with {workers} at a time{besides}"
+
+
+def runs_left(number: int) -> str:
+    """Say how many runs are left."""
+    return "1 run is left" if number == 1 else f"{number} runs are left"
 
 
 def hours(time: float) -> str:
@@ -227,7 +247,7 @@ def _start(
             return
         if (variant, seed) in busy or (variant, seed) in state.failed:
             continue
-        missing = [run for run in needed(plan, variant, seed) if not plan.trained(*run).exists()]
+        missing = [run for run in needed(plan, variant, seed) if not plan.is_trained(*run)]
         if any(run in state.failed for run in missing):
             state.failed[variant, seed] = f"it reads {missing[0][0]}, seed {missing[0][1]}, which failed"
             continue
@@ -265,8 +285,8 @@ def _finish(plan: Plan, process: Process, state: Progress, log: Log, stopped: bo
         state.finished[run] = result
         state.left.remove(run)
         spent = hours(result.cpu_minutes)
-        log(f"{process.name}: finished after {spent} of CPU time; {len(state.left)} runs are left")
-    elif code == -signal.SIGKILL and not stopped:
+        log(f"{process.name}: finished after {spent} of CPU time; {runs_left(len(state.left))}")
+    elif code == KILLED and not stopped:
         state.failed[run] = "killed; was there too little memory?"
         log(f"{process.name}: {state.failed[run]} ({process.log})")
     elif not (stopped and code in STOPPED):
@@ -278,4 +298,4 @@ def _finish(plan: Plan, process: Process, state: Progress, log: Log, stopped: bo
 def _status(plan: Plan, state: Progress, running: Sequence[Process], workers: int) -> str:
     """Return a line on how far the runs are."""
     steps = [f"{process.name}: step {last_step(plan.run_folder(process.variant, process.seed))}" for process in running]
-    return f"{'; '.join(steps)}; {len(state.left)} runs left, {remaining(plan, state, workers)}"
+    return f"{'; '.join(steps)}; {runs_left(len(state.left))}, {remaining(plan, state, workers)}"

@@ -210,18 +210,34 @@ class Plan:
         return self.folder / f"{variant}-{seed}"
 
     def trained(self, variant: str, seed: int) -> Path:
-        """Return the file that marks a run as trained to its end, so that other runs may read it."""
+        """Return the file that marks a run as trained to its end."""
         return self.folder / f"{variant}-{seed}.trained"
+
+    def begun(self, variant: str, seed: int) -> Path:
+        """Return the file with the fingerprint of the variant whose run was begun in the folder."""
+        return self.folder / f"{variant}-{seed}.recipe"
+
+    def is_another(self, variant: str, seed: int) -> bool:
+        """Return whether a run's folder holds one of the variant as the study had it before."""
+        begun = self.begun(variant, seed)
+        return begun.is_file() and begun.read_text(encoding="utf-8") != self.fingerprint(variant)
+
+    def is_trained(self, variant: str, seed: int) -> bool:
+        """Return whether a run has been trained to its end, so that other runs may read it."""
+        return self.trained(variant, seed).exists() and not self.is_another(variant, seed)
 
     def recipe(self, variant: str, seed: int, places: Mapping[OtherRun, list[str]] | None = None) -> Recipe:
         """Return the recipe of a run; ``places`` has the paths for each reference to other runs.
 
-        Errors: a UserError for a variant that sets what the study sets for all: seed, folder, selection.
+        Errors: a UserError for a variant that sets what the study sets for all: seed, folder, selection, search.
         """
         changes = self.variants[variant]
         for key in ("folder", "seed", "select"):
             if key in changes.values.get("run", {}):
                 raise UserError(f"{changes.position(f'run.{key}')}: run.{key}: the study sets it for all variants")
+        if "search" in changes.values:
+            where = changes.position("search")
+            raise UserError(f"{where}: search: it is the same for all variants; give searches, or recipe.search")
         # The same for all: checkpoints that were chosen by different rules would compare the rules.
         fixed = {"folder": str(self.run_folder(variant, seed)), "seed": seed, "select": self.settings.select}
         layers = [*self.base, changes]

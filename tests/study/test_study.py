@@ -88,6 +88,7 @@ WRONG = [
     ("greedy.seq_rep_2", "damage_own_error", r"endpoint: no 'damage_own_error'; did you mean 'damage_own_errors'"),
     ("beam_2.chrf, variant: replacement", "beam_2.chrf, variant: teacher_forcing", "is compared with itself"),
     ("diagnose: {", "diagnose: {quantities: [repetitions], ", "no 'repetitions'; did you mean 'repetition'"),
+    ("minutes: 4", "search: {beams: 2}", r"toy.yaml:10: search: it is the same for all variants"),
     ("variants:", "variant:", r"toy.yaml:7: unknown key 'variant'; did you mean 'variants'"),
 ]
 
@@ -258,6 +259,11 @@ def test_time_is_told_by_what_was_measured_and_declared(tmp_path):
     assert [minutes(plan, measured, variant) for variant in plan.variants] == [4, 8]
     unknown = plan_of(tmp_path, re.sub(r"minutes: \d", "", FILE).replace("teacher_forcing: {}", "teacher_forcing:"))
     assert minutes(unknown, nothing, "replacement") is None
+    partly = plan_of(tmp_path, FILE.replace("    minutes: 4\n", ""))
+    told = remaining(partly, nothing, 1)
+    assert told == (
+        "about 4.0 minutes of CPU time, 4.0 minutes with 1 at a time, besides replacement, whose minutes are not declared"
+    )
 
 
 def fake_result(plan, variant, seed, dev=(), **tables):
@@ -388,7 +394,9 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
         *arguments,
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", env=environment
+    )
 
 
 def wait_for(condition, seconds=120.0):
@@ -434,7 +442,7 @@ def test_a_budget_stops_the_study_whole_and_says_what_is_left(tmp_path):
     output, _ = study.communicate(timeout=300)
     assert study.returncode == 0, output
     assert "the budget is used up" in output
-    assert "4 of 4 runs are left" in output
+    assert "of 4 runs, 4 runs are left" in output
     assert any((tmp_path / "weights" / "teacher_forcing-1" / "checkpoints").glob("*/weights.safetensors"))
 
 
@@ -455,7 +463,7 @@ def test_a_signal_stops_the_study_and_a_failed_run_does_not_stop_the_others(tmp_
     study = start(tmp_path, f"folder={tmp_path / 'others'}")
     output, _ = study.communicate(timeout=300)
     assert study.returncode == 2
-    assert "1 runs failed: replacement, seed 1: error: " in output
+    assert "runs that failed, 1: replacement, seed 1: error: " in output
     assert list(stored(tmp_path)) == ["teacher_forcing-1.json.xz"]
 
 
@@ -479,6 +487,20 @@ def test_another_measurement_is_made_again_where_the_weights_are_here_and_told_w
     plan.trained("replacement", 2).parent.mkdir(parents=True)
     plan.trained("replacement", 2).touch()
     assert progress(plan).left == [("replacement", 2)]
+
+
+def test_weights_of_a_variant_that_has_changed_are_refused_and_nobody_reads_them(tmp_path, capsys):
+    plan = plan_of(tmp_path)
+    for seed in (1, 2):
+        plan.trained("replacement", seed).parent.mkdir(parents=True, exist_ok=True)
+        plan.trained("replacement", seed).touch()
+        plan.begun("replacement", seed).write_text(plan.fingerprint("replacement"), encoding="utf-8")
+    assert plan.is_trained("replacement", 1)
+    other = plan_of(tmp_path, FILE.replace("rate: 0.3", "rate: 0.4"))
+    assert not other.is_trained("replacement", 1)
+    assert main([f"study={other.file}", f"folder={other.folder}"]) == 2
+    assert "replacement-1, replacement-2: runs of a recipe that has changed" in capsys.readouterr().err
+    assert not other.run_folder("teacher_forcing", 1).exists()
 
 
 @pytest.fixture
@@ -556,4 +578,4 @@ def test_a_run_that_somebody_kills_has_failed_and_is_not_started_again(tmp_path)
         process.kill()
     output, _ = study.communicate(timeout=60)
     assert study.returncode == 2
-    assert "2 runs failed: teacher_forcing, seed 1: killed; was there too little memory?" in output
+    assert "runs that failed, 2: teacher_forcing, seed 1: killed; was there too little memory?" in output
