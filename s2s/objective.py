@@ -58,7 +58,7 @@ class Objective(nn.Module):
             # DistributedDataParallel would wait for their gradients in every backward, and none would come.
             model.freeze_output()
 
-    def forward(self, batch: Batch, step: int = 0, counts: Counts | None = None, scale: float = 1.0) -> Losses:
+    def forward(self, batch: Batch, step: int = 0, counts: Counts | None = None, scale: float | Tensor = 1.0) -> Losses:
         """Compute the losses of a batch at a step.
 
         ``counts`` are the units of the whole update, over all micro-batches and processes, so that the losses of its
@@ -67,7 +67,7 @@ class Objective(nn.Module):
         """
         counts = count(batch) if counts is None else counts
         passes = Passes(self.model, self.label_smoothing, self, self.heads is not None, self.loss)
-        if scale != 1:
+        if isinstance(scale, Tensor) or scale != 1:  # a tensor is not compared, as a GPU would be waited for
             # The loop differentiates a mean, methods a sum: divided by the tokens, the sum's gradients have the size
             # that the scale of fp16 is made for.
             passes.grad_scale = scale / counts.target_tokens.clamp(min=1)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from s2s.batch import IGNORED
 from s2s.errors import UserError, install_command
 from s2s.losses.vocabulary_loss import KeptGradients, vocabulary_loss
 
@@ -27,7 +28,7 @@ def require(device: torch.device) -> None:
 def fused_loss(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
     """Compute the same as ``vocabulary_loss``, up to rounding: products in autocast's type, all else in float32.
 
-    Source: Hsu et al. 2024, "Liger Kernel". Errors: those of ``require``.
+    Liger leaves out rows with the same label. Source: Hsu et al. 2024, "Liger Kernel". Errors: those of ``require``.
     """
     require(hidden.device)
     if not len(labels):
@@ -85,5 +86,6 @@ def _unsmoothed(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, sm
         return 0.0
     with torch.autocast(hidden.device.type, enabled=False):
         hidden, weight, bias = (part.detach().float() for part in (hidden, weight, bias))
-        away = weight.mean(dim=0) - weight[labels]
-        return smoothing * ((hidden * away).sum() + (bias.mean() - bias[labels]).sum())
+        counted, gold = labels != IGNORED, labels.clamp(min=0)
+        rows = (hidden * (weight.mean(dim=0) - weight[gold])).sum(dim=1) + bias.mean() - bias[gold]
+        return smoothing * (rows * counted).sum()

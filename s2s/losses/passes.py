@@ -121,14 +121,18 @@ class Passes:
 
         ``output`` is what ``output_rows`` has returned for the batch; without it there is a pass of its own.
         """
-        mask = batch.labels != IGNORED
+        if output is not None:
+            return self._loss(*output, batch.labels[batch.labels != IGNORED], self.label_smoothing)
+        hidden, labels = self.hidden(batch).flatten(0, 1), batch.labels.flatten()
+        # Cutting by a mask waits for a GPU, where rows of padding, which are few, cost less than that.
+        if labels.device.type == "cpu":
+            hidden, labels = (part[batch.labels.flatten() != IGNORED] for part in (hidden, labels))
+        output = self.model.output(hidden)
         if output is None:
-            hidden = self.hidden(batch)[mask]
-            output = self.model.output(hidden)
-            if output is None:
-                scores = Scores(at_least_float32(self.model.logits(hidden)), batch.labels[mask])
-                return self.cross_entropy(scores), scores.nll().detach()
-        return self._loss(*output, batch.labels[mask], self.label_smoothing)
+            mask = labels != IGNORED
+            scores = Scores(at_least_float32(self.model.logits(hidden[mask])), labels[mask])
+            return self.cross_entropy(scores), scores.nll().detach()
+        return self._loss(*output, labels, self.label_smoothing)
 
     def score_copies(self, batches: Sequence[Batch]) -> list[Scores]:
         """Return the scores of several targets of the same sources, decoded side by side in one pass."""

@@ -1,5 +1,6 @@
 """Cross-entropy over a large vocabulary, a few rows at a time, so that the scores of all rows never exist at once."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from s2s.batch import IGNORED
 from s2s.model.backbone import OutputRows
 
 VocabularyLoss = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
@@ -15,6 +17,8 @@ VocabularyLoss = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor,
 
 ROWS = 256
 """Number of rows scored at a time: few enough that their scores stay in the cache, enough to occupy all cores."""
+GPU_ROWS = 1024
+"""The same on a GPU, where each slice adds to the whole gradient of the table: the rows of ``fused_loss``."""
 
 
 def vocabulary_loss(
@@ -23,6 +27,7 @@ def vocabulary_loss(
     """Sum the cross-entropies of labels [N], with and without smoothing, given hidden [N, D], weight [V, D], bias [V].
 
     The scores are hidden weight^T + bias; the share ``smoothing`` of each label is spread evenly over the vocabulary.
+    Rows with the label ``IGNORED`` add nothing; on a processor it is faster to leave them out, on a GPU to keep them.
     The second result has no gradient. The forward computes the gradients too, as Liger's fused loss does (Hsu et al.
     2024): a backward that recomputed the scores would cost one more product. They cannot be differentiated again.
     """
@@ -51,8 +56,8 @@ class _VocabularyLoss(KeptGradients):
         # Autocast off, so that the layer's types hold: products in half precision, sums in float32.
         layer = OutputLayer(OutputRows(hidden, weight, bias), any(context.needs_input_grad))
         with torch.autocast(hidden.device.type, enabled=False):
-            parts = _Parts(layer, smoothing)
-            sums = [parts.add(rows, labels) for rows in slices(hidden)]
+            parts = _Parts(layer, smoothing, labels, counted(labels))
+            sums = [parts.add(rows) for rows in slices(hidden)]
         loss, nll = torch.stack(sums).sum(dim=0) if sums else hidden.new_zeros(2)
         context.save_for_backward(*layer.gradients_like((hidden, weight, bias)))
         context.mark_non_differentiable(nll)
@@ -60,8 +65,9 @@ class _VocabularyLoss(KeptGradients):
 
 
 def slices(rows: Tensor) -> list[slice]:
-    """Return the slices of ``ROWS`` rows."""
-    return [slice(start, start + ROWS) for start in range(0, len(rows), ROWS)]
+    """Return the slices of ``ROWS`` rows, on a GPU of ``GPU_ROWS``."""
+    size = ROWS if rows.device.type == "cpu" else GPU_ROWS
+    return [slice(start, start + size) for start in range(0, len(rows), size)]
 
 
 class OutputLayer:
@@ -92,28 +98,42 @@ class OutputLayer:
         return [part.to(like.dtype) for part, like in zip(self.gradients, parts, strict=False)]
 
 
+def counted(labels: Tensor) -> Tensor | None:
+    """Return which labels [N] count, or None where all do; a GPU, which would have to be waited for, is not asked."""
+    mask = labels != IGNORED
+    return None if labels.device.type == "cpu" and bool(mask.all()) else mask
+
+
 class _Parts(NamedTuple):
-    """The output layer of a cross-entropy."""
+    """The output layer of a cross-entropy, the labels [N], and which of them count (None: all)."""
 
     layer: OutputLayer
     smoothing: float
+    labels: Tensor
+    counted: Tensor | None
 
-    def add(self, rows: slice, labels: Tensor) -> Tensor:
+    def add(self, rows: slice) -> Tensor:
         """Return the loss and the negative log-likelihood of a slice of rows as [2], and add its gradients."""
         logits = self.layer.output.scores(rows)
-        gold = labels[rows, None]
+        mask = None if self.counted is None else self.counted[rows, None]
+        gold = self.labels[rows, None] if mask is None else self.labels[rows, None].clamp(min=0)
         normaliser = logits.logsumexp(dim=-1, keepdim=True)
-        nll = (normaliser - logits.gather(1, gold)).sum()
-        even = (normaliser[:, 0] - logits.mean(dim=-1)).sum()
+        nll, even = normaliser - logits.gather(1, gold), normaliser - logits.mean(dim=-1, keepdim=True)
+        if mask is not None:
+            nll, even = nll.where(mask, 0), even.where(mask, 0)
         if self.layer.gradients:
+            # With an infinite normaliser the probabilities of a row that does not count are 0, in the same pass.
+            divisor = normaliser if mask is None else normaliser.masked_fill(~mask, math.inf)
             # In place: the scores' memory becomes that of the probabilities.
-            self._differentiate(rows, logits.sub_(normaliser).exp_(), gold)
-        return torch.stack([(1 - self.smoothing) * nll + self.smoothing * even, nll])
+            self._differentiate(rows, logits.sub_(divisor).exp_(), gold, mask)
+        total = nll.sum()
+        return torch.stack([(1 - self.smoothing) * total + self.smoothing * even.sum(), total])
 
-    def _differentiate(self, rows: slice, gradient: Tensor, gold: Tensor) -> None:
+    def _differentiate(self, rows: slice, gradient: Tensor, gold: Tensor, mask: Tensor | None) -> None:
         """Turn a slice's probabilities, in place, into dLoss/dScores, and add the gradients that follow from it."""
         # The gradient of a score is p - (1 - smoothing) [it is the label's] - smoothing / V.
-        gradient.scatter_add_(1, gold, gradient.new_full(gold.shape, self.smoothing - 1))
+        weight = gradient.new_ones(gold.shape) if mask is None else mask.to(gradient.dtype)
+        gradient.scatter_add_(1, gold, weight * (self.smoothing - 1))
         if self.smoothing:
-            gradient -= self.smoothing / gradient.shape[1]
+            gradient -= weight * (self.smoothing / gradient.shape[1])
         self.layer.add(rows, gradient)

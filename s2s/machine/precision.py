@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from s2s.errors import UserError
 
@@ -107,18 +108,20 @@ class Precision:
 
     @property
     def scale(self) -> float:
-        """The factor of the losses."""
+        """The factor of the losses; a GPU is waited for."""
         return float(self.scaler.get_scale())
 
-    @property
-    def can_shrink(self) -> bool:
-        """Whether the scale may have caused an overflow, so that skipping the update and halving it may help."""
-        return self.half and self.scale >= 1
+    def scale_on(self, device: torch.device) -> Tensor:
+        """Return the factor of the losses as a scalar on a device, which is not waited for."""
+        return self.scaler.scale(torch.ones((), device=device))
 
-    def settle(self, skipped: bool) -> dict[str, float]:
-        """Adapt the scale after an update; return the log's entries on it."""
+    def can_shrink(self, used: float) -> bool:
+        """Return whether the scale ``used`` may have caused an overflow, so that skipping the update may help."""
+        return self.half and used >= 1
+
+    def settle(self, used: float, skipped: bool) -> dict[str, float]:
+        """Adapt the scale after an update that has ``used`` it; return the log's entries on it."""
         if not self.half:
             return {}
-        used = self.scale
         self.scaler.update()
         return {"scale": used, "skipped": float(skipped)}

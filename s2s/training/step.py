@@ -56,23 +56,21 @@ def unguarded_update(prepared: Prepared, wrapped: Module, state: State, update_b
     parts, counts = accumulate(prepared, wrapped, update_batch, step)
     # Before clipping: ``run.clip`` limits the norm of the true gradient.
     precision.scaler.unscale_(optimizer)
-    norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), run.clip))
-    totals = accelerator.reduce(torch.stack(list(parts.values())), "sum").tolist()
-    losses = dict(zip(parts, totals, strict=True))
+    clipped = accelerator.clip_grad_norm_(wrapped.parameters(), run.clip)
+    norm, scale, losses, units = _read(prepared, clipped, parts, counts)
     finite = math.isfinite(norm) and math.isfinite(losses["loss"])
     if finite:
         optimizer.step()
-    elif math.isfinite(norm) or not precision.can_shrink:
+    elif math.isfinite(norm) or not precision.can_shrink(scale):
         # Otherwise the scale of fp16 may have made the gradient overflow: the update is skipped and the scale shrinks.
         raise UserError(
             not_finite(prepared, state, update_batch, f"loss {losses['loss']}, norm of the gradient {norm}")
         )
-    scaling = precision.settle(not finite)
+    scaling = precision.settle(scale, not finite)
     optimizer.zero_grad()
     state.advance()
     # JSON has no infinity; an update that fp16 skipped has null in its line.
     numbers = {name: value if math.isfinite(value) else None for name, value in {**losses, "norm": norm}.items()}
-    units = {name: int(value) for name, value in zip(Counts._fields, counts, strict=True)}
     seconds = time.perf_counter() - began
     return {"step": step, "epoch": update_batch.epoch, **numbers, "rate": rate, **units, **scaling, "seconds": seconds}
 
@@ -90,6 +88,8 @@ def accumulate(
         update_batch, prepared.train, prepared.vocabulary, processes, run.accumulate, process, run.seed
     )
     counts = _over_processes(accelerator, add([count(batch) for batch in batches]))
+    # In fp16 a tensor, since the number would have to be waited for.
+    scale = precision.scale_on(accelerator.device) if precision.half else 1.0
     parts: dict[str, Tensor] = {}
     for number, batch in enumerate(batches):
         # A seed for every micro-batch: dropout is then the same after a resume, and differs between processes.
@@ -97,7 +97,7 @@ def accumulate(
         # Wrappers exchange gradients once an update, after the last backward.
         with nullcontext() if number == len(batches) - 1 else accelerator.no_sync(wrapped):
             with precision.context():
-                losses = wrapped(batch.to(accelerator.device), step, counts, precision.scale)
+                losses = wrapped(batch.to(accelerator.device), step, counts, scale)
             # Wrappers average gradients over processes, and these losses are shares of a sum, hence the factor.
             # ``accelerator.backward`` would also divide by a number of accumulation steps of its own.
             precision.scaler.scale(losses.total * processes).backward()
@@ -109,6 +109,24 @@ def _over_processes(accelerator: Accelerator, counts: Counts) -> Counts:
     """Sum units over the processes."""
     total = accelerator.reduce(torch.stack(counts).to(accelerator.device), "sum")
     return Counts(*total.unbind())
+
+
+def _read(
+    prepared: Prepared, norm: Tensor, parts: dict[str, Tensor], counts: Counts
+) -> tuple[float, float, dict[str, float], dict[str, int]]:
+    """Return the norm, the scale of the losses, their sums over the processes and the units, as numbers.
+
+    This is the one place of an update that waits for a GPU, so all is read at once.
+    """
+    accelerator = prepared.accelerator
+    totals = accelerator.reduce(torch.stack(list(parts.values())), "sum")
+    scale = prepared.precision.scale_on(totals.device)
+    # Doubles hold both single precision and units exactly; Apple's GPU has none.
+    dtype = torch.float32 if totals.device.type == "mps" else torch.float64
+    numbers = torch.cat([part.to(dtype).flatten() for part in (norm, scale, totals, *counts)])
+    first, used, *rest = numbers.tolist()
+    units = dict(zip(Counts._fields, map(int, rest[len(parts) :]), strict=True))
+    return first, used, dict(zip(parts, rest, strict=False)), units
 
 
 def not_finite(prepared: Prepared, state: State, update_batch: UpdateBatch, reason: str) -> str:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from s2s.batch import IGNORED
 from s2s.losses.vocabulary_loss import ROWS, VocabularyLoss, vocabulary_loss
 
 few = settings(deadline=None, max_examples=20)
@@ -39,6 +40,28 @@ def test_it_is_the_cross_entropy_of_all_scores(rows: int, seed: int, smoothing: 
     found = torch.autograd.grad(factor * loss, parts)
     for ours, theirs in zip(found, torch.autograd.grad(factor * expected, parts), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+@given(
+    rows=st.sampled_from([1, 7, ROWS + 1]),
+    seed=st.integers(0, 99),
+    smoothing=st.sampled_from([0.0, 0.3]),
+    share=st.sampled_from([0.2, 0.8, 1.0]),
+)
+@few
+def test_ignored_labels_add_nothing(rows: int, seed: int, smoothing: float, share: float) -> None:
+    """Loss and gradients are those of the other rows alone, and rows that are ignored have gradients of 0."""
+    parts, labels = inputs(rows, seed)
+    ignored = torch.rand(rows, generator=torch.Generator().manual_seed(seed)) < share
+    loss, nll = vocabulary_loss(*parts, labels.masked_fill(ignored, IGNORED), smoothing)
+    expected = at_once([parts[0][~ignored], *parts[1:]], labels[~ignored], smoothing)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    unsmoothed = at_once([parts[0][~ignored], *parts[1:]], labels[~ignored], 0.0)
+    torch.testing.assert_close(nll, unsmoothed.detach(), rtol=1e-12, atol=1e-12)
+    found = torch.autograd.grad(loss, parts)
+    for ours, theirs in zip(found, torch.autograd.grad(expected, parts), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    assert not found[0][ignored].any()
 
 
 def test_bfloat16_is_autocast_s_but_for_rounding() -> None:

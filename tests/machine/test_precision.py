@@ -97,7 +97,7 @@ def test_an_overflow_skips_the_update_and_halves_the_scale(base: Path, tmp_path:
     accelerator, folder = check_processes(made), tmp_path / "run"
     precision = Precision("fp16", accelerator.device.type)
     precision.scaler = torch.amp.GradScaler(accelerator.device.type, init_scale=2.0**60)
-    assert precision.can_shrink
+    assert precision.can_shrink(precision.scale)
     prepared = prepare(made, accelerator, folder)._replace(precision=precision)
     objective = build_objective(made, prepared.vocabulary)[0].to(accelerator.device)
     state = State(made.run, objective, made.optimizer.build(objective), precision, None)

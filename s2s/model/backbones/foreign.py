@@ -24,6 +24,7 @@ from s2s.model.attention import Cached, append
 from s2s.model.backbone import Backbone, Memory, OutputRows, Stack, evaluating
 from s2s.model.backbones.configuration import MAPPINGS, PARSE_ERRORS, ForeignArchitecture, implementation, refuse
 from s2s.model.backbones.lora import adapt, merge
+from s2s.model.backbones.masks import unread
 
 if TYPE_CHECKING:  # half a second, which only runs with such a model spend
     from transformers import PreTrainedModel
@@ -173,23 +174,27 @@ class ForeignBackbone(Backbone):
 
     def encode(self, source: Tensor, lengths: Tensor, words: Tensor | None = None) -> Memory:
         """Encode sources [B, S] of the given lengths [B]."""
-        return self._encode(self.words(source) if words is None else words, lengths)[0]
+        with unread(self.device):
+            return self._encode(self.words(source) if words is None else words, lengths)[0]
 
     def encode_whole(self, source: Tensor, lengths: Tensor) -> tuple[Memory, Tensor]:
         """Return the memory, and the last rows [B, S, D] of the sources."""
-        return self._encode(self.words(source), lengths)
+        with unread(self.device):
+            return self._encode(self.words(source), lengths)
 
     def decode(self, target: Tensor, memory: Memory, words: Tensor | None = None, copies: int = 1) -> Tensor:
         """Return the last rows [B, T, D] of target inputs [B, T]; copies of a target are rows of their own."""
         words = self.words(target) if words is None else words
         rows = words.unflatten(1, (copies, -1)).flatten(0, 1)
-        hidden, _ = self._after(rows, memory.repeated(copies), None, 0)
+        with unread(self.device):
+            hidden, _ = self._after(rows, memory.repeated(copies), None, 0)
         return hidden.unflatten(0, (-1, copies)).flatten(1, 2)
 
     def step(self, tokens: Tensor, column: int, memory: Memory, cache: Stack | None) -> tuple[Tensor, Stack]:
         """Decode one more token of each hypothesis."""
         times = len(tokens) // len(memory.lengths)
-        hidden, new = self._after(self.words(tokens[:, None]), memory.repeated(times), cache, column)
+        with unread(self.device):
+            hidden, new = self._after(self.words(tokens[:, None]), memory.repeated(times), cache, column)
         return hidden[:, 0], joined(cache, new)
 
     def logits(self, hidden: Tensor, table: Tensor | None = None) -> Tensor:
