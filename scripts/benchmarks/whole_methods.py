@@ -1,4 +1,4 @@
-"""Methods that exist for the benchmark alone: two by whole passes, and risk over given candidates.
+"""Methods that exist for the benchmark alone: four by whole passes, and risk over given candidates.
 
 By whole passes means as it is done where a source is not computed apart from its targets. Loss and gradient are those
 of the package's methods with scope target; only the way there is longer.
@@ -12,12 +12,15 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from s2s.batch import IGNORED, Batch, real_inputs
+from s2s.losses.passes import Passes
 from s2s.losses.terms import Scores, Term
 from s2s.mitigations.adversarial import FastGradient, scaled
 from s2s.mitigations.base import LossTerms, SequenceLossMethod, StepContext
 from s2s.mitigations.candidates import Packed
+from s2s.mitigations.consistency import NoiseConsistency
 from s2s.mitigations.gradient_penalty import GradientPenalty
 from s2s.mitigations.minimum_risk import expected_risk
+from s2s.mitigations.scheduled_sampling import ScheduledSampling
 from s2s.model import PrefixTransformer
 
 
@@ -51,6 +54,25 @@ def _scores(batch: Batch, words: Tensor, context: StepContext) -> Scores:
     """Return the scores of a pass that shares nothing."""
     memory = context.passes.model.encode(batch.source, batch.source_lengths)
     return context.passes.scores(context.passes.model.decode(batch.target, memory, words), batch.labels)
+
+
+@dataclass
+class WholeNoiseConsistency(NoiseConsistency):
+    """``NoiseConsistency`` whose second view encodes the source again, with a dropout mask of its own."""
+
+    def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:
+        # Passes know a source by its tensor.
+        return super().loss(clean, fed._replace(source=fed.source.clone()), context)
+
+
+@dataclass
+class WholeScheduledSampling(ScheduledSampling):
+    """``ScheduledSampling`` whose predictions come from a pass of its own over the source, without gradients."""
+
+    def feed(self, batch: Batch, context: StepContext) -> Batch:
+        with torch.no_grad():
+            passes = Passes(context.passes.model, 0.0, context.passes.root)
+            return super().feed(batch, context._replace(passes=passes))
 
 
 @dataclass

@@ -16,7 +16,9 @@ from s2s.losses.passes import Passes
 from s2s.mitigations import Mitigation, PreparedMethod
 from s2s.mitigations.adversarial import FastGradient
 from s2s.mitigations.base import StepContext
+from s2s.mitigations.consistency import NoiseConsistency
 from s2s.mitigations.gradient_penalty import GradientPenalty
+from s2s.mitigations.scheduled_sampling import ScheduledSampling
 from s2s.model import PrefixTransformer
 from s2s.objective import Objective, ObjectiveSettings
 from s2s.optim import AdamW
@@ -26,12 +28,18 @@ sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
 import benchmark_mitigations
 from benchmarks import timing
-from benchmarks.whole_methods import GivenRisk, WholeFastGradient, WholePenalty
+from benchmarks.whole_methods import (
+    GivenRisk,
+    WholeFastGradient,
+    WholeNoiseConsistency,
+    WholePenalty,
+    WholeScheduledSampling,
+)
 
 ROWS = [
-    *("teacher_forcing", "random_replacement", "scheduled_sampling", "fgm_target", "fgm_whole", "penalty_target"),
-    *("penalty_first_order", "penalty_whole_target", "r_drop_target", "r_drop_all", "noise_consistency", "teaforn_2"),
-    *("mrt_8", "distillation", "distillation_on_policy"),
+    *("teacher_forcing", "random_replacement", "scheduled_sampling", "scheduled_sampling_whole", "fgm_target"),
+    *("fgm_whole", "penalty_target", "penalty_first_order", "penalty_whole_target", "r_drop_target", "r_drop_all"),
+    *("noise_consistency", "noise_consistency_whole", "teaforn_2", "mrt_8", "distillation", "distillation_on_policy"),
 ]
 KEYS = {
     *("system", "name", "precision", "threads", "batch", "source_tokens", "target_tokens", "useful_tokens"),
@@ -71,13 +79,31 @@ def test_every_row_is_measured_and_written(tmp_path: Path, capsys: pytest.Captur
     assert (rows[0]["time_ratio"], rows[0]["memory_ratio"]) == (1, 1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["t5", "llama"])
+def test_chosen_rows_of_other_backbones_are_measured(
+    backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = tmp_path / "rows.json"
+    asked = [f"--backbone={backbone}", "--rows", "fgm_target", "scheduled_sampling_whole"]
+    assert benchmark_mitigations.main([*TINY, *asked, f"--json={record}"]) == 0
+    rows = json.loads(record.read_text(encoding="utf-8"))
+    assert [row["name"] for row in rows] == ["teacher_forcing", "scheduled_sampling_whole", "fgm_target"]
+    assert {row["backbone"] for row in rows} == {backbone}
+    with pytest.raises(SystemExit):
+        benchmark_mitigations.main([*TINY, *asked, "fgm_targt"])
+    assert "--rows: no 'fgm_targt'; did you mean 'fgm_target'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backbone", ["prefix_lm", "t5", "llama"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_every_row_has_gradients_and_leaves_the_weights(random_batch: Batches, precision: str) -> None:
-    model = benchmark_mitigations.build(benchmark_mitigations.parser().parse_args(TINY), longest=30)
+def test_every_row_has_gradients_and_leaves_the_weights(random_batch: Batches, precision: str, backbone: str) -> None:
+    arguments = benchmark_mitigations.parser().parse_args([*TINY, f"--backbone={backbone}"])
+    model = benchmark_mitigations.build(arguments, longest=30)
     before, norms = [each.clone() for each in model.parameters()], []
     optimizer = AdamW(rate=0.0).build(model)
     optimizer.register_step_pre_hook(lambda *_: norms.append(sum(p.grad.norm().item() for p in model.parameters())))
-    rows = benchmark_mitigations.objectives(model, source=9, target=8)
+    rows = benchmark_mitigations.objectives(model, 9, 8, benchmark_mitigations.methods(backbone))
     for objective in rows.values():
         benchmark_mitigations.step(objective, optimizer, random_batch([(9, 4), (7, 6)]), precision)
     assert len(norms) == len(rows)
@@ -108,6 +134,18 @@ def test_whole_passes_give_the_loss_and_gradient_of_shared_ones(
     for whole, shared in ((WholeFastGradient, FastGradient), (WholePenalty, GradientPenalty)):
         loss, gradient = gradients(model, whole(weight=weight, epsilon=epsilon), batch)
         expected, reference = gradients(model, shared(weight=weight, epsilon=epsilon), batch)
+        assert loss == pytest.approx(expected, rel=1e-9)
+        torch.testing.assert_close(gradient, reference, rtol=1e-7, atol=1e-9 * float(reference.norm()))
+
+
+def test_sources_encoded_again_change_nothing_without_dropout(random_model: Models, random_batch: Batches) -> None:
+    model, batch = random_model(), random_batch([(4, 5), (7, 1), (6, 6)])
+    for whole, shared in (
+        (WholeNoiseConsistency(rate=0.5), NoiseConsistency(rate=0.5)),
+        (WholeScheduledSampling(policy="always", noise=1.0), ScheduledSampling(policy="always", noise=1.0)),
+    ):
+        loss, gradient = gradients(model, whole, batch)
+        expected, reference = gradients(model, shared, batch)
         assert loss == pytest.approx(expected, rel=1e-9)
         torch.testing.assert_close(gradient, reference, rtol=1e-7, atol=1e-9 * float(reference.norm()))
 
