@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from s2s.mitigations import PreparedMethod
 from s2s.model.backbone import Backbone, Memory, OutputRows, Stack
 from s2s.model.backbones import untrained
 from s2s.model.backbones.configuration import ForeignArchitecture, kind_of, parsed, plain
 from s2s.model.backbones.foreign import ForeignBackbone
 from s2s.objective import Objective
-from s2s.recipe.build import build_objective
+from s2s.recipe.build import build_mitigations, build_objective
 from s2s.recipe.recipe import Recipe
 from s2s.runs.checkpoints import load_model
 from s2s.vocabulary import Vocabulary
@@ -45,6 +46,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {"model_type": "qwen3", "head_dim": 8, **LLAMA},
 }
 """Keys of ``model.config``; grouped keys in Llama and Qwen3, whose output is not tied."""
+LORA = "model.lora={rank: 2, alpha: 8, dropout: 0.0, targets: auto}"
 NO_SIZES = ("layers", "width", "heads", "norm", "positions")
 
 
@@ -81,6 +83,12 @@ def in_double(model: torch.nn.Module) -> None:
 
 def root_mean_square(norm: Any, rows: Tensor) -> Tensor:
     return norm.weight * rows * (rows.square().mean(dim=-1, keepdim=True) + norm.variance_epsilon).rsqrt()
+
+
+def prepared(vocabulary: Vocabulary, row: str, *overrides: str) -> list[PreparedMethod]:
+    """Mitigations for an objective that is there already: to make a model takes most of the time of a test."""
+    recipe = Recipe.load("toy_copy", ["data.size=220", f"mitigations=[{row}]", *overrides])
+    return build_mitigations(recipe, vocabulary, load_model)
 
 
 def objective(family: str, vocabulary: Vocabulary, row: str = "", *overrides: str) -> Objective:

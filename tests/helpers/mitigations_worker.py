@@ -36,6 +36,7 @@ EXTRA = {
     "anchored_sampling": "{name: scheduled_sampling, weight: 0.5, passes: 2, noise: 0.5}",
 }
 STORED = ("brio", "dpo")
+FEW = {"candidates": "candidates: 3", "passes": "passes: 2"}
 REFUSED = {"ddp": ["fgm_article"], "fsdp": ["fgm_article", "gradient_penalty", "gradient_penalty_article"]}
 DEALT = {0: [[0, 1, 2], [3]], 1: [[4, 5, 6, 7], [8, 9, 10]]}
 
@@ -46,6 +47,13 @@ def rows(folder: Path) -> dict[str, str]:
     stored = {name: f"{{name: {name}, path: {folder / 'candidates.jsonl'}}}" for name in STORED}
     taught = {"distillation": f"{{name: distillation, teacher: {folder / 'reference'}, weight: 0.7}}"}
     return plain | stored | taught | {name: row.replace("FOLDER", str(folder)) for name, row in EXTRA.items()}
+
+
+def few(name: str, folder: Path) -> str:
+    """A row of ``rows`` with small numbers of the keys that decide how often a method runs the model."""
+    row, keys = rows(folder)[name], getattr(MITIGATIONS.get(name), "__dataclass_fields__", {})
+    texts = [text for key, text in FEW.items() if key in keys]
+    return row.replace("}", "".join(f", {text}" for text in texts) + "}", 1)
 
 
 def objective(row: str, vocabulary: Vocabulary) -> Objective:

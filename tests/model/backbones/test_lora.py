@@ -9,12 +9,11 @@ import torch
 from exported import PAIRS
 from foreign_runs import run_of
 from safetensors.torch import load_file
-from tiny_runs import assert_same_end, place, recipe
+from tiny_runs import assert_same_end, log, place, recipe
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import s2s
 from s2s.errors import UserError
-from s2s.mitigations import MITIGATIONS
 from s2s.model.backbones.configuration import ForeignArchitecture
 from s2s.runs.checkpoints import load_model
 
@@ -120,10 +119,13 @@ def test_what_cannot_be_adapted_is_refused_by_name(tmp_path: Path) -> None:
         ForeignArchitecture("causal_lm", 5, {"model_type": "llama"}, [], {"rank": 0})
 
 
-@pytest.mark.parametrize("name", ["fgm", "r_drop", "random_replacement", "scheduled_sampling", "gradient_penalty"])
-def test_mitigations_train_the_products(name: str, tmp_path: Path) -> None:
-    assert name in MITIGATIONS
-    row = f"mitigations=[{{name: {name}}}]"
-    run = adapted("llama", tmp_path, row, "run.steps=1", "run.save_every=1", "run.evaluate_every=1")
-    stored = load_file(place(run.folder, 1) / "weights.safetensors")
-    assert all(tensor.any() for key, tensor in stored.items() if ".lora_B." in key)
+def test_bfloat16_trains_the_products(tmp_path: Path) -> None:
+    losses = []
+    for precision in ("fp32", "bf16"):
+        run = adapted(
+            "llama", tmp_path / precision, f"run.precision={precision}", "run.steps=2", "model.lora.dropout=0"
+        )
+        losses.append([record["loss"] for record in log(run.folder) if "loss" in record])
+        stored = load_file(place(run.folder, 2) / "weights.safetensors")
+        assert all(tensor.any() for key, tensor in stored.items() if ".lora_B." in key)
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
