@@ -16,7 +16,7 @@ from s2s.diagnose.measurements import Measurements, Plain, Quantity, Recovery
 from s2s.diagnose.traces import Integers, OnProgress, Pair, batches, no_progress
 from s2s.losses.passes import Passes
 from s2s.metrics.bootstrap import Numbers, mean, weighted
-from s2s.mitigations.prefix_noise import plain_ids, special_ids
+from s2s.mitigations.prefix_noise import only, plain_ids
 from s2s.model.backbone import Backbone
 from s2s.vocabulary import Vocabulary
 
@@ -159,8 +159,7 @@ def _gold(passes: Passes, batch: Batch, vocabulary: Vocabulary) -> tuple[Numbers
     costs[valid] = -scores.log_probs().double().cpu().numpy()
     greedy = np.zeros(valid.shape, dtype=np.int64)
     # No gold prefix holds special tokens, and an early end would leave nothing to continue.
-    special = special_ids(vocabulary).to(scores.logits.device)
-    greedy[valid] = scores.logits.index_fill(1, special, -torch.inf).argmax(dim=1).cpu().numpy()
+    greedy[valid] = only(scores.logits, plain_ids(vocabulary)).argmax(dim=1).cpu().numpy()
     return costs, greedy
 
 

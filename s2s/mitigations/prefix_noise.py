@@ -24,29 +24,35 @@ from s2s.vocabulary import Vocabulary
 class PoolData(NamedTuple):
     """The ids and settings that pools draw with."""
 
-    plain: Tensor  # all ids but special ones, sorted
-    special: Tensor
+    plain: Tensor  # the ids that texts are made of, sorted
+    written: Tensor  # those that a model may write: special ones too, but no marks
     frequencies: Tensor | None  # [V] of the training targets, for the pool that needs them
     top_k: int
     temperature: float
 
 
-def special_ids(vocabulary: Vocabulary) -> Tensor:
-    """Return the ids that no text has."""
-    return torch.tensor(sorted({vocabulary.padding, vocabulary.begin, vocabulary.end}))
-
-
 def plain_ids(vocabulary: Vocabulary) -> Tensor:
     """Return the ids that texts are made of, sorted."""
-    ids = torch.arange(vocabulary.size)
-    return ids[~torch.isin(ids, special_ids(vocabulary))]
+    return torch.tensor(vocabulary.plain_ids())
+
+
+def only(scores: Tensor, ids: Tensor) -> Tensor:
+    """Return scores [..., V] that are minus infinity but at some ids [N].
+
+    A model of ``transformers`` may have more rows V than its vocabulary has pieces.
+    """
+    others = torch.ones(scores.shape[-1], dtype=torch.bool, device=scores.device)
+    others[ids.to(scores.device)] = False
+    return scores.masked_fill(others, -torch.inf)
 
 
 def frequencies(context: TrainingContext) -> Tensor:
-    """Return the counts of ids in the training targets, [V]."""
-    counts = numpy.bincount(flat(context.train().targets), minlength=context.vocabulary.size)
+    """Return the counts of plain ids in the training targets, [V]."""
+    vocabulary = context.vocabulary
     # In double: float32 cannot tell n from n + 1 beyond 2^24, which large training sets exceed.
-    return torch.from_numpy(counts).double()
+    counts = torch.from_numpy(numpy.bincount(flat(context.train().targets), minlength=vocabulary.size)).double()
+    plain = plain_ids(vocabulary)
+    return torch.zeros_like(counts).index_copy(0, plain, counts[plain])
 
 
 Pool = Callable[[Batch, StepContext, PoolData], Tensor]
@@ -107,8 +113,7 @@ def from_similar(batch: Batch, context: StepContext, data: PoolData) -> Tensor:
     """Draw other tokens by the cosine of their embeddings with the token's."""
     table = functional.normalize(context.passes.model.token_table.detach().float(), dim=1)
     ids = batch.target.clamp(min=0)
-    scores = table[ids] @ table.T / data.temperature
-    scores[..., data.special.to(ids.device)] = -torch.inf
+    scores = only(table[ids] @ table.T / data.temperature, data.plain)
     scores.scatter_(2, ids[..., None], -torch.inf)
     # In float32 a sum over a large vocabulary would lose its smallest probabilities.
     cumulated = scores.softmax(dim=-1).double().cumsum(dim=-1)
@@ -120,8 +125,8 @@ def from_model(batch: Batch, context: StepContext, data: PoolData) -> Tensor:
     """Draw from the model's likeliest tokens for the column, given the decoder inputs before it."""
     with torch.no_grad():
         hidden = context.passes.hidden(batch)
-        scores = context.passes.model.logits(hidden)
-        best = scores.topk(min(data.top_k, scores.shape[-1]), dim=-1).indices
+        scores = only(context.passes.model.logits(hidden), data.written)
+        best = scores.topk(min(data.top_k, len(data.written)), dim=-1).indices
     rank = (context.draws.uniform("token", batch.target.shape[1]) * best.shape[-1]).long()
     # The prediction at a column is the input of the next one.
     return best.roll(1, dims=1).gather(2, rank[..., None])[..., 0]
@@ -304,8 +309,9 @@ class RandomReplacement(Noise):
 
     def prepare(self, context: TrainingContext) -> PoolData:
         counts = frequencies(context) if self.pool == "unigram" else None
-        plain, special = plain_ids(context.vocabulary), special_ids(context.vocabulary)
-        return PoolData(plain, special, counts, self.top_k, self.temperature)
+        vocabulary = context.vocabulary
+        written = torch.tensor([id for id in range(vocabulary.size) if id not in vocabulary.marks])
+        return PoolData(plain_ids(vocabulary), written, counts, self.top_k, self.temperature)
 
     def teaches(self) -> set[str]:
         return TAUGHT[self.pool] if self.touches_any else set()

@@ -105,6 +105,16 @@ class Vocabulary(ABC):
         """
         return [] if self.unknown in (self.end, self.padding) else [self.unknown]
 
+    @property
+    def marks(self) -> frozenset[int]:
+        """The special ids besides padding, unknown, begin and end: a tokenizer's marks of chats, sentinels, masks."""
+        return frozenset()
+
+    def plain_ids(self) -> list[int]:
+        """Return the ids that noise may put into a text, sorted: no special one but the unknown, which texts have."""
+        special = {self.padding, self.begin, self.end, *self.marks}
+        return [id for id in range(self.size) if id not in special]
+
     def settled(self, ids: Sequence[int]) -> str:
         """Return the beginning of the text of ids that no later id can change."""
         return self.decode(ids).rstrip("\ufffd")  # U+FFFD: the other bytes of the last character may still follow

@@ -146,7 +146,13 @@ class PretrainedVocabulary(Vocabulary):
     @cached_property
     def special(self) -> frozenset[int]:
         """The ids without a text."""
-        return frozenset(self.tokenizer.all_special_ids)
+        # Llama 3 lists the marks of its chats among the added tokens alone.
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        return frozenset([*self.tokenizer.all_special_ids, *(id for id, token in added.items() if token.special)])
+
+    @property
+    def marks(self) -> frozenset[int]:
+        return self.special - {self.padding, self.unknown, self.begin, self.end}
 
     def _words(self, ids: Sequence[int]) -> tuple[list[str], list[int]]:
         """Return the words of WordPiece's ids, and the index of the word of each id; special ids have no text."""

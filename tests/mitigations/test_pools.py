@@ -5,7 +5,10 @@ from collections import Counter
 
 import pytest
 import torch
+from foreign_models import tiny
+from foreign_tokenizers import gpt2, marian, t5
 from sequences import feed
+from transformers import AddedToken
 
 from s2s.batch import collate, count
 from s2s.data.batches import TokenisedSplit
@@ -14,6 +17,7 @@ from s2s.mitigations.base import PreparedMethod, StepContext, TrainingContext
 from s2s.mitigations.prefix_noise import RandomReplacement
 from s2s.randomness import Draws
 from s2s.vocabulary import Vocabulary
+from s2s.vocabulary.pretrained import PretrainedVocabulary
 
 PADDING, UNKNOWN, BEGIN, END, SIZE = 0, 1, 2, 3, 23
 SPECIAL = {PADDING, BEGIN, END}
@@ -140,3 +144,43 @@ def test_the_draws_of_a_row_s_places_are_independent(pool):
         for other, share in second.items():
             expected = ROWS * chance * share
             assert abs(pairs[token, other] - expected) <= 5 * math.sqrt(expected) + 1
+
+
+def with_sentinels():
+    tokenizer = t5()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<extra_id_0>", "<extra_id_1>"]})
+    return tokenizer, ["<extra_id_0>", "<extra_id_1>"]
+
+
+def with_chat():
+    """As Llama 3, whose marks are special pieces that no attribute of the tokenizer names."""
+    tokenizer, marks = gpt2(), ["<|start_header_id|>", "<|end_header_id|>"]
+    tokenizer.add_tokens([AddedToken(mark, special=True) for mark in marks])
+    return tokenizer, marks
+
+
+@pytest.mark.parametrize("pool", ["vocabulary", "unigram", "similar", "model_top_k"])
+@pytest.mark.parametrize(
+    ("family", "make"), [("t5", with_sentinels), ("llama", with_chat), ("marian", lambda: (marian(), []))]
+)
+def test_marks_of_a_tokenizer_are_never_drawn(family, make, pool):
+    tokenizer, names = make()
+    vocabulary, marks = PretrainedVocabulary(tokenizer), set(tokenizer.convert_tokens_to_ids(names))
+    assert vocabulary.marks == marks
+    special = {vocabulary.padding, vocabulary.begin, vocabulary.end}
+    plain = {*range(vocabulary.size)} - marks - special
+    assert vocabulary.plain_ids() == sorted(plain)
+    assert vocabulary.unknown in plain | special
+    # Every piece has been seen in training, and the model has rows that are no pieces.
+    train = TokenisedSplit([[vocabulary.end]], [[*range(vocabulary.size)]], [])
+    method = RandomReplacement(rate=1.0, gate=1.0, pool=pool, top_k=10_000, temperature=1.0)
+    context = TrainingContext(vocabulary, lambda: train, max_source=20, max_length=20, load_model=None)
+    method = PreparedMethod("random_replacement", method, method.prepare(context))
+    ids = sorted(plain)[:8]
+    batch = vocabulary.collate([([*ids, vocabulary.end], ids)] * 600)
+    passes = Passes(tiny(family, vocabulary.size + 5), 0.0, None)
+    context = StepContext(passes, Draws(batch.seeds, "random_replacement"), count(batch), 0, 1.0)
+    with torch.no_grad():
+        tokens = {*feed(method, batch, context).target[:, 1:].flatten().tolist()}
+    # The model may write special pieces, as its search may.
+    assert tokens == (plain | special if pool == "model_top_k" else plain)
