@@ -24,6 +24,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast, Seq2SeqLMOutpu
 from s2s.batch import Batch, Counts, count
 from s2s.config.layers import Layer
 from s2s.config.merge import Schema, merge, name_of
+from s2s.config.ranges import CountOrZero, Seed, ShareBelowOne, Size, settle
 from s2s.data.tokenised import TokenisedSplit
 from s2s.errors import UserError
 from s2s.integrations.batches import of_causal_lm, of_encoder_decoder
@@ -54,10 +55,18 @@ READ = {"input_ids", "attention_mask", "labels", "decoder_input_ids", "return_di
 
 @dataclass
 class LossSettings:
-    """The parts of a recipe that make a loss."""
+    """The arguments of ``mitigate`` besides model and tokenizer."""
 
     mitigations: list[Any] = field(default_factory=list)
-    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    label_smoothing: ShareBelowOne = 0.0
+    seed: Seed = 0
+    max_source: Size = 256
+    max_target: Size = 48
+    logits: bool = False
+    forwards: CountOrZero = 0
+
+    def __post_init__(self) -> None:
+        settle(self)
 
 
 def mitigate(
@@ -98,7 +107,20 @@ def mitigate(
 
     Errors: a UserError for a model, a method or a batch that this cannot be right for, by name and reason.
     """
-    values = {"mitigations": list(mitigations), "objective": {"label_smoothing": label_smoothing}}
+    if not isinstance(mitigations, list | tuple):
+        raise UserError(
+            f"mitigations: {mitigations!r} is no list of rows; [] has none, and "
+            '[{"name": "random_replacement", "rate": 0.3}] one'
+        )
+    values = {
+        "mitigations": [*mitigations],
+        "label_smoothing": label_smoothing,
+        "seed": seed,
+        "max_source": max_source,
+        "max_target": max_target,
+        "logits": logits,
+        "forwards": forwards,
+    }
     settings: LossSettings = merge(
         Schema(LossSettings, listed={"mitigations": MITIGATIONS}), [Layer("mitigate", values, {})]
     )
@@ -122,7 +144,7 @@ def mitigate(
     with trial(shape), evaluating(model), torch.autocast(model.device.type, enabled=False):
         backbone = kind(shape, model)
         check_backbone(backbone, max_source, max_target)
-    objective = Objective(backbone, settings.objective, prepared)
+    objective = Objective(backbone, ObjectiveSettings(settings.label_smoothing), prepared)
     model.forward = MitigatedForward(model, objective, vocabulary, seed, logits, forwards)
     return model
 
@@ -133,6 +155,11 @@ def _shape(model: Any, tokenizer: Any) -> ForeignArchitecture:
         raise UserError(
             f"model: a {type(model).__name__} is no model of transformers; mitigate it before PEFT, accelerate or "
             "torch.compile wraps it"
+        )
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UserError(
+            f"tokenizer: a {type(tokenizer).__name__} is no tokenizer of transformers; give "
+            "AutoTokenizer.from_pretrained of the model's checkpoint"
         )
     config, name = model.config, type(model).__name__
     if "forward" in vars(model):

@@ -99,7 +99,10 @@ class ArticleFastGradient(LossMethod):
 
     def refuse(self, composition: Composition) -> str | None:
         if composition.updates_in_parts:
-            return "its gradient is that of a whole update; it needs run.processes 1 and run.accumulate 1 (or use fgm)"
+            return (
+                "its gradient is that of a whole update, in one process and one micro-batch: s2s train has these at "
+                "run.processes 1 and run.accumulate 1, and fgm needs neither"
+            )
         return None
 
     @property

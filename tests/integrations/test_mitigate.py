@@ -25,7 +25,7 @@ from s2s.integrations.mitigate import LossSettings
 from s2s.mitigations import MITIGATIONS, PreparedMethod, TrainingContext
 from s2s.model.backbones import BACKBONES
 from s2s.model.backbones.configuration import ForeignArchitecture, kind_of, plain
-from s2s.objective import Objective
+from s2s.objective import Objective, ObjectiveSettings
 from s2s.runs.checkpoints import load_model
 
 FORCED = [{"name": "random_replacement", "weight": 0}]
@@ -45,7 +45,7 @@ def mitigated(model: Any, methods: list[dict[str, Any]], **settings: Any) -> Any
 
 def objective(model: Any, row: str, smoothing: float = 0.0) -> Objective:
     """The objective of a recipe with this row, over the model's own parameters."""
-    text = f"mitigations: [{row}]\nobjective: {{label_smoothing: {smoothing}}}"
+    text = f"mitigations: [{row}]"
     made: Any = merge(Schema(LossSettings, listed={"mitigations": MITIGATIONS}), [read_text(text, "test")])
     context = TrainingContext(vocabulary(), lambda: [], 20, 6, load_model)  # type: ignore[arg-type,return-value]
     kind = str(kind_of(model.config))
@@ -54,7 +54,7 @@ def objective(model: Any, row: str, smoothing: float = 0.0) -> Objective:
     ]
     backbone: Any = BACKBONES[kind][0]
     shape = ForeignArchitecture(kind, vocabulary().size, plain(model.config))
-    return Objective(backbone(shape, model), made.objective, prepared)
+    return Objective(backbone(shape, model), ObjectiveSettings(smoothing), prepared)
 
 
 @pytest.fixture(scope="module")
@@ -357,6 +357,41 @@ class Widened(torch.nn.Module):
 def test_models_and_methods_that_cannot_be_right_are_refused(make: Any, methods: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         mitigated(make(), methods)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"model": None}, "model: a NoneType is no model of transformers"),
+        ({"tokenizer": None}, "tokenizer: a NoneType is no tokenizer of transformers; give AutoTokenizer"),
+        ({"tokenizer": "t5-small"}, "tokenizer: a str is no tokenizer of transformers; give AutoTokenizer"),
+        ({"mitigations": None}, r"mitigations: None is no list of rows; \[\] has none, and .* one"),
+        ({"mitigations": FORCED[0]}, "mitigations: .* is no list of rows"),
+        ({"mitigations": [None]}, r"mitigate: mitigations\[0\]: expected keys and values"),
+        ({"mitigations": [{"name": "fgm", "epsilon": None}]}, r"mitigate: mitigations\[0\].epsilon: null is not a num"),
+        (
+            {"mitigations": [{"name": "fgm_article", "epsilom": 2}]},
+            r"mitigations\[0\].epsilom'; did you mean .*epsilon",
+        ),
+        (
+            {"mitigations": [{"name": "fgm_article"}]},
+            "one micro-batch: s2s train has these at .*, and fgm needs neither",
+        ),
+        ({"label_smoothing": None}, "mitigate: label_smoothing: null is not a number"),
+        ({"label_smoothing": 1}, r"label_smoothing: 1.0 is not in \[0, 1\)"),
+        ({"seed": None}, "mitigate: seed: null is not a whole number"),
+        ({"max_source": None}, "mitigate: max_source: null is not a whole number"),
+        ({"max_target": 0}, "max_target: 0 is not at least 1"),
+        ({"forwards": -1}, "forwards: -1 is not at least 0"),
+        ({"logits": "yes"}, "mitigate: logits: 'yes' is neither true nor false"),
+    ],
+)
+def test_arguments_that_cannot_be_right_are_refused_by_name(given: dict[str, Any], message: str) -> None:
+    model = fresh("t5")
+    with pytest.raises(UserError, match=message) as error:
+        mitigate(**{"model": model, "tokenizer": vocabulary().tokenizer, "mitigations": FORCED, **given})
+    assert "\n" not in str(error.value)
+    assert "forward" not in vars(model)
 
 
 def test_parts_in_evaluation_mode_stay_so() -> None:
