@@ -134,6 +134,7 @@ def read_settings(arguments: Sequence[str]) -> tuple[Run, Settings]:
     settings.search = still_foreign(settings.search, base, given_keys(layers, "search"))
     refuse_foreign(settings.search, "search", HOW)  # before a file that the recipe names is hashed
     settings.check_output()
+    run.check_search(settings.search)
     check_rerank(settings)
     return run, settings
 

@@ -54,6 +54,11 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
+def main_memory() -> int | None:
+    """Return the bytes of the machine's main memory; None on Windows, where Python cannot ask."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
+
+
 MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "unable to allocate", "alloc_failed")
 """Parts of the messages of torch on GPUs, on processors and on Windows, of numpy, and of CUDA's libraries."""
 

@@ -9,7 +9,7 @@ source. Batches are padded on the right, whatever a model does with them inside.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +119,8 @@ class Backbone(nn.Module):
     """A model of targets given sources."""
 
     shape: Shape
+    gives_attention: ClassVar[bool] = True
+    """Whether there is a ``source_attention``, which searches with a coverage penalty ask for."""
 
     @property
     def device(self) -> torch.device:

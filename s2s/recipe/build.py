@@ -24,13 +24,13 @@ from s2s.mitigations import MITIGATIONS, FrozenRun, PreparedMethod, TrainingCont
 from s2s.model import pretrained
 from s2s.model.architecture import from_scratch
 from s2s.model.backbone import Backbone
-from s2s.model.backbones import start
+from s2s.model.backbones import BACKBONES, start
 from s2s.model.backbones.check import check
 from s2s.model.initialization import initialise
 from s2s.model.transformer import PrefixTransformer
 from s2s.objective import Objective
 from s2s.randomness import seed_device, seed_of
-from s2s.recipe.checks import with_slots
+from s2s.recipe.checks import check_search, with_slots
 from s2s.recipe.recipe import Recipe
 from s2s.vocabulary import Vocabulary, make
 from s2s.vocabulary.layouts import LayoutRequest
@@ -87,13 +87,15 @@ def label_names(recipe: Recipe, dataset: Dataset) -> dict[str, list[str]]:
     return {name: list(head.names(name, dataset.train)) for name, head in recipe.heads.items()}
 
 
-def check_warm_start(recipe: Recipe) -> None:
-    """Refuse a checkpoint that a run's folder names, and the packaged one where it is not installed.
+def check_model(recipe: Recipe) -> None:
+    """Refuse a checkpoint that a run's folder names or that is not there, and a search that its model cannot have.
 
     Cheap: to be called before minutes are spent on reading the data.
     """
     refuse_foreign(recipe.model, "model", OWN_WORDS)
-    if recipe.model.pretrained:
+    if recipe.generates:
+        check_search(BACKBONES[start.kind(recipe.model)][0], recipe.search)
+    elif recipe.model.pretrained:
         pretrained.find(recipe.model.pretrained)
 
 
@@ -171,6 +173,8 @@ def objective_of(
     load_model: LoadModel | None = None,
 ) -> Objective:
     """Return the objective of a model, with the recipe's mitigations, heads, recomputation and loss."""
+    if recipe.generates:
+        check_search(type(model), recipe.search)
     model.keep(recipe.run.checkpointing, recipe.run.checkpointing_every)
     model.compile_blocks(bool(recipe.run.compile))
     heads = build_heads(recipe, model.shape.width, vocabulary.size, labels)

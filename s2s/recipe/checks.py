@@ -9,6 +9,7 @@ from s2s.heads.base import HeadSettings
 from s2s.metrics.table import named
 from s2s.model.architecture import ModelSettings
 from s2s.model.attention_variants import has_slots
+from s2s.model.backbone import Backbone
 from s2s.search.methods.base import SearchMethod
 
 ROW_FIELDS = ("id", "source", "tokens")
@@ -36,6 +37,15 @@ def check_slots(model: ModelSettings, data: DataSettings, search: SearchMethod) 
     ):
         if tokens is not None and count is not None and tokens > count:
             raise UserError(f"{key}: {tokens} tokens, but {limit} is {count}")
+
+
+def check_search(kind: type[Backbone], search: SearchMethod) -> None:
+    """Refuse keys of a search that need more than a kind of model gives."""
+    if getattr(search, "coverage_penalty", 0) and not kind.gives_attention:
+        raise UserError(
+            "search.coverage_penalty: it needs weights of attention, which models of transformers do not give here; "
+            "leave it out, or set it to 0"
+        )
 
 
 def check_heads(

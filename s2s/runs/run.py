@@ -28,6 +28,7 @@ from s2s.model.backbones import untrained
 from s2s.model.backbones.check import check
 from s2s.objective import Objective
 from s2s.recipe.build import build_heads
+from s2s.recipe.checks import check_search
 from s2s.recipe.recipe import Recipe
 from s2s.runs import checkpoints, export, run_folder, transformers_export
 from s2s.runs.base_weights import load_base
@@ -84,7 +85,7 @@ class Run:
         cut to ``data.max_source``, of those for which the settings allow nothing, and of unknown pieces.
         """
         settings = asked(self.recipe.search, beams, n_best, search)
-        self.check_lengths(settings)
+        self.check_search(settings)
         return self.search(texts, settings, lambda _: None, prefixes)
 
     def search(
@@ -123,7 +124,7 @@ class Run:
         """
         settings = asked(self.recipe.search, None, None, search)
         (source,) = self._read_sources([given_text(text, "text")])
-        self.check_lengths(settings)
+        self.check_search(settings)
         begun = settings.prefix if prefix is None else given_text(prefix, "prefix")
         return streamed(self.models(settings), source, begun, settings, self.max_length(settings), self.kernel)
 
@@ -266,8 +267,13 @@ class Run:
             raise UserError(f"search.max_length: {length} tokens, but after the sources there is room for {room}")
         return length
 
-    def check_lengths(self, settings: SearchMethod) -> None:
-        """Refuse a least length beyond the greatest one that the settings, or else the run, allow."""
+    def check_search(self, settings: SearchMethod) -> None:
+        """Refuse keys that need more than a model of the run gives, and a least length beyond the greatest one.
+
+        The greatest length is that of the settings, or else the run's.
+        """
+        for run in (self, *self.partners):
+            check_search(type(run.model), settings)
         longest = self.max_length(settings)
         if settings.min_length > longest:
             raise UserError(
@@ -317,6 +323,8 @@ def opened(
     load_base(folder, metadata, objective.model)
     objective.load_state_dict(stored.tensors, assign=True)
     check(objective.model)
+    if recipe.generates:
+        check_search(type(objective.model), recipe.search)
     chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     # The kernel of the metadata is that of the processor, or GPU, on which the run was trained.
     name = metadata.kernel if chosen.type != "cuda" else kernel_on(chosen, recipe.run.tf32)[0]

@@ -35,7 +35,7 @@ def check_cost(run: Run, settings: SearchMethod, memory: int) -> None:
 
     Raises ``UserError``, also for lengths that exceed the model's or contradict each other.
     """
-    run.check_lengths(settings)
+    run.check_search(settings)
     width, names = settings.width(), [name for name in ("samples", "groups", "beams") if hasattr(settings, name)]
     if width > MOST:
         raise UserError(f"search.{' x search.'.join(names)}: {width} is more than {MOST}")

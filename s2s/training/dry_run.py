@@ -50,7 +50,7 @@ def rehearse(recipe: Recipe) -> None:
         return
     # Without the group of processes: the first one measures alone what each of them would do.
     accelerator = start_accelerator(recipe, launch._replace(group=None))
-    build.check_warm_start(recipe)
+    build.check_model(recipe)
     with forked_generators(accelerator.device):
         dataset = load_data(recipe)
         vocabulary, objective, metadata = new_run(recipe, dataset, accelerator)

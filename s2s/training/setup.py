@@ -164,7 +164,7 @@ def precision_of(recipe: Recipe, accelerator: Accelerator) -> Choice:
 def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
     """Read or create the run's folder; the main process writes it, then all processes read it."""
     if not run_folder.exists(folder):
-        build.check_warm_start(recipe)
+        build.check_model(recipe)
     dataset = load_data(recipe)
     if accelerator.is_main_process:
         if run_folder.exists(folder):

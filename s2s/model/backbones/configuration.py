@@ -5,8 +5,11 @@ no code of a checkpoint runs, and nothing is fetched.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +21,10 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     PreTrainedConfig,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
 from s2s.errors import UserError, nearest
@@ -38,6 +45,15 @@ DROPOUTS = ("dropout_rate", "dropout", "resid_pdrop", "embd_pdrop", "hidden_drop
 """Names of the dropout of embeddings and of half-blocks' outputs, which ``model.dropout`` sets."""
 CODE = ("auto_map", "custom_pipelines")
 """Keys that name code of the checkpoint's own."""
+FIELD = re.compile(
+    r"Validation error for field '(?P<key>\w+)':.*(?:\(value: |with value )(?P<value>.*?)(?:\)| doesn't).*"
+)
+"""The library's sentence for a value of another type."""
+WANTED = re.compile(r"expected (?:an? )?(\w+)")
+CHECKED = re.compile(r"^Class validation error for validator '\w+': \w+: ")
+STATES = ("linear_attention", "conv", "hybrid", "hybrid_sliding", "moe")
+"""Types of layers, as the library names them, that keep more or other things than keys and values."""
+NO_KEYS = "which keep a state instead of keys and values that targets could share"
 PARSE_ERRORS = (
     *(ValueError, TypeError, KeyError, AttributeError, ImportError, NotImplementedError, ZeroDivisionError),
     StrictDataclassError,
@@ -111,15 +127,36 @@ class ForeignArchitecture(Shape):
 
 def parsed(values: Mapping[str, Any]) -> PreTrainedConfig:
     """Return the configuration of plain values. Errors: a UserError for what is none of a known family."""
-    kind = str(values.get("model_type"))
-    if kind not in CONFIG_MAPPING:
-        raise UserError(f"model.config.model_type: transformers has no '{kind}'{nearest(kind, CONFIG_MAPPING.keys())}")
+    kind = values.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise UserError(f"model.config.model_type: transformers has no {kind!r}{_nearest_family(str(kind))}")
+    family = CONFIG_MAPPING[kind]
+    with parsing(kind, family):
+        return family.from_dict(dict(values))
+
+
+def _nearest_family(name: str) -> str:
+    """Return the end of an error message for a name that is no family's."""
+    families = [*MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
+    # Not all of them where none is similar: they are hundreds.
+    close = get_close_matches(name.lower(), families, n=1)
+    return f"; did you mean '{close[0]}'?" if close else "; it has t5, bart, marian, gpt2, llama, qwen3 and others"
+
+
+@contextmanager
+def parsing(kind: str, defaults: Callable[[], PreTrainedConfig]) -> Iterator[None]:
+    """Turn the errors of the library's configurations into a UserError that names the key, where they name it."""
     try:
-        return CONFIG_MAPPING[kind].from_dict(dict(values))
+        yield
     except PARSE_ERRORS as error:
         # The library's own checks have their reason in a second line.
         reason = " ".join(str(error).split())
-        raise UserError(f"model.config: no configuration of a {kind}: {reason}") from error
+        if (match := FIELD.match(reason)) is None:
+            raise UserError(f"model.config: no configuration of a {kind}: {CHECKED.sub('', reason)}") from error
+        key, value = match["key"], match["value"]
+        wanted = " or ".join(sorted({"null" if name == "NoneType" else name for name in WANTED.findall(reason)}))
+        default = getattr(defaults(), key, None)
+        raise UserError(f"model.config.{key}: {value} is no {wanted}; a {kind} has {default!r} by default") from error
 
 
 def plain(config: PreTrainedConfig) -> dict[str, Any]:
@@ -134,16 +171,6 @@ def kind_of(config: PreTrainedConfig) -> str | None:
     if getattr(config, "is_encoder_decoder", False):
         return "encoder_decoder" if type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING else None
     return "causal_lm" if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else None
-
-
-def check_keys(config: PreTrainedConfig, values: Mapping[str, Any]) -> None:
-    """Refuse keys that the configuration's family does not have, which the library would take and not read."""
-    known = {*vars(config), *config.attribute_map, *vars(type(config)())}
-    for key in values:
-        if key in CODE:
-            raise UserError(f"model.config.{key}: it names code of a checkpoint's own, which is not run")
-        if key != "model_type" and key not in known:
-            raise UserError(f"model.config.{key}: a {config.model_type} has no such key{nearest(key, known)}")
 
 
 def with_dropout(config: PreTrainedConfig, dropout: float, given: Mapping[str, Any]) -> list[str]:
@@ -165,8 +192,24 @@ def refuse(config: PreTrainedConfig) -> None:
     for key in CODE:
         if getattr(config, key, None):
             raise UserError(f"model: the configuration has '{key}', code of the checkpoint's own, which is not run")
+    if parts := _parts(config):
+        raise UserError(
+            f"model: a {config.model_type} has several configurations ({', '.join(parts)}); a family of texts alone "
+            "has one"
+        )
+    if states := sorted({*(getattr(config, "layer_types", None) or ())} & {*STATES}):
+        raise UserError(f"model: a {config.model_type} has layers of {', '.join(states)}, {NO_KEYS}")
     if getattr(config, "quantization_config", None):
         raise UserError("model: the checkpoint's weights are quantised and cannot be trained; take the unquantised one")
+
+
+def _parts(config: PreTrainedConfig) -> list[str]:
+    """Return the names of the parts of a configuration in which texts have a part of their own."""
+    try:
+        is_one = config.get_text_config() is config
+    except ValueError:  # it has several for texts
+        is_one = False
+    return [] if is_one else sorted(config.sub_configs)
 
 
 def implementation(kind: str, config: PreTrainedConfig) -> str:

@@ -19,10 +19,18 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from s2s.errors import UserError, first_line
+from s2s.machine.memory import main_memory
 from s2s.model.activation_checkpointing import in_main_memory, inputs
 from s2s.model.attention import Cached, append
 from s2s.model.backbone import Backbone, Memory, OutputRows, Stack, evaluating
-from s2s.model.backbones.configuration import MAPPINGS, PARSE_ERRORS, ForeignArchitecture, implementation, refuse
+from s2s.model.backbones.configuration import (
+    MAPPINGS,
+    NO_KEYS,
+    PARSE_ERRORS,
+    ForeignArchitecture,
+    implementation,
+    refuse,
+)
 from s2s.model.backbones.lora import adapt, merge
 from s2s.model.backbones.masks import unread
 
@@ -87,7 +95,7 @@ def new_rows(cache: Cache) -> Stack:
     # A state-space layer keeps a state in a cache of its own, or none at all.
     stack = [layer.new for layer in layers if layer.new is not None]
     if not stack or len(stack) != len(cache.layers):
-        raise UserError("model: some of its layers keep a state instead of keys and values, which targets cannot share")
+        raise UserError(f"model: it has layers {NO_KEYS}")
     return tuple(stack)
 
 
@@ -139,6 +147,7 @@ class ForeignBackbone(Backbone):
     """A model of ``transformers``, called ``inner``; subclasses say how sources and targets go through it."""
 
     shape: ForeignArchitecture
+    gives_attention = False  # the fast kernels return none
 
     def __init__(self, shape: ForeignArchitecture, inner: "PreTrainedModel | None" = None) -> None:
         super().__init__()
@@ -228,12 +237,6 @@ class ForeignBackbone(Backbone):
     def is_tied(self) -> bool:
         """Return whether the output layer has the token embeddings for its weight."""
         return self.head().weight is self.inner.get_input_embeddings().weight
-
-    def source_attention(self, target: Tensor, memory: Memory) -> Tensor:  # noqa: ARG002
-        """Refuse: the fast kernels of attention give no weights."""
-        raise UserError(
-            f"search: a {self.shape.model_type} gives no weights of attention; leave out search.coverage_penalty"
-        )
 
     def keep(self, checkpointing: str, every: int) -> None:
         """Apply an activation-checkpointing policy to every ``every``-th layer of each stack."""
@@ -341,16 +344,35 @@ def made(shape: ForeignArchitecture) -> "PreTrainedModel":
     config = shape.configuration
     refuse(config)
     try:
-        model: PreTrainedModel = MAPPINGS[shape.backbone][1].from_config(
-            config,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            attn_implementation=implementation(shape.backbone, config),
-        )
+        _refuse_size(shape)
+        model = _model(shape)
     except PARSE_ERRORS as error:
         raise UserError(f"model.config: no {shape.model_type} can be made: {first_line(error)}") from error
     model.config.use_cache = False  # passes get a cache of the backbone's, and nothing makes another
     return model
+
+
+def _model(shape: ForeignArchitecture) -> "PreTrainedModel":
+    model: PreTrainedModel = MAPPINGS[shape.backbone][1].from_config(
+        shape.configuration,
+        trust_remote_code=False,
+        dtype=torch.float32,
+        attn_implementation=implementation(shape.backbone, shape.configuration),
+    )
+    return model
+
+
+def _refuse_size(shape: ForeignArchitecture) -> None:
+    """Refuse a model that the main memory cannot hold: a family's own sizes are those of its largest checkpoints."""
+    # Counted without memory for them, since to draw billions of weights takes minutes before it fails.
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in _model(shape).parameters())
+    if (room := main_memory()) is not None and 4 * count > room:
+        width = shape.configuration.attribute_map.get("hidden_size", "hidden_size")
+        raise UserError(
+            f"model.config: a {shape.model_type} of these sizes has {count:,} parameters, {4 * count / 2**30:.1f} GiB "
+            f"in float32, and this machine has {room / 2**30:.1f} GiB; give it a smaller {width} and fewer layers"
+        )
 
 
 def refuse_embeddings(inner: Any, shape: ForeignArchitecture) -> None:

@@ -12,13 +12,14 @@ from s2s.files.foreign import FAILURES, check_checkpoint
 from s2s.model.architecture import ModelSettings
 from s2s.model.backbones import BACKBONES
 from s2s.model.backbones.check import trial
+from s2s.model.backbones.config_keys import check_keys
 from s2s.model.backbones.configuration import (
     MAPPINGS,
     ForeignArchitecture,
-    check_keys,
     implementation,
     kind_of,
     parsed,
+    parsing,
     plain,
     refuse,
     with_dropout,
@@ -80,13 +81,14 @@ def start(
     _refuse_keys(settings, config.model_type)
     refuse(config)
     scratch = settings.pretrained is None
-    check_keys(config, settings.config)
+    check_keys(config, settings.config, size if scratch else int(config.vocab_size))
     if scratch:
         # All keys at once, as some defaults follow from others: the kinds of layers from their number.
         config = parsed({"vocab_size": size, **special, **settings.config})
     else:
-        for key, value in settings.config.items():
-            setattr(config, key, value)
+        with parsing(config.model_type, type(config)):
+            for key, value in settings.config.items():
+                setattr(config, key, value)
     report = with_dropout(config, settings.dropout, settings.config)
     if (rows := int(config.vocab_size)) < size:
         raise UserError(f"vocabulary: {size} pieces, but the {config.model_type} has {rows} rows")

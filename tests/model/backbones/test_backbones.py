@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -154,7 +155,13 @@ FSMT = {"model_type": "fsmt", "d_model": 16, "src_vocab_size": 30, "tgt_vocab_si
             "model.width: it is of the prefix LM; a t5 has its own keys",
         ),
         (ModelSettings(config={"model_type": "t5"}, attention="random"), "model.attention: it is of the prefix LM"),
-        (settings(**MAMBA), "keep a state instead of keys and values"),
+        (settings(**MAMBA), "a mamba has layers of linear_attention, which keep a state instead of keys and values"),
+        (settings(model_type="rwkv", hidden_size=16, num_hidden_layers=2), "which keep a state instead of keys"),
+        (settings(model_type="qwen3_5"), r"a qwen3_5 has several configurations \(text_config, vision_config\)"),
+        (
+            settings(model_type="llama", hidden_size=1_000_000),
+            r"has 129,\d*,\d*,\d*,\d* parameters, 4.* GiB in float32, and this machine has .* GiB",
+        ),
         (settings(**OPT), "a opt of width 16 with embeddings of 8"),
     ],
 )
@@ -187,6 +194,8 @@ def test_a_checkpoint_of_any_family_is_its_own_kind(tmp_path: Path) -> None:
         ours, theirs = made.state_dict(), model.state_dict()
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+        with pytest.raises(UserError, match=r"^model.config.attention_dropout: 'a' is no "):
+            start.start(ModelSettings(pretrained=str(folder), config={"attention_dropout": "a"}), 11, {})
         with pytest.raises(UserError, match=r"vocabulary: 12 pieces, but the (bart|llama) has 11 rows"):
             start.start(read, 12, {})
     config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"auto_map": {"AutoConfig": "x.Y"}}
@@ -227,14 +236,54 @@ def test_other_families_are_right(config: dict[str, object]) -> None:
     assert model.shape.vocabulary == 30
 
 
+FEW = {"hidden_size": 16, "num_attention_heads": 4}
+
+
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"model_type": "t5", "num_layers": "two"}, "no configuration of a t5: .*'num_layers'.*expected int"),
-        ({"model_type": "llama", "num_attention_heads": 3, "hidden_size": 64}, "no configuration of a llama: .*64.*3"),
+        ({"model_type": None}, "model_type: transformers has no None; it has t5, bart"),
+        ({"model_type": ["t5"]}, r"model_type: transformers has no \['t5'\]; it has t5, bart"),
+        ({"model_type": "T5"}, "model_type: transformers has no 'T5'; did you mean 't5'?"),
+        ({"model_type": "t5", "num_layers": "two"}, "num_layers: 'two' is no int; a t5 has 6 by default"),
+        ({"model_type": "t5", "d_ff": None}, "d_ff: None is no int; a t5 has 2048 by default"),
+        ({"model_type": "t5", "dropout_rate": "a"}, "dropout_rate: 'a' is no float or int; a t5 has 0.1 by default"),
+        ({"model_type": "bart", "decoder_layers": "a"}, "decoder_layers: 'a' is no int or null; a bart has 12"),
+        ({"model_type": "t5", "vocab_size": "a"}, "vocab_size: 'a' is no int; a t5 has 32128 by default"),
+        ({"model_type": "t5", "eos_token_id": "x"}, "eos_token_id: 'x' is no int or list or null; a t5 has 1"),
+        ({"model_type": "t5", "d_model": 0}, r"d_model: 0 is not in 1 \.\. 1000000"),
+        ({"model_type": "gpt2", "n_layer": -1}, r"n_layer: -1 is not in 1 \.\. 10000"),
+        (
+            {"model_type": "llama", "max_position_embeddings": 0},
+            r"max_position_embeddings: 0 is not in 1 \.\. 10000000",
+        ),
+        ({"model_type": "llama", "attention_dropout": 1.0}, r"attention_dropout: 1.0 is not in \[0, 1\)"),
+        (
+            {"model_type": "llama", "hidden_act": "rellu"},
+            "hidden_act: 'rellu' is no activation .*; did you mean 'relu'",
+        ),
+        (
+            {"model_type": "t5", "feed_forward_proj": "gated-gellu"},
+            "'gated-gellu' is no activation .*; did you mean 'gelu'",
+        ),
+        (
+            {"model_type": "llama", **FEW, "hidden_size": 18},
+            "num_attention_heads: 4 does not divide hidden_size: 18; 3",
+        ),
+        ({"model_type": "gpt2", "n_embd": 20}, "n_embd: 20 is no multiple of n_head: 12; 24 would be"),
+        (
+            {"model_type": "llama", **FEW, "num_key_value_heads": 3},
+            "num_key_value_heads: 3 does not divide .*: 4; 2 would",
+        ),
+        ({"model_type": "t5", "pad_token_id": 30}, r"pad_token_id: 30 is not in 0 \.\. 29, the ids of the vocabulary"),
+        ({"model_type": "t5", "is_decoder": True}, "is_decoder: the family decides it; leave it out"),
+        ({"model_type": "llama", "dtype": "bfloat16"}, "dtype: run.precision is the key for it; leave it out"),
+        ({"model_type": "llama", "rope_parameters": 3}, "rope_parameters: 3 is no "),
     ],
 )
-def test_values_that_no_configuration_can_have_are_one_line(values, reason):
-    with pytest.raises(UserError, match=reason) as error:
-        parsed(values)
+def test_values_that_no_configuration_can_have_are_one_line(values: dict[str, Any], reason: str) -> None:
+    recipe = Recipe.load("toy_copy")
+    recipe.model = ModelSettings(config=values)
+    with pytest.raises(UserError, match=f"^model.config.{reason}") as error:
+        build_model(recipe, 30, None, {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3})
     assert "\n" not in str(error.value)
