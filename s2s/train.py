@@ -21,7 +21,6 @@ from torch import distributed
 
 from s2s.console.command_line import run_command
 from s2s.console.terminal import log, no_log
-from s2s.data.batches import data_order
 from s2s.errors import UserError, first_line, install_command
 from s2s.files.atomic import naming
 from s2s.machine.matmul import kernel
@@ -35,6 +34,7 @@ from s2s.runs.log import cut_log
 from s2s.runs.metadata import read_metadata
 from s2s.runs.run import Run, opened
 from s2s.training import plots, trackers
+from s2s.training.ahead import ahead
 from s2s.training.dry_run import rehearse
 from s2s.training.evaluation import dev_scores, finish, shown
 from s2s.training.hints import hints, processes_line
@@ -43,7 +43,7 @@ from s2s.training.reporter import Reporter
 from s2s.training.setup import Prepared, check_processes, check_resumable, precision_of, prepare, start_objective
 from s2s.training.signals import SIGNALS, Signals, leave, noted
 from s2s.training.state import State
-from s2s.training.step import update
+from s2s.training.step import made_updates, update
 
 USAGE = """\
 usage: s2s train recipe=NAME_OR_PATH [key=value ...] [--dry-run]
@@ -107,15 +107,16 @@ def _train(prepared: Prepared, folder: Path, changes: list[str]) -> None:
     if main:
         # The log may be ahead of the checkpoint: those steps are computed, and logged, again.
         cut_log(folder, state.step)
-    update_batches = data_order(prepared.train.lengths(), run.tokens, run.seed, state.step)
     on_record = trackers.start(accelerator, recipe, state.step, log if main else no_log)
     with (
         Reporter(folder / "log.jsonl" if main else None, state.step, run.steps, on_record) as reporter,
         noted() as signals,
+        # A processor has no time left in which a thread could make them.
+        ahead(made_updates(prepared, state.step), accelerator.device.type == "cuda") as updates,
     ):
         _introduce(prepared, objective, reporter, [*changes, *report, *prepared.train.report, *prepared.dev.report])
         while not state.finished:
-            reporter.step(update(prepared, wrapped, state, next(update_batches)))
+            reporter.step(update(prepared, wrapped, state, next(updates)))
             due, best = state.step % run.save_every == 0, state.best
             if state.step == run.steps or state.step % run.evaluate_every == 0:
                 _evaluate(prepared, state, reporter)

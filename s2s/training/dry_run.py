@@ -30,7 +30,7 @@ from s2s.runs import run_folder
 from s2s.training.launch import read_launch, settle
 from s2s.training.setup import Prepared, load_data, new_run, precision_of, start_accelerator, tokenise
 from s2s.training.state import State
-from s2s.training.step import LESS, unguarded_update
+from s2s.training.step import LESS, make, unguarded_update
 from s2s.vocabulary import Vocabulary
 
 # Two updates: the first one also allocates the optimizer's state, so only the second one's time counts.
@@ -104,7 +104,7 @@ def _measure(prepared: Prepared, objective: Objective, processes: int) -> Measur
         parts = deal(whole.examples, processes, run.accumulate, 0)
         share = numpy.concatenate([indices for indices, counts in parts if counts])
         with torch.autograd.graph.saved_tensors_hooks(activations.add, lambda tensor: tensor):
-            unguarded_update(prepared, wrapped, state, UpdateBatch(whole.epoch, share))
+            unguarded_update(prepared, wrapped, state, make(prepared, UpdateBatch(whole.epoch, share)))
         if gpu:
             torch.cuda.synchronize(device)  # kernels run asynchronously: until here they were only queued
         seconds = time.perf_counter() - began

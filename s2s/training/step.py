@@ -2,18 +2,17 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import Module
 
-from s2s.batch import Counts, add, count
-from s2s.data.batches import UpdateBatch, micro_batches
+from s2s.batch import Batch, Counts, add, count
+from s2s.data.batches import UpdateBatch, data_order, micro_batches
 from s2s.errors import UserError
 from s2s.machine.memory import enough_memory
 from s2s.randomness import seed_device, seed_of
@@ -27,7 +26,37 @@ LESS = (
 """Ways to need less memory in training."""
 
 
-def update(prepared: Prepared, wrapped: Module, state: State, update_batch: UpdateBatch) -> dict[str, Any]:
+class MadeUpdate(NamedTuple):
+    """An update's epoch and examples, this process's micro-batches of it, and the units of these, as ``Counts``."""
+
+    plan: UpdateBatch
+    batches: list[Batch]
+    units: Tensor
+
+
+def made_updates(prepared: Prepared, start: int) -> Iterator[MadeUpdate]:
+    """Yield the updates from step ``start`` on, without end."""
+    run = prepared.recipe.run
+    for plan in data_order(prepared.train.lengths(), run.tokens, run.seed, start):
+        yield make(prepared, plan)
+
+
+def make(prepared: Prepared, plan: UpdateBatch) -> MadeUpdate:
+    """Make this process's micro-batches of an update and count their units; for a GPU, in pinned memory."""
+    run, accelerator = prepared.recipe.run, prepared.accelerator
+    process, processes = accelerator.process_index, accelerator.num_processes
+    with enough_memory(lambda: "the batch of an update", LESS):
+        batches = micro_batches(plan, prepared.train, prepared.vocabulary, processes, run.accumulate, process, run.seed)
+        units = torch.stack(add([count(batch) for batch in batches]))
+        if accelerator.device.type != "cuda":
+            return MadeUpdate(plan, batches, units)
+        # A thread that has not chosen its device would take the first one, and pinning may take memory of it.
+        with torch.cuda.device(accelerator.device):
+            # Only from pinned memory does a copy to the GPU not wait for what the GPU is doing.
+            return MadeUpdate(plan, [batch.map(Tensor.pin_memory) for batch in batches], units.pin_memory())
+
+
+def update(prepared: Prepared, wrapped: Module, state: State, made: MadeUpdate) -> dict[str, Any]:
     """Update the weights once; return the line of the log.
 
     ``wrapped`` is the state's objective as accelerate has prepared it. Errors: a UserError, in all processes, where
@@ -36,16 +65,16 @@ def update(prepared: Prepared, wrapped: Module, state: State, update_batch: Upda
     run = state.run
 
     def asked() -> str:
-        tokens = int(prepared.train.lengths()[update_batch.examples].sum())
+        tokens = int(prepared.train.lengths()[made.plan.examples].sum())
         parts = prepared.accelerator.num_processes * run.accumulate
         in_parts = f"in {parts} micro-batch{'es' * (parts > 1)}"
         return f"step {state.step + 1}, {tokens:,} tokens {in_parts} (run.tokens {run.tokens})"
 
     with enough_memory(asked, f"{LESS}; the last checkpoint is whole"):
-        return unguarded_update(prepared, wrapped, state, update_batch)
+        return unguarded_update(prepared, wrapped, state, made)
 
 
-def unguarded_update(prepared: Prepared, wrapped: Module, state: State, update_batch: UpdateBatch) -> dict[str, Any]:
+def unguarded_update(prepared: Prepared, wrapped: Module, state: State, made: MadeUpdate) -> dict[str, Any]:
     """Update the weights as ``update`` does, with torch's own errors where memory runs out."""
     run, accelerator, precision, began = state.run, prepared.accelerator, prepared.precision, time.perf_counter()
     step, optimizer = state.step + 1, state.optimizer
@@ -53,7 +82,7 @@ def unguarded_update(prepared: Prepared, wrapped: Module, state: State, update_b
     # The rate is a function of the step alone, so a checkpoint needs no state of a scheduler.
     for group in optimizer.param_groups:
         group["lr"] = rate
-    parts, counts = accumulate(prepared, wrapped, update_batch, step)
+    parts, counts = accumulate(prepared, wrapped, made, step)
     # Before clipping: ``run.clip`` limits the norm of the true gradient.
     precision.scaler.unscale_(optimizer)
     clipped = accelerator.clip_grad_norm_(wrapped.parameters(), run.clip)
@@ -63,31 +92,25 @@ def unguarded_update(prepared: Prepared, wrapped: Module, state: State, update_b
         optimizer.step()
     elif math.isfinite(norm) or not precision.can_shrink(scale):
         # Otherwise the scale of fp16 may have made the gradient overflow: the update is skipped and the scale shrinks.
-        raise UserError(
-            not_finite(prepared, state, update_batch, f"loss {losses['loss']}, norm of the gradient {norm}")
-        )
+        raise UserError(not_finite(prepared, state, made.plan, f"loss {losses['loss']}, norm of the gradient {norm}"))
     scaling = precision.settle(scale, not finite)
     optimizer.zero_grad()
     state.advance()
     # JSON has no infinity; an update that fp16 skipped has null in its line.
     numbers = {name: value if math.isfinite(value) else None for name, value in {**losses, "norm": norm}.items()}
     seconds = time.perf_counter() - began
-    return {"step": step, "epoch": update_batch.epoch, **numbers, "rate": rate, **units, **scaling, "seconds": seconds}
+    return {"step": step, "epoch": made.plan.epoch, **numbers, "rate": rate, **units, **scaling, "seconds": seconds}
 
 
-def accumulate(
-    prepared: Prepared, wrapped: Module, update_batch: UpdateBatch, step: int
-) -> tuple[dict[str, Tensor], Counts]:
+def accumulate(prepared: Prepared, wrapped: Module, made: MadeUpdate, step: int) -> tuple[dict[str, Tensor], Counts]:
     """Add up the gradients of an update over this process's micro-batches and, at the last one, over all processes.
 
     Returns this process's shares of the losses, and the units of the whole update.
     """
     run, accelerator, precision = prepared.recipe.run, prepared.accelerator, prepared.precision
     process, processes = accelerator.process_index, accelerator.num_processes
-    batches = micro_batches(
-        update_batch, prepared.train, prepared.vocabulary, processes, run.accumulate, process, run.seed
-    )
-    counts = _over_processes(accelerator, add([count(batch) for batch in batches]))
+    units = accelerator.reduce(made.units.to(accelerator.device, non_blocking=True), "sum")
+    counts, batches = Counts(*units.unbind()), made.batches
     # In fp16 a tensor, since the number would have to be waited for.
     scale = precision.scale_on(accelerator.device) if precision.half else 1.0
     parts: dict[str, Tensor] = {}
@@ -103,12 +126,6 @@ def accumulate(
             precision.scaler.scale(losses.total * processes).backward()
         parts = {name: value + parts.get(name, 0) for name, value in losses.parts.items()}
     return parts, counts
-
-
-def _over_processes(accelerator: Accelerator, counts: Counts) -> Counts:
-    """Sum units over the processes."""
-    total = accelerator.reduce(torch.stack(counts).to(accelerator.device), "sum")
-    return Counts(*total.unbind())
 
 
 def _read(

@@ -14,7 +14,7 @@ from s2s.recipe.build import build_objective, build_vocabulary
 from s2s.recipe.recipe import Recipe
 from s2s.runs.metadata import RunMetadata
 from s2s.training.setup import Prepared, check_processes
-from s2s.training.step import accumulate
+from s2s.training.step import accumulate, make
 
 UPDATES = {"ragged": 37, "three": 3, "one": 1}
 """How many examples each update has; with four runs to be dealt to, some of the last two are idle."""
@@ -40,7 +40,7 @@ def gradients(accumulation: int) -> Gradients:
     found = {}
     for step, (name, examples) in enumerate(UPDATES.items(), start=1):
         wrapped.zero_grad()
-        shares, counts = accumulate(prepared, wrapped, UpdateBatch(0, numpy.arange(examples)), step)
+        shares, counts = accumulate(prepared, wrapped, make(prepared, UpdateBatch(0, numpy.arange(examples))), step)
         grads = {name: parameter.grad.cpu().clone() for name, parameter in objective.named_parameters()}
         found[name] = (grads, {name: share.cpu() for name, share in shares.items()}, [int(unit) for unit in counts])
     return found

@@ -11,11 +11,10 @@ from typing import Any
 
 from foreign_models import FAMILIES, NO_SIZES
 
-from s2s.data.batches import data_order
 from s2s.recipe.recipe import Recipe
 from s2s.training.setup import check_processes, prepare, start_objective
 from s2s.training.state import State
-from s2s.training.step import update
+from s2s.training.step import made_updates, update
 
 KEYS = ("data.size=220", "run.tokens=1024", "objective.label_smoothing=0.1", "run.tf32=false")
 """Without dropout, whose numbers a GPU draws in another way."""
@@ -32,7 +31,7 @@ def updates(folder: Path, family: str, overrides: list[str]) -> dict[str, Any]:
     prepared = prepare(recipe, accelerator, folder)
     objective, checkpoint, _ = start_objective(prepared, folder)
     state = State(recipe.run, objective, recipe.optimizer.build(objective), prepared.precision, checkpoint)
-    wrapped, order = accelerator.prepare(objective), data_order(prepared.train.lengths(), recipe.run.tokens, 0, 0)
+    wrapped, order = accelerator.prepare(objective), made_updates(prepared, 0)
     # The first ones also allocate the optimizer's state.
     records = [update(prepared, wrapped, state, next(order)) for _ in range(2)]
     places = {}

@@ -21,14 +21,13 @@ from tiny_runs import ready
 
 import s2s
 from s2s import train
-from s2s.data.batches import data_order
 from s2s.errors import UserError
 from s2s.machine.memory import enough_memory
 from s2s.recipe.build import build_objective
 from s2s.training import step
 from s2s.training.setup import check_processes, prepare
 from s2s.training.state import State
-from s2s.training.step import update
+from s2s.training.step import made_updates, update
 
 pytestmark = pytest.mark.slow
 
@@ -285,9 +284,9 @@ def test_a_processor_with_too_little_memory_is_one_line(
     objective, _ = build_objective(made, prepared.vocabulary)
     state = State(made.run, objective, made.optimizer.build(objective), prepared.precision, None)
     monkeypatch.setattr(step, "accumulate", lambda *_: torch.empty(2**60))
-    place = next(data_order(prepared.train.lengths(), made.run.tokens, 0, 0))
+    first = next(made_updates(prepared, 0))
     with pytest.raises(UserError, match=r"^step 1, \d+ tokens in 1 micro-batch .*: out of memory .*run.accumulate"):
-        update(prepared, objective, state, place)
+        update(prepared, objective, state, first)
 
 
 def test_a_model_that_fits_nowhere_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 import s2s
 from s2s.batch import Batch, count
 from s2s.data import load
-from s2s.data.batches import data_order
 from s2s.errors import UserError
 from s2s.losses.passes import Passes
 from s2s.machine.precision import Precision, choose_precision
@@ -22,7 +21,7 @@ from s2s.recipe.recipe import Recipe
 from s2s.runs.run_folder import read_vocabulary
 from s2s.training.setup import check_processes, prepare
 from s2s.training.state import State
-from s2s.training.step import update
+from s2s.training.step import made_updates, update
 from s2s.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.slow
@@ -102,8 +101,8 @@ def test_an_overflow_skips_the_update_and_halves_the_scale(base: Path, tmp_path:
     objective = build_objective(made, prepared.vocabulary)[0].to(accelerator.device)
     state = State(made.run, objective, made.optimizer.build(objective), precision, None)
     weights = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
-    places = data_order(prepared.train.lengths(), made.run.tokens, 0, 0)
-    record = update(prepared, objective, state, next(places))
+    updates = made_updates(prepared, 0)
+    record = update(prepared, objective, state, next(updates))
     assert (record["skipped"], record["scale"], precision.scale, state.step) == (1, 2.0**60, 2.0**59, 1)
     assert record["norm"] is None
     assert all(torch.equal(tensor, weights[name]) for name, tensor in objective.state_dict().items())
@@ -111,7 +110,7 @@ def test_an_overflow_skips_the_update_and_halves_the_scale(base: Path, tmp_path:
         objective.model.embedding.positions.weight[:] = torch.inf
     with pytest.raises(UserError, match=r"step \d+: loss nan"):  # noqa: PT012
         for _ in range(70):
-            update(prepared, objective, state, next(places))
+            update(prepared, objective, state, next(updates))
     assert precision.scale < 1
 
 

@@ -49,6 +49,8 @@ def on_gpu(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_an_update_waits_once(case: str, on_gpu: dict[str, Any]) -> None:
     waits = waits_of(on_gpu[case])
     assert sum(waits.values()) == 1, waits
+    copies = [place for place in on_gpu[case]["waits"] if place.startswith("h2d ")]
+    assert all("pinned and not waiting" in place for place in copies), copies
 
 
 @pytest.mark.parametrize("case", SAMPLED)
