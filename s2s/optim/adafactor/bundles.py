@@ -154,9 +154,9 @@ class LargeMatrices:
 
     def apply(self, squares: list[float]) -> None:  # noqa: ARG002
         """Change the parameters."""
-        for part, rows, columns in zip(self.parts, self.rows, self.columns, strict=True):
-            sums = kernels.square_forms(part.gradient, part.parameter, rows.square(), columns.square())
-            plan = part.plan(*sums.tolist())
+        squared = (torch._foreach_mul(list(roots), roots) for roots in (self.rows, self.columns))
+        for part, rows, columns, *weights in zip(self.parts, self.rows, self.columns, *squared, strict=True):
+            plan = part.plan(*kernels.square_forms(part.gradient, part.parameter, *weights).tolist())
             kernels.move(part.parameter, part.gradient, rows, columns, plan.keep, plan.factor)
 
     def _mixed(self, name: str, sums: list[Tensor], lengths: list[float]) -> list[Tensor]:

@@ -4,6 +4,7 @@ A pass in torch is several passes over memory; in C it is one. A matrix is cut i
 number of threads, so that the result does not depend on it.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,10 +18,12 @@ LARGE = 1 << 16
 """Number of elements from which a matrix is worth it; a model with smaller ones alone compiles nothing."""
 CHUNK = 1 << 20
 """Number of elements that a thread walks at a time."""
+WALKED = [LENGTH] * 5
+"""Rows, columns, rows of a chunk, and the first chunk and the one after the last."""
 FUNCTIONS = {
-    "square_sums": [POINTER, LENGTH, LENGTH, POINTER, POINTER],
-    "square_forms": [POINTER, POINTER, LENGTH, LENGTH, POINTER, POINTER, POINTER],
-    "move": [POINTER, POINTER, LENGTH, LENGTH, POINTER, POINTER, NUMBER, NUMBER],
+    "square_sums": [POINTER, *WALKED, POINTER, POINTER],
+    "square_forms": [POINTER, POINTER, *WALKED, POINTER, POINTER, POINTER],
+    "move": [POINTER, POINTER, *WALKED, POINTER, POINTER, NUMBER, NUMBER],
 }
 
 
@@ -41,47 +44,41 @@ def usable(*matrices: Tensor) -> bool:
 def row_and_column_sums(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Sum squares over the columns and over the rows: [R, C] -> [R] and [C]."""
     height, width = matrix.shape
-    parts = _chunks(height, width)
     # A row of column sums for each chunk: threads share no memory, and the order of additions is fixed.
-    rows, columns = matrix.new_empty(height), matrix.new_zeros(len(parts), width)
-
-    def work(number: int, start: int, count: int) -> None:
-        build().loaded.square_sums(_at(matrix, start), count, width, _at(rows, start), _at(columns, number))
-
-    spread(work, parts)
-    return rows, columns.sum(dim=0)
+    rows, columns = matrix.new_empty(height), matrix.new_zeros(_chunks(height, width)[1], width)
+    to = rows.data_ptr(), columns.data_ptr()
+    _walk(build().loaded.square_sums, (matrix.data_ptr(),), matrix, to)
+    return rows, columns[0] if len(columns) == 1 else columns.sum(dim=0)
 
 
 def square_forms(gradient: Tensor, parameter: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Compute sum_ij rows_i gradient_ij^2 columns_j, and the sum of the parameter's squares, as float64 [2]."""
-    parts, width = _chunks(*gradient.shape), gradient.shape[1]
-    forms = torch.empty(len(parts), 2, dtype=torch.float64)
-
-    def work(number: int, start: int, count: int) -> None:
-        walked = _at(gradient, start), _at(parameter, start), count, width
-        build().loaded.square_forms(*walked, _at(rows, start), columns.data_ptr(), _at(forms, number))
-
-    spread(work, parts)
-    return forms.sum(dim=0)
+    forms = torch.empty(_chunks(*gradient.shape)[1], 2, dtype=torch.float64)
+    rest = rows.data_ptr(), columns.data_ptr(), forms.data_ptr()
+    _walk(build().loaded.square_forms, (gradient.data_ptr(), parameter.data_ptr()), gradient, rest)
+    return forms[0] if len(forms) == 1 else forms.sum(dim=0)
 
 
 def move(parameter: Tensor, gradient: Tensor, rows: Tensor, columns: Tensor, keep: float, factor: float) -> None:
     """Set parameter_ij = keep parameter_ij - factor rows_i columns_j gradient_ij."""
-    width = gradient.shape[1]
-
-    def work(number: int, start: int, count: int) -> None:  # noqa: ARG001
-        walked = _at(parameter, start), _at(gradient, start), count, width
-        build().loaded.move(*walked, _at(rows, start), columns.data_ptr(), keep, factor)
-
-    spread(work, _chunks(*gradient.shape))
+    rest = rows.data_ptr(), columns.data_ptr(), keep, factor
+    _walk(build().loaded.move, (parameter.data_ptr(), gradient.data_ptr()), gradient, rest)
 
 
-def _chunks(rows: int, columns: int) -> list[tuple[int, int, int]]:
-    """Return number, first row and rows of each chunk."""
+def _walk(function: Callable[..., object], matrices: tuple[int, ...], shaped: Tensor, rest: tuple[float, ...]) -> None:
+    """Call a C function for all chunks of matrices of a shape, an equal number of chunks in each thread."""
+    height, width = shaped.shape
+    together, number = _chunks(height, width)
+    threads = min(torch.get_num_threads(), number)
+
+    def work(thread: int) -> None:
+        first, last = thread * number // threads, (thread + 1) * number // threads
+        function(*matrices, height, width, together, first, last, *rest)
+
+    spread(work, [(thread,) for thread in range(threads)])
+
+
+def _chunks(rows: int, columns: int) -> tuple[int, int]:
+    """Return the rows of a chunk, and the number of chunks."""
     together = max(1, CHUNK // columns)
-    return [(number, row, min(together, rows - row)) for number, row in enumerate(range(0, rows, together))]
-
-
-def _at(tensor: Tensor, row: int) -> int:
-    """Return the address of a row of a contiguous tensor."""
-    return tensor.data_ptr() + row * tensor.stride(0) * tensor.element_size()
+    return together, -(-rows // together)
