@@ -23,8 +23,8 @@ from s2s.console.command_line import run_command
 from s2s.console.terminal import log, no_log
 from s2s.errors import UserError, first_line, install_command
 from s2s.files.atomic import naming
-from s2s.machine.matmul import kernel
 from s2s.machine.memory import enough_memory, keep_freed_memory
+from s2s.machine.paths import computing
 from s2s.objective import Objective
 from s2s.randomness import forked_generators
 from s2s.recipe.idle import idle_run
@@ -79,7 +79,7 @@ def fit(recipe: Recipe) -> Run:
     with forked_generators(accelerator.device), _locked(accelerator, folder):
         changes = check_resumable(recipe, accelerator, folder) if run_folder.exists(folder) else []
         prepared = prepare(recipe, accelerator, folder)
-        with kernel(prepared.metadata.kernel):
+        with computing(prepared.metadata.ways):
             _train(prepared, folder, [*notes, *changes])
     wait_for_all()
     return opened(folder, recipe, read_metadata(folder), device=str(accelerator.device))

@@ -28,7 +28,8 @@ from rich.progress import track
 
 from s2s.console.terminal import plain_console
 from s2s.errors import UserError, nearest
-from s2s.machine.matmul import KERNELS, choose
+from s2s.machine.paths import KERNELS
+from s2s.runs.paths import faster_kernel
 
 NUMBERS = {
     "threads": 1,
@@ -59,7 +60,7 @@ def plan(arguments: argparse.Namespace) -> list[tuple[int, int]]:
 
 def start(arguments: argparse.Namespace, stack: ExitStack) -> list[Runner]:
     """Return a runner for each system and precision; what is not installed is named and left out."""
-    sizes, s2s_kernel, runners = plan(arguments), arguments.kernel or choose()[0], list[Runner]()
+    sizes, s2s_kernel, runners = plan(arguments), arguments.kernel or faster_kernel(), list[Runner]()
     positions = timing.SPREAD["source"][1] * arguments.source_tokens + arguments.tokens + 2
     shape = Shape(
         arguments.vocabulary, arguments.width, arguments.layers, arguments.heads, int(positions), dropout=0.0,

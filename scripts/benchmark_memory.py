@@ -30,8 +30,9 @@ from rich.table import Table
 
 from s2s.console.terminal import plain_console
 from s2s.errors import UserError, nearest
-from s2s.machine.matmul import KERNELS, choose, kernel
+from s2s.machine.paths import KERNELS, kernel
 from s2s.model.activation_checkpointing import CHECKPOINTING
+from s2s.runs.paths import faster_kernel
 
 NUMBERS = {
     "threads": 1,
@@ -133,7 +134,7 @@ def main(texts: Sequence[str]) -> int:
     """Run the command; return 0, or 2 after an error that the user can mend."""
     arguments = parsed(parser(), texts, NUMBERS)
     torch.set_num_threads(arguments.threads)
-    arguments.kernel = arguments.kernel or choose()[0]
+    arguments.kernel = arguments.kernel or faster_kernel()
     try:
         if wrong := [mode for mode in arguments.modes if mode not in CHECKPOINTING]:
             raise UserError(f"--modes: no kind '{wrong[0]}'{nearest(wrong[0], CHECKPOINTING)}")

@@ -40,7 +40,7 @@ from torch.optim import Optimizer
 from s2s.batch import Batch
 from s2s.data.batches import TokenisedSplit
 from s2s.errors import UserError, nearest
-from s2s.machine.matmul import KERNELS, choose, kernel
+from s2s.machine.paths import KERNELS, kernel
 from s2s.mitigations import FrozenRun, Mitigation, PreparedMethod, TrainingContext
 from s2s.mitigations.adversarial import FastGradient
 from s2s.mitigations.consistency import NoiseConsistency, RDrop
@@ -57,6 +57,7 @@ from s2s.model.backbones.configuration import parsed as configuration
 from s2s.model.initialization import initialise
 from s2s.objective import Objective, ObjectiveSettings
 from s2s.optim import AdamW
+from s2s.runs.paths import faster_kernel
 from s2s.vocabulary import Vocabulary
 
 SHARED = ("precision", "kernel", "threads", "batch", "source_tokens", "target_tokens")
@@ -223,7 +224,7 @@ def main(texts: Sequence[str]) -> int:
     torch.set_num_threads(arguments.threads)
     wanted = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(wanted if arguments.device == "auto" else arguments.device)
-    arguments.kernel = arguments.kernel or (choose()[0] if device.type == "cpu" else "default")
+    arguments.kernel = arguments.kernel or (faster_kernel() if device.type == "cpu" else "default")
     try:
         with kernel(arguments.kernel):
             rows = measure(arguments, device)

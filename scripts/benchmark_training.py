@@ -32,7 +32,8 @@ from rich.table import Table
 
 from s2s.console.terminal import plain_console
 from s2s.errors import UserError, nearest
-from s2s.machine.matmul import KERNELS, choose
+from s2s.machine.paths import KERNELS
+from s2s.runs.paths import faster_kernel
 
 NUMBERS = {
     "threads": 1,
@@ -64,7 +65,7 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def start(arguments: argparse.Namespace, stack: ExitStack) -> list[Worker]:
     """Return a worker for each system and switch, ours first; what is not installed is named and left out."""
-    kernel, shared, workers = arguments.kernel or choose()[0], settings(arguments), list[Worker]()
+    kernel, shared, workers = arguments.kernel or faster_kernel(), settings(arguments), list[Worker]()
     for name in dict.fromkeys(["s2s", *arguments.systems]):
         for switches in (switched for label, switched in SWITCHES.items() if label in arguments.switches):
             chosen = {**shared, "system": name, "kernel": kernel if switches else "default"}

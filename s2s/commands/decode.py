@@ -102,8 +102,8 @@ class Tally:
         blank = f"{self.blank} of {self.sources} sources are blank; what is written for them is invented"
         notes = [text for number, text in ((self.cut, cut), (self.without, without), (self.blank, blank)) if number]
         notes += self.unknown.report("sources", self.sources)
-        if run.model.device.type == "cpu" and c_attention.chosen().functions is None:
-            notes.append(f"a step attends by torch, not in C: {c_attention.chosen().reason}")
+        if run.model.device.type == "cpu" and c_attention.build().functions is None:
+            notes.append(f"a step attends by torch, not in C: {c_attention.build().reason}")
         return [*notes, f"{self.sources} sources in {seconds:.1f} s, {rates}, step {run.step}"]
 
 
@@ -201,7 +201,10 @@ def begin(reader: Reader, settings: Settings, output: Output, report: Log) -> tu
     lines, structured = reader.lines()
     for text in misnamed(settings.output, structured):
         report(text)
-    decoder = ChunkDecoder(settings.runs(), settings.search, structured)
+    runs = settings.runs()
+    # All processes take this one's ways: each would measure for itself where the runs are of another processor.
+    runs = replace(runs, paths=tuple(runs.run().paths.items()))
+    decoder = ChunkDecoder(runs, settings.search, structured)
     first, digest = 0, sha256()
     if isinstance(output, Journal):
         maker = decoder.fingerprint_inputs() | {"fields": [*reader.fields, reader.prefix]}

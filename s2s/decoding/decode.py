@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from itertools import islice
@@ -110,10 +110,12 @@ class DecodingRuns:
     weights: tuple[float, ...] | None = None
     reranker: str | None = None
     rerank_weight: float = 1.0
+    paths: tuple[tuple[str, str], ...] = ()  # for all processes, so that none measures its own; (): those of the run
 
     def run(self) -> Run:
         """Return the run or ensemble on this process's device."""
-        return _ensemble(self.folders, self.checkpoint, self.weights)
+        run = _ensemble(self.folders, self.checkpoint, self.weights)
+        return replace(run, paths=dict(self.paths)) if self.paths else run
 
     def fingerprint_inputs(self) -> dict[str, Any]:
         """Return the parts of the settings on which output lines depend, with hashes of the weights for the folders."""

@@ -21,8 +21,8 @@ from s2s.diagnose.traces import GreedyText, OnProgress, no_progress
 from s2s.errors import own_version
 from s2s.files.paths import readable
 from s2s.inference.generate import generate
-from s2s.machine.matmul import kernel
 from s2s.machine.memory import enough_memory
+from s2s.machine.paths import computing
 from s2s.search.methods.beam import SearchSettings
 
 ROWS = 256
@@ -146,8 +146,9 @@ def measure(subject: Subject, settings: DiagnosisSettings, bar: Bar) -> Measurem
     ids = [[list(source), list(target)] for source, target in subject.pairs]
     ids_hash = sha256(json.dumps(ids).encode()).hexdigest()
     code_hash = sha256("".join(map(getsource, MEASURING)).encode()).hexdigest()
-    # The kernel of matrix products is part of it, since another kernel rounds differently.
-    identity = [own_version(), code_hash, weights_hash(subject.run), ids_hash, subject.run.kernel]
+    # The paths of the arithmetic are part of it, since other ways round differently.
+    paths = json.dumps(subject.run.paths, sort_keys=True)
+    identity = [own_version(), code_hash, weights_hash(subject.run), ids_hash, paths]
     kept, arrays = Cache(subject.run.folder / "diagnosis" / "cache", identity), dict[str, Arrays]()
     for name, row in PASSES.items():
         asked: dict[str, Any] = {key: value for key, value in asdict(settings).items() if key in row.keys}
@@ -162,7 +163,7 @@ def measure(subject: Subject, settings: DiagnosisSettings, bar: Bar) -> Measurem
 def _run_pass(row: Pass, subject: Subject, settings: DiagnosisSettings, bar: Bar) -> Arrays:
     title = f"{subject.run.folder.name}: {row.title}"
     memory = enough_memory(lambda: title, "lower batch, the examples that are measured together")
-    with kernel(subject.run.kernel), memory, bar(title, row.size(subject, settings)) as on_progress:
+    with computing(subject.run.paths), memory, bar(title, row.size(subject, settings)) as on_progress:
         return row.measure(subject, settings, on_progress)
 
 

@@ -1,11 +1,10 @@
 """Attention of a step's new rows over shared columns: in C (``attention.c``), or by torch.
 
 torch's attention is made for many queries; with the few of a step it takes twice as long as the C code. The C file is
-compiled at first use where there is a compiler. Both are then timed once, and torch's is taken where C is slower: code
-that is tuned on one processor can be slow on another.
+compiled at first use where there is a compiler. Which of both is taken is the path ``attention`` of
+``s2s.machine.paths``: code that is tuned on one processor can be slow on another.
 """
 
-import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from s2s.machine import c_library
 from s2s.machine.c_library import LENGTH, POINTER, Built, spread
+from s2s.machine.paths import way
 from s2s.model.attention import merge_heads, split_heads
 
 LANES = 16
@@ -23,19 +23,15 @@ LANES = 16
 PART = 64
 """The most heads of sources that a thread takes at a time: one source's few heads are not worth a second thread."""
 FUNCTIONS = {"attend": [POINTER] * 5 + [LENGTH] * 7}
-SLOWER = 1.2
-"""C is given up where torch is faster by this factor. The two round differently, so noise must not decide."""
-ROUNDS = 5
-"""Timings of each, in turn; the best of each counts."""
 
 
 def usable(device: torch.device, dtype: torch.dtype, size: int) -> bool:
     """Return whether the C code takes heads of this size: on the processor, in float32 or from and to bfloat16."""
     suited = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and size % LANES == 0
-    return suited and chosen().functions is not None
+    return suited and way("attention") == "c" and build().functions is not None
 
 
-def attention(cache: Tensor, mask: Tensor, used: int, built: Built | None = None) -> Callable[[int, Tensor], Tensor]:
+def attention(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor], Tensor]:
     """Return the attention in C of a step's new rows, whose keys and values it writes after the ``used`` columns.
 
     The function maps a layer's number and queries, keys and values [sources * rows, 3 H d] to [sources * rows, H d].
@@ -49,7 +45,7 @@ def attention(cache: Tensor, mask: Tensor, used: int, built: Built | None = None
     parts = [(number, at, min(at + PART, sources * heads)) for number, at in starts]
     # Parts run in several threads, so each has its own room for scores.
     scores = torch.empty(len(parts), rows, columns)
-    library = (built or build()).loaded
+    library = build().loaded
 
     def attend(layer: int, projected: Tensor) -> Tensor:
         given, result = projected.float().contiguous(), torch.empty(len(projected), heads * size)
@@ -79,37 +75,6 @@ def attention_by_torch(cache: Tensor, mask: Tensor, used: int) -> Callable[[int,
 
 
 @lru_cache(maxsize=1)
-def chosen() -> Built:
-    """Return the library unless it is missing or slower than torch on this processor, and the reason."""
-    built = build()
-    if built.functions is None:
-        return built
-    seconds = _timed(built)
-    faster = seconds["torch"] / seconds["C"]
-    if faster * SLOWER < 1:
-        return Built(None, f"on this processor torch is {1 / faster:.1f} times as fast as {built.reason}")
-    return built
-
-
-@lru_cache(maxsize=1)
 def build() -> Built:
     """Return the library, compiled at the first call on this machine."""
     return c_library.build(Path(__file__).with_name("attention.c"), FUNCTIONS)
-
-
-def _timed(built: Built) -> dict[str, float]:
-    """Return the CPU seconds of both for a step of four beams over eight sources; it takes about 50 ms in all."""
-    # All layers' keys and values are larger than most processors' caches, as in a real search: from a cache, torch
-    # reads as fast as C.
-    layers, sources, rows, heads, size, used = 6, 8, 4, 4, 64, 192
-    cache = torch.zeros(layers, sources, heads, 2, used + rows, size)
-    mask, projected = torch.zeros(sources, rows, used + rows), torch.zeros(sources * rows, 3 * heads * size)
-    ways = {"C": attention(cache, mask, used, built), "torch": attention_by_torch(cache, mask, used)}
-    seconds = dict.fromkeys(ways, float("inf"))
-    for _ in range(ROUNDS):
-        for name, attend in ways.items():
-            start = time.process_time()
-            for layer in range(layers):
-                attend(layer, projected)
-            seconds[name] = min(seconds[name], time.process_time() - start)
-    return seconds

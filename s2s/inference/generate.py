@@ -13,7 +13,7 @@ from s2s.batch import pad
 from s2s.config.outside_names import refuse_foreign
 from s2s.errors import UserError
 from s2s.inference.model_scorer import PrefixScorer
-from s2s.inference.plain_model import DecodingModel
+from s2s.inference.packed_model import DecodingModel
 from s2s.inference.precisions import PRECISIONS
 from s2s.machine.memory import enough_memory
 from s2s.model.backbone import Backbone

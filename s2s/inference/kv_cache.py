@@ -33,8 +33,7 @@ import torch
 from torch import Tensor
 
 from s2s.inference import c_attention
-from s2s.inference.packed_model import PackedModel
-from s2s.inference.plain_model import DecodingModel
+from s2s.inference.packed_model import DecodingModel, PackedModel
 from s2s.model.attention import Cached
 from s2s.model.backbone import Memory, check_positions
 

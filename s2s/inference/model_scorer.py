@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from s2s.inference.kv_cache import SeparateCache, SharedCache, begin
-from s2s.inference.plain_model import DecodingModel, laid_out
+from s2s.inference.packed_model import DecodingModel, laid_out
 from s2s.model.backbone import Backbone
 
 State = SharedCache | SeparateCache

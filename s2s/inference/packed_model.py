@@ -3,18 +3,22 @@
 On CPU each matrix is kept in the order in which oneDNN's product reads it: with the rows of a beam this is twice as
 fast as a plain matrix, and a row's result does not depend on the other rows. Elsewhere it is kept as [inputs, outputs],
 which products with few rows read in order. The matrices are copies: they do not follow a model that is trained further.
+Models other than the prefix LM are a ``PlainModel``, which packs nothing.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from functools import lru_cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
+from s2s.machine.paths import way
 from s2s.model.attention import Cached, DotProductAttention, merge_heads, softmax_attention, split_heads
+from s2s.model.backbone import Backbone
 from s2s.model.block import Block
 from s2s.model.layers import multiply
 from s2s.model.transformer import Memory, PrefixTransformer, Transform
@@ -60,10 +64,29 @@ The layout chosen for 1 row is slow for larger batches; the one for 4 is fast fo
 """
 
 
+@lru_cache(maxsize=1)
+def has_bfloat16_product() -> bool:
+    """Return whether oneDNN multiplies in bfloat16 here; it raises an error where the processor, or its limit, cannot.
+
+    torch's own question reads the processor alone, so a limit such as ``ONEDNN_MAX_CPU_ISA=AVX2`` needs the attempt.
+    """
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    weight = torch.zeros(16, 16, dtype=torch.bfloat16)
+    try:
+        multiply(weight, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), weight[0])
+    except RuntimeError:
+        return False
+    return True
+
+
 def packed(weight: Tensor, bias: Tensor) -> Map:
-    """Return the linear map of a weight [outputs, inputs] and a bias, in oneDNN's order where it has one."""
-    on_cpu = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
-    half = on_cpu and weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    """Return the linear map of a weight [outputs, inputs] and a bias, in oneDNN's order where that is the way.
+
+    Of torch's own product, a row's last bits may depend on the other rows.
+    """
+    on_cpu = weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and way("packed") == "onednn"
+    half = on_cpu and weight.dtype == torch.bfloat16 and has_bfloat16_product()
     if not (half or (on_cpu and weight.dtype == torch.float32)):
         return TransposedLinear(weight.t().contiguous(), bias.clone())
     return PackedLinear(torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), bias.clone())
@@ -198,3 +221,29 @@ class PackedModel:
     def log_probs(self, hidden: Tensor) -> Tensor:
         """Return log-probabilities [N, V] of the next token after rows [N, D], in float32."""
         return self.output(self.transform(hidden)).float().log_softmax(dim=-1)
+
+
+class PlainModel:
+    """A model that decodes by its own ``encode`` and ``step``."""
+
+    blocks: Sequence[Any] = ()
+
+    def __init__(self, model: Backbone) -> None:
+        self.model = model
+
+    def encode(self, source: Tensor, lengths: Tensor) -> Memory:
+        """Encode sources [B, S] of the lengths [B]."""
+        return self.model.encode(source, lengths)
+
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """Return log-probabilities [N, V] of the next token after rows [N, D], in float32."""
+        return self.model.logits(hidden).float().log_softmax(dim=-1)
+
+
+DecodingModel = PackedModel | PlainModel
+"""A model laid out for decoding."""
+
+
+def laid_out(model: Backbone) -> DecodingModel:
+    """Return the model as it decodes fastest: the prefix LM packed, any other as it is."""
+    return PackedModel(model) if isinstance(model, PrefixTransformer) else PlainModel(model)

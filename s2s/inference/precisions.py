@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from s2s.errors import UserError
-from s2s.inference.packed_model import Map, PackedModel
-from s2s.inference.plain_model import DecodingModel, laid_out
+from s2s.inference.packed_model import DecodingModel, Map, PackedModel, laid_out
 from s2s.machine.matmul import bfloat16_warning
 from s2s.model.backbone import Backbone
 from s2s.model.transformer import PrefixTransformer

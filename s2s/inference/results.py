@@ -1,10 +1,10 @@
 """The results of a search as texts: whole hypotheses, or one hypothesis token by token."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from s2s.inference.generate import ModelEnsemble, SearchResult, constrained, refuse_nan, request_for
-from s2s.machine.matmul import stepwise
+from s2s.machine.paths import computing, stepwise
 from s2s.search.methods.base import SearchMethod
 from s2s.search.methods.constraints import prefix_of, reader
 from s2s.search.streaming import StreamedToken
@@ -45,13 +45,20 @@ def hypotheses(reader: Reader, result: SearchResult) -> list[Hypothesis]:
 
 
 def streamed(
-    models: ModelEnsemble, source: Sequence[int], prefix: str, settings: SearchMethod, max_length: int, kernel: str
+    models: ModelEnsemble,
+    source: Sequence[int],
+    prefix: str,
+    settings: SearchMethod,
+    max_length: int,
+    paths: Mapping[str, str],
 ) -> Iterator[Piece]:
-    """Yield the text of a source piece by piece, beginning with the prefix; ``kernel`` is a row of ``KERNELS``."""
+    """Yield the text of a source piece by piece, beginning with the prefix, computed by these ``s2s.machine.paths``."""
     request = request_for(models, [(source, prefix_of(prefix, models.vocabulary))], settings, max_length)
-    tokens = settings.stream(constrained(models.scorer([source]), settings, request), request)
-    # A kernel that a generator sets once would stay set while its caller works between two pieces.
-    return pieces(reader(settings, models.vocabulary), stepwise(kernel, tokens))
+    with computing(paths):  # the model is packed here
+        scorer = models.scorer([source])
+    tokens = settings.stream(constrained(scorer, settings, request), request)
+    # Ways that a generator sets once would stay set while its caller works between two pieces.
+    return pieces(reader(settings, models.vocabulary), stepwise(paths, tokens))
 
 
 def pieces(reader: Reader, tokens: Iterable[StreamedToken]) -> Iterator[Piece]:

@@ -62,6 +62,11 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def kind_of_processor() -> str:
+    """Return the processor's name and the instructions that torch uses on it: a choice of ways holds for one kind."""
+    return f"{processor()} ({torch.backends.cpu.get_cpu_capability()})"
+
+
 def _begin(threads: int) -> None:
     torch.set_num_threads(threads)
     keep_freed_memory()

@@ -1,10 +1,12 @@
 """A recipe's ``run:``: how long, on which device and in which folder it trains."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from s2s.config.ranges import Count, Few, Limit, PathText, Seed, ShareBelowOne, at_least, settle
 from s2s.errors import UserError, nearest
+from s2s.machine.paths import WAYS
 from s2s.model.activation_checkpointing import CHECKPOINTING
 
 
@@ -23,6 +25,9 @@ class RunSettings:
     # it is old
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     tf32: bool = True  # GPUs may round the factors of float32 products to TF32, which is faster
+    # ways that are taken unmeasured on a processor, such as {attention: torch}: products (default, onednn), linear and
+    # packed (onednn, torch), attention and adafactor (c, torch); the others are timed when the run is made, and kept
+    paths: dict[str, Any] = field(default_factory=dict)
     # what a block keeps for the backward pass: a row of s2s.model.activation_checkpointing.CHECKPOINTING
     checkpointing: str = "none"
     checkpointing_every: Count = 1  # apply it to every n-th block
@@ -44,7 +49,17 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         settle(self, "run.")
+        check_ways(self.paths, "run.paths")
         if self.checkpointing not in CHECKPOINTING:
             raise UserError(f"run.checkpointing: no '{self.checkpointing}'{nearest(self.checkpointing, CHECKPOINTING)}")
         if self.compile and self.checkpointing not in ("none", "block"):
             raise UserError(f"run.compile: with run.checkpointing none or block, not '{self.checkpointing}'")
+
+
+def check_ways(ways: Mapping[str, Any], key: str) -> None:
+    """Refuse paths and ways that there are not; ``key`` is that of the mapping in a recipe or a file."""
+    for path, name in ways.items():
+        if path not in WAYS:
+            raise UserError(f"{key}: no path '{path}'{nearest(path, WAYS)}")
+        if name not in WAYS[path]:
+            raise UserError(f"{key}.{path}: '{name}' is neither {' nor '.join(WAYS[path])}")

@@ -11,9 +11,10 @@ from s2s.errors import UserError, first_line
 from s2s.files.atomic import write_atomically
 from s2s.files.folders import AGAIN, changed, entries
 from s2s.files.foreign import read_json
-from s2s.machine.matmul import GPU_KERNELS, KERNELS
+from s2s.machine.paths import GPU_KERNELS, KERNELS
 from s2s.model.backbone import Shape
 from s2s.model.backbones import shape_class
+from s2s.recipe.run_settings import check_ways
 from s2s.runs.weight_files import read_header
 
 FILE, RECIPE, VOCABULARY, WEIGHTS = "run.json", "recipe.yaml", "vocabulary", "weights.safetensors"
@@ -37,6 +38,13 @@ class RunMetadata:
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # size and SHA-256 of each; none in early runs
     device: str = ""  # the GPU's name, or cpu; "" in a run of an earlier version
     processes: int | None = None  # in which it was started; None in a run of an earlier version
+    paths: dict[str, str] = field(default_factory=dict)  # the ways of s2s.machine.paths, besides the kernel
+    processor: str = ""  # whose ways they are; "" on a GPU and in a run of an earlier version
+
+    @property
+    def ways(self) -> dict[str, str]:
+        """The ways of all paths, for ``s2s.machine.paths.computing``."""
+        return {**self.paths, "products": self.kernel}
 
     @property
     def identity(self) -> str:
@@ -61,6 +69,7 @@ def read_metadata(folder: Path) -> RunMetadata:
         _check_names(metadata.files)
         if metadata.kernel not in {*KERNELS, *GPU_KERNELS}:
             raise ValueError(f"no kernel {metadata.kernel!r}")
+        check_ways(metadata.paths, "paths")
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, UserError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else first_line(error)
         raise UserError(f"{path}: cut, empty or not the file of a run ({reason}); {AGAIN}") from error

@@ -20,8 +20,8 @@ from s2s.heads.run_heads import Head, labelling_of
 from s2s.inference.generate import ModelEnsemble, answer
 from s2s.inference.results import Hypothesis, Piece, hypotheses, streamed
 from s2s.losses.passes import token_log_probs
-from s2s.machine.matmul import kernel, kernel_on
 from s2s.machine.memory import enough_memory
+from s2s.machine.paths import computing
 from s2s.machine.precision import decoding_precision
 from s2s.model.backbone import Backbone
 from s2s.model.backbones import untrained
@@ -33,6 +33,7 @@ from s2s.recipe.recipe import Recipe
 from s2s.runs import checkpoints, export, run_folder, transformers_export
 from s2s.runs.base_weights import load_base
 from s2s.runs.metadata import RunMetadata, check_weights
+from s2s.runs.paths import saved_or_measured
 from s2s.runs.weight_files import check_tensors
 from s2s.search.methods.base import SearchMethod
 from s2s.search.methods.constraints import reader
@@ -57,7 +58,7 @@ class Run:
     recipe: Recipe
     vocabulary: Vocabulary
     objective: Objective
-    kernel: str
+    paths: dict[str, str]  # the ways of s2s.machine.paths by which it computes
     step: int
     partners: tuple["Run", ...] = ()
     weights: tuple[float, ...] | None = None
@@ -113,7 +114,7 @@ class Run:
         if begun is not None and len(begun) != len(sources):
             raise UserError(f"prefixes: {len(begun)} for {len(sources)} sources; give each its own, or '' for none")
         max_length, read = self.max_length(settings), reader(settings, self.vocabulary)
-        with kernel(self.kernel):
+        with computing(self.paths):
             results = answer(self.models(settings), sources, settings, max_length, on_progress, begun)
         return [hypotheses(read, result) for result in results]
 
@@ -126,7 +127,7 @@ class Run:
         (source,) = self._read_sources([given_text(text, "text")])
         self.check_search(settings)
         begun = settings.prefix if prefix is None else given_text(prefix, "prefix")
-        return streamed(self.models(settings), source, begun, settings, self.max_length(settings), self.kernel)
+        return streamed(self.models(settings), source, begun, settings, self.max_length(settings), self.paths)
 
     def predict(
         self, sources: Sequence[Given], on_progress: Callable[[int], object] = lambda _: None
@@ -142,7 +143,7 @@ class Run:
             raise UserError(f"sources: a list of sources is needed, not {type(sources).__name__}")
         sources = [_source(source, f"sources[{at}]") for at, source in enumerate(sources)]
         heads, data, rows = self.objective.heads, self.recipe.data, self.recipe.search.batch
-        with kernel(self.kernel), enough_memory(lambda: f"predicting for {len(sources)} sources", FEWER):
+        with computing(self.paths), enough_memory(lambda: f"predicting for {len(sources)} sources", FEWER):
             predictions, report = predict(self.model, heads, self.vocabulary, data, sources, rows, on_progress)
         if blank := sum(not "".join(source).strip() for source in sources):
             report = [*report, f"{blank} of {len(sources)} sources are blank; what heads say of them is invented"]
@@ -174,7 +175,7 @@ class Run:
         self._check_room(pairs)
         size = self.recipe.search.batch
         batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-        with kernel(self.kernel), enough_memory(lambda: f"scoring of {len(sources)} pairs", FEWER):
+        with computing(self.paths), enough_memory(lambda: f"scoring of {len(sources)} pairs", FEWER):
             return [row for batch in batches for row in token_log_probs(self.model, self.vocabulary, batch)]
 
     def _target_ids(self, target: str | Sequence[int], key: str) -> list[int]:
@@ -326,15 +327,16 @@ def opened(
     if recipe.generates:
         check_search(type(objective.model), recipe.search)
     chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    # The kernel of the metadata is that of the processor, or GPU, on which the run was trained.
-    name = metadata.kernel if chosen.type != "cuda" else kernel_on(chosen, recipe.run.tf32)[0]
+    ways, line = saved_or_measured(recipe, metadata, chosen)
+    if line is not None:
+        logger.warning("%s: %s", folder, line)
     vocabulary = run_folder.read_vocabulary(folder)
     return Run(
         folder,
         recipe,
         vocabulary,
         objective.to(chosen).eval(),
-        name,
+        ways,
         stored.step,
         precision=metadata.precision,
         checkpoint=checkpoint,

@@ -13,7 +13,7 @@ from s2s.errors import UserError
 from s2s.inference.generate import ModelEnsemble
 from s2s.inference.generate import answer as search
 from s2s.inference.results import Hypothesis, hypotheses, streamed
-from s2s.machine.matmul import kernel
+from s2s.machine.paths import computing
 from s2s.runs.run import Run
 from s2s.search.methods.base import SearchMethod
 from s2s.search.methods.constraints import reader
@@ -31,7 +31,8 @@ class Served:
     def __init__(self, run: Run, check: Callable[[], object]) -> None:
         self.run, self.check = run, check
         self._models = replace(run.models(run.recipe.search), check=check)
-        _ = self._models.packed  # at the start, so that no request waits for it or is refused for its memory
+        with computing(run.paths):
+            _ = self._models.packed  # at the start, so that no request waits for it or is refused for its memory
 
     def models(self, settings: SearchMethod) -> ModelEnsemble:
         """Return the models in the settings' precision; one that is not the run's own is prepared for this search."""
@@ -47,7 +48,7 @@ def answer(served: Served, source: str, settings: SearchMethod) -> dict[str, Any
     """
     run = served.run
     (ids, cut), read = run.source_ids([source]), reader(settings, run.vocabulary)
-    with kernel(run.kernel):
+    with computing(run.paths):
         results = search(served.models(settings), ids, settings, run.max_length(settings), lambda _: None)[0]
     rows = hypotheses(read, results)
     shown = []
@@ -100,7 +101,7 @@ def greedy_lines(served: Served, source: str, settings: SearchMethod) -> Iterato
     length, models = run.max_length(settings), served.models(settings)
     # A line waits for the next token: the text that remains at the end is added to the piece of the last one.
     lines = list[dict[str, Any]]()
-    for text, token, _ in streamed(models, ids, settings.prefix, settings, length, run.kernel):
+    for text, token, _ in streamed(models, ids, settings.prefix, settings, length, run.paths):
         if token is None:
             lines[-1]["piece"] += text
         else:

@@ -37,8 +37,8 @@ from s2s.files.atomic import write_atomically
 from s2s.files.foreign import read_json
 from s2s.files.locks import locked
 from s2s.heads.evaluation import head_sums
-from s2s.machine.matmul import kernel
 from s2s.machine.memory import peak_memory
+from s2s.machine.paths import computing
 from s2s.machine.worker_pool import processor
 from s2s.metrics.bootstrap import Numbers
 from s2s.metrics.generated import repetition_statistics
@@ -224,7 +224,7 @@ def _head_tables(run: Run, recipe: Recipe, examples: Sequence[Example]) -> dict[
     """Return the tables of the scores of the run's heads, without those that need sums of each label."""
     if run.objective.heads is None:
         return {}
-    with kernel(run.kernel):
+    with computing(run.paths):
         sums = head_sums(run.model, run.objective.heads, run.vocabulary, recipe.data, examples, recipe.search.batch)
     return {endpoint: head_table(endpoint.rpartition(".")[2], rows) for endpoint, rows in sums.items()}
 

@@ -18,8 +18,8 @@ from s2s.batch import IGNORED, Batch, count
 from s2s.console.terminal import plain_console
 from s2s.data.batches import UpdateBatch, data_order, deal, real_share, updates
 from s2s.losses.passes import Passes
-from s2s.machine.matmul import kernel
 from s2s.machine.memory import enough_memory
+from s2s.machine.paths import computing
 from s2s.mitigations.base import PrefixMethod, StepContext
 from s2s.objective import Objective
 from s2s.randomness import Draws, forked_generators
@@ -64,7 +64,7 @@ def rehearse(recipe: Recipe) -> None:
             console.print(f"{folder} holds a run; training would resume it")
         _print_parameters(console, objective, vocabulary)
         asked = f"an update of {run.tokens:,} tokens (run.tokens)"
-        with kernel(metadata.kernel), enough_memory(lambda: asked, LESS):
+        with computing(metadata.ways), enough_memory(lambda: asked, LESS):
             measured = _measure(prepared, objective, launch.processes)
         for line in [*_memory(objective, measured), *_schedule(prepared, measured)]:
             console.print(line)

@@ -1,7 +1,7 @@
 """The steps before the training loop: start the accelerator, prepare data and folder, build or load the objective."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +18,11 @@ from s2s.data.tokenised import TokenisedSplit
 from s2s.errors import UserError
 from s2s.files.atomic import write_atomically
 from s2s.losses import fused_loss
-from s2s.machine.matmul import KERNELS, is_about_kernels, kernel_on
+from s2s.machine.matmul import kernel_on_gpu
+from s2s.machine.paths import KERNELS, WAYS
 from s2s.machine.precision import Choice, Precision, choose_precision, decoding_precision
+from s2s.machine.worker_pool import kind_of_processor
+from s2s.model.backbone import Shape
 from s2s.model.backbones import untrained
 from s2s.objective import Objective
 from s2s.recipe import build
@@ -28,6 +31,7 @@ from s2s.runs import checkpoints, run_folder
 from s2s.runs.base_weights import load_base, save_base
 from s2s.runs.checkpoints import Checkpoint, load_model
 from s2s.runs.metadata import VOCABULARY, RunMetadata, check_files, check_weights, read_metadata, write_metadata
+from s2s.runs.paths import choose, is_about_paths, kept, sizes_of
 from s2s.runs.weight_files import check_tensors
 from s2s.training import trackers
 from s2s.training.launch import Launch, hidden_from_accelerate, join, read_launch, wait_for_all
@@ -39,7 +43,7 @@ LIBRARIES = ("torch", "transformers", "accelerate", "sentencepiece")
 RECORDING = ("run.folder", "run.keep", "run.average", "run.trackers")
 """Keys that change nothing of what is trained, only what is stored and reported of it."""
 COMPUTING = (
-    *("run.device", "run.processes", "run.accumulate", "run.precision", "run.tf32", "run.compile"),
+    *("run.device", "run.processes", "run.accumulate", "run.precision", "run.tf32", "run.compile", "run.paths"),
     "search.precision",
 )
 """Keys that change how a step is distributed and computed, not its examples. They may change when a run is resumed."""
@@ -106,16 +110,18 @@ def check_resumable(recipe: Recipe, accelerator: Accelerator, folder: Path) -> l
         allowed.add("run.steps")
     if earlier.run.patience is not None and (recipe.run.patience or math.inf) > earlier.run.patience:
         allowed.add("run.patience")
-    # A line reads "run.trackers[0]: wandb -> tensorboard": its key is the text before the index.
-    changed = [line for line in differences(recipe, earlier) if line.partition(":")[0].partition("[")[0] not in allowed]
+    # A line reads "run.trackers[0]: wandb -> tensorboard": its key is the text before the index. Paths have a key each.
+    keys = {line: line.partition(":")[0].partition("[")[0] for line in differences(recipe, earlier)}
+    changed = [line for line, key in keys.items() if key not in allowed and not key.startswith("run.paths.")]
     if changed:
         raise UserError(f"{folder}: the run there has another recipe ({'; '.join(changed)}); choose another run.folder")
     current = _refreshed(metadata, recipe, accelerator)
     # Runs of earlier versions recorded neither device nor processes.
     device, processes = metadata.device or current.device, metadata.processes or earlier.run.processes or 1
-    before = _computation(earlier, replace(metadata, device=device, processes=processes))
+    processor = metadata.processor or current.processor
+    before = _computation(earlier, replace(metadata, device=device, processes=processes, processor=processor))
     after = _computation(recipe, current)
-    lines = [f"{key} {before[key]} -> {value}" for key, value in after.items() if before[key] != value]
+    lines = [f"{key} {before[key]} -> {value}" for key, value in after.items() if before.get(key, value) != value]
     return [f"resuming with changes ({', '.join(lines)}): the examples stay, bits may differ"] if lines else []
 
 
@@ -128,21 +134,48 @@ def _computation(recipe: Recipe, metadata: RunMetadata) -> dict[str, Any]:
         "device": metadata.device,
         "processes": metadata.processes,
         "kernel": metadata.kernel,
+        **(_paths(metadata) if metadata.processor else {}),
         "accumulate": recipe.run.accumulate,
         "compile": bool(recipe.run.compile),
         "search.precision": decoding_precision(recipe.search.precision, metadata.precision, device),
     }
 
 
+def _paths(metadata: RunMetadata) -> dict[str, str]:
+    ways = {name: metadata.paths.get(name, first) for name, (first, *_) in WAYS.items() if name != "products"}
+    return {"processor": metadata.processor, **ways}
+
+
 def _refreshed(metadata: RunMetadata, recipe: Recipe, accelerator: Accelerator) -> RunMetadata:
     """Return a resumed run's metadata with the processes and the arithmetic of this start."""
-    device, kernel, report = accelerator.device, metadata.kernel, metadata.report
-    was_on_cpu = kernel in KERNELS and not any("on the GPU" in line for line in report)
-    # A run that stays on processors keeps the kernel of its start, whatever a new measurement says: so its bits stay.
-    if not was_on_cpu or device.type != "cpu":
-        kernel, reason = kernel_on(device, recipe.run.tf32)
-        report = [*(line for line in report if not is_about_kernels(line)), reason]
-    return replace(metadata, kernel=kernel, report=report, **_means(recipe, accelerator))
+    was_on_cpu = metadata.kernel in KERNELS and not any("on the GPU" in line for line in metadata.report)
+    same = was_on_cpu and accelerator.device.type == "cpu" and metadata.processor in ("", kind_of_processor())
+    # A run that stays on its kind of processor keeps the ways of its start, whatever a new measurement says: so its
+    # bits stay. A run of an earlier version keeps those that it had.
+    arithmetic, reason = _arithmetic(recipe, metadata.architecture, accelerator, metadata.ways if same else {})
+    current = replace(metadata, **arithmetic, **_means(recipe, accelerator))
+    if current.ways == metadata.ways:
+        return current
+    return replace(current, report=[*(line for line in metadata.report if not is_about_paths(line)), reason])
+
+
+def _arithmetic(
+    recipe: Recipe, shape: Shape, accelerator: Accelerator, saved: Mapping[str, str]
+) -> tuple[dict[str, Any], str]:
+    """Return the kernel, the paths and their processor for a run's metadata, and a line on them.
+
+    ``saved`` ways are kept, but for those that the recipe pins; without them all are measured.
+    """
+    if accelerator.device.type != "cpu":
+        kernel, reason = kernel_on_gpu(recipe.run.tf32)
+        return {"kernel": kernel, "paths": {}, "processor": ""}, reason
+    if saved:
+        ways, reason = kept(saved, recipe.run.paths)
+    else:
+        precision = precision_of(recipe, accelerator).name
+        ways, reason = choose(sizes_of(recipe, shape, accelerator.num_processes, precision), recipe.run.paths)
+    paths = {name: way for name, way in ways.items() if name != "products"}
+    return {"kernel": ways["products"], "paths": paths, "processor": kind_of_processor()}, reason
 
 
 def _means(recipe: Recipe, accelerator: Accelerator) -> dict[str, Any]:
@@ -211,7 +244,7 @@ def new_run(recipe: Recipe, dataset: Dataset, accelerator: Accelerator) -> tuple
     """Build the vocabulary, the untrained objective and the metadata of a new run."""
     vocabulary, labels = build.build_vocabulary(recipe, dataset), build.label_names(recipe, dataset)
     objective, report = build.build_objective(recipe, vocabulary, labels, load_model)
-    kernel, reason = kernel_on(accelerator.device, recipe.run.tf32)
+    arithmetic, reason = _arithmetic(recipe, objective.model.shape, accelerator, {})
     settings, examples = recipe.vocabulary, len(dataset.train)
     if settings.kind == "sentencepiece" and examples > settings.sample:
         sampled = [f"vocabulary: learned from {settings.sample} of {examples} train examples (vocabulary.sample)"]
@@ -222,7 +255,7 @@ def new_run(recipe: Recipe, dataset: Dataset, accelerator: Accelerator) -> tuple
     metadata = RunMetadata(
         architecture=objective.model.shape,
         data=dataset.fingerprint,
-        kernel=kernel,
+        **arithmetic,
         **_means(recipe, accelerator),
         versions={name: version(name) for name in (*LIBRARIES, *["liger-kernel"] * recipe.run.fused_loss)},
         report=[

@@ -20,7 +20,7 @@ from benchmarks import timing
 from benchmarks.peers import Pairs, Shape
 from benchmarks.processes import resident_peak
 from benchmarks.systems import SYSTEMS, optimizer, step, useful_work
-from s2s.machine.matmul import KERNELS, kernel
+from s2s.machine.paths import KERNELS, kernel
 
 PRODUCT = 1024
 """Rows and columns of the matrices whose product is the peak's measure: they and the result fit into a cache."""

@@ -15,6 +15,7 @@ from s2s.batch import pad
 from s2s.inference import c_attention, kv_cache
 from s2s.inference.model_scorer import PrefixScorer
 from s2s.machine import c_library
+from s2s.machine.paths import computing
 from s2s.search import beam_search
 
 in_c = pytest.mark.skipif(
@@ -38,10 +39,10 @@ on_x86 = pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"
 
 @pytest.fixture
 def no_library_kept():
-    """Both before and after, nothing is known of what was compiled or timed."""
-    c_attention.build.cache_clear(), c_attention.chosen.cache_clear()
+    """Both before and after, nothing is known of what was compiled."""
+    c_attention.build.cache_clear()
     yield
-    c_attention.build.cache_clear(), c_attention.chosen.cache_clear()
+    c_attention.build.cache_clear()
 
 
 def drawn(seed, sources, rows, heads, size, used, room):
@@ -137,14 +138,12 @@ def test_what_is_not_for_c_is_left_to_torch():
 def test_a_search_is_that_of_the_whole_forward(random_model, in_torch, lengths, beams, seed):
     model, sources = random_model(seed, torch.float32, width=32, heads=2), sources_of(lengths, seed)
     longest = [9 - place for place in range(len(sources))]
-    with pytest.MonkeyPatch.context() as patch:
-        if in_torch:
-            patch.setattr(c_attention, "chosen", lambda: c_attention.Built(None, "no C compiler was found"))
+    with pytest.MonkeyPatch.context() as patch, computing({"attention": "torch" if in_torch else "c"}):
         patch.setattr(kv_cache, "ROOM", 4 if seed % 2 else 128)  # columns are moved
         for name in ("WIDE", "WIDE_IN_C"):
             patch.setattr(kv_cache, name, 2 if seed % 3 == 0 else 16)  # rows part
         scorer = PrefixScorer(model, pad(sources, 0), torch.tensor([*map(len, sources)]), END, END)
-        assert scorer.start().buffer.in_c == (not in_torch and c_attention.chosen().functions is not None)
+        assert scorer.start().buffer.in_c == (not in_torch and c_attention.build().functions is not None)
         found = beam_search(scorer, beams, longest, beams)
     wanted = [
         beam_search(UncachedScorer(model, source), beams, length, beams)[0]
@@ -180,18 +179,11 @@ def test_what_is_built_for_older_processors_computes_the_same(target, monkeypatc
 def test_a_target_that_no_compiler_knows_is_said(monkeypatch):
     monkeypatch.setenv(c_library.TARGET, "abacus")
     assert not c_attention.usable(torch.device("cpu"), torch.float32, 64)
-    assert "no C compiler was found" in c_attention.chosen().reason or "abacus" in c_attention.chosen().reason
+    assert "no C compiler was found" in c_attention.build().reason or "abacus" in c_attention.build().reason
 
 
 @in_c
-@pytest.mark.usefixtures("no_library_kept")
-@pytest.mark.parametrize(("of_torch", "in_use"), [(0.5, False), (0.9, True), (5.0, True)])
-def test_the_faster_way_is_taken_and_near_ones_stay_with_c(of_torch, in_use, monkeypatch):
-    monkeypatch.setattr(c_attention, "_timed", lambda _: {"C": 1.0, "torch": of_torch})
-    assert c_attention.usable(torch.device("cpu"), torch.float32, 64) == in_use
-    assert ("torch is 2.0 times as fast" in c_attention.chosen().reason) != in_use
-
-
-@in_c
-def test_both_ways_are_timed():
-    assert all(seconds > 0 for seconds in c_attention._timed(c_attention.build()).values())
+def test_the_chosen_way_is_in_use():
+    for way, in_use in (("c", True), ("torch", False)):
+        with computing({"attention": way}):
+            assert c_attention.usable(torch.device("cpu"), torch.float32, 64) == in_use

@@ -187,7 +187,7 @@ import sys, torch, warnings
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", category=EncodingWarning)
 import s2s
-from s2s.machine.matmul import kernel
+from s2s.machine.paths import kernel
 from s2s.search.beam import beam_search
 from s2s.inference.model_scorer import PrefixScorer
 

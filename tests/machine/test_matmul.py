@@ -8,21 +8,10 @@ import pytest
 import torch
 
 from s2s.machine import matmul
-from s2s.machine.matmul import KERNELS, choose, kernel
+from s2s.machine.paths import KERNELS, kernel
+from s2s.runs.paths import faster_kernel
 
 SETTING = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-
-
-@pytest.fixture(scope="module")
-def choice():
-    return choose()
-
-
-def test_the_choice_is_a_known_kernel_with_its_line(choice):
-    name, line = choice
-    assert name in KERNELS
-    assert line.startswith(f"float32 products: {name} kernel (onednn ")
-    assert "\n" not in line
 
 
 @pytest.fixture(params=["none", "ieee", "bf16"])
@@ -46,19 +35,13 @@ def test_torch_s_own_setting_comes_back(before, name):
     assert SETTING.fp32_precision == before
 
 
-@pytest.mark.parametrize("before", ["bf16"], indirect=True)
-def test_choosing_leaves_torch_s_own_setting(before):
-    choose()
-    assert SETTING.fp32_precision == before
-
-
 @pytest.mark.parametrize("shape", [(512, 256, 512), (3, 384, 1000), (77, 64, 64)])
-def test_products_of_a_kept_kernel_are_float32_s(choice, shape):
+def test_products_of_a_kept_kernel_are_float32_s(shape):
     rows, inner, columns = shape
     generator = torch.Generator().manual_seed(1)
     x, weight = torch.randn(rows, inner, generator=generator), torch.randn(columns, inner, generator=generator)
     exact = x.double() @ weight.double().T
-    for name in {"default", choice[0]}:
+    for name in {"default", faster_kernel()}:
         with kernel(name):
             product = x @ weight.T
         assert (product.double() - exact).norm() <= 1e-6 * exact.norm()

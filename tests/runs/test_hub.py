@@ -34,7 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def assert_same(first: s2s.Run, second: s2s.Run) -> None:
-    assert (first.step, first.kernel, first.recipe) == (second.step, second.kernel, second.recipe)
+    assert (first.step, first.paths, first.recipe) == (second.step, second.paths, second.recipe)
     states = first.objective.state_dict(), second.objective.state_dict()
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

@@ -205,8 +205,9 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, finished: Path) ->
 def take_kernel(folder: Path, other: Path) -> None:
     """Compute products as the other run does: the choice is a measurement, which a busy machine may upset."""
     metadata, others = (json.loads((place / "run.json").read_text(encoding="utf-8")) for place in (folder, other))
-    if metadata["kernel"] != others["kernel"]:
-        (folder / "run.json").write_text(json.dumps(metadata | {"kernel": others["kernel"]}), encoding="utf-8")
+    ways = {name: others[name] for name in ("kernel", "paths")}
+    if {name: metadata[name] for name in ways} != ways:
+        (folder / "run.json").write_text(json.dumps(metadata | ways), encoding="utf-8")
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 

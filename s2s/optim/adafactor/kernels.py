@@ -13,6 +13,7 @@ from torch import Tensor
 
 from s2s.machine import c_library
 from s2s.machine.c_library import LENGTH, NUMBER, POINTER, Built, spread
+from s2s.machine.paths import way
 
 LARGE = 1 << 16
 """Number of elements from which a matrix is worth it; a model with smaller ones alone compiles nothing."""
@@ -38,7 +39,8 @@ def usable(*matrices: Tensor) -> bool:
     plain = all(
         matrix.dtype == torch.float32 and matrix.is_contiguous() and matrix.device.type == "cpu" for matrix in matrices
     )
-    return plain and matrices[0].ndim == 2 and matrices[0].numel() >= LARGE and build().functions is not None
+    large = plain and matrices[0].ndim == 2 and matrices[0].numel() >= LARGE
+    return large and way("adafactor") == "c" and build().functions is not None
 
 
 def row_and_column_sums(matrix: Tensor) -> tuple[Tensor, Tensor]:
