@@ -203,8 +203,8 @@ run = s2s.fit(recipe)
 assert all(map(torch.equal, states(), before)), "fit has moved generators"
 matmul = torch.backends.cuda.matmul
 assert (matmul.fp32_precision, matmul.allow_tf32) == ("none", False)
-print(run.device, run.precision, run.models(run.recipe.search).precision, run.kernel)
-with kernel(run.kernel):
+print(run.device, run.precision, run.models(run.recipe.search).precision, run.paths["products"])
+with kernel(run.paths["products"]):
     print(matmul.fp32_precision, matmul.allow_tf32)
 assert (matmul.fp32_precision, matmul.allow_tf32) == ("none", False)
 batch = run.vocabulary.batch([("a b c", "")], device=run.device)
