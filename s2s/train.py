@@ -16,13 +16,13 @@ from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import distributed
 
 from s2s.console.command_line import run_command
 from s2s.console.terminal import log, no_log
 from s2s.errors import UserError, first_line, install_command
 from s2s.files.atomic import naming
+from s2s.machine.agreement import check_shared, decided, failing_together, wait_for_all
 from s2s.machine.memory import enough_memory, keep_freed_memory
 from s2s.machine.paths import computing
 from s2s.objective import Objective
@@ -38,9 +38,19 @@ from s2s.training.ahead import ahead
 from s2s.training.dry_run import rehearse
 from s2s.training.evaluation import dev_scores, finish, shown
 from s2s.training.hints import hints, processes_line
-from s2s.training.launch import read_launch, settle, wait_for_all
+from s2s.training.launch import read_launch, settle
 from s2s.training.reporter import Reporter
-from s2s.training.setup import Prepared, check_processes, check_resumable, precision_of, prepare, start_objective
+from s2s.training.setup import (
+    Prepared,
+    buffers,
+    check_processes,
+    check_resumable,
+    measures,
+    precision_of,
+    prepare,
+    start_objective,
+    wrap,
+)
 from s2s.training.signals import SIGNALS, Signals, leave, noted
 from s2s.training.state import State
 from s2s.training.step import made_updates, update
@@ -64,25 +74,37 @@ def fit(recipe: Recipe) -> Run:
     a folder of another recipe or other data, for losses that are not finite and for files that cannot be written; after
     a checkpoint, KeyboardInterrupt for SIGINT and an exit with 143 for SIGTERM.
     """
+    recipe, device = _fit(recipe)
+    folder = Path(recipe.run.folder)
+    return opened(folder, recipe, read_metadata(folder), device=device)
+
+
+def _fit(recipe: Recipe) -> tuple[Recipe, str]:
+    """Train as ``fit`` does; return the recipe as the launcher has completed it, and the device."""
     recipe.to_yaml()  # refuses values that a run's folder could not hold, before there is one
     run, notes = settle(recipe.run, read_launch(asked=recipe.run.device))
     recipe, folder = replace(recipe, run=run), Path(run.folder)
     accelerator = check_processes(recipe)
     if accelerator.device.type == "cpu":
         keep_freed_memory()  # for the rest of the process: each step would have to take it from the system again
-    # Both checks come before the folder is made: a run that is refused leaves no folder.
+    decided(lambda: _open_folder(recipe, folder))
+    check_shared(folder)
+    with forked_generators(accelerator.device), _locked(accelerator, folder):
+        changes = decided(lambda: check_resumable(recipe, accelerator, folder) if run_folder.exists(folder) else [])
+        prepared = prepare(recipe, accelerator, folder)
+        with computing(prepared.metadata.ways):
+            _train(prepared, folder, [*notes, *changes])
+    wait_for_all()
+    return recipe, str(accelerator.device)
+
+
+def _open_folder(recipe: Recipe, folder: Path) -> None:
+    """Make the run's folder. Both checks come before that: a run that is refused leaves no folder."""
     if not run_folder.exists(folder):
         run_folder.check_new(folder, recipe)
     run_folder.check_links(folder)
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with forked_generators(accelerator.device), _locked(accelerator, folder):
-        changes = check_resumable(recipe, accelerator, folder) if run_folder.exists(folder) else []
-        prepared = prepare(recipe, accelerator, folder)
-        with computing(prepared.metadata.ways):
-            _train(prepared, folder, [*notes, *changes])
-    wait_for_all()
-    return opened(folder, recipe, read_metadata(folder), device=str(accelerator.device))
 
 
 @contextmanager
@@ -103,7 +125,7 @@ def _train(prepared: Prepared, folder: Path, changes: list[str]) -> None:
     with enough_memory(lambda: "the model and its optimizer", "train a smaller model"):
         objective, checkpoint, report = start_objective(prepared, folder)
         state = State(run, objective, recipe.optimizer.build(objective), prepared.precision, checkpoint)
-        wrapped = accelerator.prepare(objective)
+        wrapped = wrap(prepared, objective)
     if main:
         # The log may be ahead of the checkpoint: those steps are computed, and logged, again.
         cut_log(folder, state.step)
@@ -165,17 +187,19 @@ def _agreed_signal(accelerator: Accelerator, signals: Signals, reporter: Reporte
 
 
 def _save(accelerator: Accelerator, folder: Path, state: State) -> None:
-    """Write a checkpoint in the main process; where that fails, end all processes."""
+    """Write a checkpoint in the main process, or each process its parts; where that fails, end all processes."""
     state.check()
-    failure = [""]
-    if accelerator.is_main_process:
-        try:
-            # ``run.average`` needs that many checkpoints at the end, even if ``run.keep`` is less.
-            checkpoints.save(folder, state.checkpoint(), max(state.run.keep, state.run.average or 0))
-        except (UserError, OSError) as error:
-            failure = [str(error)]
-    if broadcast_object_list(failure)[0]:
-        raise UserError(failure[0])
+    # ``run.average`` needs that many checkpoints at the end, even if ``run.keep`` is less.
+    keep = max(state.run.keep, state.run.average or 0)
+    if state.run.checkpoint_format == "sharded":
+        checkpoints.save_parts(
+            folder, state.parts()._replace(measured=measures(state.objective)), buffers(state.objective), keep
+        )
+        return
+    checkpoint = state.checkpoint(accelerator.is_main_process)
+    with failing_together():
+        if accelerator.is_main_process:
+            checkpoints.save(folder, checkpoint, keep)
 
 
 def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, report: list[str]) -> None:
@@ -220,7 +244,7 @@ def _dry_run(arguments: Sequence[str]) -> None:
 def _command(arguments: Sequence[str]) -> None:
     recipe = _read(arguments)
     try:
-        fit(recipe)
+        _fit(recipe)
     except (KeyboardInterrupt, SystemExit):
         _leave_group()
         raise

@@ -122,19 +122,29 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder to fill, which replaces the folder of that name when the block ends; for one writer at a time."""
+def replaced_folder(folder: Path, begun: bool = False) -> Iterator[Path]:
+    """Yield a folder to fill, which replaces the folder of that name when the block ends; for one writer at a time.
+
+    With ``begun`` it is there already, from ``begin_folder``, and has files.
+    """
+    partial = folder.with_suffix(".partial") if begun else begin_folder(folder)
+    with _filled_folder(partial, folder, replaces=True):
+        yield partial
+
+
+def begin_folder(folder: Path) -> Path:
+    """Make the empty folder that will replace a folder."""
     # One fixed name: what a killed process left is removed when the same folder is written again.
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    with _filled_folder(partial, folder, replaces=True):
-        yield partial
+    partial.mkdir(parents=True)
+    return partial
 
 
 @contextmanager
 def _filled_folder(partial: Path, target: Path, replaces: bool = False) -> Iterator[Path]:
     try:
-        partial.mkdir(parents=True)
+        partial.mkdir(parents=True, exist_ok=replaces)
         yield partial
         sync_files(partial)
         if replaces:  # only now: if the disk were full, the old folder would be the only whole one

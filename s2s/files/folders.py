@@ -3,7 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,27 @@ AGAIN = "copy it again from where it was whole"
 """The end of an error message on a damaged file."""
 
 
-def write_folder(final: Path, write: Callable[[Path], None]) -> Path:
+def write_folder(final: Path, write: Callable[[Path], None], known: Mapping[str, Any] | None = None) -> Path:
     """Let ``write`` fill a folder, add a manifest, and put it in place of the folder ``final``, whole or not at all.
 
-    Errors: a UserError where it cannot be written; nothing of it remains then.
+    Several processes may have filled it before, in the folder of ``begin_folder``; the entries of their files are
+    ``known`` then. Errors: a UserError where it cannot be written; nothing of it remains then.
     """
+    entries = known or {}
+    with unwritable(final), replaced_folder(final, begun=known is not None) as partial:
+        write(partial)
+        manifest = {path.name: entries.get(path.name) or entry(path) for path in sorted(partial.iterdir())}
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8", newline="\n")
+    return final
+
+
+@contextmanager
+def unwritable(final: Path) -> Iterator[None]:
+    """Turn the errors of writing a checkpoint's folder into a UserError."""
     try:
-        with replaced_folder(final) as partial:
-            write(partial)
-            manifest = {path.name: entry(path) for path in sorted(partial.iterdir())}
-            (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8", newline="\n")
+        yield
     except (OSError, SafetensorError, RuntimeError) as error:  # of the system, safetensors and torch.save
         raise UserError(f"{final}: cannot be written ({_reason(error)}); the checkpoint before it is whole") from error
-    return final
 
 
 def _reason(error: BaseException) -> str:

@@ -76,6 +76,7 @@ class Composition(NamedTuple):
     label_smoothing: float
     compiled: bool = False  # the blocks are compiled, and then have no second derivative
     fused: bool = False  # a fused kernel computes the loss, and returns no scores
+    sharded: bool = False  # processes divide the parameters among them
 
 
 @dataclass

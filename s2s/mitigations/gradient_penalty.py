@@ -59,6 +59,8 @@ class GradientPenalty(Perturbed):
     def refuse(self, composition: Composition) -> str | None:
         if composition.compiled and not self.first_order:
             return "compiled blocks cannot be differentiated twice; set first_order=true or run.compile=false"
+        if composition.sharded and not self.shardable:
+            return "sharded layers cannot be differentiated twice; set first_order=true or run.sharding=none"
         return super().refuse(composition)
 
     @property

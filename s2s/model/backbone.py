@@ -121,6 +121,8 @@ class Backbone(nn.Module):
     shape: Shape
     gives_attention: ClassVar[bool] = True
     """Whether there is a ``source_attention``, which searches with a coverage penalty ask for."""
+    measured: tuple[str, ...] = ()
+    """Attributes that are measured with the weights, and told to a model that is made without them (on "meta")."""
 
     @property
     def device(self) -> torch.device:
@@ -180,6 +182,13 @@ class Backbone(nn.Module):
     def source_attention(self, target: Tensor, memory: Memory) -> Tensor:
         """Return the last layer's weights [B, T, S] of target rows for source columns, the mean of its heads."""
         raise NotImplementedError  # each row of s2s.model.backbones.BACKBONES has its own
+
+    def stacks(self) -> list[list[nn.Module]]:
+        """Return the layers of each stack, in order: each is recomputed as a whole, and sharded as one."""
+        raise NotImplementedError  # each row of s2s.model.backbones.BACKBONES has its own
+
+    def tie(self) -> None:
+        """Make parameters with several names one again, after each name was given a tensor; most models have none."""
 
     def keep(self, checkpointing: str, every: int) -> None:
         """Apply an activation-checkpointing policy to every ``every``-th layer."""

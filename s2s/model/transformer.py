@@ -67,6 +67,10 @@ class PrefixTransformer(Backbone):
         """The table [V, D] of the token embeddings, to which the output is tied."""
         return self.embedding.tokens.weight
 
+    def stacks(self) -> list[list[nn.Module]]:
+        """Return the blocks, in order."""
+        return [list(self.blocks)]
+
     def keep(self, checkpointing: str, every: int) -> None:
         """Apply an activation-checkpointing policy to every ``every``-th block."""
         for block in self.blocks[every - 1 :: every]:

@@ -172,12 +172,16 @@ def objective_of(
     labels: Mapping[str, Sequence[str]],
     load_model: LoadModel | None = None,
 ) -> Objective:
-    """Return the objective of a model, with the recipe's mitigations, heads, recomputation and loss."""
+    """Return the objective of a model, with the recipe's mitigations, heads, recomputation and loss.
+
+    Its heads are made on the model's device, which may be "meta".
+    """
     if recipe.generates:
         check_search(type(model), recipe.search)
     model.keep(recipe.run.checkpointing, recipe.run.checkpointing_every)
     model.compile_blocks(bool(recipe.run.compile))
-    heads = build_heads(recipe, model.shape.width, vocabulary.size, labels)
+    with model.device:
+        heads = build_heads(recipe, model.shape.width, vocabulary.size, labels)
     loss = fused_loss if recipe.run.fused_loss else vocabulary_loss
     mitigations = build_mitigations(recipe, vocabulary, load_model)
     return Objective(model, recipe.objective, mitigations, heads, recipe.generates, loss)

@@ -45,14 +45,14 @@ class Recipe:
         check_heads(self.heads, self.data, self.mitigations, self.run.select)
         if self.run.fused_loss and not self.generates:
             raise UserError("run.fused_loss: without data.target_field there is no loss over the vocabulary")
-        self.check_methods(self.run.processes or 1)
+        self.check_methods(self.run.processes or 1, self.run.sharding == "full")
         check_slots(self.model, self.data, self.search)
 
-    def check_methods(self, processes: int) -> None:
-        """Refuse mitigations that cannot be combined, or not in this number of processes."""
+    def check_methods(self, processes: int, sharded: bool = False) -> None:
+        """Refuse mitigations that cannot be combined, or not in this number of processes, ``sharded`` or not."""
         run, names = self.run, [name_of(MITIGATIONS, method) for method in self.mitigations]
         in_parts, smoothing = processes * run.accumulate > 1, self.objective.label_smoothing
-        check(Composition(self.mitigations, in_parts, smoothing, bool(run.compile), run.fused_loss), names)
+        check(Composition(self.mitigations, in_parts, smoothing, bool(run.compile), run.fused_loss, sharded), names)
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":

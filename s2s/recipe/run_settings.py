@@ -28,6 +28,9 @@ class RunSettings:
     # ways that are taken unmeasured on a processor, such as {attention: torch}: products (default, onednn), linear and
     # packed (onednn, torch), attention and adafactor (c, torch); the others are timed when the run is made, and kept
     paths: dict[str, Any] = field(default_factory=dict)
+    # full: processes divide parameters, gradients and optimizer state among them (FSDP2), so that larger models fit;
+    # null: if the launcher asks (accelerate launch --use_fsdp --fsdp_version 2)
+    sharding: Literal["none", "full"] | None = None
     # what a block keeps for the backward pass: a row of s2s.model.activation_checkpointing.CHECKPOINTING
     checkpointing: str = "none"
     checkpointing_every: Count = 1  # apply it to every n-th block
@@ -37,6 +40,9 @@ class RunSettings:
     ema: ShareBelowOne | None = None  # decay of a moving average of weights, evaluated and loaded in their place; 0.999
     average: Count | None = None  # at the end, the mean of this many checkpoints becomes the checkpoint "average"
     save_every: Count = 200  # steps
+    # whole: each tensor of a checkpoint in one piece, which the main process gathers; sharded: each process writes its
+    # own parts, for models that fit in no process. Runs resume from either, on any number of processes
+    checkpoint_format: Literal["whole", "sharded"] = "whole"
     # newest checkpoints that stay, besides the best; if the newest is damaged, the run resumes at the one before
     keep: Annotated[int, at_least(2)] = 2
     evaluate_every: Count = 500  # steps
@@ -54,6 +60,8 @@ class RunSettings:
             raise UserError(f"run.checkpointing: no '{self.checkpointing}'{nearest(self.checkpointing, CHECKPOINTING)}")
         if self.compile and self.checkpointing not in ("none", "block"):
             raise UserError(f"run.compile: with run.checkpointing none or block, not '{self.checkpointing}'")
+        if self.sharding == "full":
+            refuse_with_sharding(bool(self.compile), self.precision)
 
 
 def check_ways(ways: Mapping[str, Any], key: str) -> None:
@@ -63,3 +71,17 @@ def check_ways(ways: Mapping[str, Any], key: str) -> None:
             raise UserError(f"{key}: no path '{path}'{nearest(path, WAYS)}")
         if name not in WAYS[path]:
             raise UserError(f"{key}.{path}: '{name}' is neither {' nor '.join(WAYS[path])}")
+
+
+def refuse_with_sharding(compiled: bool, precision: str) -> None:
+    """Refuse what gives wrong results, or is untried, where processes divide the parameters among them."""
+    if precision == "fp16":
+        raise UserError(
+            "run.sharding: full not in fp16 (run.precision), where a gradient may overflow that one process alone "
+            "holds; bf16 and fp32 work"
+        )
+    if compiled:
+        raise UserError(
+            "run.sharding: full not with run.compile, whose compiled blocks would read parameters that are whole only "
+            "for a moment; set run.compile=false"
+        )

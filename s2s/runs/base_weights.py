@@ -6,6 +6,7 @@ So a run's folder needs no other checkpoint, whose name in a stranger's folder n
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from s2s.errors import UserError
 from s2s.files.folders import AGAIN
@@ -22,18 +23,23 @@ def save_base(folder: Path, model: Backbone) -> None:
         save_tensors(folder / BASE, frozen, 0)
 
 
-@torch.no_grad()
-def load_base(folder: Path, metadata: RunMetadata, model: Backbone) -> None:
-    """Give a run's model the frozen weights of its folder, if it has any. Errors: a UserError where they do not fit."""
-    if not isinstance(model, ForeignBackbone) or not model.frozen:
-        return
+def read_base(folder: Path, metadata: RunMetadata, model: ForeignBackbone) -> dict[str, Tensor]:
+    """Return the frozen weights of a run's folder by their names. Errors: a UserError where they do not fit."""
     path = folder / BASE
     if not path.is_file():
         raise UserError(f"{path}: the frozen weights of this run are missing; {AGAIN}")
     check_files(folder, metadata, BASE)
     tensors = read_tensors(path)
     for name in model.frozen:
-        parameter = model.inner.get_parameter(name)
-        if name not in tensors or tensors[name].shape != parameter.shape:
+        if name not in tensors or tensors[name].shape != model.inner.get_parameter(name).shape:
             raise UserError(f"{path}: '{name}' is missing or has another shape; {AGAIN}")
-        parameter.copy_(tensors[name])
+    return tensors
+
+
+@torch.no_grad()
+def load_base(folder: Path, metadata: RunMetadata, model: Backbone) -> None:
+    """Give a run's model the frozen weights of its folder, if it has any. Errors: a UserError where they do not fit."""
+    if isinstance(model, ForeignBackbone) and model.frozen:
+        tensors = read_base(folder, metadata, model)
+        for name in model.frozen:
+            model.inner.get_parameter(name).copy_(tensors[name])

@@ -2,12 +2,15 @@
 
 ``checkpoints/step-00000400/`` holds ``weights.safetensors``, ``ema.safetensors`` where a run averages its weights,
 ``trainer.pt`` and ``manifest.json`` with the size and SHA-256 of each. It is written under another name, synced and
-renamed. The newest ``run.keep`` checkpoints and the best one stay; the files ``last`` and ``best`` name two of them, as
-``s2s.files.pointers`` says. ``average-00000400/``, which the file ``average`` names, has weights alone.
+renamed. With ``run.checkpoint_format: sharded`` the tensors of all three are in the files of ``s2s.runs.shard_files``,
+one for each process, and ``trainer.pt`` has the rest. The newest ``run.keep`` checkpoints and the best one stay; the
+files ``last`` and ``best`` name two of them, as ``s2s.files.pointers`` says. ``average-00000400/``, which the file
+``average`` names, has weights alone.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha256
 from math import isnan
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,10 +22,13 @@ from torch import Tensor
 from s2s import vocabulary as vocabularies
 from s2s.errors import UserError, first_line
 from s2s.files import pointers
-from s2s.files.folders import AGAIN, damage, entry, recorded_hash, write_folder
+from s2s.files.atomic import begin_folder
+from s2s.files.folders import AGAIN, damage, entry, recorded_hash, unwritable, write_folder
 from s2s.files.foreign import check_inside
+from s2s.machine.agreement import decided, failing_together, is_main
 from s2s.mitigations.base import FrozenRun
 from s2s.model.backbones import untrained
+from s2s.runs import shard_files
 from s2s.runs.base_weights import load_base
 from s2s.runs.metadata import VOCABULARY, WEIGHTS, check_files, check_weights, identity, read_metadata
 from s2s.runs.weight_files import check_tensors, read_header, read_tensors, save_tensors
@@ -50,6 +56,12 @@ class Checkpoint(NamedTuple):
     scaler: dict[str, Any] | None = None  # state of the scale of fp16's losses
     waited: int = 0  # evaluations since the best one
     file: Path | None = None  # from which the weights were read
+    parts: Path | None = None  # the folder of a checkpoint in parts whose tensors are not read
+    measured: dict[str, Any] | None = None  # of the model, ``Backbone.measured``, in a checkpoint in parts
+
+    def without_tensors(self) -> "Checkpoint":
+        """Return the part that other processes need; an empty average stands for one that is there."""
+        return self._replace(weights={}, optimizer={}, ema=None if self.ema is None else {})
 
 
 def save(run: Path, checkpoint: Checkpoint, keep: int = LAST) -> None:
@@ -57,23 +69,60 @@ def save(run: Path, checkpoint: Checkpoint, keep: int = LAST) -> None:
 
     Errors: a UserError where it cannot be written; the checkpoints from before are whole then.
     """
-    folder, run_identity = run / "checkpoints", identity(run)
+    run_identity = identity(run)
 
     def write(partial: Path) -> None:
         save_tensors(partial / WEIGHTS, checkpoint.weights, checkpoint.step, run_identity)
         if checkpoint.ema is not None:
             save_tensors(partial / AVERAGE, checkpoint.ema, checkpoint.step, run_identity)
-        # Opened here: given a path, torch.save raises errors that do not say what is wrong.
-        with (partial / TRAINER).open("wb") as file:
-            torch.save(_trainer(checkpoint), file)
+        _save_trainer(partial, _trainer(checkpoint))
 
+    _place(run / "checkpoints", checkpoint, keep, write)
+
+
+def save_parts(run: Path, checkpoint: Checkpoint, buffers: Mapping[str, Tensor], keep: int = LAST) -> None:
+    """Write a checkpoint as ``save`` does, each process its own parts of its tensors; all have to call it.
+
+    ``buffers`` are those of the model that its weights do not have, such as tables of positions.
+    """
+    folder = run / "checkpoints"
+    final = folder / _name(checkpoint.step)
+    tensors, rest = shard_files.named(checkpoint.weights, buffers, checkpoint.ema, checkpoint.optimizer)
+    trainer = _trainer(checkpoint._replace(optimizer=rest)) | {"measured": checkpoint.measured, "run": identity(run)}
+
+    def begin() -> Path:
+        with unwritable(final):
+            return begin_folder(final)
+
+    partial = decided(begin)
+    with failing_together(), unwritable(final):
+        entries = shard_files.write(partial, tensors)
+    with failing_together():
+        if is_main():
+            _place(folder, checkpoint, keep, lambda partial: _save_trainer(partial, trainer), entries)
+
+
+def _save_trainer(folder: Path, trainer: dict[str, Any]) -> None:
+    # Opened here: given a path, torch.save raises errors that do not say what is wrong.
+    with (folder / TRAINER).open("wb") as file:
+        torch.save(trainer, file)
+
+
+def _place(
+    folder: Path,
+    checkpoint: Checkpoint,
+    keep: int,
+    write: Callable[[Path], None],
+    known: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint's folder, point ``last`` and ``best`` to theirs, and remove those that nobody needs."""
     for path in folder.glob(".s2s-*.partial"):  # of a process that was killed while it wrote a name
         path.unlink()
     # Earlier versions had links for "last" and "best", which some copies of a run turn into folders.
     for path in _copies(folder):
         if not (numbered := folder / _name(step_of(path))).exists():
             path.rename(numbered)
-    final = write_folder(folder / _name(checkpoint.step), write)
+    final = write_folder(folder / _name(checkpoint.step), write, known)
     pointers.point(folder / "last", final.name)
     if checkpoint.best is not None:
         pointers.point(folder / "best", _name(checkpoint.best.step))
@@ -93,7 +142,7 @@ def average(run: Path, last: int) -> tuple[dict[str, Tensor], list[int]]:
     total: dict[str, Tensor] = {}
     types: dict[str, torch.dtype] = {}
     for folder in folders:
-        for name, tensor in read_tensors(_weights_of(folder)).items():
+        for name, tensor in _evaluated(folder).items():
             # Summed in float64, so that the order of the checkpoints does not matter to the rounded mean.
             total[name] = total.get(name, torch.zeros((), dtype=torch.float64)) + tensor.double()
             types[name] = tensor.dtype
@@ -120,10 +169,11 @@ def _trainer(checkpoint: Checkpoint) -> dict[str, Any]:
     return rest | {"scaler": checkpoint.scaler, "waited": checkpoint.waited}
 
 
-def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
+def newest(run: Path, in_parts: bool = False) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest whole checkpoint, if any, and a line for each damaged one that was passed over.
 
-    Where the best checkpoint is gone, a line says so: the next evaluation counts as the best.
+    With ``in_parts`` the tensors of one in parts are left for all processes to read. Where the best checkpoint is gone,
+    a line says so: the next evaluation counts as the best.
     """
     folder = run / "checkpoints"
     latest, damaged = _newest(folder)
@@ -131,7 +181,12 @@ def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
     lines = [f"{path}: damaged ({reason}); {then}" for path, reason in damaged]
     if latest is None:
         return None, lines
-    checkpoint = _read(*latest)
+    if shard_files.parts(latest[0]):
+        if latest[1].get("run") != identity(run):
+            raise UserError(f"{latest[0]}: of another run than {run}: its shape, labels or vocabulary differ; {AGAIN}")
+        checkpoint = _read_parts(*latest, in_parts)
+    else:
+        checkpoint = _read(*latest)
     if (best := checkpoint.best) and best.step not in {step_of(path) for path in _folders(folder)}:
         gone = f"{folder / _name(best.step)}: the best checkpoint is gone; the next evaluation counts as the best"
         return checkpoint._replace(best=None, waited=0), [*lines, gone]
@@ -179,8 +234,7 @@ def stored(run: Path, name: str | None = None) -> Stored:
     folder = _named(run, name)
     if (reason := _damage(folder)) is not None:
         raise UserError(f"{folder}: damaged ({reason}); {AGAIN}, or ask for another checkpoint")
-    file = _weights_of(folder)
-    return Stored(step_of(folder), read_tensors(file), file)
+    return Stored(step_of(folder), _evaluated(folder), _weights_of(folder))
 
 
 def is_exported(run: Path) -> bool:
@@ -192,7 +246,10 @@ def fingerprint(run: Path, name: str | None = None) -> str:
     """Return the SHA-256 of the weights that ``stored`` reads, as the checkpoint's manifest has it."""
     if is_exported(run):
         return str(entry(run / WEIGHTS)["sha256"])
-    return recorded_hash(_weights_of(_named(run, name)))
+    folder = _named(run, name)
+    if not (files := shard_files.parts(folder)):
+        return recorded_hash(_weights_of(folder))
+    return sha256("".join(map(recorded_hash, files)).encode()).hexdigest()
 
 
 def _named(run: Path, name: str | None) -> Path:
@@ -218,9 +275,18 @@ def _implied(folder: Path, name: str) -> Path | None:
 
 
 def _weights_of(folder: Path) -> Path:
-    """Return the file of a checkpoint's moving average where it has one, else of its weights."""
+    """Return the file of a checkpoint's moving average where it has one, else of its weights, or of its first part."""
+    if files := shard_files.parts(folder):
+        return files[0]
     averaged = folder / AVERAGE
     return averaged if averaged.exists() else folder / WEIGHTS
+
+
+def _evaluated(folder: Path) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint that evaluation scored: its moving average where it has one."""
+    if not shard_files.parts(folder):
+        return read_tensors(_weights_of(folder))
+    return shard_files.read_whole(folder, shard_files.AVERAGE) or shard_files.read_whole(folder, shard_files.WEIGHTS)
 
 
 def trainer_bytes(run: Path) -> int:
@@ -248,6 +314,24 @@ def _read(folder: Path, trainer: dict[str, Any]) -> Checkpoint:
     best = None if trainer["best"] is None else Best(*trainer["best"])
     rest = trainer["optimizer"], best, averaged, trainer.get("scaler"), trainer.get("waited", 0)
     return Checkpoint(trainer["step"], read_tensors(folder / WEIGHTS), *rest, folder / WEIGHTS)
+
+
+def _read_parts(folder: Path, trainer: dict[str, Any], in_parts: bool) -> Checkpoint:
+    best = None if trainer["best"] is None else Best(*trainer["best"])
+    file, measured = shard_files.parts(folder)[0], trainer.get("measured")
+    averaged: dict[str, Tensor] | None = (
+        {} if any(name.startswith(shard_files.AVERAGE) for name in shard_files.shapes(folder)) else None
+    )
+    checkpoint = Checkpoint(trainer["step"], {}, trainer["optimizer"], best, averaged, trainer.get("scaler"))
+    checkpoint = checkpoint._replace(waited=trainer.get("waited", 0), file=file, measured=measured)
+    if in_parts:
+        return checkpoint._replace(parts=folder)
+    moments = shard_files.read_whole(folder, shard_files.OPTIMIZER)
+    return checkpoint._replace(
+        weights=shard_files.read_whole(folder, shard_files.WEIGHTS),
+        ema=None if averaged is None else shard_files.read_whole(folder, shard_files.AVERAGE),
+        optimizer=shard_files.with_moments(trainer["optimizer"], moments),
+    )
 
 
 def _read_trainer(folder: Path) -> dict[str, Any]:
@@ -297,7 +381,8 @@ def _not_finite(states: Any) -> Iterator[tuple[Any, Any]]:
 
 def _damage(folder: Path) -> str | None:
     """Return the damage to a checkpoint, as text, or None if it is whole."""
-    return damage(folder, {WEIGHTS} if folder.name.startswith("average") else {WEIGHTS, TRAINER})
+    needed = set() if shard_files.parts(folder) else {WEIGHTS}
+    return damage(folder, needed if folder.name.startswith("average") else {*needed, TRAINER})
 
 
 def _name(step: int) -> str:

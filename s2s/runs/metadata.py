@@ -38,6 +38,7 @@ class RunMetadata:
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # size and SHA-256 of each; none in early runs
     device: str = ""  # the GPU's name, or cpu; "" in a run of an earlier version
     processes: int | None = None  # in which it was started; None in a run of an earlier version
+    sharding: str = "none"  # full where they divide the parameters among them
     paths: dict[str, str] = field(default_factory=dict)  # the ways of s2s.machine.paths, besides the kernel
     processor: str = ""  # whose ways they are; "" on a GPU and in a run of an earlier version
 

@@ -330,7 +330,7 @@ def opened(
     ways, line = saved_or_measured(recipe, metadata, chosen)
     if line is not None:
         logger.warning("%s: %s", folder, line)
-    vocabulary = run_folder.read_vocabulary(folder)
+    vocabulary = run_folder.read_vocabulary(folder, metadata)
     return Run(
         folder,
         recipe,

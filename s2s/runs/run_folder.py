@@ -82,9 +82,8 @@ def read_recipe(folder: Path) -> Recipe:
     return Recipe.read(folder / RECIPE)
 
 
-def read_vocabulary(folder: Path) -> Vocabulary:
-    """Read the vocabulary of a run, and refuse another than the run was trained with."""
-    metadata = read_metadata(folder)
+def read_vocabulary(folder: Path, metadata: RunMetadata) -> Vocabulary:
+    """Read the vocabulary of a run with this metadata, and refuse another than the run was trained with."""
     check_files(folder, metadata, f"{VOCABULARY}/")
     vocabulary = vocabularies.load(folder / VOCABULARY)
     if vocabulary.size > metadata.architecture.vocabulary:

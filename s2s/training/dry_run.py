@@ -28,7 +28,7 @@ from s2s.recipe.idle import idle_run
 from s2s.recipe.recipe import Recipe
 from s2s.runs import run_folder
 from s2s.training.launch import read_launch, settle
-from s2s.training.setup import Prepared, load_data, new_run, precision_of, start_accelerator, tokenise
+from s2s.training.setup import Prepared, is_sharded, load_data, new_run, precision_of, start_accelerator, tokenise
 from s2s.training.state import State
 from s2s.training.step import LESS, make, unguarded_update
 from s2s.vocabulary import Vocabulary
@@ -50,11 +50,13 @@ def rehearse(recipe: Recipe) -> None:
         return
     # Without the group of processes: the first one measures alone what each of them would do.
     accelerator = start_accelerator(recipe, launch._replace(group=None))
+    parts = launch.processes if is_sharded(recipe, launch) else 1
     build.check_model(recipe)
     with forked_generators(accelerator.device):
         dataset = load_data(recipe)
         vocabulary, objective, metadata = new_run(recipe, dataset, accelerator)
-        prepared = tokenise(recipe, accelerator, dataset, vocabulary, metadata)
+        # Alone, it divides its parameters with nobody.
+        prepared = tokenise(recipe, accelerator, dataset, vocabulary, replace(metadata, sharding="none"))
         objective.to(accelerator.device)
         console, reason = plain_console(), precision_of(recipe, accelerator).reason
         data = [*dataset.report, *prepared.train.report, *prepared.dev.report]
@@ -66,7 +68,7 @@ def rehearse(recipe: Recipe) -> None:
         asked = f"an update of {run.tokens:,} tokens (run.tokens)"
         with computing(metadata.ways), enough_memory(lambda: asked, LESS):
             measured = _measure(prepared, objective, launch.processes)
-        for line in [*_memory(objective, measured), *_schedule(prepared, measured)]:
+        for line in [*_memory(objective, measured, parts), *_schedule(prepared, measured)]:
             console.print(line)
         _print_examples(console, prepared, objective)
     console.print("This was a dry run: no run's folder was written.")
@@ -95,7 +97,7 @@ def _measure(prepared: Prepared, objective: Objective, processes: int) -> Measur
     """Make a few updates of throw-away weights as the first of some processes would."""
     recipe, run, device = prepared.recipe, prepared.recipe.run, prepared.accelerator.device
     state = State(run, objective, recipe.optimizer.build(objective), prepared.precision, None)
-    wrapped = prepared.accelerator.prepare(objective)
+    wrapped = prepared.accelerator.prepare_model(objective)
     activations, seconds, gpu = Activations(objective), 0.0, device.type == "cuda"
     if gpu:
         torch.cuda.reset_peak_memory_stats(device)
@@ -137,14 +139,16 @@ class Activations:
         self.most = max(self.most, sum(self.storages.values()))
 
 
-def _memory(objective: Objective, measured: Measured) -> Iterator[str]:
-    weights = sum(parameter.nbytes for parameter in objective.parameters())
-    whole = 2 * weights + measured.optimizer + measured.activations
-    if measured.peak is not None:
+def _memory(objective: Objective, measured: Measured, parts: int) -> Iterator[str]:
+    """Yield lines on the memory of a process that holds one part of the parameters of ``parts``."""
+    weights = sum(parameter.nbytes for parameter in objective.parameters()) // parts
+    optimizer = measured.optimizer // parts
+    whole = 2 * weights + optimizer + measured.activations
+    if measured.peak is not None and parts == 1:
         yield f"memory of the GPU: {measured.peak / MEBI:,.0f} MiB at once in these updates, as torch counts it"
     yield (
         f"memory of a process: about {whole / MEBI:,.0f} MiB besides the libraries: weights {weights / MEBI:,.0f}, "
-        f"gradients {weights / MEBI:,.0f}, optimizer {measured.optimizer / MEBI:,.0f}, "
+        f"gradients {weights / MEBI:,.0f}, optimizer {optimizer / MEBI:,.0f}, "
         f"activations of a micro-batch {measured.activations / MEBI:,.0f}"
     )
 

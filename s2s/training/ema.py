@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from s2s.optim.adafactor.dtensor import local
+
 
 class MovingAverage:
     """The exponential moving average e of a module's parameters w: e <- d e + (1 - d) w after each step.
@@ -15,19 +17,18 @@ class MovingAverage:
     ``ExponentialMovingAverage(num_updates=...)``. Every process computes the same average from the same weights.
     """
 
-    def __init__(self, module: Module, decay: float, saved: dict[str, Tensor] | None = None) -> None:
+    def __init__(self, module: Module, decay: float) -> None:
         self.module, self.decay = module, decay
         trained = (pair for pair in module.named_parameters() if pair[1].requires_grad)
         self.parameters = dict(trained)
-        self.tensors = {
-            name: (parameter if saved is None else saved[name]).detach().to(parameter.device, copy=True)
-            for name, parameter in self.parameters.items()
-        }
+        self.tensors = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
     def update(self, step: int) -> None:
         """Mix in the weights after a step."""
         average = get_ema_multi_avg_fn(min(self.decay, step / (step + 9)))
-        average(list(self.tensors.values()), [parameter.detach() for parameter in self.parameters.values()], step)
+        # A process averages its own parts of parameters that are divided.
+        parts = [local(parameter.detach()) for parameter in self.parameters.values()]
+        average([local(tensor) for tensor in self.tensors.values()], parts, step)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -39,11 +40,14 @@ class MovingAverage:
             self._exchange()
 
     def _exchange(self) -> None:
-        # Pointers are exchanged, not values: that costs nothing, and the weights come back to the bit.
+        # Values, not pointers: whatever divides or packs parameters holds their memory. They come back to the bit.
         for name, parameter in self.parameters.items():
-            parameter.data, self.tensors[name] = self.tensors[name], parameter.data
+            trained, averaged = local(parameter.detach()), local(self.tensors[name])
+            kept = trained.clone()
+            trained.copy_(averaged)
+            averaged.copy_(kept)
 
     def state(self) -> dict[str, Tensor]:
         """Return the module's state with the averaged weights."""
-        with self.in_place():
-            return {name: tensor.detach() for name, tensor in self.module.state_dict().items()}
+        state = self.module.state_dict()
+        return {name: self.tensors.get(name, tensor).detach() for name, tensor in state.items()}

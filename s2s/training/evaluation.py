@@ -7,17 +7,21 @@ from pathlib import Path
 import numpy
 import torch
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from s2s.batch import count
 from s2s.data.batches import Indices, updates
 from s2s.heads.evaluation import evaluate_heads, summed
 from s2s.inference.generate import generate
+from s2s.machine.agreement import decided, failing_together
 from s2s.machine.precision import decoding_precision
 from s2s.metrics import score
+from s2s.model.backbones import without_weights
 from s2s.objective import Objective
+from s2s.recipe.build import build_heads
 from s2s.runs import checkpoints
 from s2s.search.methods.constraints import reader
-from s2s.training.launch import wait_for_all
+from s2s.training import sharding
 from s2s.training.reporter import Reporter
 from s2s.training.setup import Prepared
 from s2s.training.state import State
@@ -27,9 +31,12 @@ def dev_scores(prepared: Prepared, objective: Objective) -> dict[str, float]:
     """Return the scores of the dev split: ``loss`` in nats per target token, ``s2s.metrics.score`` and those of heads.
 
     Without targets, ``loss`` is the weighted loss of the heads. Scores that nothing in the split has part in are left
-    out.
+    out. Where parameters are divided, a whole copy of the objective is scored: processes make different numbers of
+    passes, and decoding packs and converts the model.
     """
     recipe, tokens, examples = prepared.recipe, prepared.dev, prepared.dataset.dev
+    if prepared.metadata.sharding == "full":
+        objective = _whole(prepared, objective)
     training = objective.training
     objective.eval()
     scores = {}
@@ -55,6 +62,16 @@ def dev_scores(prepared: Prepared, objective: Objective) -> dict[str, float]:
         scores = ({"loss": sum(losses)} if losses else {}) | scores | head_scores
     objective.train(training)
     return scores
+
+
+def _whole(prepared: Prepared, objective: Objective) -> Objective:
+    """Return a whole copy of an objective whose parameters are divided."""
+    recipe, shape = prepared.recipe, prepared.metadata.architecture
+    with torch.device("meta"):
+        heads = build_heads(recipe, shape.width, prepared.vocabulary.size, prepared.metadata.labels)
+        copy = Objective(without_weights(shape), recipe.objective, (), heads, recipe.generates)
+    sharding.give(copy, objective)
+    return copy
 
 
 @torch.no_grad()
@@ -97,7 +114,7 @@ def shown(scores: dict[str, float]) -> str:
 def finish(prepared: Prepared, state: State, reporter: Reporter) -> None:
     """Average the last checkpoints, if that is asked for and not yet done, and log how the run has ended."""
     run, folder = state.run, Path(state.run.folder)
-    if run.average is not None and checkpoints.step_of_link(folder, "average") != state.step:
+    if run.average is not None and decided(lambda: checkpoints.step_of_link(folder, "average")) != state.step:
         _average(prepared, state, reporter, run.average)
     if state.best is not None:
         early = f" early, after {state.waited} evaluations without a better one (run.patience)"
@@ -108,13 +125,19 @@ def finish(prepared: Prepared, state: State, reporter: Reporter) -> None:
 
 
 def _average(prepared: Prepared, state: State, reporter: Reporter, last: int) -> None:
-    """Average the last checkpoints in every process, evaluate the average, and save it in the main process."""
+    """Average the last checkpoints in the main process, evaluate the average in all, and save it."""
     folder = Path(state.run.folder)
-    weights, steps = checkpoints.average(folder, min(last, len(checkpoints.whole(folder))))
-    wait_for_all()
-    state.objective.load_state_dict(weights)
+    weights: dict[str, Tensor] = {}
+
+    def average() -> list[int]:
+        means, steps = checkpoints.average(folder, min(last, len(checkpoints.whole(folder))))
+        weights.update(means)
+        return steps
+
+    steps = decided(average)
+    sharding.fill(state.objective.state_dict(), weights)
     scores = dev_scores(prepared, state.objective)
     reporter.log(f"average of the steps {', '.join(map(str, steps))}: dev {shown(scores)}")
-    if prepared.accelerator.is_main_process:
-        checkpoints.save_average(folder, weights, steps)
-    wait_for_all()
+    with failing_together():
+        if prepared.accelerator.is_main_process:
+            checkpoints.save_average(folder, weights, steps)

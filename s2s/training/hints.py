@@ -20,8 +20,9 @@ def processes_line(prepared: Prepared) -> str:
     parts = "" if run.accumulate == 1 else f", in {run.accumulate} micro-batches"
     number, kind = accelerator.num_processes, accelerator.device.type
     device = kind if prepared.metadata.device == kind else f"{kind} ({prepared.metadata.device})"
+    sharded = ", which divide the parameters among them" * (prepared.metadata.sharding == "full")
     return (
-        f"{number} process{'es' * (number > 1)} on {device}; of an update's "
+        f"{number} process{'es' * (number > 1)} on {device}{sharded}; of an update's "
         f"{run.tokens:,} tokens (run.tokens) each gets {run.tokens // number:,}{parts}"
     )
 

@@ -6,7 +6,8 @@ reads every variable that accelerate or torch would otherwise obey silently:
 
 - taken: ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``LOCAL_WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT`` of a
   launcher, or MPI's own names of the first three (``MPI``); ``ACCELERATE_USE_CPU``; ``ACCELERATE_MIXED_PRECISION``
-  and ``ACCELERATE_DYNAMO_BACKEND`` for keys that a recipe leaves open (run.precision, run.compile);
+  and ``ACCELERATE_DYNAMO_BACKEND`` for keys that a recipe leaves open (run.precision, run.compile); and so
+  ``ACCELERATE_USE_FSDP`` with ``FSDP_VERSION=2`` (run.sharding);
 - left to accelerate: ``KEPT``; left to torch and its libraries: ``CUDA_VISIBLE_DEVICES``, ``NCCL_*``, ``TORCH_*`` ...;
 - refused: ``ACCELERATE_USE_*``, which would train otherwise, numbers of a launcher that did not start this process, and
   more processes than GPUs;
@@ -42,11 +43,18 @@ MPI = (
 )
 KEPT = ("ACCELERATE_DEBUG_MODE", "ACCELERATE_LOG_LEVEL", "ACCELERATE_CPU_AFFINITY", "ACCELERATE_ENABLE_RICH")
 PREFIXES = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "FP8_")
+SHARDED = "ACCELERATE_USE_FSDP"
 TAKEN = ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_DYNAMO_BACKEND")
 KEYS = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "accumulate", "ACCELERATE_GRADIENT_CLIPPING": "clip"}
 """Variables that accelerate would obey in place of a key of ``run:``."""
 PLAIN = {"ACCELERATE_DYNAMO_MODE": "default", "ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE": "NO"}
 """Values that the launcher sets by default, and that are not reported; neither are flags that are false."""
+FSDP = {
+    **{"FSDP_VERSION": "2", "FSDP_SHARDING_STRATEGY": "FULL_SHARD", "FSDP_RESHARD_AFTER_FORWARD": "true"},
+    **{"FSDP_MIN_NUM_PARAMS": "100000000", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"},
+    **{"FSDP_USE_ORIG_PARAMS": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true", "FSDP_SYNC_MODULE_STATES": "true"},
+}
+"""Such values of --use_fsdp: they are how ``run.sharding: full`` does it, or count for version 1 only."""
 TRUE, FALSE = ("y", "yes", "t", "true", "on", "1"), ("n", "no", "f", "false", "off", "0", "none", "")
 PRECISIONS = {"no": None, "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
 COMPILERS = {"no": None, "inductor": True}
@@ -69,6 +77,7 @@ class Launch(NamedTuple):
     group: dict[str, str] | None = None  # torch's variables of a group of processes, where there is one
     precision: str | None = None
     compile: bool | None = None
+    sharding: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -87,7 +96,10 @@ def read_launch(environment: Mapping[str, str] = os.environ, asked: str = "auto"
     size, rank = (int(group[name]) for name in GROUP[:2]) if group else (1, 0)
     precision = _choice(environment, "ACCELERATE_MIXED_PRECISION", PRECISIONS, "run.precision")
     compiler = _choice(environment, "ACCELERATE_DYNAMO_BACKEND", COMPILERS, "run.compile")
-    return Launch(device, size, rank, group, precision, compiler, tuple(_notes(environment, device, cpu, asked)))
+    sharding = "full" if _flag(environment, SHARDED) else None
+    return Launch(
+        device, size, rank, group, precision, compiler, sharding, tuple(_notes(environment, device, cpu, asked))
+    )
 
 
 def settle(
@@ -95,7 +107,8 @@ def settle(
 ) -> tuple[RunSettings, list[str]]:
     """Let the launcher decide what the recipe leaves open; return the settings and lines on variables used and ignored.
 
-    ``run.processes`` and ``run.precision`` stay open in the run's recipe: the launcher decides them at each start.
+    ``run.processes``, ``run.precision`` and ``run.sharding`` stay open in the run's recipe: each start's launcher
+    decides them.
     """
     lines = list(launch.notes)
     for name, key in KEYS.items():
@@ -105,6 +118,8 @@ def settle(
         lines.append("run.compile: false holds; ACCELERATE_DYNAMO_BACKEND=inductor is not used")
     elif launch.compile and run.compile is None:
         lines.append("run.compile: true, as the launcher asks (ACCELERATE_DYNAMO_BACKEND=inductor)")
+    if launch.sharding and run.sharding == "none":
+        lines.append(f"run.sharding: none holds; {SHARDED}={environment.get(SHARDED)} is not used")
     return replace(run, compile=bool(launch.compile) if run.compile is None else run.compile), lines
 
 
@@ -146,17 +161,6 @@ def join(launch: Launch, environment: Mapping[str, str] = os.environ) -> None:
         timer.cancel()
 
 
-def wait_for_all() -> None:
-    """Wait until all processes have come here.
-
-    Accelerate's own barrier uses GPUs wherever torch sees one: processes that train on the processor would then need a
-    GPU each.
-    """
-    if distributed.is_initialized():
-        device_ids = [torch.cuda.current_device()] if distributed.get_backend() == "nccl" else None
-        distributed.barrier(device_ids=device_ids)
-
-
 @contextmanager
 def hidden_from_accelerate(launch: Launch) -> Iterator[None]:
     """Hide from accelerate the variables that this module has read; turn its errors into a UserError."""
@@ -176,6 +180,9 @@ def _refuse_other_training(environment: Mapping[str, str]) -> None:
     for name in sorted(environment):
         if not name.startswith("ACCELERATE_USE_") or name == "ACCELERATE_USE_CPU" or not _flag(environment, name):
             continue
+        if name == SHARDED:
+            _refuse_other_sharding(environment)
+            continue
         if name == "ACCELERATE_USE_SAGEMAKER" and environment.get("ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE") == "NO":
             continue
         # Ignoring it would be worse: on a processor accelerate falls back to plain processes silently.
@@ -183,6 +190,21 @@ def _refuse_other_training(environment: Mapping[str, str]) -> None:
         raise UserError(
             f"accelerate launch: {way} was asked for ({name}={environment[name]}); this command trains unsharded "
             f"processes: leave the flag out, choose otherwise in accelerate config, or unset the variable"
+        )
+
+
+def _refuse_other_sharding(environment: Mapping[str, str]) -> None:
+    """Refuse the ways of FSDP that ``run.sharding: full`` is not."""
+    version = environment.get("FSDP_VERSION", "1")
+    if version != "2":
+        raise UserError(
+            f"accelerate launch: FSDP of version {version} was asked for ({SHARDED}={environment[SHARDED]}); this "
+            f"command has version 2: add --fsdp_version 2, or start it without --use_fsdp and set run.sharding=full"
+        )
+    if _flag(environment, "FSDP_OFFLOAD_PARAMS"):
+        raise UserError(
+            "accelerate launch: FSDP was asked to keep parameters in main memory (FSDP_OFFLOAD_PARAMS), which this "
+            "command does not; leave the flag out"
         )
 
 
@@ -271,12 +293,12 @@ def _notes(environment: Mapping[str, str], device: str, cpu: bool, asked: str) -
         yield "on the processor: Apple's GPU has no float64; run.device=mps tries it all the same"
     elif device == "mps":
         yield "on Apple's GPU, as run.device says: it has no float64, so that some methods and scores fail there"
-    known = (*KEPT, *TAKEN, *KEYS)
+    known, plain = (*KEPT, *TAKEN, *KEYS), PLAIN | (FSDP if _flag(environment, SHARDED) else {})
     unused = sorted(
         name
         for name, value in environment.items()
         if name.startswith(PREFIXES) and name not in known and not name.startswith("ACCELERATE_USE_")
-        if value.strip().lower() not in (*FALSE, PLAIN.get(name, "").lower())
+        if value.strip().lower() not in (*FALSE, plain.get(name, "").lower())
     )
     if unused:
         yield f"not used: {', '.join(f'{name}={environment[name]}' for name in unused)}"

@@ -11,6 +11,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin
+from torch import Tensor
+from torch.nn import Module
 
 from s2s.data import Dataset, Example
 from s2s.data.dataset import spaced
@@ -18,32 +20,36 @@ from s2s.data.tokenised import TokenisedSplit
 from s2s.errors import UserError
 from s2s.files.atomic import write_atomically
 from s2s.losses import fused_loss
+from s2s.machine.agreement import decided, failing_together, several, told
 from s2s.machine.matmul import kernel_on_gpu
 from s2s.machine.paths import KERNELS, WAYS
 from s2s.machine.precision import Choice, Precision, choose_precision, decoding_precision
 from s2s.machine.worker_pool import kind_of_processor
 from s2s.model.backbone import Shape
-from s2s.model.backbones import untrained
+from s2s.model.backbones import untrained, without_weights
+from s2s.model.backbones.foreign import ForeignBackbone
 from s2s.objective import Objective
 from s2s.recipe import build
 from s2s.recipe.recipe import Recipe, differences
-from s2s.runs import checkpoints, run_folder
-from s2s.runs.base_weights import load_base, save_base
+from s2s.recipe.run_settings import refuse_with_sharding
+from s2s.runs import checkpoints, run_folder, shard_files
+from s2s.runs.base_weights import load_base, read_base, save_base
 from s2s.runs.checkpoints import Checkpoint, load_model
 from s2s.runs.metadata import VOCABULARY, RunMetadata, check_files, check_weights, read_metadata, write_metadata
 from s2s.runs.paths import choose, is_about_paths, kept, sizes_of
 from s2s.runs.weight_files import check_tensors
-from s2s.training import trackers
-from s2s.training.launch import Launch, hidden_from_accelerate, join, read_launch, wait_for_all
+from s2s.training import sharding, trackers
+from s2s.training.launch import Launch, hidden_from_accelerate, join, read_launch
 from s2s.vocabulary import Vocabulary
 from s2s.vocabulary.reports import TESTED, changed_texts
 
 LIBRARIES = ("torch", "transformers", "accelerate", "sentencepiece")
 """Libraries whose versions are recorded with a run."""
-RECORDING = ("run.folder", "run.keep", "run.average", "run.trackers")
+RECORDING = ("run.folder", "run.keep", "run.average", "run.trackers", "run.checkpoint_format")
 """Keys that change nothing of what is trained, only what is stored and reported of it."""
 COMPUTING = (
     *("run.device", "run.processes", "run.accumulate", "run.precision", "run.tf32", "run.compile", "run.paths"),
+    "run.sharding",
     "search.precision",
 )
 """Keys that change how a step is distributed and computed, not its examples. They may change when a run is resumed."""
@@ -77,12 +83,15 @@ def check_processes(recipe: Recipe) -> Accelerator:
 def start_accelerator(recipe: Recipe, launch: Launch) -> Accelerator:
     """Check what the recipe needs of the processes and libraries, let the processes meet and return the accelerator."""
     trackers.check(recipe.run.trackers)
-    recipe.check_methods(launch.processes)
+    sharded = is_sharded(recipe, launch)
+    recipe.check_methods(launch.processes, sharded)
+    precision = choose_precision(recipe.run.precision, launch.device, launch.precision).name
+    if sharded:
+        refuse_with_sharding(bool(recipe.run.compile), precision)
     join(launch)
     # Accelerate keeps this state for the life of a process, but an earlier run in it may have had another precision
     # or, without a group of processes, another device.
     AcceleratorState._reset_state(reset_partial_state=launch.group is None)
-    precision = choose_precision(recipe.run.precision, launch.device, launch.precision).name
     # Accelerate neither accumulates, compiles nor scales: this package does so itself.
     with hidden_from_accelerate(launch):
         accelerator = Accelerator(
@@ -96,6 +105,11 @@ def start_accelerator(recipe: Recipe, launch: Launch) -> Accelerator:
     if recipe.run.fused_loss:
         fused_loss.require(accelerator.device)
     return accelerator
+
+
+def is_sharded(recipe: Recipe, launch: Launch) -> bool:
+    """Say whether processes divide the parameters among them; one process has nobody to divide them with."""
+    return launch.processes > 1 and (recipe.run.sharding or launch.sharding) == "full"
 
 
 def check_resumable(recipe: Recipe, accelerator: Accelerator, folder: Path) -> list[str]:
@@ -133,6 +147,7 @@ def _computation(recipe: Recipe, metadata: RunMetadata) -> dict[str, Any]:
         "precision": metadata.precision,
         "device": metadata.device,
         "processes": metadata.processes,
+        "sharding": metadata.sharding,
         "kernel": metadata.kernel,
         **(_paths(metadata) if metadata.processor else {}),
         "accumulate": recipe.run.accumulate,
@@ -185,6 +200,7 @@ def _means(recipe: Recipe, accelerator: Accelerator) -> dict[str, Any]:
         "precision": precision_of(recipe, accelerator).name,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": accelerator.num_processes,
+        "sharding": "full" if is_sharded(recipe, read_launch(asked=recipe.run.device)) else "none",
     }
 
 
@@ -195,11 +211,12 @@ def precision_of(recipe: Recipe, accelerator: Accelerator) -> Choice:
 
 
 def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
-    """Read or create the run's folder; the main process writes it, then all processes read it."""
-    if not run_folder.exists(folder):
-        build.check_model(recipe)
+    """Read or create the run's folder: the main process writes it and tells the others what run it is."""
+    # Before minutes are spent on reading the data.
+    decided(lambda: None if run_folder.exists(folder) else build.check_model(recipe))
     dataset = load_data(recipe)
-    if accelerator.is_main_process:
+
+    def written() -> RunMetadata:
         if run_folder.exists(folder):
             write_atomically(folder / "recipe.yaml", recipe.to_yaml())
             write_metadata(folder, _refreshed(read_metadata(folder), recipe, accelerator))
@@ -207,13 +224,14 @@ def prepare(recipe: Recipe, accelerator: Accelerator, folder: Path) -> Prepared:
             vocabulary, objective, metadata = new_run(recipe, dataset, accelerator)
             save_base(folder, objective.model)
             run_folder.create(folder, recipe, vocabulary, metadata)
-    wait_for_all()
-    metadata, vocabulary = read_metadata(folder), run_folder.read_vocabulary(folder)
+        return read_metadata(folder)
+
+    metadata = decided(written)
     if not build.is_trained_on(recipe, metadata.data, dataset):
         raise UserError(
             f"{folder}: trained on the data {metadata.data}; the same settings now read {dataset.fingerprint}"
         )
-    return tokenise(recipe, accelerator, dataset, vocabulary, metadata)
+    return tokenise(recipe, accelerator, dataset, run_folder.read_vocabulary(folder, metadata), metadata)
 
 
 def load_data(recipe: Recipe) -> Dataset:
@@ -281,19 +299,94 @@ def tokenise(
 
 
 def start_objective(prepared: Prepared, folder: Path) -> tuple[Objective, Checkpoint | None, list[str]]:
-    """Return the objective, untrained or as the newest whole checkpoint has it, that checkpoint, and lines on it."""
+    """Return the objective, untrained or as the newest whole checkpoint has it, that checkpoint, and lines on it.
+
+    The main process reads files and sends what is in them; in the others the checkpoint has no tensors. Where
+    parameters are divided, the objective of the others never has more than their parts of them, and a checkpoint in
+    parts is read so by all.
+    """
+    metadata, device, main = prepared.metadata, prepared.accelerator.device, prepared.accelerator.is_main_process
+    is_divided = metadata.sharding == "full"
+    with failing_together():
+        checkpoint, report = checkpoints.newest(folder, is_divided) if main else (None, [])
+    known, report = told((checkpoint and checkpoint.without_tensors(), report))
+    parts = None if known is None else known.parts
+    with failing_together():
+        has_weights = main and parts is None
+        objective = (
+            _with_weights(prepared, folder, checkpoint) if has_weights else _without_weights(prepared, is_divided)
+        )
+    tensors = _all_tensors(objective) if has_weights else {}
+    if is_divided:
+        sharding.shard(objective, device, prepared.precision.name)
+    objective.to(device)
+    if known is not None and parts is not None:
+        _read_parts(prepared, folder, objective, known)
+    elif several():
+        sharding.fill(_all_tensors(objective), tensors)
+        vars(objective.model).update(told(measures(objective) if main else {}))
+    if known is not None:
+        report = [*report, f"resuming from step {known.step}"]
+    return objective, checkpoint if main else known, report
+
+
+def _all_tensors(objective: Objective) -> dict[str, Tensor]:
+    return {**dict(objective.named_parameters()), **dict(objective.named_buffers())}
+
+
+def measures(objective: Objective) -> dict[str, Any]:
+    """Return what was measured of the model, which one without weights has to be told."""
+    return {name: getattr(objective.model, name) for name in objective.model.measured}
+
+
+def buffers(objective: Objective) -> dict[str, Tensor]:
+    """Return the buffers that are not among an objective's weights, such as tables of positions."""
+    weights = objective.state_dict()
+    return {name: buffer for name, buffer in objective.named_buffers() if name not in weights}
+
+
+def _read_parts(prepared: Prepared, folder: Path, objective: Objective, checkpoint: Checkpoint) -> None:
+    """Read a checkpoint in parts into a divided objective, and send it the frozen weights that it does not have."""
+    targets = {shard_files.WEIGHTS + name: target for name, target in objective.state_dict().items()}
+    targets |= {shard_files.BUFFERS + name: buffer for name, buffer in buffers(objective).items()}
+    assert checkpoint.parts is not None
+    shard_files.read(checkpoint.parts, targets)
+    vars(objective.model).update(checkpoint.measured or {})
+    if isinstance(objective.model, ForeignBackbone) and objective.model.frozen:
+        with failing_together():
+            main = prepared.accelerator.is_main_process
+            base = read_base(folder, prepared.metadata, objective.model) if main else {}
+        frozen = {name: objective.model.inner.get_parameter(name) for name in objective.model.frozen}
+        sharding.fill(frozen, base)
+
+
+def _with_weights(prepared: Prepared, folder: Path, checkpoint: Checkpoint | None) -> Objective:
+    """Return the objective with the weights of a checkpoint, or, without one, of the run's start."""
     recipe, metadata = prepared.recipe, prepared.metadata
-    checkpoint, report = checkpoints.newest(folder)
     if checkpoint is None:
-        objective, _ = build.build_objective(recipe, prepared.vocabulary, metadata.labels, load_model)
-    else:
-        # A warm start's checkpoint is not read again: its files may be gone, and these weights replace it.
-        model = untrained(metadata.architecture)
-        objective = build.objective_of(recipe, model, prepared.vocabulary, metadata.labels, load_model)
-        if checkpoint.file is not None:
-            check_weights(folder, metadata, checkpoint.file)
-            check_tensors(objective, checkpoint.weights, checkpoint.file)
-        load_base(folder, metadata, model)
-        objective.load_state_dict(checkpoint.weights)
-        report = [*report, f"resuming from step {checkpoint.step}"]
-    return objective.to(prepared.accelerator.device), checkpoint, report
+        return build.build_objective(recipe, prepared.vocabulary, metadata.labels, load_model)[0]
+    # A warm start's checkpoint is not read again: its files may be gone, and these weights replace it.
+    model = untrained(metadata.architecture)
+    objective = build.objective_of(recipe, model, prepared.vocabulary, metadata.labels, load_model)
+    if checkpoint.file is not None:
+        check_weights(folder, metadata, checkpoint.file)
+        check_tensors(objective, checkpoint.weights, checkpoint.file)
+    load_base(folder, metadata, model)
+    objective.load_state_dict(checkpoint.weights)
+    return objective
+
+
+def _without_weights(prepared: Prepared, is_divided: bool) -> Objective:
+    """Return the objective that the main process fills: on "meta", unless each process gets all of it."""
+    recipe, metadata = prepared.recipe, prepared.metadata
+    model = (without_weights if is_divided else untrained)(metadata.architecture)
+    return build.objective_of(recipe, model, prepared.vocabulary, metadata.labels, load_model)
+
+
+def wrap(prepared: Prepared, objective: Objective) -> Module:
+    """Return the objective as updates call it: with accelerate's precision and, unless it is sharded, under DDP."""
+    model: Module = prepared.accelerator.prepare_model(
+        objective,
+        evaluation_mode=prepared.metadata.sharding == "full",  # sharded, it exchanges gradients by itself
+    )
+    return model

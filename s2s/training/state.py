@@ -8,12 +8,15 @@ from torch.optim import Optimizer
 
 from s2s.errors import UserError, first_line
 from s2s.files.folders import AGAIN
+from s2s.machine.agreement import failing_together
 from s2s.machine.precision import Precision
 from s2s.metrics.table import better
 from s2s.objective import Objective
 from s2s.optim.saved_state import check_saved
 from s2s.recipe.run_settings import RunSettings
+from s2s.runs import shard_files
 from s2s.runs.checkpoints import TRAINER, Best, Checkpoint
+from s2s.training import sharding
 from s2s.training.ema import MovingAverage
 
 
@@ -31,13 +34,24 @@ class State:
         saved = checkpoint or Checkpoint(0, {}, {}, None)
         self.run, self.objective, self.optimizer, self.precision = run, objective, optimizer, precision
         self.step, self.best, self.waited = saved.step, saved.best, saved.waited
-        self.average = None if run.ema is None else MovingAverage(objective, run.ema, saved.ema)
-        if saved.optimizer:
-            try:
+        self.average = None if run.ema is None else MovingAverage(objective, run.ema)
+        if self.average is not None and saved.ema is not None:
+            if saved.parts is None:
+                sharding.fill(self.average.tensors, saved.ema)
+            else:
+                names = {shard_files.AVERAGE + name: target for name, target in self.average.tensors.items()}
+                shard_files.read(saved.parts, names)
+        with failing_together(), _checked(saved):
+            # The main process alone has read it; it would be no use to send a damaged one.
+            if saved.optimizer and saved.parts is None:
                 check_saved(optimizer, saved.optimizer)
-                optimizer.load_state_dict(saved.optimizer)
-            except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-                raise _damaged(saved, first_line(error)) from error
+        state = sharding.sent(optimizer, saved.optimizer)
+        with failing_together(), _checked(saved):
+            if state and saved.parts is not None:
+                state = sharding.read_state(optimizer, saved.parts, state)
+                check_saved(optimizer, state)
+            if state:
+                optimizer.load_state_dict(state)
         if saved.scaler:
             try:
                 precision.scaler.load_state_dict(saved.scaler)
@@ -85,12 +99,25 @@ class State:
 
     def check(self) -> None:
         """Refuse to evaluate or save weights that are not finite."""
-        for name, parameter in self.objective.named_parameters():
-            if not parameter.isfinite().all():
+        names, parameters = zip(*self.objective.named_parameters(), strict=True)
+        for name, finite in zip(names, sharding.all_finite(parameters).tolist(), strict=True):
+            if not finite:
                 raise UserError(f"step {self.step}: '{name}' is not finite any more; the last checkpoint is whole")
 
-    def checkpoint(self) -> Checkpoint:
-        """Return the state as it is saved."""
+    def checkpoint(self, keep: bool = True) -> Checkpoint:
+        """Return the state as it is saved whole; all processes have to call it.
+
+        Without ``keep``, tensors that were divided among them are None.
+        """
+        parts = self.parts()
+        return parts._replace(
+            weights=sharding.whole(parts.weights, keep),
+            optimizer=sharding.whole(parts.optimizer, keep),
+            ema=sharding.whole(parts.ema, keep),
+        )
+
+    def parts(self) -> Checkpoint:
+        """Return the state as it is, with this process's parts of tensors that are divided."""
         return Checkpoint(
             self.step,
             self.objective.state_dict(),
@@ -100,6 +127,14 @@ class State:
             scaler=self.precision.scaler.state_dict() or None,
             waited=self.waited,
         )
+
+
+@contextmanager
+def _checked(saved: Checkpoint) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise _damaged(saved, first_line(error)) from error
 
 
 def _damaged(saved: Checkpoint, reason: str) -> UserError:

@@ -17,6 +17,7 @@ from s2s.errors import UserError
 from s2s.machine.memory import enough_memory
 from s2s.randomness import seed_device, seed_of
 from s2s.training.setup import Prepared
+from s2s.training.sharding import clip_gradients
 from s2s.training.state import State
 
 LESS = (
@@ -76,7 +77,7 @@ def update(prepared: Prepared, wrapped: Module, state: State, made: MadeUpdate) 
 
 def unguarded_update(prepared: Prepared, wrapped: Module, state: State, made: MadeUpdate) -> dict[str, Any]:
     """Update the weights as ``update`` does, with torch's own errors where memory runs out."""
-    run, accelerator, precision, began = state.run, prepared.accelerator, prepared.precision, time.perf_counter()
+    run, precision, began = state.run, prepared.precision, time.perf_counter()
     step, optimizer = state.step + 1, state.optimizer
     rate = prepared.recipe.optimizer.rate * prepared.recipe.schedule.factor(state.step, run.steps)
     # The rate is a function of the step alone, so a checkpoint needs no state of a scheduler.
@@ -85,8 +86,7 @@ def unguarded_update(prepared: Prepared, wrapped: Module, state: State, made: Ma
     parts, counts = accumulate(prepared, wrapped, made, step)
     # Before clipping: ``run.clip`` limits the norm of the true gradient.
     precision.scaler.unscale_(optimizer)
-    clipped = accelerator.clip_grad_norm_(wrapped.parameters(), run.clip)
-    norm, scale, losses, units = _read(prepared, clipped, parts, counts)
+    norm, scale, losses, units = _read(prepared, clip(prepared, wrapped), parts, counts)
     finite = math.isfinite(norm) and math.isfinite(losses["loss"])
     if finite:
         optimizer.step()
@@ -100,6 +100,15 @@ def unguarded_update(prepared: Prepared, wrapped: Module, state: State, made: Ma
     numbers = {name: value if math.isfinite(value) else None for name, value in {**losses, "norm": norm}.items()}
     seconds = time.perf_counter() - began
     return {"step": step, "epoch": made.plan.epoch, **numbers, "rate": rate, **units, **scaling, "seconds": seconds}
+
+
+def clip(prepared: Prepared, wrapped: Module) -> Tensor:
+    """Scale the gradients so that their norm is at most ``run.clip``; return the norm before that."""
+    largest = prepared.recipe.run.clip
+    if prepared.metadata.sharding == "full":
+        return clip_gradients(wrapped.parameters(), largest)
+    norm: Tensor = prepared.accelerator.clip_grad_norm_(wrapped.parameters(), largest)
+    return norm
 
 
 def accumulate(prepared: Prepared, wrapped: Module, made: MadeUpdate, step: int) -> tuple[dict[str, Tensor], Counts]:
@@ -117,7 +126,8 @@ def accumulate(prepared: Prepared, wrapped: Module, made: MadeUpdate, step: int)
     for number, batch in enumerate(batches):
         # A seed for every micro-batch: dropout is then the same after a resume, and differs between processes.
         seed_device(seed_of(run.seed, "dropout", step, process, number), accelerator.device)
-        # Wrappers exchange gradients once an update, after the last backward.
+        # DDP exchanges gradients once an update, after the last backward. Sharded parameters do so in each backward:
+        # gradients that waited would be whole in every process.
         with nullcontext() if number == len(batches) - 1 else accelerator.no_sync(wrapped):
             with precision.context():
                 losses = wrapped(batch.to(accelerator.device), step, counts, scale)

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import random
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -198,3 +201,28 @@ def test_a_large_vocabulary_is_learned_from_a_sample(tmp_path: Path) -> None:
     assert list(texts(dataset, None)) == list(texts(dataset, 10**9)) == [t for row in dataset.train for t in row[:2]]
     with pytest.raises(UserError, match=r"vocabulary\.sample: 0 is not at least 1"):
         Recipe.load("toy_copy", ["vocabulary.sample=0"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux limits the memory of a process")
+def test_parts_that_are_larger_than_memory_are_read_one_after_the_other(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefghij", k=draw.randint(2, 7))) for _ in range(400)]
+
+    def row(length: int) -> str:
+        return json.dumps({"source": " ".join(draw.choices(words, k=length)), "target": draw.choice(words)}) + "\n"
+
+    (tmp_path / "small.jsonl").write_text("".join(row(30) for _ in range(200)), encoding="utf-8")
+    for part in range(3):
+        lines = "".join(row(350) for _ in range(2000))
+        (tmp_path / f"part-{part}.jsonl").write_text(lines, encoding="utf-8")
+    size = sum(path.stat().st_size for path in tmp_path.glob("part-*"))
+    assert size > 10 << 20
+    worker = Path(__file__).parents[1] / "helpers" / "limited_memory_worker.py"
+    done = subprocess.run(
+        [sys.executable, str(worker), str(tmp_path), "5"], capture_output=True, text=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 0, done.stderr
+    examples, tokens = map(int, done.stdout.split())
+    assert 5700 <= examples < 6000  # the rest is held out
+    assert tokens > examples // 10

@@ -29,9 +29,10 @@ def device_of_two() -> str:
     return "run.device=cpu" if torch.cuda.device_count() == 1 else "run.device=auto"
 
 
-def together(*arguments: str, timeout: float | None = None) -> "subprocess.CompletedProcess[str]":
-    """Run a Python program in two processes to its end and return what it printed."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+def together(*arguments: str, timeout: float | None = None, processes: int = 2) -> "subprocess.CompletedProcess[str]":
+    """Run a Python program in two processes, or more, to its end and return what it printed."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*launcher, *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env=environment, timeout=timeout, encoding="utf-8"

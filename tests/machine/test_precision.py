@@ -18,6 +18,7 @@ from s2s.machine.precision import Precision, choose_precision
 from s2s.objective import Objective
 from s2s.recipe.build import build_objective
 from s2s.recipe.recipe import Recipe
+from s2s.runs.metadata import read_metadata
 from s2s.runs.run_folder import read_vocabulary
 from s2s.training.setup import check_processes, prepare
 from s2s.training.state import State
@@ -36,7 +37,7 @@ ROWS = [
 @pytest.fixture(scope="module")
 def material(base: Path) -> tuple[Vocabulary, Batch]:
     run = tiny_runs.recipe(base)
-    vocabulary = read_vocabulary(base)
+    vocabulary = read_vocabulary(base, read_metadata(base))
     return vocabulary, vocabulary.batch([(row.source, row.target) for row in load(run.data).train[:9]])
 
 

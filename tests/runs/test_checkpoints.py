@@ -245,10 +245,10 @@ def test_a_runs_folder_is_whole_or_not_there_when_its_writer_is_killed(
     for run in (*created, *rewritten):
         if run in rewritten or exists(run):
             assert read(run)[0].run.steps in (1, 2)
-            assert read_vocabulary(run).size == VOCABULARY.size
+            assert read_vocabulary(run, read_metadata(run)).size == VOCABULARY.size
         write_run(run, steps=2)
         assert read(run)[0].run.steps == 2
-        assert read_vocabulary(run).size == VOCABULARY.size
+        assert read_vocabulary(run, read_metadata(run)).size == VOCABULARY.size
 
 
 @pytest.mark.slow

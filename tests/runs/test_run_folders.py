@@ -22,6 +22,7 @@ from s2s.optim.saved_state import check_saved
 from s2s.recipe.recipe import Recipe
 from s2s.runs import checkpoints
 from s2s.runs.checkpoints import WEIGHTS
+from s2s.runs.metadata import read_metadata
 from s2s.runs.run_folder import read_vocabulary
 
 OLD = Path(__file__).with_name("old_run.tar.xz")  # of the code that had links: steps 3 and 6, and their average
@@ -452,7 +453,7 @@ def test_a_vocabulary_with_more_pieces_than_the_model_is_refused(old: Path) -> N
     metadata["architecture"]["vocabulary"] = 100
     (old / "run.json").write_text(json.dumps(metadata), encoding="utf-8")
     with pytest.raises(UserError, match=r"vocabulary: 267 pieces, but run\.json has a model of 100"):
-        read_vocabulary(old)
+        read_vocabulary(old, read_metadata(old))
 
 
 def test_the_command_says_it_in_one_line(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

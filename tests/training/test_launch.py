@@ -18,9 +18,11 @@ import s2s
 from s2s import train
 from s2s.errors import UserError
 from s2s.machine.precision import choose_precision
+from s2s.recipe.recipe import Recipe
 from s2s.recipe.run_settings import RunSettings
 from s2s.training import launch
 from s2s.training.launch import KEYS, PREFIXES, hidden_from_accelerate, join, read_launch, settle
+from s2s.training.setup import is_sharded
 
 GROUP = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
@@ -56,7 +58,11 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({**GROUP, "MASTER_PORT": "70000"}, "MASTER_PORT=70000 is no port up to 65535"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two is not a whole number"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DEEPSPEED was asked for"),
-        ({"ACCELERATE_USE_FSDP": "1"}, "FSDP was asked for"),
+        ({"ACCELERATE_USE_FSDP": "1"}, "FSDP of version 1 was asked for .*: add --fsdp_version 2"),
+        (
+            {"ACCELERATE_USE_FSDP": "1", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"},
+            "FSDP was asked to keep parameters in main memory",
+        ),
         ({"ACCELERATE_USE_MEGATRON_LM": "True"}, "MEGATRON_LM was asked for"),
         ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "PARALLELISM_CONFIG was asked for"),
         ({"ACCELERATE_USE_TP": "yes"}, "TP was asked for"),
@@ -175,6 +181,25 @@ def test_the_recipe_holds_and_the_rest_is_told(
     assert found == lines
     compiled = settings.get("compile", "ACCELERATE_DYNAMO_BACKEND" in environment)
     assert run == replace(RunSettings(**settings), compile=compiled)
+
+
+FSDP = {  # what accelerate launch --use_fsdp --fsdp_version 2 sets
+    **{"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_SHARDING_STRATEGY": "FULL_SHARD"},
+    **{"FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_OFFLOAD_PARAMS": "false", "FSDP_MIN_NUM_PARAMS": "100000000"},
+    **{"FSDP_FORWARD_PREFETCH": "false", "FSDP_USE_ORIG_PARAMS": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"},
+    **{"FSDP_SYNC_MODULE_STATES": "true", "FSDP_ACTIVATION_CHECKPOINTING": "false"},
+    "FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD": "false",
+}
+
+
+@pytest.mark.parametrize(
+    ("setting", "processes", "sharded"), [(None, 2, True), ("none", 2, False), ("full", 2, True), (None, 1, False)]
+)
+def test_fsdp_of_the_launcher_is_full_sharding(setting: str | None, processes: int, sharded: bool) -> None:
+    launch, run = read_launch(LAUNCHERS | FSDP)._replace(processes=processes), RunSettings(sharding=setting)
+    ignored = ["run.sharding: none holds; ACCELERATE_USE_FSDP=true is not used"] if setting == "none" else []
+    assert settle(run, launch, LAUNCHERS | FSDP) == (replace(run, compile=False), ignored)
+    assert is_sharded(replace(Recipe.load("toy_copy"), run=run), launch) is sharded
 
 
 def test_hidden_gpus_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

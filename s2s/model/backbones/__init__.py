@@ -33,6 +33,14 @@ def untrained(shape: Any) -> Backbone:
     return model
 
 
+def without_weights(shape: Any) -> Backbone:
+    """Return a model of this shape on the device "meta", to which another process tells its tensors and measures."""
+    kind: Any = BACKBONES[shape.backbone][0]
+    with torch.device("meta"):
+        model: Backbone = kind(shape)
+    return model
+
+
 def shape_class(values: Mapping[str, Any]) -> type[Shape]:
     """Return the class of a saved shape. Errors: a ValueError for a kind that is none of ``BACKBONES``."""
     kind = values.get("backbone", "prefix_lm")  # not among the values of a prefix LM

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from s2s.model.backbone import Memory, Stack, check_positions
 from s2s.model.backbones.configuration import ForeignArchitecture
-from s2s.model.backbones.foreign import ForeignBackbone, cache_of, entry_factor, new_rows
+from s2s.model.backbones.foreign import ForeignBackbone, cache_of, entry_factor
 
 if TYPE_CHECKING:  # see ``foreign``
     from transformers import PreTrainedModel
@@ -21,9 +21,12 @@ if TYPE_CHECKING:  # see ``foreign``
 class CausalLM(ForeignBackbone):
     """Decode targets after cached prompts."""
 
+    measured = ("factor", "entry")
+
     def __init__(self, shape: ForeignArchitecture, inner: "PreTrainedModel | None" = None) -> None:
         super().__init__(shape, inner)
-        self.entry = entry_factor(self.body(), self.inner.get_input_embeddings())
+        if not self.token_table.is_meta:
+            self.entry = entry_factor(self.body(), self.inner.get_input_embeddings())
         # Families whose positions come from the mask take none.
         self.takes_positions = "position_ids" in signature(self.body().forward).parameters
 
@@ -54,14 +57,14 @@ class CausalLM(ForeignBackbone):
         cache = cache_of()
         hidden = self._call(_moved(words, left), mask, left, cache)
         rows = _moved(hidden, (columns + shift).clamp(max=len(columns) - 1))
-        return Memory(new_rows(cache), lengths, mask), rows
+        return Memory(self.cached(cache), lengths, mask), rows
 
     def _after(self, rows: Tensor, memory: Memory, past: Stack | None, column: int) -> tuple[Tensor, Stack]:
         columns = column + torch.arange(rows.shape[1], device=rows.device)
         check_positions(memory.mask.shape[1], memory.lengths, column + rows.shape[1], self.shape.positions)
         seen = torch.cat([memory.mask, memory.mask.new_ones(len(rows), column + rows.shape[1])], dim=1)
         cache = cache_of(memory.layers, past)
-        return self._call(rows, seen, memory.lengths[:, None] + columns, cache), new_rows(cache)
+        return self._call(rows, seen, memory.lengths[:, None] + columns, cache), self.cached(cache)
 
     def _call(self, rows: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
         placed = {"position_ids": positions} if self.takes_positions else {}

@@ -11,7 +11,7 @@ from transformers.cache_utils import EncoderDecoderCache
 from s2s.errors import UserError
 from s2s.model.backbone import Memory, Stack
 from s2s.model.backbones.configuration import ForeignArchitecture
-from s2s.model.backbones.foreign import BodyOutput, ForeignBackbone, cache_of, entry_factor, new_rows
+from s2s.model.backbones.foreign import BodyOutput, ForeignBackbone, cache_of, entry_factor
 
 if TYPE_CHECKING:  # see ``foreign``
     from transformers import PreTrainedModel
@@ -34,6 +34,8 @@ class EncoderDecoder(ForeignBackbone):
     symbol of every target, as BART's.
     """
 
+    measured = ("factor", "entry", "decoder_entry")
+
     def __init__(self, shape: ForeignArchitecture, inner: "PreTrainedModel | None" = None) -> None:
         super().__init__(shape, inner)
         encoder, decoder = self.encoder(), self.body()
@@ -41,6 +43,8 @@ class EncoderDecoder(ForeignBackbone):
         tables = {id(stack.get_input_embeddings().weight) for stack in (encoder, decoder, self.inner)}
         if len(tables) > 1:
             raise UserError(f"model: this {shape.model_type} has two tables of token embeddings; methods know one only")
+        if self.token_table.is_meta:
+            return
         embed = self.inner.get_input_embeddings()
         encoded = embed.weight.new_zeros(1, 3, shape.width)
         self.entry, self.decoder_entry = (
@@ -77,7 +81,7 @@ class EncoderDecoder(ForeignBackbone):
         cache = EncoderDecoderCache(cache_of(), cache_of())
         cache.is_updated = NeverUpdated()
         self._decode(words.new_zeros(len(rows), 1, words.shape[2]), rows, mask, cache)
-        return Memory(new_rows(cache.cross_attention_cache), lengths, mask), rows
+        return Memory(self.cached(cache.cross_attention_cache), lengths, mask), rows
 
     def _with_prefix(self, rows: Tensor) -> Tensor:
         """Put the embeddings of the prefix before rows [N, T, D]."""
@@ -95,7 +99,7 @@ class EncoderDecoder(ForeignBackbone):
         # Only the shape of the encoder's rows is read, as their keys and values are in the cache.
         unread = rows.new_zeros(1).expand(len(rows), memory.mask.shape[1], rows.shape[2])
         hidden = self._decode(rows, unread, memory.mask, cache)
-        return hidden[:, -new:], new_rows(cache.self_attention_cache)
+        return hidden[:, -new:], self.cached(cache.self_attention_cache)
 
     def _decode(self, rows: Tensor, encoded: Tensor, mask: Tensor, cache: EncoderDecoderCache) -> Tensor:
         hidden: Tensor = self.body()(

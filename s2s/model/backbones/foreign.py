@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.func import functional_call
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
@@ -148,6 +149,7 @@ class ForeignBackbone(Backbone):
 
     shape: ForeignArchitecture
     gives_attention = False  # the fast kernels return none
+    measured: tuple[str, ...] = ("factor",)
 
     def __init__(self, shape: ForeignArchitecture, inner: "PreTrainedModel | None" = None) -> None:
         super().__init__()
@@ -158,8 +160,9 @@ class ForeignBackbone(Backbone):
             adapt(self.inner, shape.lora)
         self.frozen = [name for name, part in self.inner.named_parameters() if shape.lora and not part.requires_grad]
         self.aliases = aliases(self.inner)
-        self.register_load_state_dict_post_hook(_tie)
-        self.factor = self._factor()
+        self.register_load_state_dict_post_hook(lambda module, _: module.tie())
+        self.body_layers = [layer for stack in _stacks(self.body()) for layer in stack]
+        self.factor = None if self.token_table.is_meta else self._factor()
 
     @property
     def token_table(self) -> Tensor:
@@ -238,6 +241,29 @@ class ForeignBackbone(Backbone):
         """Return whether the output layer has the token embeddings for its weight."""
         return self.head().weight is self.inner.get_input_embeddings().weight
 
+    def tie(self) -> None:
+        """Make parameters with several names one again, after each name was given a tensor."""
+        for name, first in self.aliases.items():
+            owner, _, last = name.rpartition(".")
+            setattr(self.inner.get_submodule(owner), last, self.inner.get_parameter(first))
+
+    def stacks(self) -> list[list[nn.Module]]:
+        """Return the layers of each stack, in order; none of a family that does not know its layers as such."""
+        return _stacks(self.inner)
+
+    def cached(self, cache: Cache) -> Stack:
+        """Return the keys and values that a pass has added to a cache of the body's layers.
+
+        Where layers are sharded, FSDP2 gathers one for its backward when the gradient of its result arrives. Keys and
+        values leave it by the cache, so their gradients gather it here.
+        """
+        stack = new_rows(cache)
+        for layer, rows in zip(self.body_layers, stack, strict=False):
+            if isinstance(layer, FSDPModule):
+                for tensor in (part for part in rows if part.requires_grad):
+                    tensor.register_hook(partial(_gather, layer))
+        return stack
+
     def keep(self, checkpointing: str, every: int) -> None:
         """Apply an activation-checkpointing policy to every ``every``-th layer of each stack."""
         if checkpointing not in POLICIES:
@@ -245,17 +271,11 @@ class ForeignBackbone(Backbone):
                 f"run.checkpointing: '{checkpointing}' is for the prefix LM; a {self.shape.model_type} has "
                 f"{', '.join(POLICIES)}"
             )
-        from transformers.modeling_layers import GradientCheckpointingLayer
-
-        policy = POLICIES[checkpointing]
-        stacks: dict[str, list[nn.Module]] = {}
-        for name, part in self.inner.named_modules():
-            if isinstance(part, GradientCheckpointingLayer):
-                stacks.setdefault(name.rpartition(".")[0], []).append(part)
+        policy, stacks = POLICIES[checkpointing], self.stacks()
         if policy is not None and not stacks:
             raise UserError(f"run.checkpointing: a {self.shape.model_type} has no layers that can be recomputed")
         # The library's own recomputation drops the cache, and with it the source.
-        for layers in stacks.values():
+        for layers in stacks:
             for number, layer in enumerate(layers, start=1):
                 vars(layer).pop("forward", None)
                 if policy is not None and number % every == 0:
@@ -423,8 +443,16 @@ def aliases(inner: nn.Module) -> dict[str, str]:
     return further
 
 
-def _tie(module: Any, _: Any) -> None:
-    """Make parameters with several names one again, after each name was given a tensor."""
-    for name, first in module.aliases.items():
-        owner, _, last = name.rpartition(".")
-        setattr(module.inner.get_submodule(owner), last, module.inner.get_parameter(first))
+def _stacks(inner: nn.Module) -> list[list[nn.Module]]:
+    """Return the layers of each stack of a model of ``transformers``, in order."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    stacks: dict[str, list[nn.Module]] = {}
+    for name, part in inner.named_modules():
+        if isinstance(part, GradientCheckpointingLayer):
+            stacks.setdefault(name.rpartition(".")[0], []).append(part)
+    return list(stacks.values())
+
+
+def _gather(layer: Any, _: Tensor) -> None:
+    layer.unshard()

@@ -1,0 +1,180 @@
+"""Processes that divide all parameters among them (``run.sharding: full``) train as one that holds all of them."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from sharding_worker import RESUMED, ROWS, keys_of, train
+from tiny_runs import log, place, together
+from torch import Tensor
+
+import s2s
+from s2s.errors import UserError
+from s2s.recipe.recipe import Recipe
+from s2s.runs import checkpoints, shard_files
+from s2s.runs.checkpoints import AVERAGE, TRAINER, WEIGHTS
+
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
+WORKER = Path(__file__).parents[1] / "helpers" / "sharding_worker.py"
+
+
+def worked(processes: int, names: str, folder: Path, *keys: str) -> str:
+    done = together(str(WORKER), names, str(folder), *keys, timeout=1500, processes=processes)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sharded")
+    worked(2, ",".join(ROWS), folder, "run.sharding=full")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    train(ROWS, folder)
+    return folder
+
+
+def vector(tensors: dict[str, Tensor]) -> Tensor:
+    return torch.cat([tensors[name].double().flatten() for name in sorted(tensors)])
+
+
+def distance(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    assert {name: value.shape for name, value in ours.items()} == {name: value.shape for name, value in theirs.items()}
+    return float((vector(ours) - vector(theirs)).norm() / vector(theirs).norm())
+
+
+def assert_same_weights(ours: Path, theirs: Path, step: int) -> None:
+    # AdaFactor divides by its own moments, which rounding moves more.
+    allowed = 1e-5 if theirs.name == "adafactor" else 1e-6
+    for file in (WEIGHTS, AVERAGE):
+        if (place(theirs, step) / file).exists():
+            assert distance(load_file(place(ours, step) / file), load_file(place(theirs, step) / file)) < allowed
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_two_sharded_processes_equal_one(name: str, sharded: Path, alone: Path) -> None:
+    two, one = sharded / name, alone / name
+    for ours, theirs in zip(log(two), log(one), strict=True):
+        assert ours.keys() == theirs.keys()
+        for key in {"loss", "nll"} & ours.keys():
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-6)
+        if "dev" in ours:
+            assert ours["dev"] == pytest.approx(theirs["dev"], rel=1e-6)
+    for step in (2, 4, 6):
+        assert_same_weights(two, one, step)
+        ours, theirs = (torch.load(place(folder, step) / TRAINER)["optimizer"] for folder in (two, one))
+        assert ours["param_groups"] == theirs["param_groups"]
+        for number, state in theirs["state"].items():
+            parts = ours["state"][number], state
+            assert distance(*({key: torch.as_tensor(value) for key, value in part.items()} for part in parts)) < 1e-4
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_checkpoint_in_parts_is_read_whole(name: str, sharded: Path, alone: Path) -> None:
+    folder = sharded / "stopped" / name
+    assert len(shard_files.parts(place(folder, 4))) == 2
+    assert not (place(folder, 4) / WEIGHTS).exists()
+    theirs = load_file(place(alone / name, 4) / (AVERAGE if name == "ema" else WEIGHTS))
+    assert distance(checkpoints.stored(folder, "last").tensors, theirs) < 1e-5
+    assert s2s.load(folder, "last").step == 4
+    assert len(checkpoints.fingerprint(folder, "last")) == 64
+
+
+@pytest.mark.parametrize(("processes", "sharding"), [(1, "full"), (2, "none"), (3, "full")])
+def test_it_resumes_on_any_number_of_processes(
+    processes: int, sharding: str, sharded: Path, alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in RESUMED:
+        shutil.copytree(sharded / "stopped" / name, tmp_path / name)
+    # A checkpoint that is whole is resumed in the same way.
+    shutil.copytree(sharded / "plain", tmp_path / "plain")
+    shutil.rmtree(place(tmp_path / "plain", 6))
+    names, key = [*RESUMED, "plain"], f"run.sharding={sharding}"
+    if processes == 1:
+        train(names, tmp_path, key)
+        told = capsys.readouterr().out
+    else:
+        told = worked(processes, ",".join(names), tmp_path, key)
+    changes = [f"processes 2 -> {processes}"] * (processes != 2) + ["sharding full -> none"] * (processes < 3)
+    assert told.count(f"resuming with changes ({', '.join(changes)}): the examples stay, bits may differ") == len(names)
+    assert told.count("resuming from step 4") == len(names)
+    for name in names:
+        assert_same_weights(tmp_path / name, alone / name, 6)
+
+
+def started(rank: int, port: int, *arguments: str) -> "subprocess.Popen[bytes]":
+    group = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, *arguments], env=os.environ | group | address, stdout=subprocess.DEVNULL)
+
+
+def test_killed_processes_resume_at_their_last_parts(tmp_path: Path) -> None:
+    keys = ("run.steps=40", "run.evaluate_every=40", "run.save_every=1", "run.sharding=full", "run.keep=2")
+    parts = (*keys, "run.checkpoint_format=sharded")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [started(rank, port, str(WORKER), "plain", str(tmp_path), *parts) for rank in range(2)]
+    path = tmp_path / "plain" / "log.jsonl"
+    # Not at a moment that is chosen: a save takes most of a step's time here.
+    while not path.exists() or path.read_bytes().count(b"\n") < 5:
+        assert all(process.poll() is None for process in both)
+        time.sleep(0.05)
+    for process in both:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    last = checkpoints.whole(tmp_path / "plain")[-1]
+    assert 3 <= checkpoints.step_of(last) < 40
+    worked(2, "plain", tmp_path, *keys)
+    train(["plain"], tmp_path / "undisturbed", *keys)
+    assert [line["step"] for line in log(tmp_path / "plain")] == [*range(1, 41), 40]
+    weights = (load_file(place(folder / "plain", 40) / WEIGHTS) for folder in (tmp_path, tmp_path / "undisturbed"))
+    assert distance(*weights) < 1e-5
+
+
+def test_parts_that_are_damaged_or_of_another_run_are_not_read(sharded: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(sharded / "stopped" / "ema", tmp_path / "run")
+    first, second = shard_files.parts(place(run, 4))
+    size = second.stat().st_size
+    os.truncate(second, size - 1)
+    checkpoint, lines = checkpoints.newest(run)
+    assert checkpoint is not None
+    assert checkpoint.step == 3
+    assert lines[0].startswith(f"{place(run, 4)}: damaged ({second.name} has {size - 1} of {size} bytes)")
+    second.unlink()
+    with pytest.raises(UserError, match=f"{second.name} is missing"):
+        checkpoints.stored(run, "last")
+    other = place(sharded / "stopped" / "adafactor", 4)
+    shutil.rmtree(place(run, 4))
+    shutil.copytree(other, place(run, 4))
+    first.write_bytes(first.read_bytes())
+    with pytest.raises(UserError, match="of another run"):
+        s2s.fit(Recipe.load("toy_copy", [*keys_of("ema", tmp_path / "elsewhere"), f"run.folder={run}"]))
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        (["run.precision=fp16"], "run.sharding: full not in fp16"),
+        (["run.compile=true"], "run.sharding: full not with run.compile"),
+        (["mitigations=[{name: fgm_article}]", "run.processes=2"], "'fgm_article': its gradient is that of a whole"),
+        (["mitigations=[{name: gradient_penalty}]"], "'gradient_penalty': sharded layers cannot be differentiated"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_by_name(keys: list[str], reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        Recipe.load("toy_copy", [*keys, "run.sharding=full"])
+    Recipe.load("toy_copy", ["mitigations=[{name: gradient_penalty, first_order: true}]", "run.sharding=full"])
