@@ -119,8 +119,8 @@ class Backbone(nn.Module):
     """A model of targets given sources."""
 
     shape: Shape
-    gives_attention: ClassVar[bool] = True
-    """Whether there is a ``source_attention``, which searches with a coverage penalty ask for."""
+    gives_attention: ClassVar[bool] = False
+    """Whether a subclass implements ``source_attention``, which searches with a coverage penalty ask for."""
     measured: tuple[str, ...] = ()
     """Attributes that are measured with the weights, and told to a model that is made without them (on "meta")."""
 

@@ -24,7 +24,7 @@ from s2s.mitigations import MITIGATIONS, FrozenRun, PreparedMethod, TrainingCont
 from s2s.model import pretrained
 from s2s.model.architecture import from_scratch
 from s2s.model.backbone import Backbone
-from s2s.model.backbones import BACKBONES, start
+from s2s.model.backbones import BACKBONES, is_foreign, start
 from s2s.model.backbones.check import check
 from s2s.model.initialization import initialise
 from s2s.model.transformer import PrefixTransformer
@@ -112,7 +112,7 @@ def build_vocabulary(recipe: Recipe, dataset: Dataset) -> Vocabulary:
 def _layout_request(recipe: Recipe) -> LayoutRequest | None:
     """Return the layout that a pretrained tokenizer needs for a model of ``transformers``; None for our own layout."""
     kind, template = start.kind(recipe.model), recipe.data.template
-    if kind == "prefix_lm" or recipe.vocabulary.kind != "pretrained":
+    if not is_foreign(kind) or recipe.vocabulary.kind != "pretrained":
         if template is not None:
             raise UserError(
                 "data.template: it is for a model of transformers with its own tokenizer (vocabulary.kind: pretrained)"
@@ -200,7 +200,7 @@ def build_model(
     without a checkpoint gets the ids of ``special`` tokens, and a decoder reads ``prefix`` before every target.
     """
     refuse_foreign(recipe.model, "model", OWN_WORDS)
-    if start.kind(recipe.model) != "prefix_lm":
+    if is_foreign(start.kind(recipe.model)):
         with torch.random.fork_rng(devices=[]):
             seed_device(seed_of(recipe.run.seed, "weights"))
             foreign, lines = start.start(recipe.model, size, special or {}, prefix)

@@ -11,6 +11,7 @@ from s2s.model.backbone import Backbone, Shape
 from s2s.model.backbones.causal_lm import CausalLM
 from s2s.model.backbones.configuration import ForeignArchitecture
 from s2s.model.backbones.encoder_decoder import EncoderDecoder
+from s2s.model.backbones.foreign import ForeignBackbone
 from s2s.model.transformer import PrefixTransformer
 
 BACKBONES: dict[str, tuple[type[Backbone], type[Shape]]] = {
@@ -19,6 +20,11 @@ BACKBONES: dict[str, tuple[type[Backbone], type[Shape]]] = {
     "causal_lm": (CausalLM, ForeignArchitecture),
 }
 """The values of ``model.backbone``: the class of a model, which is made of its shape, and the class of the shape."""
+
+
+def is_foreign(kind: str) -> bool:
+    """Return whether a row of ``BACKBONES`` is of models of ``transformers``."""
+    return issubclass(BACKBONES[kind][0], ForeignBackbone)
 
 
 def untrained(shape: Any) -> Backbone:

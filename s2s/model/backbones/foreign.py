@@ -148,7 +148,6 @@ class ForeignBackbone(Backbone):
     """A model of ``transformers``, called ``inner``; subclasses say how sources and targets go through it."""
 
     shape: ForeignArchitecture
-    gives_attention = False  # the fast kernels return none
     measured: tuple[str, ...] = ("factor",)
 
     def __init__(self, shape: ForeignArchitecture, inner: "PreTrainedModel | None" = None) -> None:
