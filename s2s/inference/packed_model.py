@@ -14,13 +14,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.activations import ACT2FN
 
 from s2s.machine.paths import way
 from s2s.model.attention import Cached, DotProductAttention, merge_heads, softmax_attention, split_heads
 from s2s.model.backbone import Backbone
 from s2s.model.block import Block
-from s2s.model.layers import multiply
+from s2s.model.layers import activations, multiply
 from s2s.model.transformer import Memory, PrefixTransformer, Transform
 
 Map = Callable[[Tensor], Tensor]
@@ -54,9 +53,8 @@ class PackedLinear:
         return multiply(x, self.weight, self.bias, self.activation)
 
 
-# By type, as every look-up in ACT2FN makes a new module.
-FUSED = {type(ACT2FN["gelu"]): "gelu", type(ACT2FN["relu"]): "relu"}
-"""Activations that oneDNN computes with the product, and its names for them."""
+FUSED = ("gelu", "relu")
+"""Activations that oneDNN computes with the product."""
 ROWS = 4
 """Batch-size hint for oneDNN's weight reordering.
 
@@ -94,8 +92,10 @@ def packed(weight: Tensor, bias: Tensor) -> Map:
 
 def _activated(linear: Map, activation: nn.Module) -> Map:
     """Return the map followed by the activation, as one operation where oneDNN has it."""
-    if isinstance(linear, PackedLinear) and type(activation) in FUSED:
-        return replace(linear, activation=FUSED[type(activation)])
+    # By type, as every look-up makes a new module.
+    names = {type(activations()[name]): name for name in FUSED}
+    if isinstance(linear, PackedLinear) and type(activation) in names:
+        return replace(linear, activation=names[type(activation)])
     return lambda x: activation(linear(x))
 
 

@@ -4,14 +4,13 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, ClassVar, Literal
 
-from transformers.activations import ACT2FN
-
 from s2s.config.outside_names import outside
 from s2s.config.ranges import Few, PathText, Positive, ShareBelowOne, Size, settle
 from s2s.errors import UserError, nearest
 from s2s.model import attention_variants
 from s2s.model.backbone import Shape
 from s2s.model.initialization import INITIALIZATIONS
+from s2s.model.layers import activations
 
 # fmt: off
 MOST = {
@@ -121,8 +120,8 @@ class Architecture(Shape):
             raise UserError(f"model.dropout: {self.dropout} is not in [0, 1)")
         if not (isfinite(self.epsilon) and self.epsilon >= 0):
             raise UserError(f"model.epsilon: {self.epsilon} is not a finite number of at least 0")
-        if self.activation not in ACT2FN:
-            raise UserError(f"model.activation: no '{self.activation}'{nearest(self.activation, ACT2FN)}")
+        if self.activation not in activations():
+            raise UserError(f"model.activation: no '{self.activation}'{nearest(self.activation, activations())}")
         if self.width % self.heads:
             raise UserError(f"model.width: {self.width} is not a multiple of model.heads: {self.heads}")
         # Called for its error: a wrong number of layers should fail here, with its key, and not where blocks are built.

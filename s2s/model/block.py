@@ -5,14 +5,13 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 
 from s2s.model import attention_variants
 from s2s.model.activation_checkpointing import CHECKPOINTING
 from s2s.model.architecture import Architecture
 from s2s.model.attention import Cached, Slots
 from s2s.model.attention_scores import Sizes
-from s2s.model.layers import Dropout, Linear
+from s2s.model.layers import Dropout, Linear, activations
 
 
 class FeedForward(nn.Sequential):
@@ -21,7 +20,7 @@ class FeedForward(nn.Sequential):
     def __init__(self, shape: Architecture) -> None:
         super().__init__(
             Linear(shape.width, shape.feed_forward),
-            ACT2FN[shape.activation],
+            activations()[shape.activation],
             Linear(shape.feed_forward, shape.width),
         )
 

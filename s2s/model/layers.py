@@ -1,5 +1,6 @@
 """Dropout and linear maps that are fast on a processor."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy
@@ -12,6 +13,14 @@ from s2s.machine.paths import way
 
 STEPS = 1 << 16
 """The number of different rates: 16 bits are drawn for an element."""
+
+
+def activations() -> Mapping[str, nn.Module]:
+    """Return the activation functions of ``transformers`` by their names; a look-up makes a new module."""
+    # Its module loads torch's compiler and more, which takes longer than all else that a command's --help imports.
+    from transformers.activations import ACT2FN
+
+    return ACT2FN
 
 
 class Dropout(nn.Dropout):

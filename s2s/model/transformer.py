@@ -9,7 +9,6 @@ Shapes: B sources of S columns, T target columns, D the width, V pieces; N = B K
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.activations import ACT2FN
 
 from s2s.model import attention_variants
 from s2s.model.activation_checkpointing import CHECKPOINTING
@@ -17,7 +16,7 @@ from s2s.model.architecture import Architecture
 from s2s.model.attention import Slots
 from s2s.model.backbone import Backbone, Memory, OutputRows, Stack, check_positions
 from s2s.model.block import Block
-from s2s.model.layers import Dropout, Linear
+from s2s.model.layers import Dropout, Linear, activations
 
 
 class Embedding(nn.Module):
@@ -43,13 +42,14 @@ class Transform(nn.Sequential):
 
     def __init__(self, shape: Architecture) -> None:
         dense, norm = Linear(shape.width, shape.width), nn.LayerNorm(shape.width, eps=shape.epsilon)
-        super().__init__(dense, ACT2FN[shape.activation], norm)
+        super().__init__(dense, activations()[shape.activation], norm)
 
 
 class PrefixTransformer(Backbone):
     """A UniLM-style prefix LM; the output layer is tied to the token embeddings."""
 
     shape: Architecture
+    gives_attention = True
 
     def __init__(self, shape: Architecture) -> None:
         super().__init__()

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig
-from transformers.activations import ACT2FN
 
 from s2s.errors import UserError, nearest
 from s2s.model.architecture import MOST
 from s2s.model.backbones.configuration import CODE, DROPOUTS, HIDDEN, POSITIONS
+from s2s.model.layers import activations
 
 SIZES = {
     "vocab_size": MOST["vocabulary"],
@@ -76,7 +76,7 @@ def _reason(config: PreTrainedConfig, key: str, value: Any, rows: int) -> str | 
         return "is not in [0, 1)"
     if key in ACTIVATIONS and isinstance(value, str):
         name = value.removeprefix("gated-" if key == "feed_forward_proj" else "")
-        return None if name in ACT2FN else f"is no activation of transformers{nearest(name, ACT2FN)}"
+        return None if name in activations() else f"is no activation of transformers{nearest(name, activations())}"
     if key.endswith("_token_id"):
         ids = value if isinstance(value, list) else [value]
         # The library only warns of an id beyond the table, and the first pass over one fails.

@@ -264,7 +264,7 @@ FEW = {"hidden_size": 16, "num_attention_heads": 4}
         ),
         (
             {"model_type": "t5", "feed_forward_proj": "gated-gellu"},
-            "'gated-gellu' is no activation .*; did you mean 'gelu'",
+            "feed_forward_proj: 'gated-gellu' is no activation .*; did you mean 'gelu'",
         ),
         (
             {"model_type": "llama", **FEW, "hidden_size": 18},
