@@ -40,6 +40,7 @@ from s2s.training.evaluation import dev_scores, finish, shown
 from s2s.training.hints import hints, processes_line
 from s2s.training.launch import read_launch, settle
 from s2s.training.reporter import Reporter
+from s2s.training.saver import Saver
 from s2s.training.setup import (
     Prepared,
     buffers,
@@ -130,11 +131,13 @@ def _train(prepared: Prepared, folder: Path, changes: list[str]) -> None:
         # The log may be ahead of the checkpoint: those steps are computed, and logged, again.
         cut_log(folder, state.step)
     on_record = trackers.start(accelerator, recipe, state.step, log if main else no_log)
+    # A processor has no time left in which threads could make batches or write checkpoints.
+    in_thread = accelerator.device.type == "cuda"
     with (
         Reporter(folder / "log.jsonl" if main else None, state.step, run.steps, on_record) as reporter,
         noted() as signals,
-        # A processor has no time left in which a thread could make them.
-        ahead(made_updates(prepared, state.step), accelerator.device.type == "cuda") as updates,
+        ahead(made_updates(prepared, state.step), in_thread) as updates,
+        Saver(folder, in_thread) as saver,
     ):
         _introduce(prepared, objective, reporter, [*changes, *report, *prepared.train.report, *prepared.dev.report])
         while not state.finished:
@@ -143,13 +146,17 @@ def _train(prepared: Prepared, folder: Path, changes: list[str]) -> None:
             if state.step == run.steps or state.step % run.evaluate_every == 0:
                 _evaluate(prepared, state, reporter)
             # In every step: a process that left alone would keep the others waiting for its gradients.
-            stop = _agreed_signal(accelerator, signals, reporter)
+            stop = _agreed_signal(accelerator, signals, reporter.failure or saver.failure)
             # The best weights are saved at once, since the next update overwrites them.
             if due or stop or state.finished or state.best != best:
-                _save(accelerator, folder, state)
+                _save(accelerator, saver, state)
             if stop:
+                with failing_together():
+                    saver.finish()
                 reporter.log(f"stopped after step {state.step}; the same command resumes from there")
                 leave(stop)
+        with failing_together():
+            saver.finish()
         finish(prepared, state, reporter)
     trackers.finish(accelerator)
 
@@ -170,36 +177,37 @@ def _evaluate(prepared: Prepared, state: State, reporter: Reporter) -> None:
             reporter.log(f"no picture of the curves: {type(error).__name__}: {first_line(error)}")
 
 
-def _agreed_signal(accelerator: Accelerator, signals: Signals, reporter: Reporter) -> int:
+def _agreed_signal(accelerator: Accelerator, signals: Signals, failure: str | None) -> int:
     """Return the signal that any process has received, or 0, so that all end after the same step.
 
-    Errors: a UserError in all processes where the main one cannot write its log.
+    ``failure`` is why the main process cannot write its log or a checkpoint. Errors: a UserError in all processes then.
     """
-    signal, failure = signals.received, reporter.failure
+    signal = signals.received
     if accelerator.num_processes > 1:
         flags = torch.tensor([signal == number for number in SIGNALS] + [failure is not None])
         *received, failed = accelerator.reduce(flags.int().to(accelerator.device), "sum").tolist()
         signal = next((number for number, count in zip(SIGNALS, received, strict=True) if count), 0)
-        failure = failure or ("the main process cannot write its log" if failed else None)
+        failure = failure or ("the main process cannot write its log or a checkpoint" if failed else None)
     if failure:
         raise UserError(failure)
     return signal
 
 
-def _save(accelerator: Accelerator, folder: Path, state: State) -> None:
+def _save(accelerator: Accelerator, saver: Saver, state: State) -> None:
     """Write a checkpoint in the main process, or each process its parts; where that fails, end all processes."""
     state.check()
     # ``run.average`` needs that many checkpoints at the end, even if ``run.keep`` is less.
     keep = max(state.run.keep, state.run.average or 0)
     if state.run.checkpoint_format == "sharded":
+        # Not in a thread: the processes exchange what each of them has written.
         checkpoints.save_parts(
-            folder, state.parts()._replace(measured=measures(state.objective)), buffers(state.objective), keep
+            saver.folder, state.parts()._replace(measured=measures(state.objective)), buffers(state.objective), keep
         )
         return
     checkpoint = state.checkpoint(accelerator.is_main_process)
     with failing_together():
         if accelerator.is_main_process:
-            checkpoints.save(folder, checkpoint, keep)
+            saver.save(checkpoint, keep)
 
 
 def _introduce(prepared: Prepared, objective: Objective, reporter: Reporter, report: list[str]) -> None:

@@ -133,7 +133,7 @@ def test_a_log_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
     with Reporter(tmp_path / "log.jsonl", 0, 5) as reporter:
         reporter.failure = "it is full"
         with pytest.raises(UserError, match="it is full"):
-            train._agreed_signal(check_processes(tiny_runs.recipe(tmp_path)), train.Signals(), reporter)
+            train._agreed_signal(check_processes(tiny_runs.recipe(tmp_path)), train.Signals(), reporter.failure)
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
