@@ -9,21 +9,22 @@ import torch
 from torch import Tensor
 
 from s2s.errors import UserError
+from s2s.inference import c_products
+from s2s.inference.c_products import DEPTH, MIDDLE, CQuantisedLinear
 from s2s.inference.packed_model import DecodingModel, Map, PackedModel, laid_out
 from s2s.machine.matmul import bfloat16_warning
+from s2s.machine.paths import way
 from s2s.model.backbone import Backbone
 from s2s.model.transformer import PrefixTransformer
 
 logger = logging.getLogger("s2s")
 
-WEIGHT, ROW = 127, 63
+WEIGHT, ROW = 127, 63  # as in products.c
 """The greatest integers of weights and of rows.
 
 Rows have 7 bits because processors without VNNI instructions clip sums of two products of 8-bit numbers: the same model
 would give other results there.
 """
-MIDDLE = 64
-"""The unsigned integer that represents 0 in a row, whose integers run from 1 to 127."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ def quantised(weight: Tensor, bias: Tensor) -> Map:
     """Return the int8 map of a weight [outputs, inputs] and a bias."""
     scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(weight.dtype).tiny * WEIGHT) / WEIGHT
     integers = (weight / scales[:, None]).round().to(torch.int8)
+    in_c = way("int8") == "c" and weight.shape[1] % DEPTH == 0 and c_products.build().functions is not None
+    if in_c:
+        return CQuantisedLinear(integers, scales, bias, torch.finfo(weight.dtype).tiny * ROW)
     packed = torch.ops.onednn.qlinear_prepack(integers, None)
     return QuantisedLinear(packed, scales, torch.zeros(len(scales), dtype=torch.int32), bias.clone())
 

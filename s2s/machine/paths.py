@@ -18,6 +18,8 @@ WAYS: dict[str, tuple[str, ...]] = {
     "products": ("default", "onednn"),  # torch's float32 products
     "linear": ("onednn", "torch"),  # large linear maps of training
     "packed": ("onednn", "torch"),  # linear maps of decoding
+    "few": ("onednn", "c"),  # those of a step with few rows, where ``packed`` is oneDNN's; both have the same bits
+    "int8": ("c", "onednn"),  # linear maps of decoding in int8; both have the same bits
     "attention": ("c", "torch"),  # a decoding step's attention
     "adafactor": ("c", "torch"),  # AdaFactor's passes over large matrices
 }

@@ -26,7 +26,8 @@ class RunSettings:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     tf32: bool = True  # GPUs may round the factors of float32 products to TF32, which is faster
     # ways that are taken unmeasured on a processor, such as {attention: torch}: products (default, onednn), linear and
-    # packed (onednn, torch), attention and adafactor (c, torch); the others are timed when the run is made, and kept
+    # packed (onednn, torch), few and int8 (c, onednn), attention and adafactor (c, torch); the others are timed when
+    # the run is made, and kept
     paths: dict[str, Any] = field(default_factory=dict)
     # full: processes divide parameters, gradients and optimizer state among them (FSDP2), so that larger models fit;
     # null: if the launcher asks (accelerate launch --use_fsdp --fsdp_version 2)

@@ -13,8 +13,9 @@ from statistics import median
 import torch
 from torch import nn
 
-from s2s.inference import c_attention
-from s2s.inference.packed_model import packed
+from s2s.inference import c_attention, c_products
+from s2s.inference.packed_model import FEW, Layout, packed
+from s2s.inference.precisions import quantised
 from s2s.machine import matmul
 from s2s.machine.c_library import Built
 from s2s.machine.paths import WAYS, computing, way
@@ -49,6 +50,7 @@ class Sizes:
     sources: int = 0  # that are decoded together
     hypotheses: int = 0  # of each
     head_size: int = 0  # where every layer's attention is the dot product
+    int8: bool = False  # whether decoding is in int8
     matrix: bool = False  # whether AdaFactor walks matrices of feed_forward x width
 
 
@@ -101,15 +103,28 @@ MOST_ROWS, MOST_ELEMENTS = 128, 1 << 23
 
 
 def _packed(sizes: Sizes) -> Work | None:
-    """Multiply by both matrices of each block's feed-forward, as a step does, in all layers."""
+    """Multiply by the feed-forward of all layers, as a step does while all sources are searched."""
     rows = min(MOST_ROWS, sizes.sources * sizes.hypotheses)
-    if rows * sizes.width * sizes.feed_forward < LEAST:
-        return None
+    return _step(packed, sizes, rows) if rows * sizes.width * sizes.feed_forward >= LEAST else None
+
+
+def _few(sizes: Sizes) -> Work | None:
+    """Do the same for the hypotheses of the last source, or of the only one."""
+    rows = min(sizes.hypotheses, FEW)
+    large = sizes.sources and rows * sizes.width * sizes.feed_forward >= LEAST // MOST_ROWS * FEW
+    return _step(packed, sizes, rows) if large and way("packed") == "onednn" else None
+
+
+def _int8(sizes: Sizes) -> Work | None:
+    return _step(quantised, sizes, min(sizes.hypotheses, FEW)) if sizes.int8 else None
+
+
+def _step(layout: Layout, sizes: Sizes, rows: int) -> Work:
     # All layers, for a step with few rows mostly waits for matrices that no cache holds.
     maps = []
     for _ in range(max(1, min(sizes.layers, MOST_ELEMENTS // (2 * sizes.width * sizes.feed_forward)))):
         for inputs, outputs in ((sizes.width, sizes.feed_forward), (sizes.feed_forward, sizes.width)):
-            maps.append(packed(torch.randn(outputs, inputs, generator=_generator()), torch.zeros(outputs)))
+            maps.append(layout(torch.randn(outputs, inputs, generator=_generator()), torch.zeros(outputs)))
     start = torch.randn(rows, sizes.width, generator=_generator())
 
     @torch.inference_mode()
@@ -172,6 +187,8 @@ PATHS = {
     "products": Path(_products, _rounding, 1.5),
     "linear": Path(_linear, _without_onednn, 1.05),
     "packed": Path(_packed, _without_onednn, 1.2),
+    "few": Path(_few, _without(c_products.build), 1.05),
+    "int8": Path(_int8, _without(c_products.build), 1.05),
     "attention": Path(_attention, _without(c_attention.build), 1.2),
     "adafactor": Path(_adafactor, _without(kernels.build), 1.05),
 }
@@ -192,6 +209,7 @@ def sizes_of(recipe: Recipe, shape: Shape, processes: int, precision: str) -> Si
         sources=recipe.search.batch if decodes else 0,
         hypotheses=_hypotheses(recipe.search) if decodes else 0,
         head_size=shape.width // shape.heads if decodes and getattr(shape, "attention", "") == "dot" else 0,
+        int8=decodes and recipe.search.precision == "int8",
         matrix=isinstance(optimizer, AdafactorSettings) and not optimizer.beta1,
     )
 

@@ -18,6 +18,8 @@ from benchmarks.systems import S2S
 from benchmarks.timing import BEGIN, END, PADDING
 from s2s.batch import pad
 from s2s.inference.generate import generate
+from s2s.machine.paths import KERNELS, computing
+from s2s.runs.paths import Sizes, choose
 from s2s.search.methods.beam import SearchSettings
 from s2s.vocabulary import Vocabulary
 
@@ -65,8 +67,19 @@ class OurDecoder:
     def decode(self, sources: Sources, batch: int) -> list[list[int]]:
         beams, tokens = self.search
         rules = SearchSettings(beams=beams, min_length=tokens, batch=batch, precision=self.precision)
-        hypotheses = generate(self.model, self.vocabulary, sources, rules, tokens, lambda _: None)
+        with computing(self.ways(batch)):
+            hypotheses = generate(self.model, self.vocabulary, sources, rules, tokens, lambda _: None)
         return [n_best[0][0] for n_best in hypotheses]
+
+    def ways(self, batch: int) -> dict[str, str]:
+        """Return the ways that a run of these sizes would take, measured at the first call, with the asked kernel."""
+        shape, switch = self.model.shape, torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+        kernel = next((name for name, value in KERNELS.items() if value == switch), "default")
+        sizes = Sizes(
+            shape.width, shape.feed_forward, shape.heads, shape.layers, sources=batch, hypotheses=self.search.beams,
+            head_size=shape.width // shape.heads, int8=self.precision == "int8",
+        )  # fmt: skip
+        return choose(sizes, {"products": kernel})[0]
 
 
 class BartDecoder:

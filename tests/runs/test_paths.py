@@ -34,7 +34,7 @@ from s2s.runs.paths import PATHS, Sizes, choose, sizes_of, timed
 from s2s.search.methods.beam import SearchSettings
 from s2s.vocabulary import Vocabulary
 
-WHOLE = Sizes(128, 512, 2, 2, tokens=2048, sources=32, hypotheses=4, head_size=64, matrix=True)
+WHOLE = Sizes(128, 512, 2, 2, tokens=2048, sources=32, hypotheses=4, head_size=64, int8=True, matrix=True)
 """The sizes of a run that has all paths."""
 SHAPE = {"vocabulary": 61, "layers": 2, "width": 64, "heads": 2, "feed_forward": 96, "positions": 60, "dropout": 0.0}
 
@@ -77,8 +77,9 @@ def test_the_faster_way_is_taken_and_a_tie_goes_to_the_first(
     ways, line = choose(WHOLE, {})
     paths._measured.cache_clear()
     missing = {name for name, row in PATHS.items() if row.missing()}
-    assert ways.keys() == WAYS.keys()
-    assert all(ways[name] == WAYS[name][taken] for name in WAYS if name not in missing)
+    # Without oneDNN's packed matrices nothing is left for ``few`` to choose.
+    assert ways.keys() == WAYS.keys() - ({"few"} if ways["packed"] == "torch" else set())
+    assert all(way == WAYS[name][taken] for name, way in ways.items() if name not in missing)
     assert line.startswith(f"paths on {kind_of_processor()}: products {ways['products']} (")
 
 

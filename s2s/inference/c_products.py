@@ -1,0 +1,109 @@
+"""Linear maps of a decoding step in C (``products.c``), in float32 and with weights in int8.
+
+Both read a matrix once for all rows of a step, and a row's result does not depend on the other rows.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from s2s.machine import c_library
+from s2s.machine.c_library import LENGTH, NUMBER, POINTER, Built, spread
+
+PANEL, DEPTH = 16, 4
+"""Outputs of a panel of weights, and inputs that are multiplied together in int8; as in the C file."""
+MIDDLE = 64
+"""The unsigned integer that represents 0 in a row, whose integers run from 1 to 127."""
+WORTH = 1 << 20
+"""The fewest multiplications for a second thread."""
+FUNCTIONS: dict[str, list[Any]] = {
+    "multiply": [POINTER] * 4 + [LENGTH] * 6,
+    "multiply_integers": [POINTER] * 7 + [NUMBER] + [LENGTH] * 5,
+    "together": [POINTER],
+}
+
+
+@lru_cache(maxsize=1)
+def build() -> Built:
+    """Return the library, compiled at the first call on this machine."""
+    return c_library.build(Path(__file__).with_name("products.c"), FUNCTIONS)
+
+
+class CLinear:
+    """x W^T + b, with W in panels [panels, inputs, PANEL] and b padded to whole panels."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, span: int | None = None) -> None:
+        """Lay out a weight [outputs, inputs] and a bias; ``span`` inputs are summed before their sums are, or all."""
+        self.outputs, self.inputs = weight.shape
+        self.span = span or self.inputs
+        panels = _padded(weight).view(-1, PANEL, self.inputs).transpose(1, 2).contiguous()
+        self.kept = panels, _padded(bias)
+        # Asking a tensor for its address costs as much as the call of C.
+        self.weight, self.bias = (tensor.data_ptr() for tensor in self.kept)
+        self.multiply, self.groups = build().loaded.multiply, _groups(self.outputs)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x, number = x.contiguous(), len(x)
+        y = x.new_empty(number, self.outputs)
+        from_x, to_y, sizes = x.data_ptr(), y.data_ptr(), (number, self.inputs, self.outputs)
+
+        def work(first: int, last: int) -> None:
+            self.multiply(from_x, self.weight, self.bias, to_y, self.span, *sizes, first, last)
+
+        _share(work, self.groups, number * self.inputs * self.outputs)
+        return y
+
+
+class CQuantisedLinear:
+    """The same with W in int8, in panels [panels, inputs / DEPTH, PANEL, DEPTH], and x in 7 bits; sums are exact."""
+
+    def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor, tiny: float) -> None:
+        """Lay out a weight int8 [outputs, inputs], whose inputs are a multiple of DEPTH, and its scales and bias.
+
+        ``tiny`` is the least magnitude of a row.
+        """
+        self.outputs, self.inputs = weight.shape
+        padded = _padded(weight)
+        panels = padded.view(-1, PANEL, self.inputs // DEPTH, DEPTH).transpose(1, 2).contiguous()
+        shift = MIDDLE * padded.sum(dim=1, dtype=torch.int32)
+        self.kept = panels, shift, _padded(scales), _padded(bias)
+        self.fixed, self.tiny = [tensor.data_ptr() for tensor in self.kept], tiny
+        self.multiply, self.groups = build().loaded.multiply_integers, _groups(self.outputs)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x, number = x.contiguous(), len(x)
+        y = x.new_empty(number, self.outputs)
+        from_x, to_y, sizes = x.data_ptr(), y.data_ptr(), (number, self.inputs, self.outputs)
+
+        def work(first: int, last: int) -> None:
+            room = torch.empty(number * (4 + self.inputs), dtype=torch.uint8)  # each thread rounds all rows for itself
+            self.multiply(from_x, *self.fixed, to_y, room.data_ptr(), self.tiny, *sizes, first, last)
+
+        _share(work, self.groups, number * self.inputs * self.outputs)
+        return y
+
+
+def _padded(tensor: Tensor) -> Tensor:
+    """Return a copy with zeros after the outputs, up to whole panels."""
+    return pad(tensor, (0, 0) * (tensor.ndim - 1) + (0, -len(tensor) % PANEL)).contiguous().clone()
+
+
+def _share(work: Callable[[int, int], None], groups: int, multiplications: int) -> None:
+    """Call the work for all groups of panels, in several threads where the product is worth it."""
+    threads = min(torch.get_num_threads(), groups, multiplications // WORTH)
+    if threads <= 1:
+        work(0, groups)
+    else:
+        spread(work, [(part * groups // threads, (part + 1) * groups // threads) for part in range(threads)])
+
+
+def _groups(outputs: int) -> int:
+    """Return the number of the groups of panels that C walks together."""
+    together = torch.zeros(1, dtype=torch.int64)
+    build().loaded.together(together.data_ptr())
+    return -(-outputs // (PANEL * int(together)))
