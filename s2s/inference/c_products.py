@@ -24,6 +24,7 @@ WORTH = 1 << 20
 FUNCTIONS: dict[str, list[Any]] = {
     "multiply": [POINTER] * 4 + [LENGTH] * 6,
     "multiply_integers": [POINTER] * 7 + [NUMBER] + [LENGTH] * 5,
+    "gelu": [POINTER, LENGTH],
     "together": [POINTER],
 }
 
@@ -48,7 +49,8 @@ class CLinear:
         self.multiply, self.groups = build().loaded.multiply, _groups(self.outputs)
 
     def __call__(self, x: Tensor) -> Tensor:
-        x, number = x.contiguous(), len(x)
+        # Not len(x): a function of Python, it costs as much as the rest of this call.
+        x, number = x.contiguous(), x.shape[0]
         y = x.new_empty(number, self.outputs)
         from_x, to_y, sizes = x.data_ptr(), y.data_ptr(), (number, self.inputs, self.outputs)
 
@@ -76,7 +78,8 @@ class CQuantisedLinear:
         self.multiply, self.groups = build().loaded.multiply_integers, _groups(self.outputs)
 
     def __call__(self, x: Tensor) -> Tensor:
-        x, number = x.contiguous(), len(x)
+        # Not len(x): a function of Python, it costs as much as the rest of this call.
+        x, number = x.contiguous(), x.shape[0]
         y = x.new_empty(number, self.outputs)
         from_x, to_y, sizes = x.data_ptr(), y.data_ptr(), (number, self.inputs, self.outputs)
 
@@ -86,6 +89,12 @@ class CQuantisedLinear:
 
         _share(work, self.groups, number * self.inputs * self.outputs)
         return y
+
+
+def gelu(x: Tensor) -> Tensor:
+    """Return x (1 + erf(x / sqrt(2))) / 2, computed in place for float32; an element's bits depend on nothing else."""
+    build().loaded.gelu(x.data_ptr(), x.numel())
+    return x
 
 
 def _padded(tensor: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from s2s.inference import c_products
-from s2s.inference.c_products import CLinear
+from s2s.inference.c_products import CLinear, CQuantisedLinear, gelu
 from s2s.machine.paths import way
 from s2s.model.attention import Cached, DotProductAttention, merge_heads, softmax_attention, split_heads
 from s2s.model.backbone import Backbone
@@ -56,7 +56,7 @@ class PackedLinear:
     few: CLinear | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.few is not None and len(x) <= FEW:
+        if self.few is not None and x.shape[0] <= FEW:
             return self.few(x)
         return multiply(x, self.weight, self.bias, self.activation)
 
@@ -129,6 +129,9 @@ def _activated(linear: Map, activation: nn.Module) -> Map:
     # oneDNN rounds an activation in other ways than torch, so that bits would depend on the number of rows.
     if isinstance(linear, PackedLinear) and linear.few is None and type(activation) in names:
         return replace(linear, activation=names[type(activation)])
+    in_c = isinstance(linear, CQuantisedLinear) or (isinstance(linear, PackedLinear) and linear.few is not None)
+    if in_c and names.get(type(activation)) == "gelu":
+        return lambda x: gelu(linear(x))
     return lambda x: activation(linear(x))
 
 

@@ -181,5 +181,28 @@ void multiply_integers(const float *x, const int8_t *weight, const int32_t *shif
     EACH_BLOCK(INTEGER_BLOCK)
 }
 
+/* x = x (1 + erf(x / sqrt(2))) / 2, in place.
+
+With q = 1 - erf(|x| / sqrt(2)) by formula 7.1.26 of Abramowitz and Stegun (error 1.5e-7), it is x q / 2 below 0 and
+x - x q / 2 above. e^y is 2^n e^r with |r| <= ln(2) / 2, and e^r its Taylor polynomial. */
+void gelu(float *restrict x, ptrdiff_t elements) {
+#pragma omp simd
+    for (ptrdiff_t at = 0; at < elements; at++) {
+        const float value = x[at], z = fabsf(value) * 0.70710678f, t = 1 / (1 + 0.3275911f * z);
+        const float y = -z * z < -87.0f ? -87.0f : -z * z;
+        const float n = rintf(y * 1.44269504f), r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
+        const float e =
+            1 + r * (1 + r * (0.5f + r * (1 / 6.0f + r * (1 / 24.0f + r * (1 / 120.0f + r * (1 / 720.0f))))));
+        union {
+            int32_t bits;
+            float value;
+        } power = {((int32_t)n + 127) << 23};
+        const float sum =
+            t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+        const float half = 0.5f * value * (sum * e * power.value);
+        x[at] = value < 0 ? half : value - half;
+    }
+}
+
 /* The panels of a group, for callers that share groups among threads. */
 void together(int64_t *panels) { *panels = TOGETHER; }

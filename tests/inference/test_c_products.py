@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2s.inference import c_products
-from s2s.inference.c_products import CLinear, CQuantisedLinear
+from s2s.inference.c_products import CLinear, CQuantisedLinear, gelu
 from s2s.inference.packed_model import FEW, PackedLinear, PackedModel, packed, span_of_onednn
 from s2s.inference.precisions import QuantisedLinear, quantised
 from s2s.machine import c_library
@@ -106,6 +106,14 @@ def test_what_is_built_for_older_processors_has_the_same_integers(target, monkey
         torch.testing.assert_close(CLinear(weight, bias)(x), near, rtol=1e-5, atol=1e-5)
     finally:
         c_products.build.cache_clear()
+
+
+def test_gelu_is_torch_s():
+    x = torch.cat([torch.linspace(-30, 30, 200_003), torch.tensor([0.0, 1e-30, -1e-30, 1e30, -1e30])])
+    wanted = torch.nn.functional.gelu(x.double())
+    torch.testing.assert_close(gelu(x.clone()).double(), wanted, rtol=4e-7, atol=4e-7)
+    pieces = [gelu(x[at : at + 1].clone()) for at in range(0, 2000, 7)]
+    assert torch.equal(torch.cat(pieces), gelu(x.clone())[:2000:7])
 
 
 @with_onednn
