@@ -1,6 +1,7 @@
 """Processes that divide all parameters among them (``run.sharding: full``) train as one that holds all of them."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_devices import needs_fake_cuda, on_devices, run
 from safetensors.torch import load_file
 from sharding_worker import RESUMED, ROWS, keys_of, train
 from tiny_runs import log, place, together
@@ -145,24 +147,63 @@ def test_killed_processes_resume_at_their_last_parts(tmp_path: Path) -> None:
     assert distance(*weights) < 1e-5
 
 
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@needs_fake_cuda
+def test_two_gpus_equal_the_processor(alone: Path, tmp_path: Path) -> None:
+    keys = ["run.sharding=full", "run.device=auto", "run.tf32=false"]
+    done = run([*TWO, str(WORKER), "plain,ema,t5", str(tmp_path), *keys], on_devices(2))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 processes on cuda") == 3
+    for name in ("plain", "ema", "t5"):
+        assert_same_weights(tmp_path / name, alone / name, 6)
+
+
+@needs_fake_cuda
+def test_layers_that_are_gathered_in_bfloat16_train_as_one_gpu_does(tmp_path: Path) -> None:
+    for devices, start, keys in ((2, TWO, ["run.sharding=full"]), (1, [], [])):
+        folder = tmp_path / str(devices)
+        settings = ["run.device=auto", "run.precision=bf16", *keys]
+        done = run([*start, str(WORKER), "plain,t5,llama", str(folder), *settings], on_devices(devices))
+        assert done.returncode == 0, done.stderr
+    for name in ("plain", "t5", "llama"):
+        ours, theirs = (load_file(place(tmp_path / devices / name, 6) / WEIGHTS) for devices in ("2", "1"))
+        assert 0 < distance(ours, theirs) < 5e-3
+
+
+@needs_fake_cuda
+def test_an_update_takes_a_little_more_than_half_the_memory(tmp_path: Path) -> None:
+    worker = str(WORKER.with_name("sharding_memory_worker.py"))
+    # As deep as a model of 100M parameters, and narrower: a layer that is gathered is a small part of it.
+    size = ["model.width=192", "model.layers=30"]
+    one = run([worker, str(tmp_path / "one"), *size], on_devices(1))
+    two = run([*TWO, worker, str(tmp_path / "two"), *size, "run.sharding=full"], on_devices(2))
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    (whole,) = map(int, re.findall(r"^rank 0: (\d+)$", one.stdout, re.MULTILINE))
+    parts = [int(size) for size in re.findall(r"^rank [01]: (\d+)$", two.stdout, re.MULTILINE)]
+    assert len(parts) == 2
+    assert max(parts) < 0.6 * whole
+
+
 def test_parts_that_are_damaged_or_of_another_run_are_not_read(sharded: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(sharded / "stopped" / "ema", tmp_path / "run")
-    first, second = shard_files.parts(place(run, 4))
+    folder = shutil.copytree(sharded / "stopped" / "ema", tmp_path / "run")
+    first, second = shard_files.parts(place(folder, 4))
     size = second.stat().st_size
     os.truncate(second, size - 1)
-    checkpoint, lines = checkpoints.newest(run)
+    checkpoint, lines = checkpoints.newest(folder)
     assert checkpoint is not None
     assert checkpoint.step == 3
-    assert lines[0].startswith(f"{place(run, 4)}: damaged ({second.name} has {size - 1} of {size} bytes)")
+    assert lines[0].startswith(f"{place(folder, 4)}: damaged ({second.name} has {size - 1} of {size} bytes)")
     second.unlink()
     with pytest.raises(UserError, match=f"{second.name} is missing"):
-        checkpoints.stored(run, "last")
+        checkpoints.stored(folder, "last")
     other = place(sharded / "stopped" / "adafactor", 4)
-    shutil.rmtree(place(run, 4))
-    shutil.copytree(other, place(run, 4))
+    shutil.rmtree(place(folder, 4))
+    shutil.copytree(other, place(folder, 4))
     first.write_bytes(first.read_bytes())
     with pytest.raises(UserError, match="of another run"):
-        s2s.fit(Recipe.load("toy_copy", [*keys_of("ema", tmp_path / "elsewhere"), f"run.folder={run}"]))
+        s2s.fit(Recipe.load("toy_copy", [*keys_of("ema", tmp_path / "elsewhere"), f"run.folder={folder}"]))
 
 
 @pytest.mark.parametrize(
