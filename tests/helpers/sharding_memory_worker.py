@@ -27,7 +27,7 @@ def measured(*arguments: Any) -> Any:
 
 
 if __name__ == "__main__":
-    train.update = measured
+    train.update = measured  # type: ignore[assignment]
     train.fit(Recipe.load("toy_copy", [*KEYS, f"run.folder={sys.argv[1]}", *sys.argv[2:]]))
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     print(f"\nrank {rank}: {peaks[-1]}", flush=True)

@@ -188,7 +188,7 @@ def test_an_update_takes_a_little_more_than_half_the_memory(tmp_path: Path) -> N
 
 def test_parts_that_are_damaged_or_of_another_run_are_not_read(sharded: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(sharded / "stopped" / "ema", tmp_path / "run")
-    first, second = shard_files.parts(place(folder, 4))
+    _, second = shard_files.parts(place(folder, 4))
     size = second.stat().st_size
     os.truncate(second, size - 1)
     checkpoint, lines = checkpoints.newest(folder)
@@ -198,10 +198,9 @@ def test_parts_that_are_damaged_or_of_another_run_are_not_read(sharded: Path, tm
     second.unlink()
     with pytest.raises(UserError, match=f"{second.name} is missing"):
         checkpoints.stored(folder, "last")
-    other = place(sharded / "stopped" / "adafactor", 4)
+    other = place(sharded / "stopped" / "t5", 4)
     shutil.rmtree(place(folder, 4))
     shutil.copytree(other, place(folder, 4))
-    first.write_bytes(first.read_bytes())
     with pytest.raises(UserError, match="of another run"):
         s2s.fit(Recipe.load("toy_copy", [*keys_of("ema", tmp_path / "elsewhere"), f"run.folder={folder}"]))
 
