@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed
+from torch.autograd import Function
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn import Module
 from torch.utils._pytree import tree_map
 
 from s2s.machine.agreement import is_main, several, told
@@ -41,10 +43,57 @@ def shard(objective: Objective, device: torch.device, precision: Name) -> None:
     policy = half if is_half else MixedPrecisionPolicy()
     for layer in (layer for stack in objective.model.stacks() for layer in stack):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
+        Uses(layer)
     fully_shard(objective, mesh=mesh)
     if objective.model.token_table.is_meta:
         objective.to_empty(device=device)
         objective.model.tie()
+
+
+class Use(Function):
+    """A parameter in one pass of its layer, whose gradient is added to the parameter's at once."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor) -> Tensor:
+        ctx.parameter = parameter
+        return parameter.view_as(parameter)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> None:
+        gradient = gradient.contiguous()
+        before = ctx.parameter.grad
+        # Not in place: another parameter may have been given the same tensor.
+        ctx.parameter.grad = gradient if before is None else before + gradient
+
+
+class Uses:
+    """Gives a layer, in each of its passes, uses of its parameters in their place.
+
+    A source and its targets go through the same layers. Autograd adds the gradients of all passes before it hands their
+    sum over, so those of all layers would wait, whole, for the source's backward. FSDP divides and sums what a
+    parameter has been given at the end of each pass's backward.
+    """
+
+    def __init__(self, layer: Module) -> None:
+        self.parts = [(part, [*part._parameters]) for part in layer.modules() if part._parameters]
+        # Between the hooks of FSDP, which gather the parameters before and free them after.
+        layer.register_forward_pre_hook(self.begin)
+        layer.register_forward_hook(self.end, prepend=True)
+
+    def begin(self, *_: Any) -> None:
+        """Put uses into the place of parameters; attributes of an object are found before its parameters."""
+        if torch.is_grad_enabled():
+            for part, names in self.parts:
+                for name in names:
+                    parameter = part._parameters[name]
+                    if parameter is not None and parameter.requires_grad:
+                        vars(part)[name] = Use.apply(parameter)
+
+    def end(self, *_: Any) -> None:
+        """Take them away."""
+        for part, names in self.parts:
+            for name in names:
+                vars(part).pop(name, None)
 
 
 def give(copy: Objective, objective: Objective) -> None:

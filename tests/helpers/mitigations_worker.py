@@ -1,7 +1,7 @@
 """The gradient of one update under every method: python mitigations_worker.py FOLDER, by one process or several.
 
 With several, the update is dealt to them unevenly, to two micro-batches each; its gradients are taken under DDP and,
-with raw ``fully_shard`` and blocks that recompute, under FSDP2.
+with blocks that recompute, sharded as ``run.sharding: full`` does it.
 """
 
 import json
@@ -10,8 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,6 +21,7 @@ from s2s.objective import Objective
 from s2s.recipe.build import build_objective, build_vocabulary
 from s2s.recipe.recipe import Recipe
 from s2s.runs.checkpoints import load_model
+from s2s.training.sharding import shard
 from s2s.vocabulary import Vocabulary
 
 TINY = ["model.width=16", "model.layers=2", "model.dropout=0.0", "data.size=220", "run.precision=fp32"]
@@ -96,12 +95,8 @@ def under_ddp(module: Objective, parts: list[Batch], whole: Batch) -> Tensor:
 
 def under_fsdp(module: Objective, parts: list[Batch], whole: Batch) -> Tensor:
     module.model.keep("block", 1)
-    mesh = init_device_mesh("cpu", (2,))
-    for block in module.model.blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(module, mesh=mesh)
-    for number, part in enumerate(parts):
-        module.set_requires_gradient_sync(number == 1)
+    shard(module, torch.device("cpu"), "fp32")
+    for part in parts:
         (module(part, 1, count(whole)).total * 2).backward()
     return gradient(module)
 
