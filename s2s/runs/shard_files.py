@@ -6,7 +6,8 @@ folder of somebody else's must not be able to run.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def write(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, An
 
     All processes have to call it. Of tensors that are not divided, one process writes each.
     """
-    dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    with _quiet():
+        dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
     # Each process reads its own file back, and not the main one all of them.
     number = distributed.get_rank() + 1 if distributed.is_initialized() else 1
     written = {path.name: entry(path) for path in folder.glob(PATTERN.replace("*", f"{number:05d}-*"))}
@@ -82,6 +84,14 @@ def write(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, An
     entries: list[dict[str, dict[str, Any]]] = [{}] * distributed.get_world_size()
     distributed.all_gather_object(entries, written)
     return {name: line for lines in entries for name, line in lines.items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out torch's warning that a process without a group writes and reads by itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield
 
 
 def shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -99,8 +109,7 @@ def shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
 def read(folder: Path, targets: Mapping[str, Tensor], no_group: bool = False) -> None:
     """Read tensors into targets, divided or not, each process its own parts; ``no_group``: in this process only."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # so it is
+        with _quiet():
             dcp.load(dict(targets), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=no_group)
     except ERRORS as error:
         raise UserError(f"{folder}: its parts cannot be read ({first_line(error)}); {AGAIN}") from error

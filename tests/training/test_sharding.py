@@ -15,7 +15,7 @@ import torch
 from fake_devices import needs_fake_cuda, on_devices, run
 from safetensors.torch import load_file
 from sharding_worker import RESUMED, ROWS, keys_of, train
-from tiny_runs import log, place, together
+from tiny_runs import log, place, ready, together
 from torch import Tensor
 
 import s2s
@@ -203,6 +203,31 @@ def test_parts_that_are_damaged_or_of_another_run_are_not_read(sharded: Path, tm
     shutil.copytree(other, place(folder, 4))
     with pytest.raises(UserError, match="of another run"):
         s2s.fit(Recipe.load("toy_copy", [*keys_of("ema", tmp_path / "elsewhere"), f"run.folder={folder}"]))
+
+
+@needs_fake_cuda
+def test_accelerates_fsdp_is_full_sharding(tmp_path: Path) -> None:
+    launcher = ["-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2"]
+    keys = ["data.size=220", "model.width=16", "run.steps=1", "run.tokens=400", "run.evaluate_examples=1"]
+    command = [*launcher, "-m", "s2s.train", "recipe=toy_copy", *keys, f"run.folder={tmp_path / 'run'}"]
+    done = run(command, on_devices(2))
+    assert done.returncode == 0, done.stderr
+    assert "2 processes on cuda (fake cuda), which divide the parameters among them" in done.stdout
+    assert "not used" not in done.stdout
+
+
+def test_a_process_alone_writes_one_part_and_resumes_from_it(base: Path, tmp_path: Path) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "parts"
+    keys = ("run.steps=4", "run.save_every=2", "run.ema=0.9", "run.device=cpu")
+    s2s.fit(ready(base, whole, *keys))
+    made = ready(base, folder, *keys, "run.checkpoint_format=sharded")
+    s2s.fit(made)
+    assert len(shard_files.parts(place(folder, 4))) == 1
+    shutil.rmtree(place(folder, 4))
+    s2s.fit(made)
+    assert log(folder) == log(whole)
+    ours, theirs = (s2s.load(run, "last").objective.state_dict() for run in (folder, whole))
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
 @pytest.mark.parametrize(
