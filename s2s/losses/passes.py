@@ -114,7 +114,11 @@ class Passes:
 
         None where the model's scores are more than that, as those of a model of ``transformers`` that caps them.
         """
-        return self.model.output(self.hidden(batch)[batch.labels != IGNORED])
+        return self.model.output(self.rows(batch))
+
+    def rows(self, batch: Batch, words: InputEmbeddings | None = None) -> Tensor:
+        """Return the last layer [N, D] at the batch's N labels, or from embeddings in place of its decoder inputs."""
+        return self.hidden(batch, words)[batch.labels != IGNORED]
 
     def losses(self, batch: Batch, output: OutputRows | None = None) -> tuple[Tensor, Tensor]:
         """Sum cross-entropy and negative log-likelihood of the labels, without holding all their scores in memory.
@@ -127,18 +131,25 @@ class Passes:
         # Cutting by a mask waits for a GPU, where rows of padding, which are few, cost less than that.
         if labels.device.type == "cpu":
             hidden, labels = (part[batch.labels.flatten() != IGNORED] for part in (hidden, labels))
-        output = self.model.output(hidden)
+        return self.losses_at(hidden, labels)
+
+    def losses_at(self, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum cross-entropy and negative log-likelihood of labels [N] at rows [N, D] of the last layer."""
+        output = self.model.output(rows)
         if output is None:
             mask = labels != IGNORED
-            scores = Scores(at_least_float32(self.model.logits(hidden[mask])), labels[mask])
+            scores = Scores(at_least_float32(self.model.logits(rows[mask])), labels[mask])
             return self.cross_entropy(scores), scores.nll().detach()
         return self._loss(*output, labels, self.label_smoothing)
 
     def score_copies(self, batches: Sequence[Batch]) -> list[Scores]:
         """Return the scores of several targets of the same sources, decoded side by side in one pass."""
+        return [self.scores(rows, batch.labels) for rows, batch in zip(self.copies(batches), batches, strict=True)]
+
+    def copies(self, batches: Sequence[Batch]) -> Sequence[Tensor]:
+        """Return the last layer [B, T, D] of several targets of the same sources, side by side in one pass."""
         packed = batches[0]._replace(target=torch.cat([batch.target for batch in batches], dim=1))
-        hidden = self.hidden(packed, copies=len(batches)).chunk(len(batches), dim=1)
-        return [self.scores(rows, batch.labels) for rows, batch in zip(hidden, batches, strict=True)]
+        return self.hidden(packed, copies=len(batches)).chunk(len(batches), dim=1)
 
     def cross_entropy(self, scores: Scores) -> Tensor:
         """Sum the labels' cross-entropies, with the recipe's label smoothing."""

@@ -44,8 +44,8 @@ class KeptGradients(Function):
     @staticmethod
     @once_differentiable
     def backward(context: Any, loss: Tensor, *constants: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG004
-        others = len(context.needs_input_grad) - 3
-        return (*(loss.to(part.dtype) * part for part in context.saved_tensors), *[None] * others)
+        kept = [loss.to(part.dtype) * part for part in context.saved_tensors]
+        return (*kept, *[None] * (len(context.needs_input_grad) - len(kept)))
 
 
 class _VocabularyLoss(KeptGradients):
@@ -54,7 +54,7 @@ class _VocabularyLoss(KeptGradients):
         context: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, smoothing: float
     ) -> tuple[Tensor, Tensor]:
         # Autocast off, so that the layer's types hold: products in half precision, sums in float32.
-        layer = OutputLayer(OutputRows(hidden, weight, bias), any(context.needs_input_grad))
+        layer = OutputLayer(OutputRows(hidden, weight, bias), context.needs_input_grad)
         with torch.autocast(hidden.device.type, enabled=False):
             parts = _Parts(layer, smoothing, labels, counted(labels))
             sums = [parts.add(rows) for rows in slices(hidden)]
@@ -64,25 +64,32 @@ class _VocabularyLoss(KeptGradients):
         return loss, nll
 
 
-def slices(rows: Tensor) -> list[slice]:
-    """Return the slices of ``ROWS`` rows, on a GPU of ``GPU_ROWS``."""
-    size = ROWS if rows.device.type == "cpu" else GPU_ROWS
-    return [slice(start, start + size) for start in range(0, len(rows), size)]
+def slices(rows: Tensor, gpu_rows: int = GPU_ROWS) -> list[slice]:
+    """Return the slices of ``ROWS`` rows, on a GPU of ``gpu_rows``."""
+    size = ROWS if rows.device.type == "cpu" else gpu_rows
+    return [slice(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
 
 
 class OutputLayer:
-    """The output layer over some rows, and its gradients, added up slice of rows by slice."""
+    """The output layer over some rows, and its gradients, added up slice of rows by slice.
 
-    def __init__(self, output: OutputRows, differentiable: bool) -> None:
+    ``needed`` says which of hidden rows, weight and bias need one. Rows alone, as over a frozen table, have one alone.
+    """
+
+    def __init__(self, output: OutputRows, needed: Sequence[bool]) -> None:
         self.output = output.cast()
         self.gradients: list[Tensor] = []
-        if differentiable:
-            kinds = [(part, torch.promote_types(part.dtype, torch.float32)) for part in self.output]
+        if any(needed[:3]):
+            parts = self.output if any(needed[1:3]) else self.output[:1]
+            kinds = [(part, torch.promote_types(part.dtype, torch.float32)) for part in parts]
             self.gradients = [torch.zeros_like(part, dtype=dtype) for part, dtype in kinds]
 
     def add(self, rows: slice, gradient: Tensor) -> None:
         """Add the gradients that follow from those of a slice's scores [n, V]."""
         own_hidden, own_weight, _ = self.output
+        if len(self.gradients) == 1:
+            self.gradients[0][rows] = gradient.to(own_weight.dtype) @ own_weight
+            return
         hidden, weight, bias = self.gradients
         bias += gradient.sum(dim=0)
         gradient = gradient.to(own_weight.dtype)

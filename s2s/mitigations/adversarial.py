@@ -12,11 +12,12 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from s2s.batch import Batch, real_inputs
+from s2s.batch import IGNORED, Batch, real_inputs
 from s2s.config.ranges import Few, Share, Strength, at_least
+from s2s.losses.divergence_loss import Shares, divergence_at, from_constant
 from s2s.losses.passes import InputEmbeddings
-from s2s.losses.terms import Term, divergence
-from s2s.mitigations.base import LossMethod, LossTerms, StepContext, mixed
+from s2s.losses.terms import Term
+from s2s.mitigations.base import LossMethod, LossTerms, StepContext, mixed, paired_terms
 
 Perturbation = Sequence[Tensor]
 """A step for each tensor of ``InputEmbeddings``."""
@@ -142,17 +143,15 @@ class VirtualAdversarial(Perturbed):
 
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
         passes, words = context.passes, context.passes.words(fed, self.scope)
-        scores = passes.score(fed, words)
-        constant = scores.logits.detach()
+        rows = passes.rows(fed, words)
         # Normal numbers have no preferred direction; uniform ones would favour the corners of their cube.
         direction: Perturbation = noise(words, fed, context, gaussian=True)
         for _ in range(self.iterations):
             at = words.moved(scaled(direction, self.xi))
-            direction = passes.gradients(divergence(constant, passes.score(fed, at).logits), at)
-        moved = passes.score(fed, words.moved(scaled(direction, self.epsilon)))
-        penalty = self.share(context) * divergence(constant, moved.logits)
-        terms = {"cross_entropy": Term(passes.cross_entropy(scores)), "divergence": Term(penalty)}
-        return LossTerms(terms, scores.nll())
+            direction = passes.gradients(divergence_at(passes.model, rows, passes.rows(fed, at)), at)
+        moved = passes.rows(fed, words.moved(scaled(direction, self.epsilon)))
+        shares = Shares(1.0, 0.0, self.share(context))
+        return paired_terms(passes, torch.cat([rows, moved]), fed.labels[fed.labels != IGNORED], shares, from_constant)
 
 
 def scaled(step: Perturbation, length: float) -> Perturbation:

@@ -14,8 +14,9 @@ from s2s.batch import Batch, Counts
 from s2s.config.ranges import CountOrZero, Share, settle
 from s2s.data.batches import TokenisedSplit
 from s2s.errors import UserError
+from s2s.losses.divergence_loss import Shares, paired_loss
 from s2s.losses.passes import Passes
-from s2s.losses.terms import Term
+from s2s.losses.terms import Scores, Term, at_least_float32
 from s2s.model.backbone import Backbone
 from s2s.randomness import Draws
 from s2s.vocabulary import Vocabulary
@@ -182,6 +183,22 @@ def mixed(share: float, clean: Tensor, name: str, method: Tensor) -> dict[str, T
     # A part times 0 would still be in the graph, cost a backward, and turn an infinite loss into nan.
     parts = {"clean": (1 - share, clean), name: (share, method)}
     return {name: Term(factor * value) for name, (factor, value) in parts.items() if factor}
+
+
+def paired_terms(
+    passes: Passes, rows: Tensor, labels: Tensor, shares: Shares, apart: Callable[[Tensor, Tensor], Tensor]
+) -> LossTerms:
+    """Return the loss of two views of labels [N], as ``paired_loss``, from their rows [2N, D], the first's first."""
+    output = passes.model.output(rows)
+    if output is None:  # of a model whose scores are more than a product with a table
+        logits = at_least_float32(passes.model.logits(rows))
+        first, second = (Scores(half, labels) for half in logits.chunk(2))
+        entropy = shares.first * passes.cross_entropy(first) + shares.second * passes.cross_entropy(second)
+        penalty = shares.divergence * apart(first.logits, second.logits)
+        return LossTerms({"cross_entropy": Term(entropy), "divergence": Term(penalty)}, first.nll())
+    loss, penalty, nll = paired_loss(output, labels.repeat(2), shares, passes.label_smoothing, apart)
+    # Parts of one mean, for the log; the first has the gradient of the whole.
+    return LossTerms({"cross_entropy": Term(loss - penalty), "divergence": Term(penalty)}, nll)
 
 
 def check(composition: Composition, names: list[str]) -> None:

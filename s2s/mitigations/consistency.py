@@ -8,8 +8,9 @@ from torch import Tensor
 
 from s2s.batch import IGNORED, Batch
 from s2s.config.ranges import Share, Strength
+from s2s.losses.divergence_loss import Shares, both_ways
 from s2s.losses.terms import Scores, Term, divergence, divergences
-from s2s.mitigations.base import Composition, LossMethod, LossTerms, PrefixMethod, StepContext
+from s2s.mitigations.base import Composition, LossMethod, LossTerms, PrefixMethod, StepContext, paired_terms
 from s2s.mitigations.prefix_noise import Noise, from_target
 
 
@@ -51,8 +52,15 @@ class RDrop(Consistency):
         return set()
 
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:  # noqa: ARG002
-        first, second = _halves(fed, context) if self.scope == "all" else context.passes.score_copies([fed, fed])
-        return self.combined(first, second, divergences(first.logits, second.logits), context)
+        passes, mask = context.passes, fed.labels != IGNORED
+        if self.scope == "all":
+            rows = passes.rows(fed.map(lambda part: torch.cat([part, part])))
+        else:
+            rows = torch.cat([hidden[mask] for hidden in passes.copies([fed, fed])])
+        share = self.share(context)
+        # (1 - share) CE_1 + share (CE_1 + CE_2) / 2
+        shares = Shares(1 - share / 2, share / 2, share * self.scale())
+        return paired_terms(passes, rows, fed.labels[mask], shares, both_ways)
 
 
 @dataclass
@@ -67,13 +75,6 @@ class ArticleRDrop(RDrop):
 
     def scale(self) -> float:
         return self.alpha / 4
-
-
-def _halves(fed: Batch, context: StepContext) -> list[Scores]:
-    """Return the scores of two whole passes, which differ in their dropout."""
-    twice = fed.map(lambda part: torch.cat([part, part]))
-    scores = context.passes.score(twice)
-    return [Scores(*rows) for rows in zip(scores.logits.chunk(2), scores.labels.chunk(2), strict=True)]
 
 
 @dataclass

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from s2s.losses.divergence_loss import divergence_loss
+from s2s.losses.divergence_loss import Shares, both_ways, divergence_loss, from_constant, paired_loss
 from s2s.losses.vocabulary_loss import ROWS, OutputRows
 from s2s.mitigations.distillation import DIVERGENCES
 
@@ -54,6 +54,38 @@ def test_it_is_the_divergence_of_all_scores(
     found = torch.autograd.grad(factor * loss, student)
     for ours, theirs in zip(found, torch.autograd.grad(factor * expected, student), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@given(
+    rows=st.sampled_from([0, 1, 7, ROWS + 3]),
+    seed=st.integers(0, 99),
+    shares=st.tuples(st.floats(-1, 1), st.sampled_from([0.0, 0.5]), st.floats(0, 2)),
+    smoothing=st.sampled_from([0.0, 0.3]),
+    one_way=st.booleans(),
+    frozen=st.booleans(),
+)
+@few
+def test_two_views_have_the_loss_of_all_scores(
+    rows: int, seed: int, shares: tuple[float, float, float], smoothing: float, one_way: bool, frozen: bool
+) -> None:
+    hidden, weight, bias = outputs(2 * rows, 4, seed)
+    output = OutputRows(hidden.requires_grad_(), weight.requires_grad_(not frozen), bias.requires_grad_(not frozen))
+    labels = torch.randint(11, (rows,), generator=torch.Generator().manual_seed(seed)).repeat(2)
+    apart = from_constant if one_way else both_ways
+    loss, penalty, nll = paired_loss(output, labels, Shares(*shares), smoothing, apart)
+    scores = functional.linear(*output)
+    entropies = functional.cross_entropy(scores, labels, reduction="none", label_smoothing=smoothing)
+    p, q = scores[:rows].softmax(dim=-1), scores[rows:].softmax(dim=-1)
+    constant = p.detach() if one_way else p
+    divergence = (constant * (constant / q).log()).sum() + (0 if one_way else (q * (q / p).log()).sum())
+    expected = shares[0] * entropies[:rows].sum() + shares[1] * entropies[rows:].sum() + shares[2] * divergence
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-11)
+    torch.testing.assert_close(penalty, (shares[2] * divergence).detach(), rtol=1e-10, atol=1e-11)
+    unsmoothed = functional.cross_entropy(scores[:rows], labels[:rows], reduction="sum")
+    torch.testing.assert_close(nll, unsmoothed.detach(), rtol=1e-11, atol=1e-11)
+    wanted = [part for part in output if part.requires_grad]
+    for ours, theirs in zip(torch.autograd.grad(loss, wanted), torch.autograd.grad(expected, wanted), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
 
 
 def test_without_gradients_none_are_computed_and_the_loss_is_the_same() -> None:
