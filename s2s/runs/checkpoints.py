@@ -381,7 +381,7 @@ def _not_finite(states: Any) -> Iterator[tuple[Any, Any]]:
 
 def _damage(folder: Path) -> str | None:
     """Return the damage to a checkpoint, as text, or None if it is whole."""
-    needed = set() if shard_files.parts(folder) else {WEIGHTS}
+    needed = {path.name for path in shard_files.parts(folder)} or {WEIGHTS}
     return damage(folder, needed if folder.name.startswith("average") else {*needed, TRAINER})
 
 

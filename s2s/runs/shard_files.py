@@ -74,8 +74,12 @@ def write(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, An
 
     All processes have to call it. Of tensors that are not divided, one process writes each.
     """
-    with _quiet():
-        dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    try:
+        with _quiet():
+            dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    except CheckpointException as error:  # no Exception to torch, and the reason of one process within it
+        reason = next(iter(error.failures.values()))[0]
+        raise RuntimeError(first_line(reason)) from reason
     # Each process reads its own file back, and not the main one all of them.
     number = distributed.get_rank() + 1 if distributed.is_initialized() else 1
     written = {path.name: entry(path) for path in folder.glob(PATTERN.replace("*", f"{number:05d}-*"))}

@@ -6,10 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -118,3 +120,15 @@ def assert_same_end(folder: Path, undisturbed: Path, step: int) -> None:
     assert state(folder, step) == state(undisturbed, step)
     assert log(folder) == log(undisturbed)
     assert checkpoints.stored(folder).step == checkpoints.stored(undisturbed).step
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """As on a disk with so little room, no file can grow beyond a size."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

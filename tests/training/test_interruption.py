@@ -12,7 +12,7 @@ import numpy
 import pytest
 import tiny_runs
 import torch
-from tiny_runs import arguments, assert_same_end, log, ready, steps
+from tiny_runs import arguments, assert_same_end, largest_file, log, ready, steps
 
 import s2s
 from s2s import train
@@ -91,18 +91,6 @@ def test_a_run_without_progress_ends_early_and_goes_on_with_more_patience(
     assert steps(folder) == list(range(1, 9))
     with pytest.raises(UserError, match=r"run.patience: 3 -> 2"):
         s2s.fit(made)
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """As on a disk with so little room, no file can grow beyond a size."""
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(

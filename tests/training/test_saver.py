@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from fake_devices import needs_fake_cuda, on_devices, run
-from test_interruption import largest_file
-from tiny_runs import TINY, assert_same_end, log, place, ready
+from tiny_runs import TINY, assert_same_end, largest_file, log, place, ready
 
 from s2s.errors import UserError
 from s2s.runs import checkpoints

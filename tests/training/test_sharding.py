@@ -15,7 +15,7 @@ import torch
 from fake_devices import needs_fake_cuda, on_devices, run
 from safetensors.torch import load_file
 from sharding_worker import RESUMED, ROWS, keys_of, train
-from tiny_runs import log, place, ready, together
+from tiny_runs import largest_file, log, place, ready, recipe, together
 from torch import Tensor
 
 import s2s
@@ -228,6 +228,9 @@ def test_a_process_alone_writes_one_part_and_resumes_from_it(base: Path, tmp_pat
     assert log(folder) == log(whole)
     ours, theirs = (s2s.load(run, "last").objective.state_dict() for run in (folder, whole))
     assert all((ours[name] == theirs[name]).all() for name in theirs)
+    with largest_file(10_000), pytest.raises(UserError, match=r"step-00000006: cannot be written \(File too large\)"):
+        s2s.fit(recipe(folder, *keys, "run.steps=6", "run.checkpoint_format=sharded"))
+    assert checkpoints.step_of(checkpoints.whole(folder)[-1]) == 4
 
 
 @pytest.mark.parametrize(
