@@ -158,7 +158,7 @@ def foreign(arguments: argparse.Namespace, longest: int) -> Backbone:
 
 def build(arguments: argparse.Namespace, longest: int) -> Backbone:
     """Return a model from scratch with room for ``longest`` tokens of source and target together."""
-    if arguments.backbone != "prefix_lm":
+    if getattr(arguments, "backbone", "prefix_lm") != "prefix_lm":  # other benchmarks build this one alone
         return foreign(arguments, longest)
     shape = {name: getattr(arguments, name) for name in SHAPE}
     model = PrefixTransformer(Architecture(**shape, feed_forward=4 * arguments.width, positions=longest))

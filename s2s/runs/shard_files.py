@@ -14,12 +14,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, distributed
-from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.api import CheckpointException
 
 from s2s.errors import UserError, first_line
 from s2s.files.folders import AGAIN, entry
+
+# It names parts of Unix that Windows lacks; there checkpoints are whole, as they are by default.
+try:
+    from torch.distributed import checkpoint as dcp
+    from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.api import CheckpointException
+except (ImportError, AttributeError):
+    CheckpointException = RuntimeError  # type: ignore[assignment,misc]
 
 PATTERN = "shard-*.safetensors"
 WEIGHTS, BUFFERS, AVERAGE, OPTIMIZER = "weights/", "buffers/", "ema/", "optimizer/"

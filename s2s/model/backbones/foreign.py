@@ -144,6 +144,11 @@ class KnownRows(nn.Module):
             return getattr(self.bodies[0], name)
 
 
+def _tie(module: Any, _: object) -> None:
+    """Share the tensors that a model has under several names; a function of its own, as a lambda has no pickle."""
+    module.tie()
+
+
 class ForeignBackbone(Backbone):
     """A model of ``transformers``, called ``inner``; subclasses say how sources and targets go through it."""
 
@@ -159,7 +164,7 @@ class ForeignBackbone(Backbone):
             adapt(self.inner, shape.lora)
         self.frozen = [name for name, part in self.inner.named_parameters() if shape.lora and not part.requires_grad]
         self.aliases = aliases(self.inner)
-        self.register_load_state_dict_post_hook(lambda module, _: module.tie())
+        self.register_load_state_dict_post_hook(_tie)
         self.body_layers = [layer for stack in _stacks(self.body()) for layer in stack]
         self.factor = None if self.token_table.is_meta else self._factor()
 
