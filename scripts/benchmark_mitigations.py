@@ -156,10 +156,8 @@ def foreign(arguments: argparse.Namespace, longest: int) -> Backbone:
     return untrained(ForeignArchitecture(str(kind_of(config)), vocabulary, plain(config))).train()
 
 
-def build(arguments: argparse.Namespace, longest: int) -> Backbone:
-    """Return a model from scratch with room for ``longest`` tokens of source and target together."""
-    if getattr(arguments, "backbone", "prefix_lm") != "prefix_lm":  # other benchmarks build this one alone
-        return foreign(arguments, longest)
+def build(arguments: argparse.Namespace, longest: int) -> PrefixTransformer:
+    """Return a prefix LM from scratch with room for ``longest`` tokens of source and target together."""
     shape = {name: getattr(arguments, name) for name in SHAPE}
     model = PrefixTransformer(Architecture(**shape, feed_forward=4 * arguments.width, positions=longest))
     torch.manual_seed(0)
@@ -185,7 +183,8 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> list[dict[st
     lengths = timing.ragged(sizes, arguments.batches)
     batches = [timing.random_batch(part, arguments.vocabulary).to(device) for part in lengths]
     longest = [int(tokens) for tokens in lengths.max(axis=(0, 1))]
-    model = build(arguments, sum(longest) + 2).to(device)
+    make = build if arguments.backbone == "prefix_lm" else foreign
+    model = make(arguments, sum(longest) + 2).to(device)
     optimizer = AdamW(rate=0.0).build(model)
 
     def work(objective: Module, number: int) -> None:

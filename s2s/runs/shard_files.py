@@ -18,20 +18,12 @@ from torch import Tensor, distributed
 from s2s.errors import UserError, first_line
 from s2s.files.folders import AGAIN, entry
 
-# It names parts of Unix that Windows lacks; there checkpoints are whole, as they are by default.
-try:
-    from torch.distributed import checkpoint as dcp
-    from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
-    from torch.distributed.checkpoint.api import CheckpointException
-except (ImportError, AttributeError):
-    CheckpointException = RuntimeError  # type: ignore[assignment,misc]
-
 PATTERN = "shard-*.safetensors"
 WEIGHTS, BUFFERS, AVERAGE, OPTIMIZER = "weights/", "buffers/", "ema/", "optimizer/"
 """The beginnings of the names of tensors: of weights, of other buffers of the model, of the weights' moving average,
 and of the optimizer's state."""
 
-ERRORS = (SafetensorError, CheckpointException, OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
+ERRORS = (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def named(
@@ -79,12 +71,8 @@ def write(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, An
 
     All processes have to call it. Of tensors that are not divided, one process writes each.
     """
-    try:
-        with _quiet():
-            dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
-    except CheckpointException as error:  # no Exception to torch, and the reason of one process within it
-        reason = next(iter(error.failures.values()))[0]
-        raise RuntimeError(first_line(reason)) from reason
+    with _library() as dcp:
+        dcp.save(dict(tensors), storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
     # Each process reads its own file back, and not the main one all of them.
     number = distributed.get_rank() + 1 if distributed.is_initialized() else 1
     written = {path.name: entry(path) for path in folder.glob(PATTERN.replace("*", f"{number:05d}-*"))}
@@ -96,20 +84,27 @@ def write(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, An
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out torch's warning that a process without a group writes and reads by itself."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        yield
+def _library() -> Iterator[Any]:
+    """Give ``torch.distributed.checkpoint``, and raise what fails within as a RuntimeError."""
+    from torch.distributed import checkpoint as dcp  # most of a second, which only checkpoints in parts spend
+
+    try:
+        with warnings.catch_warnings():
+            # A process without a group writes and reads by itself.
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            yield dcp
+    except dcp.api.CheckpointException as error:  # no Exception to torch, and the reason of one process within it
+        reason = next(iter(error.failures.values()))[0]
+        raise RuntimeError(first_line(reason)) from reason
 
 
 def shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Return shape and type of each tensor of a checkpoint in parts. Errors: a UserError where they cannot be read."""
     try:
-        metadata = HuggingFaceStorageReader(str(folder)).read_metadata()
+        with _library() as dcp:
+            metadata = dcp.HuggingFaceStorageReader(str(folder)).read_metadata()
         return {
-            name: (tuple(tensor.size), tensor.properties.dtype)  # type: ignore[union-attr]
-            for name, tensor in metadata.state_dict_metadata.items()
+            name: (tuple(tensor.size), tensor.properties.dtype) for name, tensor in metadata.state_dict_metadata.items()
         }
     except ERRORS as error:
         raise UserError(f"{folder}: its parts cannot be read ({first_line(error)}); {AGAIN}") from error
@@ -118,8 +113,8 @@ def shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
 def read(folder: Path, targets: Mapping[str, Tensor], no_group: bool = False) -> None:
     """Read tensors into targets, divided or not, each process its own parts; ``no_group``: in this process only."""
     try:
-        with _quiet():
-            dcp.load(dict(targets), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=no_group)
+        with _library() as dcp:
+            dcp.load(dict(targets), storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=no_group)
     except ERRORS as error:
         raise UserError(f"{folder}: its parts cannot be read ({first_line(error)}); {AGAIN}") from error
 

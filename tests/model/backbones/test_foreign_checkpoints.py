@@ -25,6 +25,7 @@ KINDS: dict[str, tuple[Any, str | None]] = {
     "gpt2": (gpt2, TITLE),
     "qwen3": (qwen, "chat"),
 }
+LONGEST = 40
 ROWS = [(text.strip(), " ".join(text.split()[:3])) for text in TEXTS[:4]] * 6
 
 
@@ -53,7 +54,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 def recipe(checkpoint: Path, *overrides: str) -> list[str]:
     template = KINDS[json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["model_type"]][1]
     model = {"pretrained": str(checkpoint), "dropout": 0.0, **dict.fromkeys(NO_SIZES)}
-    data = {"source": None, "path": str(checkpoint / "texts"), "max_source": 40, "template": template}
+    data = {"source": None, "path": str(checkpoint / "texts"), "max_source": LONGEST, "template": template}
     run = ["run.steps=2", "run.evaluate_examples=1", "run.precision=fp32", "run.tokens=256"]
     return [
         f"model={json.dumps(model)}",
@@ -111,7 +112,9 @@ def test_a_run_writes_what_generate_writes(checkpoint: Path, tmp_path: Path) -> 
     model.load_state_dict(run.model.inner.state_dict())  # type: ignore[union-attr]
     again = s2s.load(tmp_path / "run")
     assert run.vocabulary.size < run.model.shape.vocabulary
-    texts = [source for source, _ in ROWS[:4]]
+    # A longer source is cut, and the library's own prompt is not.
+    texts = [source for source, _ in ROWS[:4] if prompt(tokenizer, template, source).shape[1] <= LONGEST]
+    assert len(texts) >= 3
     found = again.generate(texts, beams=1, max_length=6)
     forced = {"forced_bos_token_id": tokenizer.bos_token_id} if run.vocabulary.prefix else {}
     never = [*run.vocabulary.never_written, *range(run.vocabulary.size, run.model.shape.vocabulary)]
@@ -128,9 +131,7 @@ def test_a_run_writes_what_generate_writes(checkpoint: Path, tmp_path: Path) -> 
         )[0]
         new = row[1 + len(run.vocabulary.prefix) if model.config.is_encoder_decoder else ids.shape[1] :].tolist()
         wanted = before_end(new, run.vocabulary.end)
-        if rows[0].tokens != wanted:  # two tokens of nearly one probability may change places by rounding
-            ours, others = (score[:6].sum() for score in again.score([text] * 2, [rows[0].tokens, wanted]))
-            assert float(ours) == pytest.approx(float(others), abs=1e-3)
+        assert rows[0].tokens == wanted
     scores = again.score(texts, [rows[0].tokens for rows in found])
     for rows, score in zip(found, scores, strict=True):
         whole = score if len(rows[0].tokens) < 6 else score[:-1]
