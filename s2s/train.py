@@ -33,7 +33,7 @@ from s2s.runs import checkpoints, run_folder
 from s2s.runs.log import cut_log
 from s2s.runs.metadata import read_metadata
 from s2s.runs.run import Run, opened
-from s2s.training import plots, trackers
+from s2s.training import plots, sharding, trackers
 from s2s.training.ahead import ahead
 from s2s.training.dry_run import rehearse
 from s2s.training.evaluation import dev_scores, finish, shown
@@ -46,7 +46,6 @@ from s2s.training.setup import (
     buffers,
     check_processes,
     check_resumable,
-    measures,
     precision_of,
     prepare,
     start_objective,
@@ -200,9 +199,8 @@ def _save(accelerator: Accelerator, saver: Saver, state: State) -> None:
     keep = max(state.run.keep, state.run.average or 0)
     if state.run.checkpoint_format == "sharded":
         # Not in a thread: the processes exchange what each of them has written.
-        checkpoints.save_parts(
-            saver.folder, state.parts()._replace(measured=measures(state.objective)), buffers(state.objective), keep
-        )
+        parts = state.parts()._replace(measured=sharding.measures(state.objective))
+        checkpoints.save_parts(saver.folder, parts, buffers(state.objective), keep)
         return
     checkpoint = state.checkpoint(accelerator.is_main_process)
     with failing_together():

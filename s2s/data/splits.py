@@ -22,11 +22,11 @@ Files = dict[str, list[Path]]
 
 
 def locate(data: DataSettings) -> Path:
-    """Return the file or folder at ``data.path``; a pattern need not exist."""
-    path = root_folder(data) / at_home(data.path or "")
-    if path.exists() or PATTERN.search(path.name):
-        return path
+    """Return the file or folder at ``data.path``; a pattern need not exist, nor the root of files that are listed."""
     root = root_folder(data)
+    path = root / at_home(data.path or "")
+    if data.path is None or path.exists() or PATTERN.search(path.name):
+        return path
     if not path.parent.is_dir():
         raise UserError(f"data.path: {path} is missing, and so is its folder (root: {root})")
     raise UserError(f"data.path: {path} is missing (root: {root}){_alike(path)}")

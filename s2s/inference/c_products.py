@@ -4,7 +4,7 @@ Both read a matrix once for all rows of a step, and a row's result does not depe
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,27 @@ def build() -> Built:
     return c_library.build(Path(__file__).with_name("products.c"), FUNCTIONS)
 
 
-class CLinear:
+class Panels:
+    """A map of rows [N, inputs] to [N, outputs], whose groups of panels threads share."""
+
+    inputs: int
+    outputs: int
+    groups: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        # Not len(x): a function of Python, it costs as much as the rest of this call.
+        x, number = x.contiguous(), x.shape[0]
+        y = x.new_empty(number, self.outputs)
+        work = partial(self.compute, x.data_ptr(), y.data_ptr(), number)
+        _share(work, self.groups, number * self.inputs * self.outputs)
+        return y
+
+    def compute(self, x: int, y: int, number: int, first: int, last: int) -> None:
+        """Compute the groups first .. last - 1 of the outputs of rows, given the addresses of x and y."""
+        raise NotImplementedError  # float32 and int8 have their own C functions
+
+
+class CLinear(Panels):
     """x W^T + b, with W in panels [panels, inputs, PANEL] and b padded to whole panels."""
 
     def __init__(self, weight: Tensor, bias: Tensor, span: int | None = None) -> None:
@@ -48,20 +68,12 @@ class CLinear:
         self.weight, self.bias = (tensor.data_ptr() for tensor in self.kept)
         self.multiply, self.groups = build().loaded.multiply, _groups(self.outputs)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        # Not len(x): a function of Python, it costs as much as the rest of this call.
-        x, number = x.contiguous(), x.shape[0]
-        y = x.new_empty(number, self.outputs)
-        from_x, to_y, sizes = x.data_ptr(), y.data_ptr(), (number, self.inputs, self.outputs)
-
-        def work(first: int, last: int) -> None:
-            self.multiply(from_x, self.weight, self.bias, to_y, self.span, *sizes, first, last)
-
-        _share(work, self.groups, number * self.inputs * self.outputs)
-        return y
+    def compute(self, x: int, y: int, number: int, first: int, last: int) -> None:
+        """Compute some groups."""
+        self.multiply(x, self.weight, self.bias, y, self.span, number, self.inputs, self.outputs, first, last)
 
 
-class CQuantisedLinear:
+class CQuantisedLinear(Panels):
     """The same with W in int8, in panels [panels, inputs / DEPTH, PANEL, DEPTH], and x in 7 bits; sums are exact."""
 
     def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor, tiny: float) -> None:
@@ -77,18 +89,10 @@ class CQuantisedLinear:
         self.fixed, self.tiny = [tensor.data_ptr() for tensor in self.kept], tiny
         self.multiply, self.groups = build().loaded.multiply_integers, _groups(self.outputs)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        # Not len(x): a function of Python, it costs as much as the rest of this call.
-        x, number = x.contiguous(), x.shape[0]
-        y = x.new_empty(number, self.outputs)
-        from_x, to_y, sizes = x.data_ptr(), y.data_ptr(), (number, self.inputs, self.outputs)
-
-        def work(first: int, last: int) -> None:
-            room = torch.empty(number * (4 + self.inputs), dtype=torch.uint8)  # each thread rounds all rows for itself
-            self.multiply(from_x, *self.fixed, to_y, room.data_ptr(), self.tiny, *sizes, first, last)
-
-        _share(work, self.groups, number * self.inputs * self.outputs)
-        return y
+    def compute(self, x: int, y: int, number: int, first: int, last: int) -> None:
+        """Compute some groups."""
+        room = torch.empty(number * (4 + self.inputs), dtype=torch.uint8)  # each thread rounds all rows for itself
+        self.multiply(x, *self.fixed, y, room.data_ptr(), self.tiny, number, self.inputs, self.outputs, first, last)
 
 
 def gelu(x: Tensor) -> Tensor:

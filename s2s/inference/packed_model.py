@@ -126,12 +126,13 @@ def _activated(linear: Map, activation: nn.Module) -> Map:
     """Return the map followed by the activation, as one operation where oneDNN has it and always computes the map."""
     # By type, as every look-up makes a new module.
     names = {type(activations()[name]): name for name in FUSED}
-    # oneDNN rounds an activation in other ways than torch, so that bits would depend on the number of rows.
-    if isinstance(linear, PackedLinear) and linear.few is None and type(activation) in names:
-        return replace(linear, activation=names[type(activation)])
+    name = names.get(type(activation))
     in_c = isinstance(linear, CQuantisedLinear) or (isinstance(linear, PackedLinear) and linear.few is not None)
-    if in_c and names.get(type(activation)) == "gelu":
+    if in_c and name == "gelu":
         return lambda x: gelu(linear(x))
+    # oneDNN rounds an activation in other ways than torch, so that bits would depend on the number of rows.
+    if isinstance(linear, PackedLinear) and not in_c and name is not None:
+        return replace(linear, activation=name)
     return lambda x: activation(linear(x))
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from s2s.losses.terms import Scores, at_least_float32, divergence, divergences
+from s2s.losses.terms import Scores, at_least_float32, divergence, divergences, row_divergences
 from s2s.losses.vocabulary_loss import KeptGradients, OutputLayer, OutputRows, slices
 from s2s.model.backbone import Backbone
 
@@ -29,11 +29,6 @@ class Shares(NamedTuple):
     divergence: float
 
 
-def both_ways(first: Tensor, second: Tensor) -> Tensor:
-    """Sum KL(p_1 || p_2) + KL(p_2 || p_1) over rows of scores [n, V]."""
-    return divergences(first, second)
-
-
 def from_constant(first: Tensor, second: Tensor) -> Tensor:
     """Sum KL(p_1 || p_2) over rows of scores [n, V], of which the first are constants."""
     return divergence(first.detach(), second)
@@ -44,7 +39,7 @@ def paired_loss(
     labels: Tensor,
     shares: Shares,
     smoothing: float,
-    apart: Callable[[Tensor, Tensor], Tensor] = both_ways,
+    apart: Callable[[Tensor, Tensor], Tensor] = divergences,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sum first CE_1 + second CE_2 + divergence D(p_1, p_2) over two views of N labels; D is ``apart`` of the scores.
 
@@ -105,11 +100,7 @@ def divergence_at(model: Backbone, constant: Tensor, rows: Tensor) -> Tensor:
     assert teacher is not None
     output = OutputRows(output.hidden, output.weight.detach(), output.bias.detach())
     ones = torch.ones(len(rows), device=rows.device, dtype=torch.promote_types(rows.dtype, torch.float32))
-    return divergence_loss(output, [teacher], ones, _kl, 1.0)
-
-
-def _kl(p: Tensor, q: Tensor) -> Tensor:
-    return (p.exp() * (p - q)).sum(dim=-1)
+    return divergence_loss(output, [teacher], ones, row_divergences, 1.0)
 
 
 def divergence_loss(

@@ -64,6 +64,11 @@ def divergence(p_scores: Tensor, q_scores: Tensor) -> Tensor:
     return functional.kl_div(q, p, reduction="sum", log_target=True)
 
 
+def row_divergences(p: Tensor, q: Tensor) -> Tensor:
+    """Return KL(p || q) [n] of each row of log-probabilities [n, V]."""
+    return (p.exp() * (p - q)).sum(dim=-1)
+
+
 def at_least_float32(scores: Tensor) -> Tensor:
     """Convert scores to float32; float64 ones stay as they are."""
     return scores.to(torch.promote_types(scores.dtype, torch.float32))

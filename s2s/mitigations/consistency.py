@@ -8,7 +8,7 @@ from torch import Tensor
 
 from s2s.batch import IGNORED, Batch
 from s2s.config.ranges import Share, Strength
-from s2s.losses.divergence_loss import Shares, both_ways
+from s2s.losses.divergence_loss import Shares
 from s2s.losses.terms import Scores, Term, divergence, divergences
 from s2s.mitigations.base import Composition, LossMethod, LossTerms, PrefixMethod, StepContext, paired_terms
 from s2s.mitigations.prefix_noise import Noise, from_target
@@ -60,7 +60,7 @@ class RDrop(Consistency):
         share = self.share(context)
         # (1 - share) CE_1 + share (CE_1 + CE_2) / 2
         shares = Shares(1 - share / 2, share / 2, share * self.scale())
-        return paired_terms(passes, rows, fed.labels[mask], shares, both_ways)
+        return paired_terms(passes, rows, fed.labels[mask], shares, divergences)
 
 
 @dataclass

@@ -15,26 +15,21 @@ from s2s.config.ranges import PathText, Positive, Range, Share
 from s2s.errors import UserError, nearest
 from s2s.losses.divergence_loss import divergence_loss
 from s2s.losses.passes import Passes
-from s2s.losses.terms import Term
+from s2s.losses.terms import Term, row_divergences
 from s2s.mitigations.base import Composition, LossMethod, LossTerms, PrefixMethod, StepContext, TrainingContext
 from s2s.mitigations.candidates import has_labels, pack, sample
 from s2s.model.backbone import Backbone, OutputRows
 from s2s.vocabulary.base import same_pieces
 
 
-def _kl(p: Tensor, q: Tensor) -> Tensor:
-    """Return KL(p || q) of each row of log-probabilities [n, V]."""
-    return (p.exp() * (p - q)).sum(dim=-1)
-
-
 def _jsd(p: Tensor, q: Tensor, beta: float) -> Tensor:
     mixed = torch.logaddexp(p + log(beta), q + log(1 - beta))
-    return beta * _kl(p, mixed) + (1 - beta) * _kl(q, mixed)
+    return beta * row_divergences(p, mixed) + (1 - beta) * row_divergences(q, mixed)
 
 
 DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "forward_kl": lambda p, q, _: _kl(p, q),
-    "reverse_kl": lambda p, q, _: _kl(q, p),
+    "forward_kl": lambda p, q, _: row_divergences(p, q),
+    "reverse_kl": lambda p, q, _: row_divergences(q, p),
     "jsd": _jsd,
 }
 """The divergence [n] of the log-probabilities p of the teacher and q of the student, each [n, V]; ``beta`` is jsd's."""

@@ -316,27 +316,18 @@ def start_objective(prepared: Prepared, folder: Path) -> tuple[Objective, Checkp
         objective = (
             _with_weights(prepared, folder, checkpoint) if has_weights else _without_weights(prepared, is_divided)
         )
-    tensors = _all_tensors(objective) if has_weights else {}
+    tensors = sharding.all_tensors(objective) if has_weights else {}
     if is_divided:
         sharding.shard(objective, device, prepared.precision.name)
     objective.to(device)
     if known is not None and parts is not None:
         _read_parts(prepared, folder, objective, known)
     elif several():
-        sharding.fill(_all_tensors(objective), tensors)
-        vars(objective.model).update(told(measures(objective) if main else {}))
+        sharding.fill(sharding.all_tensors(objective), tensors)
+        vars(objective.model).update(told(sharding.measures(objective) if main else {}))
     if known is not None:
         report = [*report, f"resuming from step {known.step}"]
     return objective, checkpoint if main else known, report
-
-
-def _all_tensors(objective: Objective) -> dict[str, Tensor]:
-    return {**dict(objective.named_parameters()), **dict(objective.named_buffers())}
-
-
-def measures(objective: Objective) -> dict[str, Any]:
-    """Return what was measured of the model, which one without weights has to be told."""
-    return {name: getattr(objective.model, name) for name in objective.model.measured}
 
 
 def buffers(objective: Objective) -> dict[str, Tensor]:

@@ -96,10 +96,19 @@ class Uses:
                 vars(part).pop(name, None)
 
 
+def all_tensors(objective: Objective) -> dict[str, Tensor]:
+    """Return the parameters and buffers of an objective, those included that its weights do not have."""
+    return {**dict(objective.named_parameters()), **dict(objective.named_buffers())}
+
+
+def measures(objective: Objective) -> dict[str, Any]:
+    """Return what was measured of the model, which one without weights has to be told."""
+    return {name: getattr(objective.model, name) for name in objective.model.measured}
+
+
 def give(copy: Objective, objective: Objective) -> None:
     """Give a copy of an objective on "meta" the tensors of the divided one, whole; all processes have to call it."""
-    tensors = {**dict(objective.named_parameters()), **dict(objective.named_buffers())}
-    for name, tensor in tensors.items():
+    for name, tensor in all_tensors(objective).items():
         owner, _, last = name.rpartition(".")
         whole_one = tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
         module = copy.get_submodule(owner)
@@ -108,7 +117,7 @@ def give(copy: Objective, objective: Objective) -> None:
         else:
             module._buffers[last] = whole_one
     copy.model.tie()
-    vars(copy.model).update({name: getattr(objective.model, name) for name in objective.model.measured})
+    vars(copy.model).update(measures(objective))
 
 
 def clip_gradients(parameters: Iterable[Tensor], largest: float) -> Tensor:

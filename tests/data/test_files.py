@@ -243,6 +243,16 @@ def test_a_test_split_that_cannot_be_used_does_not_stop_training(tmp_path: Path,
     assert load(DataSettings(path=str(tmp_path), **listed), splits=TRAINED).fingerprint == found.fingerprint
 
 
+def test_whole_paths_of_files_need_no_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("S2S_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "a.jsonl", numbered("a", 40))
+    found = load(DataSettings(train_files=[str(tmp_path / "a.jsonl")]), splits=TRAINED)
+    assert len(found.train) + len(found.dev) == 40
+    missing = error_of(lambda: load(DataSettings(train_files=["a.jsonl"])))
+    assert missing == "data.train_files: no file fits data/a.jsonl"
+
+
 def test_two_files_for_the_test_split_matter_to_who_reads_it(tmp_path: Path) -> None:
     for name in ("train.jsonl", "test.jsonl", "test.jsonl.gz"):
         write_jsonl(tmp_path / name, numbered("a", 3))

@@ -19,7 +19,8 @@ from s2s.vocabulary import Vocabulary, sentence_pieces
 
 
 def read(folder: Path, parts: list[Path], vocabulary: Vocabulary) -> TokenisedSplit:
-    settings = DataSettings(train_files=[str(part) for part in parts], cache=str(folder / "cache"))
+    names = [part.name for part in parts]
+    settings = DataSettings(path=str(folder), train_files=names, cache=str(folder / "cache"))
     dataset = load(settings, splits=("train", "dev"))
     entry = CacheEntry(folder / "cache", dataset.fingerprint)
     return tokenise(dataset.train, vocabulary, 24, 8, "train", data_entry=entry)

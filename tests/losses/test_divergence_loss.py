@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from s2s.losses.divergence_loss import Shares, both_ways, divergence_loss, from_constant, paired_loss
+from s2s.losses.divergence_loss import Shares, divergence_loss, from_constant, paired_loss
+from s2s.losses.terms import divergences
 from s2s.losses.vocabulary_loss import ROWS, OutputRows
 from s2s.mitigations.distillation import DIVERGENCES
 
@@ -71,7 +72,7 @@ def test_two_views_have_the_loss_of_all_scores(
     hidden, weight, bias = outputs(2 * rows, 4, seed)
     output = OutputRows(hidden.requires_grad_(), weight.requires_grad_(not frozen), bias.requires_grad_(not frozen))
     labels = torch.randint(11, (rows,), generator=torch.Generator().manual_seed(seed)).repeat(2)
-    apart = from_constant if one_way else both_ways
+    apart = from_constant if one_way else divergences
     loss, penalty, nll = paired_loss(output, labels, Shares(*shares), smoothing, apart)
     scores = functional.linear(*output)
     entropies = functional.cross_entropy(scores, labels, reduction="none", label_smoothing=smoothing)
