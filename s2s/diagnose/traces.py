@@ -142,6 +142,6 @@ def sample_texts(
         # Training's sampler expects a training step: this is step 0, with the method at full strength.
         context = StepContext(Passes(model, 0.0, model), Draws(seeds, "rollout"), count(batch), 0, 1.0)
         with torch.no_grad():
-            rows = sample(batch, context, samples, max_length, vocabulary.end)
+            rows = sample(batch, context, samples, max_length, vocabulary.end, size=vocabulary.size)
         texts.update(zip(indices.tolist(), rows, strict=True))
     return [texts[index] for index in range(len(pairs))]

@@ -101,12 +101,14 @@ def sample(
     end: int,
     greedy: bool = False,
     rows: Tensor | None = None,
+    size: int | None = None,
 ) -> list[list[Candidate]]:
     """Draw ``copies`` candidates for each source token by token from the model, or take its likeliest tokens.
 
     A draw depends only on the row's seed, the number of the candidate and the column. The target has no dropout; the
     encoded source is that of the step, with its dropout. With ``rows`` [R] only these sources get candidates; without
-    any of them the parameters are gathered all the same, as other processes wait for that.
+    any of them the parameters are gathered all the same, as other processes wait for that. ``size`` cuts the model's
+    table to a vocabulary's pieces, where it has more rows.
     """
     model = context.passes.model
     # Outside of no_grad: the loss reads the same memory and needs its gradients.
@@ -118,14 +120,20 @@ def sample(
     # processes, and they end at different lengths.
     with evaluating(model), torch.no_grad(), gathered(context.passes.root):
         first = begin.repeat_interleave(copies)
-        ids = _search(model, memory.contiguous(), first, max_length, end, uniform).tolist() if len(first) else []
+        ids = _search(model, memory.contiguous(), first, max_length, end, uniform, size).tolist() if len(first) else []
     # All rows grow until the last one has ended; tokens after a row's first end are not of its candidate.
     drawn = [Candidate(row[: row.index(end)], True) if end in row else Candidate(row, False) for row in ids]
     return [drawn[start : start + copies] for start in range(0, len(drawn), copies)]
 
 
 def _search(
-    model: Backbone, memory: Memory, begin: Tensor, max_length: int, end: int, uniform: Tensor | None
+    model: Backbone,
+    memory: Memory,
+    begin: Tensor,
+    max_length: int,
+    end: int,
+    uniform: Tensor | None,
+    size: int | None,
 ) -> Tensor:
     """Return tokens [B K, columns] by uniform numbers [B K, max_length], or the likeliest, until all have ended.
 
@@ -136,7 +144,7 @@ def _search(
     done = torch.zeros_like(tokens, dtype=torch.bool)
     for column in range(max_length):
         hidden, cache = model.step(tokens, column, memory, cache)
-        logits = model.logits(hidden).float()
+        logits = model.logits(hidden)[:, :size].float()
         tokens = logits.argmax(dim=-1) if uniform is None else _draw(logits, uniform[:, column])
         columns.append(tokens)
         done |= tokens == end
@@ -238,7 +246,8 @@ class CandidateTools(NamedTuple):
 
     def sample(self, batch: Batch, context: StepContext, count: int, greedy: bool = False) -> list[list[Candidate]]:
         """Sample ``count`` candidates for each source, or search the likeliest tokens."""
-        return sample(batch, context, count, self.max_length, self.vocabulary.end, greedy)
+        vocabulary = self.vocabulary
+        return sample(batch, context, count, self.max_length, vocabulary.end, greedy, size=vocabulary.size)
 
     def pack(self, candidates: list[list[Candidate]], batch: Batch) -> Packed:
         """Pack candidates for one pass on the batch's device."""

@@ -36,11 +36,12 @@ DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 
 
 class Teachers(NamedTuple):
-    """The frozen models, and the limit and the end of the student's samples."""
+    """The frozen models, and the limit, the end and the number of pieces of the student's samples."""
 
     models: list[Backbone]
     max_length: int
     end: int
+    pieces: int
 
 
 @dataclass
@@ -89,7 +90,7 @@ class Distillation(LossMethod):
         """Load the teachers, which have to have the vocabulary of the student and room for its examples."""
         folders = self.teacher if isinstance(self.teacher, list) else [self.teacher]
         models = [_load(folder, context) for folder in folders]
-        return Teachers(models, context.max_length, context.vocabulary.end)
+        return Teachers(models, context.max_length, context.vocabulary.end, context.vocabulary.size)
 
     def loss(self, clean: Batch, fed: Batch, context: StepContext) -> LossTerms:
         passes, share = context.passes, self.share(context)
@@ -116,7 +117,7 @@ class Distillation(LossMethod):
         drawn = context.draws.uniform("on_policy", 1)[:, 0] < self.on_policy
         # Rows without labels keep an idle process in step, and need no sample.
         rows = (drawn & has_labels(clean)).nonzero()[:, 0]
-        samples = sample(fed, context, 1, teachers.max_length, teachers.end, rows=rows)
+        samples = sample(fed, context, 1, teachers.max_length, teachers.end, rows=rows, size=teachers.pieces)
         if not samples:
             return fed, rows
         packed = pack(samples, fed.target[rows, 0], teachers.end)

@@ -11,7 +11,7 @@ from torch import Tensor
 from s2s.batch import Batch, real_inputs
 from s2s.config.ranges import Few, Share, Strength, above
 from s2s.errors import UserError, nearest
-from s2s.mitigations.base import PrefixMethod, StepContext
+from s2s.mitigations.base import PrefixMethod, StepContext, TrainingContext
 from s2s.mitigations.prefix_noise import from_target
 
 
@@ -70,6 +70,10 @@ class ScheduledSampling(PrefixMethod):
         if self.policy not in POLICIES:
             raise UserError(f"policy: no '{self.policy}'{nearest(self.policy, POLICIES)}")
 
+    def prepare(self, context: TrainingContext) -> int:
+        # A model's table may have more rows than the vocabulary has pieces, and none of those is ever written.
+        return context.vocabulary.size
+
     def feed(self, batch: Batch, context: StepContext) -> Batch:
         tokens = real_inputs(batch)
         tokens[:, 0] = False  # the begin symbol
@@ -95,7 +99,7 @@ class ScheduledSampling(PrefixMethod):
 
     def _written(self, predicted: Predicted, tokens: Tensor, context: StepContext) -> Tensor:
         """Return the tokens [N] that the model would write."""
-        logits = predicted.logits
+        logits = predicted.logits[:, : context.prepared]
         if self.noise:
             logits = logits + self.noise * context.draws.gumbel("word", tokens.shape[1], logits.shape[1])[tokens]
         return logits.argmax(dim=-1)

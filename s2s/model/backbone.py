@@ -121,6 +121,8 @@ class Backbone(nn.Module):
     shape: Shape
     gives_attention: ClassVar[bool] = False
     """Whether a subclass implements ``source_attention``, which searches with a coverage penalty ask for."""
+    has_int8: ClassVar[bool] = False
+    """Whether searches know how to compute a subclass's steps in int8."""
     measured: tuple[str, ...] = ()
     """Attributes that are measured with the weights, and told to a model that is made without them (on "meta")."""
 

@@ -46,6 +46,8 @@ def check_search(kind: type[Backbone], search: SearchMethod) -> None:
             "search.coverage_penalty: it needs weights of attention, which models of transformers do not give here; "
             "leave it out, or set it to 0"
         )
+    if search.precision == "int8" and not kind.has_int8:
+        raise UserError("search.precision: int8 is for the prefix LM; this model decodes in fp32 and bf16")
 
 
 def check_heads(

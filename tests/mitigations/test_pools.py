@@ -14,7 +14,9 @@ from s2s.batch import collate, count
 from s2s.data.batches import TokenisedSplit
 from s2s.losses.passes import Passes
 from s2s.mitigations.base import PreparedMethod, StepContext, TrainingContext
+from s2s.mitigations.candidates import CandidateTools
 from s2s.mitigations.prefix_noise import RandomReplacement
+from s2s.mitigations.scheduled_sampling import ScheduledSampling
 from s2s.randomness import Draws
 from s2s.vocabulary import Vocabulary
 from s2s.vocabulary.pretrained import PretrainedVocabulary
@@ -184,3 +186,30 @@ def test_marks_of_a_tokenizer_are_never_drawn(family, make, pool):
         tokens = {*feed(method, batch, context).target[:, 1:].flatten().tolist()}
     # The model may write special pieces, as its search may.
     assert tokens == (plain | special if pool == "model_top_k" else plain)
+
+
+@pytest.mark.parametrize("own", ["samples", "greedy", "words", "words_sampled"])
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_a_model_writes_no_rows_that_are_no_pieces(family, own):
+    vocabulary = Letters()
+    model = tiny(family, SIZE + 4)
+    # Whatever the hidden state, one of the further rows is far likelier than any piece.
+    rows = model.inner.get_output_embeddings().weight.data
+    rows[SIZE:] = 50 * torch.eye(rows.shape[1])[:2].repeat(2, 1) * torch.tensor([1, 1, -1, -1])[:, None]
+    rows[END] = 0  # seldom the likeliest, so that texts are long
+    batch = collate([([*LONG, END], LONG)] * 50, PADDING, END)
+    method = ScheduledSampling(rate=1.0, policy="always", noise=float(own == "words_sampled"))
+    context = TrainingContext(vocabulary, lambda: None, max_source=20, max_length=9, load_model=None)
+    prepared = method.prepare(context)
+    context = StepContext(Passes(model, 0.0, model), Draws(batch.seeds, "own"), count(batch), 0, 1.0, prepared)
+    if own.startswith("words"):
+        with torch.no_grad():
+            written = method.feed(batch, context).target[:, 1:]
+            scores = model.logits(context.passes.hidden(batch))
+        assert (scores.argmax(dim=-1) >= SIZE).float().mean() > 0.9
+    else:
+        tools = CandidateTools(vocabulary, 9, lambda *_: 0.0)
+        candidates = tools.sample(batch, context, 2, own == "greedy")
+        written = torch.tensor([token for row in candidates for candidate in row for token in candidate.ids])
+    assert len(written)
+    assert int(written.max()) < SIZE

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import foreign_worker
 import httpx
@@ -105,22 +106,34 @@ def test_scores_are_those_of_the_search(run: s2s.Run) -> None:
     assert all(len(row[0].tokens) <= 4 for row in half)
 
 
-def test_a_coverage_penalty_is_refused_before_anything_is_searched(run: s2s.Run, tmp_path: Path) -> None:
-    message = r"search\.coverage_penalty: it needs weights of attention, which models of transformers do not give here"
-    penalty = "search.coverage_penalty=0.5"
+UNSERVED: dict[str, tuple[Any, str, str]] = {
+    "coverage_penalty": (
+        0.5,
+        "coverage_penalty: 0.0",
+        r"search\.coverage_penalty: it needs weights of attention, which models of transformers do not give here",
+    ),
+    "precision": ("int8", "precision: auto", r"search\.precision: int8 is for the prefix LM"),
+}
+"""Keys of a search that need the prefix LM: a value, the line of a recipe's default, and the reason."""
+
+
+@pytest.mark.parametrize("key", UNSERVED)
+def test_a_search_that_needs_the_prefix_lm_is_refused_before_anything_is_searched(
+    run: s2s.Run, tmp_path: Path, key: str
+) -> None:
+    value, default, message = UNSERVED[key]
     with pytest.raises(UserError, match=message):
-        s2s.fit(s2s.Recipe.load("toy_copy", arguments(family_of(run), tmp_path / "none", penalty)))
+        s2s.fit(s2s.Recipe.load("toy_copy", arguments(family_of(run), tmp_path / "none", f"search.{key}={value}")))
     assert not (tmp_path / "none" / "run.json").exists()
     with pytest.raises(UserError, match=message):
-        run.generate(["not read"], coverage_penalty=0.5)
+        run.generate(["not read"], **{key: value})
     with pytest.raises(UserError, match=message):
-        check_cost(run, SearchSettings(coverage_penalty=0.5), 1 << 20)
+        check_cost(run, SearchSettings(**{key: value}), 1 << 20)
     saved = shutil.copytree(run.folder, tmp_path / "saved")
-    recipe = (saved / "recipe.yaml").read_text(encoding="utf-8")
-    assert "coverage_penalty: 0.0" in recipe
-    (saved / "recipe.yaml").write_text(
-        recipe.replace("coverage_penalty: 0.0", "coverage_penalty: 0.5"), encoding="utf-8"
-    )
+    before, search, after = (saved / "recipe.yaml").read_text(encoding="utf-8").partition("search:")
+    assert default in search + after
+    changed = after.replace(default, f"{key}: {value}", 1)
+    (saved / "recipe.yaml").write_text(before + search + changed, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         s2s.load(saved)
 
