@@ -199,8 +199,8 @@ def test_a_model_writes_no_rows_that_are_no_pieces(family, own):
     rows[END] = 0  # seldom the likeliest, so that texts are long
     batch = collate([([*LONG, END], LONG)] * 50, PADDING, END)
     method = ScheduledSampling(rate=1.0, policy="always", noise=float(own == "words_sampled"))
-    context = TrainingContext(vocabulary, lambda: None, max_source=20, max_length=9, load_model=None)
-    prepared = method.prepare(context)
+    training = TrainingContext(vocabulary, lambda: None, max_source=20, max_length=9, load_model=None)
+    prepared = method.prepare(training)
     context = StepContext(Passes(model, 0.0, model), Draws(batch.seeds, "own"), count(batch), 0, 1.0, prepared)
     if own.startswith("words"):
         with torch.no_grad():
