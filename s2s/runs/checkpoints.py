@@ -11,7 +11,7 @@ files ``last`` and ``best`` name two of them, as ``s2s.files.pointers`` says. ``
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
-from math import isnan
+from math import isnan, prod
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -291,7 +291,12 @@ def _evaluated(folder: Path) -> dict[str, Tensor]:
 
 def trainer_bytes(run: Path) -> int:
     """Return the size of the optimizer's state, and of what little is with it, in the last checkpoint."""
-    return (_named(run, "last") / TRAINER).stat().st_size
+    folder = _named(run, "last")
+    size = (folder / TRAINER).stat().st_size
+    # Of a checkpoint in parts, that file has only the numbers; the tensors are among the parts.
+    shapes = shard_files.shapes(folder) if shard_files.parts(folder) else {}
+    moments = [shape for name, shape in shapes.items() if name.startswith(shard_files.OPTIMIZER)]
+    return size + sum(prod(shape) * dtype.itemsize for shape, dtype in moments)
 
 
 def step_of_link(run: Path, name: str) -> int | None:

@@ -93,6 +93,10 @@ def test_a_checkpoint_in_parts_is_read_whole(name: str, sharded: Path, alone: Pa
     assert distance(checkpoints.stored(folder, "last").tensors, theirs) < 1e-5
     assert s2s.load(folder, "last").step == 4
     assert len(checkpoints.fingerprint(folder, "last")) == 64
+    states = torch.load(place(alone / name, 4) / TRAINER)["optimizer"]["state"].values()
+    moments = [value for state in states for value in state.values() if isinstance(value, torch.Tensor) and value.ndim]
+    numbers = (place(folder, 4) / TRAINER).stat().st_size
+    assert checkpoints.trainer_bytes(folder) - numbers == sum(moment.nbytes for moment in moments) > 0
 
 
 @pytest.mark.parametrize(("processes", "sharding"), [(1, "full"), (2, "none"), (3, "full")])

@@ -155,7 +155,9 @@ class LargeMatrices:
     def apply(self, squares: list[float]) -> None:  # noqa: ARG002
         """Change the parameters."""
         squared = (torch._foreach_mul(list(roots), roots) for roots in (self.rows, self.columns))
-        for part, rows, columns, *weights in zip(self.parts, self.rows, self.columns, *squared, strict=True):
+        # From the last to the first: the gradients that were measured last are still in the cache.
+        matrices = [*zip(self.parts, self.rows, self.columns, *squared, strict=True)]
+        for part, rows, columns, *weights in reversed(matrices):
             plan = part.plan(*kernels.square_forms(part.gradient, part.parameter, *weights).tolist())
             kernels.move(part.parameter, part.gradient, rows, columns, plan.keep, plan.factor)
 

@@ -104,10 +104,13 @@ static void move_chunk(float *restrict p, const float *restrict g, ptrdiff_t row
     }
 }
 
-/* p_ij = keep p_ij - factor row_i column_j g_ij. */
+/* p_ij = keep p_ij - factor row_i column_j g_ij. The chunks are walked from the last to the first: square_forms has just
+   read the last ones, which are still in the cache where the matrix is larger than that. */
 void move(float *p, const float *g, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t together, ptrdiff_t first,
           ptrdiff_t last, const float *by_row, const float *by_column, float keep, float factor) {
-    for (ptrdiff_t chunk = first, row = first * together; chunk < last; chunk++, row += together)
+    for (ptrdiff_t chunk = last - 1; chunk >= first; chunk--) {
+        const ptrdiff_t row = chunk * together;
         move_chunk(p + row * columns, g + row * columns, least(together, rows - row), columns, by_row + row, by_column,
                    keep, factor);
+    }
 }
