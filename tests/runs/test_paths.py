@@ -206,6 +206,45 @@ def test_a_run_saves_its_ways_and_decodes_by_them(trained: Path) -> None:
     assert sum(line.startswith("paths on ") for line in metadata.report) == 1
 
 
+DISAGREEING = """
+import json, os, sys
+from s2s import train
+from s2s.machine.paths import WAYS, way
+from s2s.runs import paths
+
+# The main process finds each second way ten times as fast, the other process each first one.
+first = int(os.environ["RANK"])
+paths.timed = lambda works: dict(zip(works, (1.0, 10.0) if first else (10.0, 1.0)))
+update = train.update
+
+
+def noted(*given):
+    with open(f"{sys.argv[1]}/ways-{first}.json", "w", encoding="utf-8") as file:
+        json.dump({path: way(path) for path in WAYS}, file)
+    return update(*given)
+
+
+train.update = noted
+sys.exit(train.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_processes_that_measure_otherwise_take_the_main_one_s_ways(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(DISAGREEING, encoding="utf-8")
+    own = ("model.width=64", "run.steps=2", "run.device=cpu", f"run.folder={tmp_path / 'run'}")
+    program = [str(tmp_path / "program.py"), str(tmp_path), "recipe=toy_copy"]
+    done = tiny_runs.together(*program, *tiny_runs.TINY, *own, timeout=300)
+    assert done.returncode == 0, done.stderr
+    ways = [json.loads((tmp_path / f"ways-{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+    assert ways[0] == ways[1]
+    saved = read_metadata(tmp_path / "run").ways
+    assert saved.items() <= ways[0].items()
+    assert {"products", "attention"} <= saved.keys()
+    assert saved == {path: WAYS[path][1] for path in saved}
+
+
 def test_a_resumed_run_keeps_its_ways(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "timed", lambda _: pytest.fail("nothing needs to be measured"))
     edited(copy, lambda values: values | {"kernel": "onednn", "paths": {"packed": "torch"}})
