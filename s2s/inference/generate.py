@@ -18,7 +18,7 @@ from s2s.inference.precisions import PRECISIONS
 from s2s.machine.memory import enough_memory
 from s2s.model.backbone import Backbone
 from s2s.search.constraints import ConstrainedScorer, WithoutTokens
-from s2s.search.hypotheses import Hypothesis, NotANumberError
+from s2s.search.hypotheses import Hypothesis, NotANumberError, on_device
 from s2s.search.methods.base import Prefix, SearchMethod, SearchRequest, never_interrupt
 from s2s.search.methods.constraints import HOW, constraints_of, prefix_of, textless
 from s2s.search.rescoring import token_scores
@@ -100,8 +100,8 @@ class ModelEnsemble:
     def _padded(self, sources: Sources) -> tuple[Tensor, Tensor]:
         """Return the sources [B, S] and their lengths [B] on the models' device."""
         device = self.models[0].device
-        lengths = torch.tensor([len(source) for source in sources], device=device)
-        return pad(sources, self.vocabulary.padding).to(device), lengths
+        lengths = torch.tensor([len(source) for source in sources])
+        return on_device(pad(sources, self.vocabulary.padding), device), on_device(lengths, device)
 
 
 def generate(

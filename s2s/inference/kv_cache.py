@@ -39,6 +39,8 @@ from s2s.model.backbone import Memory, check_positions
 
 ROOM = 128
 """Free columns of a source at the start, for all its hypotheses together."""
+UNCOUNTED = 64
+"""The least number of a GPU's steps between two counts of the columns that are seen, each of which waits for it."""
 WIDE, WIDE_IN_C = 16, 64
 """The most hypotheses of a source that share a buffer, by torch and in C.
 
@@ -80,6 +82,10 @@ class Buffer:
     def move(self, origins: list[int], targets: list[int], used: int) -> None:
         """Copy the used columns of the rows ``origins`` to the rows ``targets``."""
         self.data[:, targets, ..., :used, :] = self.data[:, origins, ..., :used, :]
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep only the ``rows`` [n], in this order."""
+        self.data = self.data[:, rows]
 
     def compact(self, rows: Tensor, columns: Tensor, room: int) -> None:
         """Keep only the ``rows`` [n], in this order, with their sources and ``columns`` [n, m]; add free columns."""
@@ -135,6 +141,10 @@ class SharedCache(NamedTuple):
 
     def _closed_up(self, sources: Tensor) -> Tensor:
         """Move the live sources that stay to the buffer's first rows; return their rows."""
+        if self.rows.is_cuda:
+            # A GPU copies all rows that stay in less time than it takes to ask it which of them must move.
+            self.buffer.keep(self.rows[sources])
+            return torch.arange(len(sources), device=self.rows.device)
         rows = self.rows[sources].tolist()
         free = sorted(set(range(len(rows))) - set(rows))
         # Of n rows in all, each one beyond the first n leaves one of these free, so both lists have one length.
@@ -150,12 +160,15 @@ class SharedCache(NamedTuple):
         if used + hypotheses <= self.buffer.columns:
             return self
         alive = (self.seen[:, :, source:] == 0).any(dim=1)
-        most = int(alive.sum(dim=1).max())
+        on_gpu = alive.is_cuda
+        # A GPU has memory for some columns that nobody sees, and no time for an early count.
+        most = used - source if on_gpu and self.steps < UNCOUNTED else int(alive.sum(dim=1).max())
         # A stable sort brings the living columns of a source to the front in their order; sources with fewer than
         # ``most`` keep dead ones too, which their masks hide.
         columns = source + (~alive).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
         # Free columns in proportion to the kept ones: a copy is then paid for by the steps until the next one.
-        self.buffer.compact(self.rows, columns, 2 * (most + hypotheses))
+        room = max(2 * (most + hypotheses), UNCOUNTED * hypotheses if on_gpu else 0)
+        self.buffer.compact(self.rows, columns, room)
         kept = self.seen.gather(2, columns[:, None].expand(-1, hypotheses, -1))
         seen = torch.cat([self.seen[:, :, :source], kept], dim=2)
         # ``compact`` has written the rows in the order of the live sources.
@@ -165,7 +178,8 @@ class SharedCache(NamedTuple):
         """Return the state of the hypotheses ``index`` [M] in which each has copies of the columns that it sees."""
         buffer, source = self.buffer, self.buffer.source
         # A hypothesis sees exactly one column for each of its steps, and later steps have columns further to the right.
-        path = (self.seen[:, :, source:] == 0).flatten(0, 1)[index].nonzero()[:, 1].view(len(index), self.steps)
+        hidden = (self.seen[:, :, source:] < 0).flatten(0, 1)[index].to(torch.uint8)
+        path = hidden.argsort(dim=1, stable=True)[:, : self.steps]
         targets = buffer.gather(self.rows[index // self.hypotheses], path + source)
         stored = buffer.data[:, self.rows[sources], ..., :source, :], targets
         layers, cache = (tuple(tuple(layer.to(self.seen.dtype).unbind(2)) for layer in part) for part in stored)

@@ -42,7 +42,8 @@ def diverse_beam_search(
     score = PowerPenalty(length_penalty) if isinstance(length_penalty, int | float) else length_penalty
     rules = Rules(scorer.end, beams, n_best, score, longest, shortest, nothing_better_can_come)
     diversity = Diversity(scorer.sources, strength)
-    results = [search(scorer, rules, diversity) for _ in range(groups)]
+    # Each step is looked at, on a GPU too: a group that has stopped may take no token that later groups would avoid.
+    results = [search(scorer, rules, diversity, look_every=1) for _ in range(groups)]
     return [[group[source] for group in results] for source in range(scorer.sources)]
 
 
@@ -56,7 +57,8 @@ class Diversity:
     def __call__(self, live: Hypotheses, log_probs: Tensor, rules: Rules) -> tuple[Hypotheses, Tensor]:
         """Return the expansions with the greatest penalised sums, with their sums without the penalty."""
         sums = expansion_sums(live, log_probs)
-        sums[too_early(live, rules), :, rules.end] = -torch.inf
+        if (early := too_early(live, rules, sums.device)) is not None:
+            sums[:, :, rules.end].masked_fill_(early[:, None], -torch.inf)
         # The first group to reach a step adds its table; later groups add to it.
         if live.length == len(self.taken):
             self.taken.append(sums.new_zeros(self.sources, sums.size(2)))

@@ -79,28 +79,25 @@ def expand(live: Hypotheses, sums: Tensor, beams: int) -> tuple[Hypotheses, Tens
 
 
 def expand_best(
-    live: Hypotheses, log_probs: Tensor, beams: int, forbidden: Sequence[int], end: int
+    live: Hypotheses, log_probs: Tensor, beams: int, early: Tensor | None, end: int
 ) -> tuple[Hypotheses, Tensor]:
-    """Do the same from log-probabilities [S * K, V], where the hypotheses of the sources ``forbidden`` may not end.
+    """Do the same from log-probabilities [S * K, V], where hypotheses of the sources ``early`` [S] may not end yet.
 
     With one beam, the first of equal expansions is the best, as in ``greedy_stream``: bfloat16 has many equal ones.
-    Raises a NotANumberError where a log-probability is NaN; ``largest`` finds it because NaN counts as the greatest.
+    Where a log-probability is NaN, so is the first sum: NaN counts as the greatest.
     """
     # One more candidate, as below, would mean ``topk``, which promises no order of equal expansions.
-    if beams == 1 and forbidden:
+    if beams == 1 and early is not None:
         log_probs = log_probs.clone()
-        log_probs[list(forbidden), end] = -math.inf
-        forbidden = ()
+        log_probs[:, end].masked_fill_(early, -math.inf)
+        early = None
     # A source's best expansions are among the best of each hypothesis, so no sums [S, K, V] are made; one more makes
     # up for an end that may not come.
-    count = min(beams + bool(forbidden), log_probs.size(1))
+    count = min(beams + (early is not None), log_probs.size(1))
     values, tokens = (part.unflatten(0, live.sums.shape) for part in largest(log_probs, count))
-    sums = live.sums.to(values.device)[:, :, None] + values
-    refuse_nan(live, sums)
-    if forbidden:
-        ends = tokens == end
-        ends[[row for row in range(len(live.sources)) if row not in set(forbidden)]] = False
-        sums = sums.masked_fill(ends, -math.inf)
+    sums = on_device(live.sums, values.device)[:, :, None] + values
+    if early is not None:
+        sums = sums.masked_fill((tokens == end) & early[:, None, None] & ~sums.isnan(), -math.inf)
     best, flat = sums.flatten(1).topk(min(beams, live.sums.size(1) * log_probs.size(1), sums[0].numel()))
     return grown(live, flat // count, tokens.flatten(1).gather(1, flat), best)
 
@@ -109,7 +106,7 @@ def grown(live: Hypotheses, parents: Tensor, tokens: Tensor, sums: Tensor) -> tu
     """Return the hypotheses of the places ``parents`` [S, K] with the ``tokens`` [S, K] added, and their old rows."""
     sources, places = live.sums.shape
     rows = parents + places * torch.arange(sources, device=parents.device)[:, None]
-    histories = live.tokens.to(parents.device).flatten(0, 1)[rows]
+    histories = on_device(live.tokens, parents.device).flatten(0, 1)[rows]
     return Hypotheses(live.sources, torch.cat([histories, tokens[:, :, None]], dim=2), sums), rows
 
 
@@ -143,10 +140,28 @@ def survive(growing: Hypotheses, rows: Tensor, unfinished: list[int], beams: int
     rectangle.
     """
     whole = len(unfinished) == len(growing.sources) and rows.size(1) == beams
-    if whole and bool((growing.sums > -math.inf).all()):
-        return growing, rows.flatten()  # the lines below would only copy everything
-    picked = torch.tensor(unfinished, device=rows.device)[:, None]
-    sums = pad(growing.sums[unfinished], (0, beams - rows.size(1)), value=-math.inf)
+    # The lines below would only copy everything, but a GPU copies faster than it answers whether a place is empty.
+    if whole and (beams == 1 or (not rows.is_cuda and bool((growing.sums > -math.inf).all()))):
+        return growing, rows.flatten()
+    picked = on_device(torch.tensor(unfinished), rows.device)
+    sums = pad(growing.sums[picked], (0, beams - rows.size(1)), value=-math.inf)
     places = torch.arange(beams, device=rows.device).where(sums > -math.inf, sums.argmax(dim=1, keepdim=True))
-    live = Hypotheses([growing.sources[row] for row in unfinished], growing.tokens[picked, places], sums)
-    return live, rows[picked, places].flatten()
+    live = Hypotheses([growing.sources[row] for row in unfinished], growing.tokens[picked[:, None], places], sums)
+    return live, rows[picked[:, None], places].flatten()
+
+
+def on_device(values: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; from the CPU a GPU gets it by memory that it reads without a wait of the host."""
+    pinned = device.type == "cuda" and values.device.type == "cpu"
+    return values.pin_memory().to(device, non_blocking=True) if pinned else values.to(device)
+
+
+def on_host(steps: list[Hypotheses]) -> list[Hypotheses]:
+    """Return the hypotheses of some steps on the CPU; a GPU is waited for once."""
+    if not steps[0].sums.is_cuda:
+        return [step._replace(tokens=step.tokens.cpu(), sums=step.sums.cpu()) for step in steps]
+    # One copy for all: float64 has each token's id and each sum, of single precision too, exactly.
+    tables = [torch.cat([step.tokens.double(), step.sums.double()[:, :, None]], dim=2) for step in steps]
+    parts = torch.cat([table.flatten() for table in tables]).cpu().split([table.numel() for table in tables])
+    together = zip(steps, (part.view(table.shape) for part, table in zip(parts, tables, strict=True)), strict=True)
+    return [step._replace(tokens=table[:, :, :-1].long(), sums=table[:, :, -1]) for step, table in together]

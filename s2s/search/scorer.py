@@ -17,8 +17,9 @@ class Scorer(Protocol[State]):
     which each source still searched has exactly one row for each beam. The rows of a source are adjacent and the
     sources keep their order, so that rows can be viewed as [sources, beams]. Where a source has fewer live hypotheses
     than beams, the other rows repeat its best one; their log-probabilities are ignored, but may not be NaN. ``reorder``
-    drops the rows of a finished source, which never come back. A state is used once: the next step or reorder may write
-    into it, so a search keeps only the newest.
+    drops the rows of a finished source, which never come back. On a GPU a search may only learn some steps later that a
+    source has finished: until then, but not beyond its greatest length, its rows stay, with any tokens after their
+    ends. A state is used once: the next step or reorder may write into it, so a search keeps only the newest.
     """
 
     @property
