@@ -190,21 +190,31 @@ class SharedCache(NamedTuple):
 class SeparateCache(NamedTuple):
     """The state of a search whose hypotheses have keys and values of their own, after a memory that they share."""
 
-    memory: Memory  # of the n live sources
+    memory: Memory  # of the n live sources, with ``copies`` rows of each
     cache: tuple[Cached, ...] | None  # of each layer, [n R, H, steps, d]; None before the first step
     hypotheses: int  # R
     steps: int
+    copies: int = 1  # or R, for a model whose steps need a row for each hypothesis
 
     def step(self, model: DecodingModel, tokens: Tensor) -> tuple[Tensor, "SeparateCache"]:
         """Return the last layer's outputs [n R, D] for the next tokens [n R], and the following state."""
-        hidden, cache = model.model.step(tokens, self.steps, self.memory, self.cache)
-        return hidden, self._replace(cache=cache, steps=self.steps + 1)
+        memory, copies = self.memory, self.copies
+        # Copied here once, and not by the model at every step.
+        if copies < self.hypotheses and not model.model.shares_memory:
+            memory, copies = memory.repeated(self.hypotheses), self.hypotheses
+        hidden, cache = model.model.step(tokens, self.steps, memory, self.cache)
+        return hidden, self._replace(memory=memory, cache=cache, steps=self.steps + 1, copies=copies)
 
     def reorder(self, sources: Tensor, index: Tensor) -> "SeparateCache":
         """Return the state of the hypotheses ``index`` [M], an equal number for each of the live ``sources``."""
-        memory = self.memory if len(sources) == len(self.memory.lengths) else self.memory.rows(sources)
+        memory, copies = self.memory, self.copies
+        if copies > 1 and len(index) != len(memory.lengths):
+            # A hypothesis has its source's row, whichever of its copies it is.
+            memory, copies = memory.rows(index), len(index) // len(sources)
+        elif copies == 1 and len(sources) != len(memory.lengths):
+            memory = memory.rows(sources)
         cache = self.cache and tuple(tuple(part[index] for part in layer) for layer in self.cache)
-        return SeparateCache(memory, cache, len(index) // len(sources), self.steps)
+        return SeparateCache(memory, cache, len(index) // len(sources), self.steps, copies)
 
 
 def begin(model: DecodingModel, memory: Memory) -> SharedCache | SeparateCache:

@@ -153,6 +153,7 @@ class ForeignBackbone(Backbone):
     """A model of ``transformers``, called ``inner``; subclasses say how sources and targets go through it."""
 
     shape: ForeignArchitecture
+    shares_memory = False
     measured: tuple[str, ...] = ("factor",)
 
     def __init__(self, shape: ForeignArchitecture, inner: "PreTrainedModel | None" = None) -> None:

@@ -67,6 +67,32 @@ def test_beams(family, penalty):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
+def test_sources_that_leave_one_by_one_change_nothing_for_the_others(family):
+    model = tiny(family)
+    longest = [8, 3, 5]
+    together = beam_search(scorer(model), 3, longest, 3, min_length=longest)
+    alone = [
+        beam_search(scorer(model, [source]), 3, length, 3, min_length=length)[0]
+        for source, length in zip(SOURCES, longest, strict=True)
+    ]
+    assert_same(together, alone)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_a_source_is_copied_once_for_its_hypotheses(family):
+    searched, memories = scorer(tiny(family)), []
+    _, state = searched.step(torch.full((3,), BEGIN), searched.start())
+    for index in ([0, 0, 1, 1, 2, 2], [1, 0, 2, 2, 5, 4], [1, 1, 2, 3, 4, 5], [2, 3, 5, 4], [0, 1, 3, 3]):
+        _, state = searched.step(torch.tensor(index) + 3, searched.reorder(state, torch.tensor(index)))
+        memories.append(state.memory)
+    # Three steps with three sources, and two after one has left.
+    assert len({id(memory) for memory in memories}) == 2
+    assert [len(memory.lengths) for memory in memories] == [6, 6, 6, 4, 4]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
 def test_samples_are_drawn_from_the_models_own_distribution(family):
     """Along drawn texts, every step's distribution is that of a whole forward of the text so far."""
     model, seen = tiny(family), []
