@@ -40,13 +40,15 @@ def on_devices(devices: int, capability: str = "8.0", memory: int | None = None)
     asked = {"FAKE_CUDA": "1", "FAKE_CUDA_DEVICES": str(devices), "FAKE_CUDA_CAPABILITY": capability}
     limit = {} if memory is None else {"FAKE_CUDA_MEMORY": str(memory)}
     paths = os.pathsep.join(filter(None, [str(SITE), os.environ.get("PYTHONPATH")]))
-    return environment | asked | limit | {"PYTHONPATH": paths}
+    # At its end torch would wait for the devices' threads of autograd, one of which may have been stopped.
+    waiting = {"TORCH_AUTOGRAD_SHUTDOWN_WAIT_LIMIT": "0"}
+    return environment | asked | limit | waiting | {"PYTHONPATH": paths}
 
 
 def run(
-    arguments: Sequence[str], environment: Mapping[str, str], folder: Path | None = None
+    arguments: Sequence[str], environment: Mapping[str, str], folder: Path | None = None, timeout: float = 500
 ) -> "subprocess.CompletedProcess[str]":
-    """Run this Python with arguments to its end and return what it said; ``folder`` is where it stands."""
+    """Run this Python with arguments to its end and return what it said; ``folder`` is where it starts."""
     command = [sys.executable, *arguments]
     return subprocess.run(
         command,
@@ -55,6 +57,6 @@ def run(
         check=False,
         env=dict(environment),
         cwd=folder,
-        timeout=500,
+        timeout=timeout,
         encoding="utf-8",
     )

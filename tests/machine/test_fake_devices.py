@@ -18,6 +18,27 @@ if torch.cuda.is_available():
             print(type(error).__name__)
 """
 
+ENDING = """
+import sys, threading, time
+import torch
+
+class Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return x * 2
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * 2
+
+def work():
+    while True:
+        Twice.apply(torch.ones(3, device="cuda", requires_grad=True)).sum().backward()
+
+threading.Thread(target=work, daemon=True).start()
+time.sleep(0.5)
+sys.exit(3)
+"""
+
 
 @needs_fake_cuda
 @pytest.mark.parametrize("devices", [0, 1, 3])
@@ -25,3 +46,9 @@ def test_the_devices_are_there(devices: int) -> None:
     done = run(["-c", PROGRAM], on_devices(devices, "7.5", memory=2**20))
     expected = [f"{devices > 0} {devices}"] + ["36.0 False", "RuntimeError", "OutOfMemoryError"] * (devices > 0)
     assert done.stdout.splitlines() == expected, done.stderr
+
+
+@needs_fake_cuda
+def test_a_process_ends_with_its_own_code_while_a_device_is_at_work() -> None:
+    done = run(["-c", ENDING], on_devices(1))
+    assert done.returncode == 3, done.stderr

@@ -16,6 +16,7 @@ import importlib.util
 import os
 import sys
 import traceback
+import warnings
 from collections import Counter
 from contextlib import contextmanager
 from datetime import timedelta
@@ -118,6 +119,11 @@ def _note(kind, name):
         _listener(kind, name)
 
 
+def _warn(kind, name):
+    if kind == "sync":
+        warnings.warn(f"called a synchronizing CUDA operation ({name})", stacklevel=3)
+
+
 class _StreamContext:
     def __init__(self, stream): ...
     def __enter__(self): ...
@@ -150,6 +156,11 @@ def _install() -> None:
     def synchronize(device=None):
         _note("sync", "torch.cuda.synchronize")
 
+    def set_sync_debug_mode(mode):
+        global _listener
+        _listener = None if mode in (0, "default") else _warn
+        C.listen(_listener)
+
     def memory_allocated(device=None):
         return C.numbers()["live"]
 
@@ -162,6 +173,7 @@ def _install() -> None:
         current_device=C.current_device,
         set_device=lambda d: C.set_device(_index(d)),
         synchronize=synchronize,
+        set_sync_debug_mode=set_sync_debug_mode,
         is_bf16_supported=is_bf16_supported,
         get_device_name=lambda device=None: "fake cuda",
         get_device_capability=lambda device=None: capability,
