@@ -265,7 +265,8 @@ def _process(plan: Plan, variant: str, seed: int, slot: int, arguments: Sequence
     threads = str(plan.settings.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     if gpus := devices():
-        shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        # The variable that is not set names none; an empty one would hide the GPU from the run.
+        shown = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         environment["CUDA_VISIBLE_DEVICES"] = shown[slot % gpus] if len(shown) >= gpus else str(slot % gpus)
     command = [sys.executable, "-m", "s2s.study.measuring", variant, str(seed), *arguments]
     with path.open("ab") as file:
