@@ -37,6 +37,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "llama": (*keys("llama"), "run.checkpointing=block"),
 }
 """Keys of each run."""
+ROW_OF = {"adamw": "plain"}
+"""The rows that train with an optimizer, where they do not bear its name."""
 RESUMED = ["ema", "adafactor", "t5"]
 """Runs that are also stopped after four steps, with checkpoints in parts, and resumed."""
 if find_spec("peft"):

@@ -1,9 +1,15 @@
-"""Every method: two processes with two micro-batches each compute what one computes at once, under DDP and FSDP2."""
+"""Every method: two processes with two micro-batches each compute what one computes at once, under DDP and FSDP2.
+
+On the processor, and each on a GPU of its own.
+"""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from mitigations_worker import EXTRA, REFUSED, TINY, gradient, objective, rows, update
+import torch
+from fake_devices import needs_fake_cuda, on_devices, run
+from mitigations_worker import CANCELLING, EXTRA, REFUSED, TINY, gradient, objective, rows, update
 from tiny_runs import saved_by_two
 from torch import Tensor
 
@@ -15,6 +21,8 @@ from s2s.recipe.recipe import Recipe
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 NAMES = [*MITIGATIONS, *EXTRA]
+Gradients = list[dict[tuple[str, str], Any]]
+"""Of each process: the gradient under a wrapper and a method, or the message with which it is refused."""
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +33,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two_by_two(folder: Path) -> list[dict[tuple[str, str], Tensor | str]]:
+def two_by_two(folder: Path) -> Gradients:
     return saved_by_two("mitigations_worker.py", folder)
 
 
 @pytest.fixture(scope="module")
-def alone(two_by_two: object, folder: Path) -> dict[str, Tensor]:  # noqa: ARG001
+def two_gpus(folder: Path) -> Gradients:
+    worker = str(Path(__file__).resolve().parents[1] / "helpers" / "mitigations_worker.py")
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = run([*start, worker, str(folder), "cuda"], on_devices(2), timeout=1500)
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"{process}.pt") for process in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[str, Tensor]:
     vocabulary, whole = update(folder)
     gradients = {}
     for name, row in rows(folder).items():
@@ -40,20 +57,26 @@ def alone(two_by_two: object, folder: Path) -> dict[str, Tensor]:  # noqa: ARG00
     return gradients
 
 
+def assert_same(name: str, kind: str, processes: Gradients, alone: dict[str, Tensor], limit: float = 1e-6) -> None:
+    if name not in REFUSED[kind]:
+        for gradients in processes:
+            assert (gradients[kind, name] - alone[name]).norm() < limit * alone[name].norm()
+    elif kind == "fsdp":
+        refusal = f"'{name}' does not run where parameters are sharded"
+        assert all(refusal in gradients[kind, name] for gradients in processes)
+
+
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_processes_change_nothing(
-    name: str, kind: str, two_by_two: list[dict[tuple[str, str], Tensor | str]], alone: dict[str, Tensor]
-) -> None:
-    if name in REFUSED[kind]:
-        if kind == "fsdp":
-            assert all(
-                f"'{name}' does not run where parameters are sharded" in gradients[kind, name]
-                for gradients in two_by_two
-            )
-        return
-    for gradients in two_by_two:
-        assert (gradients[kind, name] - alone[name]).norm() < 1e-6 * alone[name].norm()
+def test_the_processes_change_nothing(name: str, kind: str, two_by_two: Gradients, alone: dict[str, Tensor]) -> None:
+    assert_same(name, kind, two_by_two, alone)
+
+
+@needs_fake_cuda
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", NAMES)
+def test_two_gpus_change_nothing(name: str, kind: str, two_gpus: Gradients, alone: dict[str, Tensor]) -> None:
+    assert_same(name, kind, two_gpus, alone, 5e-5 if name in CANCELLING else 1e-6)
 
 
 @pytest.mark.parametrize("setting", ["run.processes=2", "run.accumulate=2"])

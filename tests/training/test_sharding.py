@@ -14,12 +14,13 @@ import pytest
 import torch
 from fake_devices import needs_fake_cuda, on_devices, run
 from safetensors.torch import load_file
-from sharding_worker import RESUMED, ROWS, keys_of, train
+from sharding_worker import RESUMED, ROW_OF, ROWS, keys_of, train
 from tiny_runs import largest_file, log, place, ready, recipe, together
 from torch import Tensor
 
 import s2s
 from s2s.errors import UserError
+from s2s.optim import OPTIMIZERS
 from s2s.recipe.recipe import Recipe
 from s2s.runs import checkpoints, shard_files
 from s2s.runs.checkpoints import AVERAGE, TRAINER, WEIGHTS
@@ -154,14 +155,24 @@ def test_killed_processes_resume_at_their_last_parts(tmp_path: Path) -> None:
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-@needs_fake_cuda
-def test_two_gpus_equal_the_processor(alone: Path, tmp_path: Path) -> None:
-    keys = ["run.sharding=full", "run.device=auto", "run.tf32=false"]
-    done = run([*TWO, str(WORKER), "plain,ema,t5", str(tmp_path), *keys], on_devices(2))
+ON_GPUS = [*(ROW_OF.get(name, name) for name in OPTIMIZERS), "ema", "t5"]
+"""Rows that also run on two GPUs: one of every optimizer, and the others that keep more weights or are foreign."""
+
+
+@pytest.fixture(scope="module", params=["full", "none"])
+def two_gpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(f"gpus_{request.param}")
+    keys = [f"run.sharding={request.param}", "run.device=auto", "run.tf32=false"]
+    done = run([*TWO, str(WORKER), ",".join(ON_GPUS), str(folder), *keys], on_devices(2))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("2 processes on cuda") == 3
-    for name in ("plain", "ema", "t5"):
-        assert_same_weights(tmp_path / name, alone / name, 6)
+    assert done.stdout.count("2 processes on cuda") == len(ON_GPUS)
+    return folder
+
+
+@needs_fake_cuda
+@pytest.mark.parametrize("name", ON_GPUS)
+def test_two_gpus_equal_the_processor(name: str, two_gpus: Path, alone: Path) -> None:
+    assert_same_weights(two_gpus / name, alone / name, 6)
 
 
 @needs_fake_cuda
