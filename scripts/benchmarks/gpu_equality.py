@@ -102,8 +102,9 @@ def _run(folder: Path, device: str, *keys: str) -> Run:
 
 
 def runs(card: Card) -> Rows:
-    """Compare whole runs of two updates, with every head and with every optimizer."""
-    rows = {f"head {name}": f"heads={{one: {{name: {name}, labels: {kind.derived}}}}}" for name, kind in HEADS.items()}
+    """Compare whole runs of two updates, with all heads at once and with every optimizer."""
+    heads = ", ".join(f"{name}: {{name: {name}, labels: {kind.derived}}}" for name, kind in HEADS.items())
+    rows = {"all heads": f"heads={{{heads}}}"}
     rows |= {f"optimizer {name}": f"optimizer={{name: {name}}}" for name in OPTIMIZERS}
     distances = {}
     for name, key in rows.items():

@@ -146,10 +146,18 @@ def mitigations(made: Materials) -> Rows:
 
 
 def heads(made: Materials) -> Rows:
-    """A few updates with every head, and what it predicts."""
-    for name, kind in HEADS.items():
-        keys = [f"heads={{one: {{name: {name}, labels: {kind.derived}, weight: 0.5}}}}"]
-        yield from trainings(made.folder, f"heads {name}", [*keys, *OPTIMIZED["adamw"]])
+    """A few updates with all heads at once, and what they predict; a row has the losses of one, and all else."""
+    parts = [f"{name}: {{name: {name}, labels: {kind.derived}, weight: 0.1}}" for name, kind in HEADS.items()]
+    runs = dict(trainings(made.folder, "heads all", [f"heads={{{', '.join(parts)}}}", *OPTIMIZED["adamw"]]))
+    results = {precision: cache(runs[f"all {precision}"]) for precision in PRECISIONS}
+
+    def row(name: str, precision: str) -> Row:
+        found = results[precision]()
+        assert f"{name}.loss 1" in found
+        return {key: value for key, value in found.items() if key.partition(".")[0] in (key, name)}
+
+    for name in HEADS:
+        yield from ((f"{name} {precision}", partial(row, name, precision)) for precision in PRECISIONS)
 
 
 def optimizers(made: Materials) -> Rows:
