@@ -10,7 +10,6 @@ Processes started with FAKE_CUDA=1 and this folder's ``site`` on PYTHONPATH have
 Not shown: anything about time; the rounding of a GPU's own kernels; asynchrony and streams; torch.compile.
 """
 
-import atexit
 import ctypes
 import importlib.util
 import os
@@ -315,19 +314,6 @@ def counted(stacks: bool = False, depth: int = 12, only: str = "s2s"):
         _listener = None
         found.stalls = Counter(C.stalls()) + _extra
         found.numbers, found.seen = C.numbers(), C.seen()
-
-
-_kept = []
-
-
-@atexit.register
-def _settle() -> None:
-    # A device's thread of autograd lets go of the last graph after backward has returned. If that frees an object of
-    # Python while the interpreter ends, the process aborts. A further backward waits for it; what it uses is kept.
-    for index in range(C.device_count()):
-        one = torch.ones((), device=f"cuda:{index}", requires_grad=True)
-        _kept.append((one, one * 1))
-        _kept[-1][1].backward()
 
 
 _install()
