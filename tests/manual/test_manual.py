@@ -27,6 +27,7 @@ ELSEWHERE = {
     r"s2s study\b": "each takes hours; tests/study has studies of seconds",
     r"pip install": "tests/console/test_command.py builds and installs the wheel",
     r"torchrun .*|.*embeddings=": "needs several processes, or an encoder",
+    r"python scripts/check_gpu": "needs a GPU; tests/scripts/test_check_gpu.py runs it on the one in host memory",
     r"curl ": "tests/serve asks the server",
     r"(s2s|python -m s2s\.)\s*serve\b": "tests/serve starts the server",
 }

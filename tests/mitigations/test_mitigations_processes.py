@@ -76,7 +76,7 @@ def test_the_processes_change_nothing(name: str, kind: str, two_by_two: Gradient
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 @pytest.mark.parametrize("name", NAMES)
 def test_two_gpus_change_nothing(name: str, kind: str, two_gpus: Gradients, alone: dict[str, Tensor]) -> None:
-    assert_same(name, kind, two_gpus, alone, 5e-5 if name in CANCELLING else 1e-6)
+    assert_same(name, kind, two_gpus, alone, 5e-4 if name in CANCELLING else 1e-6)
 
 
 @pytest.mark.parametrize("setting", ["run.processes=2", "run.accumulate=2"])
