@@ -44,4 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from s2s.console.terminal import end  # here, so that the program ``s2s`` starts without rich
+
+    end(main())

@@ -1,8 +1,6 @@
 """Train a run, or resume it: ``accelerate launch s2s/train.py recipe=title_gen [key=value ...]``."""
 
-import atexit
 import math
-import os
 import sys
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from accelerate import Accelerator
 from torch import distributed
 
 from s2s.console.command_line import run_command
-from s2s.console.terminal import log, no_log
+from s2s.console.terminal import end, log, no_log
 from s2s.errors import UserError, first_line, install_command
 from s2s.files.atomic import naming
 from s2s.machine.agreement import check_shared, decided, failing_together, wait_for_all
@@ -256,33 +254,14 @@ def _command(arguments: Sequence[str]) -> None:
     except (KeyboardInterrupt, SystemExit):
         _leave_group()
         raise
-    if _leave_group():
-        atexit.register(_end)
+    _leave_group()
 
 
-def _leave_group() -> bool:
-    """Leave the group of processes, if there is one; return whether there was.
-
-    After an error nobody may call this: it would wait for others that never come.
-    """
-    if not distributed.is_initialized():
-        return False
-    distributed.destroy_process_group()
-    return True
-
-
-def _end() -> None:
-    """End this process, whose run is finished, at once.
-
-    Caches of torch keep a sharded model's group, and with it threads. One of them that asks for the interpreter while
-    that is being taken down aborts the process, and the launcher would call a finished run a failed one.
-    """
-    atexit.unregister(_end)
-    atexit._run_exitfuncs()  # those that others have registered
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+def _leave_group() -> None:
+    """Leave the group of processes. After an error nobody may call this: it would wait for others that never come."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))

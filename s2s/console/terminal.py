@@ -4,12 +4,13 @@ A stream may be closed, full, a pipe without a reader, or in an encoding that la
 take is dropped or escaped: results belong in files.
 """
 
+import atexit
 import io
 import os
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Literal, TextIO, cast
+from typing import Any, Literal, NoReturn, TextIO, cast
 
 from rich.console import Console
 from rich.progress import Progress
@@ -135,6 +136,24 @@ def open_standard_streams() -> None:
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+
+
+def end(code: int) -> NoReturn:
+    """End this program with an exit code; one of several processes that has succeeded ends at once.
+
+    Caches of torch keep a sharded model's group, and with it threads. One of them that asks for the interpreter while
+    that is being taken down aborts the process, and the launcher would call a finished run a failed one.
+    """
+    if code == 0 and os.environ.get("WORLD_SIZE", "1") != "1":
+        atexit.register(_end_at_once)
+    sys.exit(code)
+
+
+def _end_at_once() -> None:
+    atexit.unregister(_end_at_once)
+    atexit._run_exitfuncs()  # those that others have registered
+    leave_standard_streams()
+    os._exit(0)
 
 
 def leave_standard_streams() -> None:

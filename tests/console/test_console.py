@@ -302,3 +302,14 @@ def test_a_damaged_log_ends_no_run(base: Path, tmp_path: Path, damage: bytes) ->
     with (tmp_path / "run" / "log.jsonl").open("ab") as file:
         file.write(damage)
     assert s2s.fit(made).step in (3, 6)
+
+
+@pytest.mark.parametrize(("processes", "code"), [("1", 0), ("2", 0), ("2", 3)])
+def test_a_program_ends_with_its_code_after_the_exit_handlers(processes: str, code: int) -> None:
+    program = (
+        "import atexit\nfrom s2s.console.terminal import end\n"
+        f"atexit.register(print, 'handled')\nprint('said')\nend({code})"
+    )
+    environment = os.environ | {"WORLD_SIZE": processes}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "said\nhandled\n", "")
