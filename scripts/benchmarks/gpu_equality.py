@@ -24,7 +24,9 @@ from s2s.train import fit
 from s2s.vocabulary import Vocabulary
 
 TINY = ("model={layers: 2, width: 32, heads: 2, dropout: 0.0}", "data.size=220", "run.tf32=false", "run.tokens=512")
-RUN = ("run.steps=2", "run.evaluate_every=2", "run.evaluate_examples=2", "optimizer.epsilon=1e-4")
+RUN = ("run.precision=fp32", "run.steps=2", "run.evaluate_every=2", "run.evaluate_examples=2")
+STEADY = "optimizer.epsilon=1e-4"
+"""A key of AdamW's, with which gradients near 0 do not decide the size of a step."""
 NEEDS = {
     "brio": "path: {folder}/candidates.jsonl",
     "dpo": "path: {folder}/candidates.jsonl",
@@ -80,7 +82,7 @@ def _summary(distances: dict[str, float], tolerance: float) -> str:
 
 def _materials(folder: Path) -> tuple[Vocabulary, Batch]:
     """Return a vocabulary and a batch, and write the run and the candidates that methods read."""
-    _run(folder / "reference", "cpu")
+    _run(folder / "reference", "cpu", STEADY)
     recipe = Recipe.load("toy_copy", TINY)
     dataset = load(recipe.data)
     vocabulary = build_vocabulary(recipe, dataset)
@@ -97,26 +99,23 @@ def _materials(folder: Path) -> tuple[Vocabulary, Batch]:
 
 
 def _run(folder: Path, device: str, *keys: str) -> Run:
-    keys_of_run = [f"run.folder={folder}", f"run.device={device}", "run.precision=fp32"]
-    return fit(Recipe.load("toy_copy", [*TINY, *RUN, *keys_of_run, *keys]))
+    return fit(Recipe.load("toy_copy", [*TINY, *RUN, f"run.folder={folder}", f"run.device={device}", *keys]))
 
 
 def runs(card: Card) -> Rows:
     """Compare whole runs of two updates, with all heads at once and with every optimizer."""
     heads = ", ".join(f"{name}: {{name: {name}, labels: {kind.derived}}}" for name, kind in HEADS.items())
-    rows = {"all heads": f"heads={{{heads}}}"}
-    rows |= {f"optimizer {name}": f"optimizer={{name: {name}}}" for name in OPTIMIZERS}
+    rows: dict[str, tuple[str, ...]] = {"all heads": (STEADY, f"heads={{{heads}}}")}
+    rows |= {f"optimizer {name}": (f"optimizer={{name: {name}}}",) for name in OPTIMIZERS}
     distances = {}
-    for name, key in rows.items():
-        # The default epsilon is a key of AdamW alone, and the row gives the optimizer whole.
-        first, second = (_logged(card.folder / f"{name} {device}", device, key) for device in ("cpu", "auto"))
+    for name, keys in rows.items():
+        first, second = (_logged(card.folder / f"{name} {device}", device, *keys) for device in ("cpu", "auto"))
         distances[name] = max(abs(a - b) / abs(a) for a, b in zip(first, second, strict=True))
     yield Row("losses and norms of two updates, fp32", _summary(distances, 1e-3))
 
 
-def _logged(folder: Path, device: str, key: str) -> list[float]:
-    keys = [*TINY, *(RUN if key.startswith("heads") else RUN[:-1]), key, f"run.folder={folder}", f"run.device={device}"]
-    fit(Recipe.load("toy_copy", [*keys, "run.precision=fp32"]))
+def _logged(folder: Path, device: str, *keys: str) -> list[float]:
+    _run(folder, device, *keys)
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     return [record[name] for record in records if "loss" in record for name in ("loss", "norm")]
 
@@ -125,7 +124,7 @@ def searches(card: Card) -> Rows:
     """Compare what every search writes, in float32."""
     # Of an untrained model nearly equal tokens would change places.
     folder = card.folder / "searched"
-    _run(folder, "cpu", "optimizer.rate=3e-2", "schedule.name=constant", "run.steps=12")
+    _run(folder, "cpu", STEADY, "optimizer.rate=3e-2", "schedule.name=constant", "run.steps=12")
     runs_of = [load_run(folder, device=device) for device in ("cpu", "cuda")]
     for name in SEARCHES:
         texts = [_texts(run, name) for run in runs_of]

@@ -11,6 +11,8 @@ import torch
 
 from benchmarks.decoders import Ids
 from benchmarks.gpu_card import PRECISIONS, WAYS, Card, Row, Rows, Sizes, Trainer, seconds
+from benchmarks.peers import Shape
+from benchmarks.systems import useful_work
 from benchmarks.timing import random_pairs
 from s2s.errors import UserError, first_line
 from s2s.inference.generate import generate
@@ -64,15 +66,10 @@ def _measured(card: Card, precision: str, tokens: int, parts: int) -> str:
 
 
 def operations(sizes: Sizes) -> float:
-    """Return the floating-point operations of training on a token, sources and targets on average.
-
-    A backward takes twice a forward, which takes 2 for each of the 12 D^2 weights of a block that a token meets, 4 D
-    for each pair of query and key, and for a target's token 2 D V in the output.
-    """
-    width, source, target = sizes.width, sizes.source, sizes.target
-    pairs = source**2 + target * (source + target / 2)
-    blocks = sizes.layers * (24 * width**2 * (source + target) + 4 * width * pairs)
-    return 3 * (blocks + 2 * width * sizes.vocabulary * target) / (source + target)
+    """Return the least floating-point operations of training on a token, of the examples' mean lengths."""
+    shape = Shape(sizes.vocabulary, sizes.width, sizes.layers, sizes.heads, sizes.longest, 0.0, 0.0)
+    lengths = sizes.lengths()
+    return useful_work("s2s", shape, lengths) / float(lengths.sum())
 
 
 def waits(card: Card) -> Rows:
