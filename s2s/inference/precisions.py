@@ -85,12 +85,18 @@ def in_int8(model: Backbone) -> DecodingModel:
 
     Attention other than the dot product stays in float32 too. Raises a UserError where torch has no int8 product.
     """
-    if not isinstance(model, PrefixTransformer):
-        raise UserError("search.precision: int8 is for the prefix LM; this model decodes in fp32 and bf16")
+    refuse_int8(type(model))
+    assert isinstance(model, PrefixTransformer)
     weight = model.output_bias
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         raise UserError("search.precision: int8 is for float32 models on CPU, with a torch that has oneDNN")
     return PackedModel(model, quantised)
+
+
+def refuse_int8(kind: type[Backbone]) -> None:
+    """Raise a UserError for a kind of model whose steps have no int8."""
+    if not issubclass(kind, PrefixTransformer):
+        raise UserError("search.precision: int8 is for the prefix LM; this model decodes in fp32 and bf16")
 
 
 def _converted(model: Backbone, dtype: torch.dtype) -> Backbone:

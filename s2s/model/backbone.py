@@ -123,8 +123,6 @@ class Backbone(nn.Module):
     """Whether a subclass implements ``source_attention``, which searches with a coverage penalty ask for."""
     shares_memory: ClassVar[bool] = True
     """Whether ``step`` reads a source's memory once for all its hypotheses; else it makes a copy for each of them."""
-    has_int8: ClassVar[bool] = False
-    """Whether searches know how to compute a subclass's steps in int8."""
     measured: tuple[str, ...] = ()
     """Attributes that are measured with the weights, and told to a model that is made without them (on "meta")."""
 

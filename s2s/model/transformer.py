@@ -50,7 +50,6 @@ class PrefixTransformer(Backbone):
 
     shape: Architecture
     gives_attention = True
-    has_int8 = True
 
     def __init__(self, shape: Architecture) -> None:
         super().__init__()

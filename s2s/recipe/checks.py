@@ -6,6 +6,7 @@ from dataclasses import replace
 from s2s.data import DataSettings
 from s2s.errors import UserError, nearest
 from s2s.heads.base import HeadSettings
+from s2s.inference.precisions import refuse_int8
 from s2s.metrics.table import named
 from s2s.model.architecture import ModelSettings
 from s2s.model.attention_variants import has_slots
@@ -46,8 +47,8 @@ def check_search(kind: type[Backbone], search: SearchMethod) -> None:
             "search.coverage_penalty: it needs weights of attention, which models of transformers do not give here; "
             "leave it out, or set it to 0"
         )
-    if search.precision == "int8" and not kind.has_int8:
-        raise UserError("search.precision: int8 is for the prefix LM; this model decodes in fp32 and bf16")
+    if search.precision == "int8":
+        refuse_int8(kind)
 
 
 def check_heads(

@@ -16,10 +16,10 @@ from torch import Tensor
 from s2s.search.hypotheses import (
     Hypotheses,
     Hypothesis,
-    NotANumberError,
     begin,
     expand_best,
     for_each_source,
+    nan_at,
     on_device,
     on_host,
     survive,
@@ -148,7 +148,7 @@ def look(unseen: list[Hypotheses], finished: list[list[Hypothesis]], rules: Rule
             full, greatest = best.length == rules.max_length[source], -math.inf
             for index, (token, total) in enumerate(zip(last, sums, strict=True)):
                 if math.isnan(total):
-                    raise NotANumberError(f"log-probability is NaN at step {best.length}, source {source}")
+                    raise nan_at(best.length, source)
                 if total > -math.inf and (full or token == rules.end):
                     collect(hypotheses[index].tolist(), total, finished[source], rules)
                 elif total > greatest:

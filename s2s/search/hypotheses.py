@@ -59,12 +59,16 @@ def expansion_sums(live: Hypotheses, log_probs: Tensor) -> Tensor:
     return sums
 
 
+def nan_at(step: int, source: int) -> NotANumberError:
+    """Return the error of a log-probability that is NaN."""
+    return NotANumberError(f"log-probability is NaN at step {step}, source {source}")
+
+
 def refuse_nan(live: Hypotheses, sums: Tensor) -> None:
     """Raise a NotANumberError that names the step and the source where one of the sums [S, ...] is NaN."""
     bad = sums.isnan().flatten(1).any(dim=1).tolist()
     if any(bad):
-        source = live.sources[bad.index(True)]
-        raise NotANumberError(f"log-probability is NaN at step {live.length + 1}, source {source}")
+        raise nan_at(live.length + 1, live.sources[bad.index(True)])
 
 
 def expand(live: Hypotheses, sums: Tensor, beams: int) -> tuple[Hypotheses, Tensor]:
