@@ -1,7 +1,7 @@
 """AdaFactor's steps of several parameters at once.
 
 ``SmallParameters`` puts the elements of many small parameters end to end, so that one operation covers all of them;
-``LargeMatrices`` walks matrices with the C functions of ``kernels``.
+``LargeMatrices`` walks matrices with the C functions of ``kernels``. On a GPU matrices of one shape are ``stacks``.
 """
 
 from collections import defaultdict
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from s2s.optim.adafactor import kernels
 from s2s.optim.adafactor.phases import Stage
+from s2s.optim.adafactor.stacks import StackedMatrices, stacks
 from s2s.optim.adafactor.updates import FactoredUpdate, Update
 
 SMALL = 1 << 16
@@ -23,14 +24,17 @@ def bundled(updates: Iterable[Update]) -> list[Stage]:
     """Return the same updates, those that can be computed together as one stage."""
     single, together = list[Stage](), defaultdict[tuple[Any, ...], list[Any]](list)
     for update in updates:
-        kind = LargeMatrices if LargeMatrices.suit(update) else SmallParameters
-        if kind is LargeMatrices or SmallParameters.suit(update):
-            # Parameters of one stage share their options and their number of steps, hence all mixing weights.
-            key = id(update.options), update.parameter.dtype, update.parameter.device, update.state.get("step", 0)
-            together[kind, *key].append(update)
-        else:
+        kind = next((kind for kind in (LargeMatrices, StackedMatrices, SmallParameters) if kind.suit(update)), None)
+        if kind is None:
             single.append(update)
-    return [*(kind(parts) for (kind, *_), parts in together.items()), *single]
+            continue
+        # Parameters of one stage share their options and their number of steps, hence all mixing weights.
+        key = id(update.options), update.parameter.dtype, update.parameter.device, update.state.get("step", 0)
+        together[kind, *key, update.shape if kind is StackedMatrices else None].append(update)
+    stages = list[Stage]()
+    for (kind, *_), parts in together.items():
+        stages += stacks(parts) if kind is StackedMatrices else [kind(parts)]
+    return [*stages, *single]
 
 
 class SmallParameters:
