@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from s2s.machine import c_library
 from s2s.machine.c_library import LENGTH, POINTER, Built, spread
 from s2s.machine.paths import way
-from s2s.model.attention import merge_heads, split_heads
+from s2s.model.attention import kernel_mask, merge_heads, split_heads
 
 LANES = 16
 """Heads whose size is a multiple of this are computed in C: the most floats that a register of any processor holds."""
@@ -63,13 +63,14 @@ def attention(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor],
 
 def attention_by_torch(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor], Tensor]:
     """Return the same function of torch alone, for a cache and rows of one type on any device."""
+    rows, hypotheses, columns = mask.shape
+    visible = kernel_mask(mask[:, None], cache)
 
     def attend(layer: int, projected: Tensor) -> Tensor:
-        rows, hypotheses, columns = mask.shape
         new = projected.unflatten(0, (rows, hypotheses)).chunk(3, dim=-1)
         keys, values = cache[layer][..., :columns, :].unbind(2)
         query, keys[..., used:, :], values[..., used:, :] = (split_heads(part, cache.shape[2]) for part in new)
-        return merge_heads(scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None])).flatten(0, 1)
+        return merge_heads(scaled_dot_product_attention(query, keys, values, attn_mask=visible)).flatten(0, 1)
 
     return attend
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from s2s.inference import c_products
 from s2s.inference.c_products import CLinear, CQuantisedLinear, gelu
 from s2s.machine.paths import way
-from s2s.model.attention import Cached, DotProductAttention, merge_heads, softmax_attention, split_heads
+from s2s.model.attention import Cached, DotProductAttention, kernel_mask, merge_heads, softmax_attention, split_heads
 from s2s.model.backbone import Backbone
 from s2s.model.block import Block
 from s2s.model.layers import activations, multiply
@@ -192,7 +192,7 @@ class SourceAttention:
     """
 
     def __init__(self, mask: Tensor, lengths: Tensor, heads: int) -> None:
-        self.mask, self.valid, self.heads = mask, mask[:, 0, 0] == 0, heads
+        self.mask, self.valid, self.heads = kernel_mask(mask, mask), mask[:, 0, 0] == 0, heads
         self.lengths: list[int] | None = lengths.tolist() if mask.device.type == "cpu" else None
         self.layers: list[Cached] = []
 

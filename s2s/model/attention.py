@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from s2s.model.layers import Linear, linear
+from s2s.model.layers import Linear, linear, product_dtype
 
 Cached = tuple[Tensor, ...]
 """Tensors [B, H, L, d] that an attention keeps of rows it has seen; keys and values of the dot product."""
@@ -62,8 +62,8 @@ class Attention(Protocol):
         """Attend from one new row of each hypothesis to its source and to its own past.
 
         x is [N, D], the K hypotheses of a source next to each other; the memory's tensors are [B, H, S, d] and shared
-        by them; the cache's are [N, H, t, d]; the mask is [B, 1, 1, S]; ``slot`` numbers the new row. Returns [N, D]
-        and the cache with the new row.
+        by them; the cache's are [N, H, t, d]; the mask is that of ``step_mask``; ``slot`` numbers the new row. Returns
+        [N, D] and the cache with the new row.
         """
 
 
@@ -114,7 +114,7 @@ class DotProductAttention(nn.Module):
     ) -> tuple[Tensor, Cached]:
         query, key, value = self._parts(x[:, None])
         keys, values = (key, value) if cache is None else append(cache, (key, value))
-        scores = dot_products(query, memory[0], keys) + step_mask(mask, len(x), keys.shape[2])
+        scores = dot_products(query, memory[0], keys) + mask
         return self.output(merge_heads(weighted(scores.softmax(dim=-1), memory[1], values)))[:, 0], (keys, values)
 
     def _parts(self, x: Tensor) -> list[Tensor]:
@@ -123,8 +123,25 @@ class DotProductAttention(nn.Module):
 
 
 def step_mask(mask: Tensor, hypotheses: int, tokens: int) -> Tensor:
-    """Return the mask [N, 1, 1, S + t] of a step from the sources' [B, 1, 1, S]: all of a hypothesis' past is seen."""
+    """Return the mask [N, 1, 1, S + t] of a step from the sources' [B, 1, 1, S].
+
+    A hypothesis sees its source and the ``tokens`` of its own, the new one included.
+    """
     return functional.pad(mask.repeat_interleave(hypotheses // len(mask), dim=0), (0, tokens))
+
+
+def kernel_mask(mask: Tensor, x: Tensor) -> Tensor:
+    """Return the mask [B, 1, L, C] in the form in which a GPU's kernels add it to the scores of rows x.
+
+    Its type is that of their attention, and its rows begin at multiples of 8 elements: any other mask would be cast,
+    and copied by torch's memory-efficient attention, in every layer. On a processor it is the given one.
+    """
+    if not mask.is_cuda:
+        return mask
+    # Autocast leaves double precision as it is.
+    mask = mask.to(x.dtype if x.dtype == torch.float64 else product_dtype(x))
+    columns = mask.shape[-1]
+    return functional.pad(mask, (0, -columns % 8))[..., :columns] if columns % 8 else mask
 
 
 def softmax_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from s2s.model.attention import Cached
+from s2s.model.layers import product_dtype
 
 Stack = tuple[Cached, ...]
 """The cached tensors of each layer, the first dimension of each being that of the batch."""
@@ -57,9 +58,7 @@ class OutputRows(NamedTuple):
 
     def cast(self) -> "OutputRows":
         """Return the tensors in autocast's type, if it is on."""
-        device = self.hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.hidden.dtype
-        return OutputRows(*(part.to(dtype) for part in self))
+        return OutputRows(*(part.to(product_dtype(self.hidden)) for part in self))
 
     def scores(self, rows: slice) -> Tensor:
         """Return the scores [n, V] of a slice of rows."""

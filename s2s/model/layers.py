@@ -53,6 +53,12 @@ def _noise(x: Tensor, dropped: int) -> Tensor:
     return torch.from_numpy(noise).view(x.shape).to(x.dtype)
 
 
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Return the type in which products of x are computed: autocast's, where it is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 LARGE = 1 << 27
 """The fewest multiplications for oneDNN's product: a size that is new to it costs it half a millisecond."""
 

@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from s2s.model.attention import Cached, Slots, append, merge_heads, split_heads, step_mask, weighted
+from s2s.model.attention import Cached, Slots, append, merge_heads, split_heads, weighted
 from s2s.model.attention_scores import SCORES, Columns, Sizes
-from s2s.model.layers import Linear
+from s2s.model.layers import Linear, product_dtype
 
 FARTHEST = 60.0
 """The greatest difference of a row's scores at which examples share exponentials.
@@ -65,7 +65,7 @@ class Synthesizer(nn.Module):
         cached = new if cache is None else append(cache, new)
         tokens = cached[0].shape[2]
         columns = Columns(memory[0].shape[2], Slots(slot - tokens + 1, tokens))
-        scores = self.scores(x[:, None], Slots(slot, 1), columns, memory, cached) + step_mask(mask, len(x), tokens)
+        scores = self.scores(x[:, None], Slots(slot, 1), columns, memory, cached) + mask
         return self.output(merge_heads(weighted(scores.softmax(dim=-1), memory[0], cached[0])))[:, 0], cached
 
     def scores(self, x: Tensor, rows: Slots, columns: Columns, memory: Cached | None, cached: Cached) -> Tensor:
@@ -127,8 +127,6 @@ def shared_weighted(scores: Tensor, columns: Tensor, pairs: Tensor | None, value
 
 def _far_apart(scores: Tensor, allowed: Tensor) -> bool:
     """Return whether scores [H, L, C] of some row, among the columns [L, C] allowed, differ by more than is safe."""
-    device = scores.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else scores.dtype
     greatest = scores.masked_fill(~allowed, -torch.inf).amax(dim=-1)
     least = scores.masked_fill(~allowed, torch.inf).amin(dim=-1)
-    return bool((greatest - least > (FARTHEST_HALF if dtype == torch.float16 else FARTHEST)).any())
+    return bool((greatest - least > (FARTHEST_HALF if product_dtype(scores) == torch.float16 else FARTHEST)).any())

@@ -13,7 +13,7 @@ from torch.nn import functional
 from s2s.model import attention_variants
 from s2s.model.activation_checkpointing import CHECKPOINTING
 from s2s.model.architecture import Architecture
-from s2s.model.attention import Slots
+from s2s.model.attention import Slots, kernel_mask, step_mask
 from s2s.model.backbone import Backbone, Memory, OutputRows, Stack, check_positions
 from s2s.model.block import Block
 from s2s.model.layers import Dropout, Linear, activations
@@ -95,18 +95,18 @@ class PrefixTransformer(Backbone):
         ``words`` [B, S, D] replace the sources' token embeddings.
         """
         x, mask = self.embed_source(source, lengths, words)
-        layers = []
+        layers, for_kernels = [], kernel_mask(mask, x)
         for block in self.blocks:  # of the last one, without a mask, only the cached tensors are computed
-            x, cached = block(x, None if block is self.blocks[-1] else mask)
+            x, cached = block(x, None if block is self.blocks[-1] else for_kernels)
             layers.append(cached)
         return Memory(tuple(layers), lengths, mask)
 
     def encode_whole(self, source: Tensor, lengths: Tensor) -> tuple[Memory, Tensor]:
         """Return the results of ``encode`` and of ``source_hidden`` from one pass."""
         x, mask = self.embed_source(source, lengths)
-        layers = []
+        layers, for_kernels = [], kernel_mask(mask, x)
         for block in self.blocks:
-            x, cached = block(x, mask)
+            x, cached = block(x, for_kernels)
             layers.append(cached)
         return Memory(tuple(layers), lengths, mask), self.final_norm(x)
 
@@ -142,10 +142,11 @@ class PrefixTransformer(Backbone):
         check_positions(memory.mask.shape[-1], memory.lengths, column + 1, self.shape.positions)
         x = self.embedding(self.words(tokens), lengths + column, segment=1)
         slot = self._target_slots(column + 1).first + column
+        mask = step_mask(memory.mask, len(tokens), 1 if cache is None else cache[0][0].shape[2] + 1)
         grown = []
         for index, (block, cached) in enumerate(zip(self.blocks, memory.layers, strict=True)):
             past = None if cache is None else cache[index]
-            x, past = block.step(x, memory.mask, cached, past, slot)  # type: ignore[operator]
+            x, past = block.step(x, mask, cached, past, slot)  # type: ignore[operator]
             grown.append(past)
         return self.final_norm(x), tuple(grown)
 
@@ -170,7 +171,9 @@ class PrefixTransformer(Backbone):
         check_positions(memory.mask.shape[-1], memory.lengths, len(columns), self.shape.positions)
         positions = (memory.lengths[:, None] + columns).repeat(1, copies)
         x = self.embedding(self.words(target) if words is None else words, positions, segment=1)
-        return x, _target_mask(memory.mask, len(columns), copies), self._target_slots(len(columns), copies)
+        # The source's part is cast first, as the whole mask is many times as large.
+        mask = _target_mask(kernel_mask(memory.mask, x), len(columns), copies)
+        return x, kernel_mask(mask, x), self._target_slots(len(columns), copies)
 
     def embed_source(self, source: Tensor, lengths: Tensor, words: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the first block's rows [B, S, D] of sources [B, S], and the mask [B, 1, 1, S] of their padding."""
