@@ -22,6 +22,7 @@ from s2s.model.attention import Cached, DotProductAttention, kernel_mask, merge_
 from s2s.model.backbone import Backbone
 from s2s.model.block import Block
 from s2s.model.layers import activations, multiply
+from s2s.model.output_rows import filled
 from s2s.model.transformer import Memory, PrefixTransformer, Transform
 
 Map = Callable[[Tensor], Tensor]
@@ -234,7 +235,8 @@ class PackedModel:
     def __init__(self, model: PrefixTransformer, layout: Layout = packed) -> None:
         self.model = model
         embedding = model.embedding
-        self.table, self.output = embedding.tokens.weight, layout(embedding.tokens.weight, model.output_bias)
+        self.table = embedding.tokens.weight
+        self.output = layout(filled(self.table), filled(model.output_bias))
         # Target tokens all have segment 1, so one lookup gives position and segment.
         self.positions = embedding.positions.weight[embedding.offset :] + embedding.segments.weight[1]
         self.transform = _transform(model.transform, layout)
@@ -267,7 +269,8 @@ class PackedModel:
 
     def log_probs(self, hidden: Tensor) -> Tensor:
         """Return log-probabilities [N, V] of the next token after rows [N, D], in float32."""
-        return self.output(self.transform(hidden)).float().log_softmax(dim=-1)
+        scores = self.output(self.transform(hidden))[:, : len(self.table)]
+        return scores.float().log_softmax(dim=-1)
 
 
 class PlainModel:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from s2s.losses.terms import Scores, at_least_float32, divergence, divergences, row_divergences
-from s2s.losses.vocabulary_loss import KeptGradients, OutputLayer, OutputRows, slices
+from s2s.losses.vocabulary_loss import KeptGradients, OutputLayer, slices
 from s2s.model.backbone import Backbone
+from s2s.model.output_rows import OutputRows
 
 FORMULA_ROWS = 128
 """Number of rows at a time on a GPU: autograd keeps several tensors as large as the scores of a slice for a formula."""

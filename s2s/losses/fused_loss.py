@@ -1,14 +1,18 @@
 """Cross-entropy over a large vocabulary by Liger's GPU kernel, in place of ``s2s.losses.vocabulary_loss``."""
 
+import math
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from s2s.batch import IGNORED
 from s2s.errors import UserError, install_command
 from s2s.losses.vocabulary_loss import KeptGradients, vocabulary_loss
+from s2s.model.output_rows import filled
 
 DEVICE = "cuda"
 """Kind of device on which the kernel runs; Triton's interpreter, for tests, runs it on "cpu"."""
@@ -51,14 +55,22 @@ class _FusedLoss(KeptGradients):
         differentiable = any(context.needs_input_grad)
         parts = [part.detach().requires_grad_(differentiable) for part in (hidden, weight, bias)]
         with torch.set_grad_enabled(differentiable):
-            loss = _liger(parts, labels, smoothing)
+            # A filled table's rows of zeros have a bias of -inf: no share of a softmax, so no gradient.
+            wide = parts[0], filled(parts[1], len(hidden)), filled(parts[2], len(hidden), -math.inf)
+            if len(wide[1]) == len(weight):
+                loss = _liger(wide, labels, smoothing)
+                nll = loss + _unsmoothed(parts, labels, smoothing)
+            else:
+                # Liger would spread the smoothing over those rows too.
+                nll = _liger(wide, labels, 0.0)
+                loss = nll - _unsmoothed(parts, labels, smoothing)
         context.save_for_backward(*(torch.autograd.grad(loss, parts) if differentiable else ()))
-        nll = loss.detach() + _unsmoothed(hidden, weight, bias, labels, smoothing)
+        nll = nll.detach()
         context.mark_non_differentiable(nll)
         return loss.detach(), nll
 
 
-def _liger(parts: list[Tensor], labels: Tensor, smoothing: float) -> Tensor:
+def _liger(parts: Sequence[Tensor], labels: Tensor, smoothing: float) -> Tensor:
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
     hidden, weight, bias = parts
@@ -77,15 +89,16 @@ def _liger(parts: list[Tensor], labels: Tensor, smoothing: float) -> Tensor:
     return loss
 
 
-def _unsmoothed(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, smoothing: float) -> Tensor | float:
+def _unsmoothed(parts: Sequence[Tensor], labels: Tensor, smoothing: float) -> Tensor | float:
     """Return the negative log-likelihood minus the smoothed loss.
 
     It is ``smoothing`` (mean score - label's score), summed: the normaliser cancels, so no further scores are needed.
     """
     if not smoothing:
         return 0.0
-    with torch.autocast(hidden.device.type, enabled=False):
-        hidden, weight, bias = (part.detach().float() for part in (hidden, weight, bias))
+    with torch.autocast(labels.device.type, enabled=False):
+        hidden, weight, bias = (part.float() for part in parts)
         counted, gold = labels != IGNORED, labels.clamp(min=0)
-        rows = (hidden * (weight.mean(dim=0) - weight[gold])).sum(dim=1) + bias.mean() - bias[gold]
+        means = weight.mean(dim=0) - functional.embedding(gold, weight)
+        rows = (hidden * means).sum(dim=1) + bias.mean() - bias[gold]
         return smoothing * (rows * counted).sum()

@@ -11,7 +11,8 @@ from s2s.batch import IGNORED, Batch
 from s2s.losses.fsdp import kept_gathered
 from s2s.losses.terms import Scores, at_least_float32
 from s2s.losses.vocabulary_loss import VocabularyLoss, vocabulary_loss
-from s2s.model.backbone import Backbone, Memory, OutputRows
+from s2s.model.backbone import Backbone, Memory
+from s2s.model.output_rows import OutputRows
 from s2s.vocabulary import Vocabulary
 
 

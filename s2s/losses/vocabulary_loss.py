@@ -10,7 +10,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from s2s.batch import IGNORED
-from s2s.model.backbone import OutputRows
+from s2s.model.output_rows import OutputRows
 
 VocabularyLoss = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 """``vocabulary_loss`` or another function that computes the same."""
@@ -74,35 +74,36 @@ class OutputLayer:
     """The output layer over some rows, and its gradients, added up slice of rows by slice.
 
     ``needed`` says which of hidden rows, weight and bias need one. Rows alone, as over a frozen table, have one alone.
+    Weight and bias, and their gradients, have the W rows of a filled table.
     """
 
     def __init__(self, output: OutputRows, needed: Sequence[bool]) -> None:
         self.output = output.cast()
         self.gradients: list[Tensor] = []
         if any(needed[:3]):
-            parts = self.output if any(needed[1:3]) else self.output[:1]
+            parts = self.output[:3] if any(needed[1:3]) else self.output[:1]
             kinds = [(part, torch.promote_types(part.dtype, torch.float32)) for part in parts]
             self.gradients = [torch.zeros_like(part, dtype=dtype) for part, dtype in kinds]
 
     def add(self, rows: slice, gradient: Tensor) -> None:
-        """Add the gradients that follow from those of a slice's scores [n, V]."""
-        own_hidden, own_weight, _ = self.output
+        """Add the gradients that follow from those of a slice's scores [n, V], or [n, W] with zeros after V."""
+        own_hidden, own_weight, *_ = self.output
+        wide = self.output.wide(gradient)
         if len(self.gradients) == 1:
-            self.gradients[0][rows] = gradient.to(own_weight.dtype) @ own_weight
+            self.gradients[0][rows] = wide @ own_weight
             return
         hidden, weight, bias = self.gradients
-        bias += gradient.sum(dim=0)
-        gradient = gradient.to(own_weight.dtype)
-        hidden[rows] = gradient @ own_weight
+        bias[: gradient.shape[1]] += gradient.sum(dim=0)
+        hidden[rows] = wide @ own_weight
         # ``addmm_`` needs one type; it adds the product without a temporary matrix of the table's size.
-        if weight.dtype == gradient.dtype:
-            weight.addmm_(gradient.T, own_hidden[rows])
+        if weight.dtype == wide.dtype:
+            weight.addmm_(wide.T, own_hidden[rows])
         else:
-            weight += gradient.T @ own_hidden[rows]
+            weight += wide.T @ own_hidden[rows]
 
     def gradients_like(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """Return the gradients in the types of hidden rows, weight and bias; none where none are wanted."""
-        return [part.to(like.dtype) for part, like in zip(self.gradients, parts, strict=False)]
+        """Return the gradients in the types and sizes of hidden rows, weight and bias; none where none are wanted."""
+        return [part[: len(like)].to(like.dtype) for part, like in zip(self.gradients, parts, strict=False)]
 
 
 def counted(labels: Tensor) -> Tensor | None:
@@ -121,7 +122,8 @@ class _Parts(NamedTuple):
 
     def add(self, rows: slice) -> Tensor:
         """Return the loss and the negative log-likelihood of a slice of rows as [2], and add its gradients."""
-        logits = self.layer.output.scores(rows)
+        wide = self.layer.output.wide_scores(rows)
+        logits = wide[:, : self.layer.output.pieces]
         mask = None if self.counted is None else self.counted[rows, None]
         gold = self.labels[rows, None] if mask is None else self.labels[rows, None].clamp(min=0)
         normaliser = logits.logsumexp(dim=-1, keepdim=True)
@@ -131,16 +133,16 @@ class _Parts(NamedTuple):
         if self.layer.gradients:
             # With an infinite normaliser the probabilities of a row that does not count are 0, in the same pass.
             divisor = normaliser if mask is None else normaliser.masked_fill(~mask, math.inf)
-            # In place: the scores' memory becomes that of the probabilities.
-            self._differentiate(rows, logits.sub_(divisor).exp_(), gold, mask)
+            # In place: the scores' memory becomes that of the probabilities, and ``wide`` stays 0 after the pieces.
+            self._differentiate(logits.sub_(divisor).exp_(), gold, mask)
+            self.layer.add(rows, wide)
         total = nll.sum()
         return torch.stack([(1 - self.smoothing) * total + self.smoothing * even.sum(), total])
 
-    def _differentiate(self, rows: slice, gradient: Tensor, gold: Tensor, mask: Tensor | None) -> None:
-        """Turn a slice's probabilities, in place, into dLoss/dScores, and add the gradients that follow from it."""
+    def _differentiate(self, gradient: Tensor, gold: Tensor, mask: Tensor | None) -> None:
+        """Turn a slice's probabilities, in place, into dLoss/dScores."""
         # The gradient of a score is p - (1 - smoothing) [it is the label's] - smoothing / V.
         weight = gradient.new_ones(gold.shape) if mask is None else mask.to(gradient.dtype)
         gradient.scatter_add_(1, gold, weight * (self.smoothing - 1))
         if self.smoothing:
             gradient -= weight * (self.smoothing / gradient.shape[1])
-        self.layer.add(rows, gradient)

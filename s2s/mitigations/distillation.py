@@ -18,7 +18,8 @@ from s2s.losses.passes import Passes
 from s2s.losses.terms import Term, row_divergences
 from s2s.mitigations.base import Composition, LossMethod, LossTerms, PrefixMethod, StepContext, TrainingContext
 from s2s.mitigations.candidates import has_labels, pack, sample
-from s2s.model.backbone import Backbone, OutputRows
+from s2s.model.backbone import Backbone
+from s2s.model.output_rows import OutputRows
 from s2s.vocabulary.base import same_pieces
 
 

@@ -13,10 +13,9 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from s2s.model.attention import Cached
-from s2s.model.layers import product_dtype
+from s2s.model.output_rows import OutputRows
 
 Stack = tuple[Cached, ...]
 """The cached tensors of each layer, the first dimension of each being that of the batch."""
@@ -47,23 +46,6 @@ class Memory(NamedTuple):
     def contiguous(self) -> "Memory":
         """Return the same in contiguous tensors, for many steps: products of one row copy views of heads each time."""
         return self._replace(layers=tuple(tuple(part.contiguous() for part in layer) for layer in self.layers))
-
-
-class OutputRows(NamedTuple):
-    """Hidden rows [N, D], and the weight [V, D] and bias [V] that turn them into scores of the next token."""
-
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor
-
-    def cast(self) -> "OutputRows":
-        """Return the tensors in autocast's type, if it is on."""
-        return OutputRows(*(part.to(product_dtype(self.hidden)) for part in self))
-
-    def scores(self, rows: slice) -> Tensor:
-        """Return the scores [n, V] of a slice of rows."""
-        scores = functional.linear(self.hidden[rows], self.weight, self.bias)
-        return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
 class Shape:

@@ -14,9 +14,10 @@ from s2s.model import attention_variants
 from s2s.model.activation_checkpointing import CHECKPOINTING
 from s2s.model.architecture import Architecture
 from s2s.model.attention import Slots, kernel_mask, step_mask
-from s2s.model.backbone import Backbone, Memory, OutputRows, Stack, check_positions
+from s2s.model.backbone import Backbone, Memory, Stack, check_positions
 from s2s.model.block import Block
 from s2s.model.layers import Dropout, Linear, activations
+from s2s.model.output_rows import OutputRows, scores
 
 
 class Embedding(nn.Module):
@@ -153,7 +154,7 @@ class PrefixTransformer(Backbone):
     def logits(self, hidden: Tensor, table: Tensor | None = None) -> Tensor:
         """Return scores [..., V] of the next token after rows [..., D]; ``table`` [V, D] replaces the embeddings."""
         weight = self.embedding.tokens.weight if table is None else table
-        return functional.linear(self.transform(hidden), weight, self.output_bias)
+        return scores(self.transform(hidden), weight, self.output_bias)
 
     def output(self, hidden: Tensor) -> OutputRows:
         """Return the parts of ``logits``: transformed rows, the token embeddings and the bias."""

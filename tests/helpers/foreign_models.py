@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from s2s.mitigations import PreparedMethod
-from s2s.model.backbone import Backbone, Memory, OutputRows, Stack
+from s2s.model.backbone import Backbone, Memory, Stack
 from s2s.model.backbones import untrained
 from s2s.model.backbones.configuration import ForeignArchitecture, kind_of, parsed, plain
 from s2s.model.backbones.foreign import ForeignBackbone
+from s2s.model.output_rows import OutputRows
 from s2s.objective import Objective
 from s2s.recipe.build import build_mitigations, build_objective
 from s2s.recipe.recipe import Recipe

@@ -17,6 +17,7 @@ from s2s.batch import Batch, count
 from s2s.data import load
 from s2s.errors import UserError
 from s2s.mitigations import MITIGATIONS
+from s2s.model import output_rows
 from s2s.objective import Objective
 from s2s.recipe.build import build_objective, build_vocabulary
 from s2s.recipe.recipe import Recipe
@@ -111,6 +112,7 @@ def main(folder: Path, kind: str = "cpu") -> None:
     device = torch.device(kind, distributed.get_rank()) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         torch.cuda.set_device(device)
+        output_rows.MANY = 1  # the rows are few, and tables shall be filled as they are for many
     vocabulary, whole = update(folder)
     distributed.barrier()
     whole = whole.to(device)

@@ -25,6 +25,7 @@ from s2s.errors import UserError
 from s2s.losses import fused_loss as module
 from s2s.losses.fused_loss import fused_loss
 from s2s.losses.vocabulary_loss import vocabulary_loss
+from s2s.model import output_rows
 from s2s.recipe.recipe import Recipe
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -44,12 +45,16 @@ on_kernel = pytest.mark.skipif(
 on_processor = pytest.mark.skipif(INTERPRETED or DEVICE != "cpu", reason="the kernel runs in this process")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def interpreted() -> Iterator[None]:
-    """The interpreter reads a processor's tensors."""
+@pytest.fixture(
+    scope="module", autouse=True, params=["plain", "filled"] if INTERPRETED or DEVICE == "cuda" else ["plain"]
+)
+def interpreted(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The interpreter reads a processor's tensors, with tables as they are, and filled as a GPU's are."""
     with pytest.MonkeyPatch.context() as patch:
         if INTERPRETED:
             patch.setattr(module, "DEVICE", "cpu")
+        patch.setattr(output_rows, "DEVICE", DEVICE if request.param == "filled" else "none")
+        patch.setattr(output_rows, "MANY", 1)
         yield
 
 

@@ -23,7 +23,7 @@ from s2s.errors import UserError, first_line
 from s2s.machine.memory import main_memory
 from s2s.model.activation_checkpointing import in_main_memory, inputs
 from s2s.model.attention import Cached, append
-from s2s.model.backbone import Backbone, Memory, OutputRows, Stack, evaluating
+from s2s.model.backbone import Backbone, Memory, Stack, evaluating
 from s2s.model.backbones.configuration import (
     MAPPINGS,
     NO_KEYS,
@@ -34,6 +34,7 @@ from s2s.model.backbones.configuration import (
 )
 from s2s.model.backbones.lora import adapt, merge
 from s2s.model.backbones.masks import unread
+from s2s.model.output_rows import OutputRows
 
 if TYPE_CHECKING:  # half a second, which only runs with such a model spend
     from transformers import PreTrainedModel
