@@ -175,7 +175,8 @@ def test_a_layer_more_costs_a_few_operators_at_most(case: str, counts: dict[str,
     more = LAYERS[1] - LAYERS[0]
     assert many["launches"] - few["launches"] <= 3 * more, counts[case]
     assert many["before"] - few["before"] >= 60 * more, counts[case]
-    assert many["stalls"] == few["stalls"] == few["stalls before"]
+    # One before anything changes, to see that all gradients are finite, and one for the lengths of the steps.
+    assert many["stalls"] == few["stalls"] == few["stalls before"] == 2
 
 
 @pytest.mark.slow

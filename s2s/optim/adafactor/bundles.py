@@ -84,12 +84,12 @@ class SmallParameters:
         # Without decay a pass over all parameters is saved.
         if any(plan.keep != 1 for plan in plans):
             torch._foreach_mul_(parameters, [plan.keep for plan in plans])
-        steps = self.update.mul_(self._spread([plan.factor for plan in plans]))
+        steps = self._scaled(self.update, [plan.factor for plan in plans])
         if beta1 := self.first.options["beta1"]:
             momenta = [part.momentum() for part in self.parts]
             steps = self._flat(momenta).to(self.update.dtype).mul_(beta1).add_(steps, alpha=1 - beta1)
             self._store(steps, momenta)
-            steps.mul_(self._spread([plan.size for plan in plans]))
+            self._scaled(steps, [plan.size for plan in plans])
         torch._foreach_sub_(parameters, self._shaped(steps))
 
     def _flat(self, tensors: Iterable[Tensor]) -> Tensor:
@@ -104,11 +104,10 @@ class SmallParameters:
     def _square_sums(self, flat: Tensor) -> Tensor:
         return torch.stack(torch._foreach_norm(flat.split(self.sizes))).square_()
 
-    def _spread(self, values: list[float]) -> Tensor:
-        """Repeat a number for each parameter as one for each element."""
-        sizes = torch.tensor(self.sizes, device=self.gradient.device)
-        # With its size given, the result can be allocated without a wait for an accelerator's sum of ``sizes``.
-        return self.gradient.new_tensor(values).repeat_interleave(sizes, output_size=len(self.gradient))
+    def _scaled(self, flat: Tensor, factors: list[float]) -> Tensor:
+        """Multiply in place the elements of each parameter by a number; an accelerator waits for no copy of it."""
+        torch._foreach_mul_(self._shaped(flat), factors)
+        return flat
 
 
 class LargeMatrices:
