@@ -22,7 +22,7 @@ LANES = 16
 """Heads whose size is a multiple of this are computed in C: the most floats that a register of any processor holds."""
 PART = 64
 """The most heads of sources that a thread takes at a time: one source's few heads are not worth a second thread."""
-FUNCTIONS = {"attend": [POINTER] * 5 + [LENGTH] * 7}
+FUNCTIONS = {"attend": [POINTER] * 5 + [LENGTH] * 8}
 
 
 def usable(device: torch.device, dtype: torch.dtype, size: int) -> bool:
@@ -35,12 +35,13 @@ def attention(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor],
     """Return the attention in C of a step's new rows, whose keys and values it writes after the ``used`` columns.
 
     The function maps a layer's number and queries, keys and values [sources * rows, 3 H d] to [sources * rows, H d].
-    The cache [layers, sources, H, 2, C, d] is float32, each layer contiguous. A row sees the columns at which its mask
-    [sources, rows, used + rows] is 0.
+    The cache [layers, sources, H, 2, C, d] is float32 or bfloat16, each layer contiguous. A row sees the columns at which
+    its mask [sources, rows, used + rows] is 0.
     """
     sources, rows, columns = mask.shape
     _, _, heads, _, room, size = cache.shape
     seen, step = mask.float().contiguous(), cache.stride(0) * cache.element_size()
+    half = cache.dtype == torch.bfloat16
     starts = enumerate(range(0, sources * heads, PART))
     parts = [(number, at, min(at + PART, sources * heads)) for number, at in starts]
     # Parts run in several threads, so each has its own room for scores.
@@ -53,7 +54,7 @@ def attention(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor],
         tensors = given.data_ptr(), cache.data_ptr() + layer * step, seen.data_ptr(), result.data_ptr()
 
         def work(number: int, first: int, last: int) -> None:
-            library.attend(*tensors, scores[number].data_ptr(), first, last, rows, heads, size, used, room)
+            library.attend(*tensors, scores[number].data_ptr(), first, last, rows, heads, size, used, room, half)
 
         spread(work, parts)
         return result.to(projected.dtype)
@@ -62,7 +63,7 @@ def attention(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor],
 
 
 def attention_by_torch(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor], Tensor]:
-    """Return the same function of torch alone, for a cache and rows of one type on any device."""
+    """Return the same function of torch alone, on any device; a cache of another type than the rows is converted."""
     rows, hypotheses, columns = mask.shape
     visible = kernel_mask(mask[:, None], cache)
 
@@ -70,6 +71,7 @@ def attention_by_torch(cache: Tensor, mask: Tensor, used: int) -> Callable[[int,
         new = projected.unflatten(0, (rows, hypotheses)).chunk(3, dim=-1)
         keys, values = cache[layer][..., :columns, :].unbind(2)
         query, keys[..., used:, :], values[..., used:, :] = (split_heads(part, cache.shape[2]) for part in new)
+        keys, values = keys.to(query.dtype), values.to(query.dtype)
         return merge_heads(scaled_dot_product_attention(query, keys, values, attn_mask=visible)).flatten(0, 1)
 
     return attend

@@ -50,15 +50,17 @@ skips those columns, hence its higher limit.
 
 
 class Buffer:
-    """Keys and values [layers, rows, H, 2, C, d], keys first; the first ``source`` columns of a row hold its source."""
+    """Keys and values [layers, rows, H, 2, C, d], keys first; the first ``source`` columns of a row hold its source.
 
-    def __init__(self, memory: Memory, room: int) -> None:
+    With ``rounded`` they are kept in bfloat16, whatever the model computes in.
+    """
+
+    def __init__(self, memory: Memory, room: int, rounded: bool = False) -> None:
         keys = memory.layers[0][0]
         sources, heads, self.source, size = keys.shape
         self.in_c = c_attention.usable(keys.device, keys.dtype, size)
         self.wide = WIDE_IN_C if self.in_c else WIDE
-        # The C code reads float32: bfloat16 is widened once here instead of at every step.
-        dtype = torch.float32 if self.in_c else keys.dtype
+        dtype = torch.bfloat16 if rounded else keys.dtype
         # Not filled: a step writes its columns before it reads them, and reads no column after those.
         self.data = keys.new_empty(len(memory.layers), sources, heads, 2, self.source + room, size, dtype=dtype)
         for layer, pair in zip(self.data, memory.layers, strict=True):
@@ -223,4 +225,4 @@ def begin(model: DecodingModel, memory: Memory) -> SharedCache | SeparateCache:
     if not model.blocks:
         return SeparateCache(memory, None, 1, 0)
     rows = torch.arange(len(memory.lengths), device=memory.lengths.device)
-    return SharedCache(Buffer(memory, ROOM), rows, memory.lengths, memory.mask[:, 0], 0)
+    return SharedCache(Buffer(memory, ROOM, model.rounds_cache), rows, memory.lengths, memory.mask[:, 0], 0)

@@ -226,14 +226,14 @@ class SourceAttention:
 
 
 class PackedModel:
-    """A prefix LM laid out for decoding; ``layout`` makes the maps of a step, and the source's are always packed.
+    """A prefix LM laid out for decoding; ``layout`` makes its maps, and ``rounds_cache`` keeps keys and values in bfloat16.
 
     Where the attention of some layer is not ``packable``, only the output layer is packed, and ``blocks`` is empty.
     """
 
     @torch.no_grad()
-    def __init__(self, model: PrefixTransformer, layout: Layout = packed) -> None:
-        self.model = model
+    def __init__(self, model: PrefixTransformer, layout: Layout = packed, rounds_cache: bool = False) -> None:
+        self.model, self.rounds_cache = model, rounds_cache
         embedding = model.embedding
         self.table = embedding.tokens.weight
         self.output = layout(filled(self.table), filled(model.output_bias))
@@ -244,8 +244,6 @@ class PackedModel:
         packable = all(block.attention.packable for block in model.blocks)  # type: ignore[union-attr]
         blocks: Sequence[Block] = list(model.blocks) if packable else []  # type: ignore[arg-type]
         self.blocks = [PackedBlock(block, layout) for block in blocks]
-        # Rounding to int8 would cost the source more quality than a step, and the source is computed only once.
-        self.source_blocks = self.blocks if layout is packed else [PackedBlock(block, packed) for block in blocks]
 
     def encode(self, source: Tensor, lengths: Tensor) -> Memory:
         """Encode sources [B, S] of the lengths [B] as ``PrefixTransformer.encode`` does."""
@@ -254,10 +252,10 @@ class PackedModel:
         x, mask = self.model.embed_source(source, lengths)
         attention = SourceAttention(mask, lengths, self.model.shape.heads)
         rows = attention.rows(x)
-        for block in self.source_blocks[:-1]:
+        for block in self.blocks[:-1]:
             rows = block(rows, attention)
         # Of the last layer only keys and values are wanted: the target attends to them.
-        attention.keep(self.source_blocks[-1].project(rows))
+        attention.keep(self.blocks[-1].project(rows))
         return Memory(tuple(attention.layers), lengths, mask)
 
     def step(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
@@ -277,6 +275,7 @@ class PlainModel:
     """A model that decodes by its own ``encode`` and ``step``."""
 
     blocks: Sequence[Any] = ()
+    rounds_cache = False
 
     def __init__(self, model: Backbone) -> None:
         self.model = model

@@ -41,14 +41,14 @@ class QuantisedLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         # The least positive number keeps a row of zeros from being divided by 0.
-        scale = x.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny * ROW) / ROW
-        rows = (x / scale).round().add_(MIDDLE).to(torch.uint8)
+        most = x.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny * ROW)
+        rows = (x * (torch.full_like(most, ROW) / most)).round().add_(MIDDLE).to(torch.uint8)
         weight = (self.weight, self.scales, self.zeros)
         # The operation takes one scale for all rows, so it gets 1, and each row's own scale follows in ``addcmul``.
         product = torch.ops.onednn.qlinear_pointwise(
             rows, 1.0, MIDDLE, *weight, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        return torch.addcmul(self.bias, product, scale)
+        return torch.addcmul(self.bias, product, most / ROW)
 
 
 def quantised(weight: Tensor, bias: Tensor) -> Map:
@@ -81,7 +81,7 @@ def in_float16(model: Backbone) -> DecodingModel:
 
 
 def in_int8(model: Backbone) -> DecodingModel:
-    """Pack the maps of a step in int8; the source, where rounding would cost more quality, stays in float32.
+    """Pack the maps in int8, and keep keys and values in bfloat16.
 
     Attention other than the dot product stays in float32 too. Raises a UserError where torch has no int8 product.
     """
@@ -90,7 +90,8 @@ def in_int8(model: Backbone) -> DecodingModel:
     weight = model.output_bias
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         raise UserError("search.precision: int8 is for float32 models on CPU, with a torch that has oneDNN")
-    return PackedModel(model, quantised)
+    # A step reads all keys and values for a few rows, and next to int8's rounding bfloat16's is little.
+    return PackedModel(model, quantised, rounds_cache=True)
 
 
 def refuse_int8(kind: type[Backbone]) -> None:

@@ -24,18 +24,30 @@ take from memory. A row's sums do not depend on the other rows: batches change n
 #define PANEL 16 /* outputs */
 #define PARTS (PANEL / LANES)
 #define ROWS 4   /* rows of one pass: a beam */
+#define NEAR 1024 /* rows that stay in the cache while all panels meet them */
 #define DEPTH 4  /* inputs whose products the processor adds up in one instruction, in int8 */
 #define MIDDLE 64 /* the integer that represents 0 in a row */
 #define MOST 63   /* the greatest magnitude of a row's integers */
+
+/* Left to itself the compiler makes one function of all calls, whose sums then lie in memory instead of in registers. */
+#define INLINE static inline __attribute__((always_inline))
 
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 
 static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
+/* Copy `width` numbers of a line of panels. A copy whose size is a constant is a few registers, any other is a call. */
+static inline void store(float *y, const float *line, ptrdiff_t width, int panels) {
+    if (width == panels * PANEL)
+        memcpy(y, line, panels * PANEL * sizeof(float));
+    else
+        memcpy(y, line, width * sizeof(float));
+}
+
 /* Write `count` rows of `panels` panels, of which the last may be cut; both are constants where it is called.
 
 Inputs are summed in spans, whose sums are then added: with oneDNN's span the result has its bits. */
-static inline void float_block(const float *x, ptrdiff_t inputs, ptrdiff_t span, const float *weight, const float *bias,
+INLINE void float_block(const float *x, ptrdiff_t inputs, ptrdiff_t span, const float *weight, const float *bias,
                                float *y, ptrdiff_t outputs, ptrdiff_t width, int count, int panels) {
     lanes totals[ROWS][TOGETHER][PARTS] = {{{{0}}}};
     for (ptrdiff_t start = 0; start < inputs; start += span) {
@@ -59,7 +71,7 @@ static inline void float_block(const float *x, ptrdiff_t inputs, ptrdiff_t span,
                 const ptrdiff_t at = panel * PANEL + part * LANES;
                 *(lanes *)(line + at) = totals[row][panel][part] + *(const lanes *)(bias + at);
             }
-        memcpy(y + row * outputs, line, width * sizeof(float));
+        store(y + row * outputs, line, width, panels);
     }
 }
 
@@ -90,7 +102,7 @@ static inline void add_products(integers sums, uint32_t four, const int8_t *weig
 #endif
 
 /* The same of rows in integers [count, inputs]: y = b + (integers' sum) (scale of the weight) (scale of the row). */
-static inline void integer_block(const uint8_t *x, const float *row_scales, ptrdiff_t inputs, const int8_t *weight,
+INLINE void integer_block(const uint8_t *x, const float *row_scales, ptrdiff_t inputs, const int8_t *weight,
                                  const int32_t *shift, const float *scales, const float *bias, float *y,
                                  ptrdiff_t outputs, ptrdiff_t width, int count, int panels) {
     integers sums[ROWS][TOGETHER];
@@ -108,36 +120,37 @@ static inline void integer_block(const uint8_t *x, const float *row_scales, ptrd
         memcpy(exact, sums[row], panels * PANEL * sizeof(int32_t));
         for (int at = 0; at < panels * PANEL; at++)
             line[at] = bias[at] + (float)(exact[at] - shift[at]) * scales[at] * row_scales[row];
-        memcpy(y + row * outputs, line, width * sizeof(float));
+        store(y + row * outputs, line, width, panels);
     }
 }
 
-/* Call a block for all rows of the groups of TOGETHER panels from `first` to `last` - 1. The compiler makes a version of
-it for each constant number of rows, of whole groups and of single panels. */
+/* Call a block for all rows of the groups of TOGETHER panels from `first` to `last` - 1, NEAR rows after the others. The
+compiler makes a version of it for each constant number of rows, of whole groups and of single panels. */
 #define EACH_BLOCK(CALL)                                                                                               \
-    for (ptrdiff_t group = first; group < last; group++)                                                               \
-        for (ptrdiff_t row = 0; row < rows; row += ROWS) {                                                             \
-            const ptrdiff_t start = group * TOGETHER, end = least(start + TOGETHER, panels);                           \
-            if (end - start == TOGETHER && rows - row >= ROWS) {                                                       \
-                const ptrdiff_t panel = start;                                                                         \
-                CALL(ROWS, TOGETHER);                                                                                  \
-                continue;                                                                                              \
-            }                                                                                                          \
-            for (ptrdiff_t panel = start; panel < end; panel++)                                                        \
-                switch (least(ROWS, rows - row)) {                                                                     \
-                case 1:                                                                                                \
-                    CALL(1, 1);                                                                                        \
-                    break;                                                                                             \
-                case 2:                                                                                                \
-                    CALL(2, 1);                                                                                        \
-                    break;                                                                                             \
-                case 3:                                                                                                \
-                    CALL(3, 1);                                                                                        \
-                    break;                                                                                             \
-                default:                                                                                               \
-                    CALL(4, 1);                                                                                        \
+    for (ptrdiff_t top = 0; top < rows; top += NEAR)                                                                   \
+        for (ptrdiff_t group = first; group < last; group++)                                                           \
+            for (ptrdiff_t row = top; row < least(top + NEAR, rows); row += ROWS) {                                    \
+                const ptrdiff_t start = group * TOGETHER, end = least(start + TOGETHER, panels);                       \
+                if (end - start == TOGETHER && rows - row >= ROWS) {                                                   \
+                    const ptrdiff_t panel = start;                                                                     \
+                    CALL(ROWS, TOGETHER);                                                                              \
+                    continue;                                                                                          \
                 }                                                                                                      \
-        }
+                for (ptrdiff_t panel = start; panel < end; panel++)                                                    \
+                    switch (least(ROWS, rows - row)) {                                                                 \
+                    case 1:                                                                                            \
+                        CALL(1, 1);                                                                                    \
+                        break;                                                                                         \
+                    case 2:                                                                                            \
+                        CALL(2, 1);                                                                                    \
+                        break;                                                                                         \
+                    case 3:                                                                                            \
+                        CALL(3, 1);                                                                                    \
+                        break;                                                                                         \
+                    default:                                                                                           \
+                        CALL(4, 1);                                                                                    \
+                    }                                                                                                  \
+            }
 
 /* y [rows, outputs] = x [rows, inputs] W^T + b, of groups of panels. */
 void multiply(const float *x, const float *weight, const float *bias, float *y, ptrdiff_t span, ptrdiff_t rows,
@@ -157,11 +170,11 @@ static void quantise(const float *restrict x, ptrdiff_t rows, ptrdiff_t inputs, 
 #pragma omp simd reduction(max : most)
         for (ptrdiff_t k = 0; k < inputs; k++)
             most = fabsf(x[k]) > most ? fabsf(x[k]) : most;
-        const float scale = most / MOST;
-        scales[row] = scale;
+        const float times = MOST / most;
+        scales[row] = most / MOST;
 #pragma omp simd
         for (ptrdiff_t k = 0; k < inputs; k++)
-            integers[k] = (uint8_t)((int32_t)rintf(x[k] / scale) + MIDDLE);
+            integers[k] = (uint8_t)((int32_t)rintf(x[k] * times) + MIDDLE);
     }
 }
 
