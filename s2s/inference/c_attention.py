@@ -35,8 +35,8 @@ def attention(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor],
     """Return the attention in C of a step's new rows, whose keys and values it writes after the ``used`` columns.
 
     The function maps a layer's number and queries, keys and values [sources * rows, 3 H d] to [sources * rows, H d].
-    The cache [layers, sources, H, 2, C, d] is float32 or bfloat16, each layer contiguous. A row sees the columns at which
-    its mask [sources, rows, used + rows] is 0.
+    The cache [layers, sources, H, 2, C, d] is float32 or bfloat16, each layer contiguous. A row sees the columns at
+    which its mask [sources, rows, used + rows] is 0.
     """
     sources, rows, columns = mask.shape
     _, _, heads, _, room, size = cache.shape

@@ -111,7 +111,7 @@ def _packed(sizes: Sizes) -> Work | None:
 def _few(sizes: Sizes) -> Work | None:
     """Do the same for the hypotheses of the last source, or of the only one."""
     rows = min(sizes.hypotheses, FEW)
-    large = sizes.sources and rows * sizes.width * sizes.feed_forward >= LEAST // MOST_ROWS * FEW
+    large = sizes.sources and rows * sizes.width * sizes.feed_forward >= LEAST // 16
     return _step(packed, sizes, rows) if large and way("packed") == "onednn" else None
 
 

@@ -89,6 +89,29 @@ def test_new_rows_see_what_their_mask_says(attend, seed, sources, rows, heads, s
     torch.testing.assert_close(cache.double(), memory, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("attend", WAYS)
+@given(seed=st.integers(0, 99), rows=st.integers(1, 9), size=st.sampled_from([16, 48, 64]), used=st.integers(0, 40))
+@settings(deadline=None, max_examples=30)
+def test_a_cache_in_bfloat16_holds_the_nearest_numbers(attend, seed, rows, size, used):
+    projected, cache, mask = drawn(seed, 2, rows, 2, size, used, rows)
+    kept, width = cache.bfloat16(), 2 * size
+    rounded = torch.cat([projected[:, :width], projected[:, width:].bfloat16().float()], dim=1)
+    wanted, memory = by_loops(rounded, kept.float(), mask, used)
+    found = attend(projected, kept, mask, used)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(kept.double(), memory, rtol=0, atol=0)
+
+
+@in_c
+def test_bfloat16_of_extreme_numbers_is_torch_s():
+    even, odd = 1 + 2**-8, 1 + 3 * 2**-8  # both lie between two numbers
+    numbers = [0.0, -0.0, 1e-45, -1e-40, 3.3895e38, 3.4e38, -3.4e38, math.inf, -math.inf, math.nan, even, odd]
+    projected = torch.tensor(numbers + [1.0] * 4).repeat(3)[None]
+    cache = torch.zeros(1, 1, 2, 1, 16, dtype=torch.bfloat16)
+    attend_in_c(projected, cache, torch.zeros(1, 1, 1), 0)
+    torch.testing.assert_close(cache[0, 0, 0, 0], projected[0, :16].bfloat16(), rtol=0, atol=0, equal_nan=True)
+
+
 @in_c
 @pytest.mark.parametrize("scale", [1e-4, 30.0, 1000.0])
 def test_scores_of_any_size_are_weighed(scale):

@@ -143,7 +143,8 @@ def test_a_step_of_few_rows_has_the_bits_of_many(random_model):
     model = random_model(0, torch.float32, width=32, heads=2, feed_forward=64)
     with computing({"few": "c"}), torch.inference_mode():
         laid_out = PackedModel(model)
-        tokens, positions = torch.arange(3, 3 + 2 * FEW), torch.arange(2 * FEW)
+        rows = torch.arange(2 * FEW)
+        tokens, positions = 3 + rows % 13, rows % 17
         attend = lambda _, projected: projected[:, :32].contiguous()  # noqa: E731
         many = laid_out.log_probs(laid_out.step(tokens, positions, attend))
         few = laid_out.log_probs(laid_out.step(tokens[:3], positions[:3], attend))
