@@ -25,6 +25,11 @@ WAYS: dict[str, tuple[str, ...]] = {
 }
 """The ways of each path. The first is taken where nothing else was chosen, and where both are about as fast."""
 
+GPU_WAYS: dict[str, tuple[str, ...]] = {
+    "gpu_attention": ("mask", "varlen"),  # training in half precision: padding is masked, or left out
+}
+"""The same on a GPU."""
+
 KERNELS = {"default": "none", "onednn": "bf16"}
 """The kernels of CPUs, with the value of torch's ``mkldnn.matmul.fp32_precision`` that selects each."""
 
@@ -36,7 +41,7 @@ _current: ContextVar[Mapping[str, str]] = ContextVar("paths", default={})  # noq
 
 def way(path: str) -> str:
     """Return the way that a path takes here."""
-    return _current.get().get(path, WAYS[path][0])
+    return _current.get().get(path, (WAYS | GPU_WAYS)[path][0])
 
 
 @contextmanager

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from s2s.machine.paths import way
 from s2s.model.layers import Linear, linear, product_dtype
+from s2s.model.ragged_attention import Ragged, ragged_attention
 
 Cached = tuple[Tensor, ...]
 """Tensors [B, H, L, d] that an attention keeps of rows it has seen; keys and values of the dot product."""
@@ -41,10 +43,11 @@ class Attention(Protocol):
     """Whether ``s2s.inference.packed_model`` can compute it: softmax(Q K^T / sqrt(d)) V and nothing else."""
 
     def __call__(
-        self, x: Tensor, mask: Tensor, memory: Cached | None = None, slots: Slots | None = None
+        self, x: Tensor, mask: Tensor | Ragged, memory: Cached | None = None, slots: Slots | None = None
     ) -> tuple[Tensor, Cached]:
         """Attend from x [B, L, D] to the memory's rows and to x itself.
 
+        Only an attention that is ``packable`` takes ``Ragged`` columns in place of a mask.
         The mask is added to the scores: [B or 1, 1, L or 1, M + L] for a memory of M rows. Its columns of a memory are
         the same for all rows, and its other columns then the same for all examples. ``slots`` number the rows; without
         them they are the first ones. Returns [B, L, D] and what is cached of x alone.
@@ -90,9 +93,11 @@ class DotProductAttention(nn.Module):
         self.output = Linear(width, width)
 
     def forward(
-        self, x: Tensor, mask: Tensor, memory: Cached | None = None, slots: Slots | None = None
+        self, x: Tensor, mask: Tensor | Ragged, memory: Cached | None = None, slots: Slots | None = None
     ) -> tuple[Tensor, Cached]:
         query, key, value = self._parts(x)
+        if isinstance(mask, Ragged):
+            return self.output(merge_heads(ragged_attention(query, memory, (key, value), mask))), (key, value)
         # The fused kernel takes one tensor of keys. ``step`` does without the copy, which each hypothesis would need
         # there.
         keys, values = (key, value) if memory is None else append(memory, (key, value))
@@ -142,6 +147,13 @@ def kernel_mask(mask: Tensor, x: Tensor) -> Tensor:
     mask = mask.to(x.dtype if x.dtype == torch.float64 else product_dtype(x))
     columns = mask.shape[-1]
     return functional.pad(mask, (0, -columns % 8))[..., :columns] if columns % 8 else mask
+
+
+def takes_ragged(x: Tensor) -> bool:
+    """Return whether passes of rows x read ``Ragged`` columns in place of masks, if their attention can."""
+    half = x.is_cuda and product_dtype(x) in (torch.bfloat16, torch.float16)
+    # That kernel has no second derivative; a method that needs one forbids all kernels of its kind.
+    return half and way("gpu_attention") == "varlen" and torch.backends.cuda.flash_sdp_enabled()
 
 
 def softmax_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:

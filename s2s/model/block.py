@@ -12,6 +12,7 @@ from s2s.model.architecture import Architecture
 from s2s.model.attention import Cached, Slots
 from s2s.model.attention_scores import Sizes
 from s2s.model.layers import Dropout, Linear, activations
+from s2s.model.ragged_attention import Ragged
 
 
 class FeedForward(nn.Sequential):
@@ -45,7 +46,7 @@ class Block(nn.Module):
         self.compiled = False
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, memory: Cached | None = None, slots: Slots | None = None
+        self, x: Tensor, mask: Tensor | Ragged | None = None, memory: Cached | None = None, slots: Slots | None = None
     ) -> tuple[Tensor, Cached]:
         """Map rows [B, L, D] to rows [B, L, D], and return also what the attention caches of them.
 
@@ -61,7 +62,9 @@ class Block(nn.Module):
         """Return the attention's weights [B, H, L, M + L] of rows [B, L, D]."""
         return self.attention.weights(self._entry(x), mask, memory, slots)
 
-    def body(self, x: Tensor, mask: Tensor, memory: Cached | None, slots: Slots | None) -> tuple[Tensor, Cached]:
+    def body(
+        self, x: Tensor, mask: Tensor | Ragged, memory: Cached | None, slots: Slots | None
+    ) -> tuple[Tensor, Cached]:
         """Return the rows after both halves, and what the attention caches of them."""
         attended, cached = self.attention(self._entry(x), mask, memory, slots)
         return self._leave(x, attended), cached

@@ -13,11 +13,12 @@ from torch.nn import functional
 from s2s.model import attention_variants
 from s2s.model.activation_checkpointing import CHECKPOINTING
 from s2s.model.architecture import Architecture
-from s2s.model.attention import Slots, kernel_mask, step_mask
+from s2s.model.attention import Slots, kernel_mask, step_mask, takes_ragged
 from s2s.model.backbone import Backbone, Memory, Stack, check_positions
 from s2s.model.block import Block
 from s2s.model.layers import Dropout, Linear, activations
 from s2s.model.output_rows import OutputRows, scores
+from s2s.model.ragged_attention import Ragged, ragged
 
 
 class Embedding(nn.Module):
@@ -96,18 +97,18 @@ class PrefixTransformer(Backbone):
         ``words`` [B, S, D] replace the sources' token embeddings.
         """
         x, mask = self.embed_source(source, lengths, words)
-        layers, for_kernels = [], kernel_mask(mask, x)
+        layers, seen = [], self._seen_sources(x, mask, lengths)
         for block in self.blocks:  # of the last one, without a mask, only the cached tensors are computed
-            x, cached = block(x, None if block is self.blocks[-1] else for_kernels)
+            x, cached = block(x, None if block is self.blocks[-1] else seen)
             layers.append(cached)
         return Memory(tuple(layers), lengths, mask)
 
     def encode_whole(self, source: Tensor, lengths: Tensor) -> tuple[Memory, Tensor]:
         """Return the results of ``encode`` and of ``source_hidden`` from one pass."""
         x, mask = self.embed_source(source, lengths)
-        layers, for_kernels = [], kernel_mask(mask, x)
+        layers, seen = [], self._seen_sources(x, mask, lengths)
         for block in self.blocks:
-            x, cached = block(x, for_kernels)
+            x, cached = block(x, seen)
             layers.append(cached)
         return Memory(tuple(layers), lengths, mask), self.final_norm(x)
 
@@ -117,9 +118,13 @@ class PrefixTransformer(Backbone):
         ``words`` [B, T, D] replace the targets' token embeddings. With ``copies``, T holds this number of targets of
         equal width side by side; each has the positions after the source and sees no other copy.
         """
-        x, mask, slots = self._embed_target(target, memory, words, copies)
+        x, slots = self._embed_target(target, memory, words, copies)
+        if copies == 1 and self._is_ragged(x):
+            seen: Tensor | Ragged = ragged(memory.lengths, memory.mask.shape[-1], slots.width)
+        else:
+            seen = _target_mask(x, memory.mask, slots)
         for block, cached in zip(self.blocks, memory.layers, strict=True):
-            x, _ = block(x, mask, cached, slots)
+            x, _ = block(x, seen, cached, slots)
         return self.final_norm(x)
 
     def source_attention(self, target: Tensor, memory: Memory) -> Tensor:
@@ -127,7 +132,8 @@ class PrefixTransformer(Backbone):
 
         A row's weights sum to 1 together with those of the target columns, which are left out.
         """
-        x, mask, slots = self._embed_target(target, memory)
+        x, slots = self._embed_target(target, memory)
+        mask = _target_mask(x, memory.mask, slots)
         for block, cached in zip(self.blocks[:-1], memory.layers, strict=False):
             x, _ = block(x, mask, cached, slots)
         weights = self.blocks[-1].weights(x, mask, memory.layers[-1], slots)  # type: ignore[operator]
@@ -167,14 +173,18 @@ class PrefixTransformer(Backbone):
 
     def _embed_target(
         self, target: Tensor, memory: Memory, words: Tensor | None = None, copies: int = 1
-    ) -> tuple[Tensor, Tensor, Slots]:
+    ) -> tuple[Tensor, Slots]:
         columns = torch.arange(target.shape[1] // copies, device=target.device)
         check_positions(memory.mask.shape[-1], memory.lengths, len(columns), self.shape.positions)
         positions = (memory.lengths[:, None] + columns).repeat(1, copies)
         x = self.embedding(self.words(target) if words is None else words, positions, segment=1)
-        # The source's part is cast first, as the whole mask is many times as large.
-        mask = _target_mask(kernel_mask(memory.mask, x), len(columns), copies)
-        return x, kernel_mask(mask, x), self._target_slots(len(columns), copies)
+        return x, self._target_slots(len(columns), copies)
+
+    def _seen_sources(self, x: Tensor, mask: Tensor, lengths: Tensor) -> Tensor | Ragged:
+        return ragged(lengths, x.shape[1]) if self._is_ragged(x) else kernel_mask(mask, x)
+
+    def _is_ragged(self, x: Tensor) -> bool:
+        return takes_ragged(x) and all(block.attention.packable for block in self.blocks)  # type: ignore[union-attr]
 
     def embed_source(self, source: Tensor, lengths: Tensor, words: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the first block's rows [B, S, D] of sources [B, S], and the mask [B, 1, 1, S] of their padding."""
@@ -198,15 +208,18 @@ class PrefixTransformer(Backbone):
             raise ValueError(f"a {side} of {columns} tokens is beyond the model's {slots} {side} slots")
 
 
-def _target_mask(source_mask: Tensor, columns: int, copies: int) -> Tensor:
-    """Return the mask [B, 1, K T, S + K T] for K copies of T columns, from the source's [B, 1, 1, S].
+def _target_mask(x: Tensor, source_mask: Tensor, slots: Slots) -> Tensor:
+    """Return the mask [B, 1, K T, S + K T] for rows x of K copies of T columns, from the source's [B, 1, 1, S].
 
     A target row sees its source, itself and the past of its copy.
     """
+    # The source's part is cast first, as the whole mask is many times as large.
+    source_mask, columns, copies = kernel_mask(source_mask, x), slots.width, slots.copies
     rows, width = source_mask.shape[0], copies * columns
     causal = source_mask.new_full((columns, columns), -torch.inf).triu(1)
     target = source_mask.new_full((copies, columns, copies, columns), -torch.inf)
     # A view [T, T, K] of the blocks in which a copy meets itself; all others stay hidden.
     target.diagonal(dim1=0, dim2=2).copy_(causal[..., None])
     target = target.view(width, width)
-    return torch.cat([source_mask.expand(rows, 1, width, -1), target.expand(rows, 1, -1, -1)], dim=-1)
+    mask = torch.cat([source_mask.expand(rows, 1, width, -1), target.expand(rows, 1, -1, -1)], dim=-1)
+    return kernel_mask(mask, x)

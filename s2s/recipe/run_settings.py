@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from s2s.config.ranges import Count, Few, Limit, PathText, Seed, ShareBelowOne, at_least, settle
 from s2s.errors import UserError, nearest
-from s2s.machine.paths import WAYS
+from s2s.machine.paths import GPU_WAYS, WAYS
 from s2s.model.activation_checkpointing import CHECKPOINTING
 
 
@@ -26,8 +26,8 @@ class RunSettings:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     tf32: bool = True  # GPUs may round the factors of float32 products to TF32, which is faster
     # ways that are taken unmeasured on a processor, such as {attention: torch}: products (default, onednn), linear and
-    # packed (onednn, torch), few and int8 (c, onednn), attention and adafactor (c, torch); the others are timed when
-    # the run is made, and kept
+    # packed (onednn, torch), few and int8 (c, onednn), attention and adafactor (c, torch), and on a GPU gpu_attention
+    # (mask, varlen); the others are timed when the run is made, and kept
     paths: dict[str, Any] = field(default_factory=dict)
     # full: processes divide parameters, gradients and optimizer state among them (FSDP2), so that larger models fit;
     # null: if the launcher asks (accelerate launch --use_fsdp --fsdp_version 2)
@@ -67,11 +67,12 @@ class RunSettings:
 
 def check_ways(ways: Mapping[str, Any], key: str) -> None:
     """Refuse paths and ways that there are not; ``key`` is that of the mapping in a recipe or a file."""
+    table = WAYS | GPU_WAYS
     for path, name in ways.items():
-        if path not in WAYS:
-            raise UserError(f"{key}: no path '{path}'{nearest(path, WAYS)}")
-        if name not in WAYS[path]:
-            raise UserError(f"{key}.{path}: '{name}' is neither {' nor '.join(WAYS[path])}")
+        if path not in table:
+            raise UserError(f"{key}: no path '{path}'{nearest(path, table)}")
+        if name not in table[path]:
+            raise UserError(f"{key}.{path}: '{name}' is neither {' nor '.join(table[path])}")
 
 
 def refuse_with_sharding(compiled: bool, precision: str) -> None:

@@ -30,6 +30,7 @@ from s2s.runs.metadata import RunMetadata
 from s2s.search.methods.base import SearchMethod
 
 Work = Callable[[], object]
+Clock = Callable[[Work], float]
 
 
 BUDGET = 0.15
@@ -287,21 +288,22 @@ def _choice(name: str, path: Path, sizes: Sizes, before: Mapping[str, str]) -> t
     return (other if faster > path.worth else first), f"{other} {faster:.2f} times as fast as {first}"
 
 
-def timed(works: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+def timed(works: Mapping[str, Callable[[], object]], clock: Clock | None = None) -> dict[str, float]:
     """Return the processor seconds of each of some works: the median of several rounds in which they take turns.
 
     Time of the processor, as by the clock another process on this core could make any of them look slow; in turns,
-    as such a process also takes from the caches.
+    as such a process also takes from the caches. ``clock`` returns the seconds of a call that has another time.
     """
-    once = {name: _seconds(work) for name, work in works.items()}
+    clock = clock or _seconds
+    once = {name: clock(work) for name, work in works.items()}
     few, most = ROUNDS
     # The first call may have made room, compiled or packed; a second one says how many rounds the budget allows.
-    once = {name: min(once[name], _seconds(work)) for name, work in works.items()}
+    once = {name: min(once[name], clock(work)) for name, work in works.items()}
     rounds = int(min(most, max(few, BUDGET / max(sum(once.values()), 1e-9))))
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
-            seconds[name].append(_seconds(work))
+            seconds[name].append(clock(work))
     return {name: median(values) for name, values in seconds.items()}
 
 

@@ -22,7 +22,7 @@ from s2s.files.atomic import write_atomically
 from s2s.losses import fused_loss
 from s2s.machine.agreement import decided, failing_together, several, told
 from s2s.machine.matmul import kernel_on_gpu
-from s2s.machine.paths import KERNELS, WAYS
+from s2s.machine.paths import GPU_WAYS, KERNELS, WAYS
 from s2s.machine.precision import Choice, Precision, choose_precision, decoding_precision
 from s2s.machine.worker_pool import kind_of_processor
 from s2s.model.backbone import Shape
@@ -35,6 +35,7 @@ from s2s.recipe.run_settings import refuse_with_sharding
 from s2s.runs import checkpoints, run_folder, shard_files
 from s2s.runs.base_weights import load_base, read_base, save_base
 from s2s.runs.checkpoints import Checkpoint, load_model
+from s2s.runs.gpu_paths import choose_on_gpu
 from s2s.runs.metadata import VOCABULARY, RunMetadata, check_files, check_weights, read_metadata, write_metadata
 from s2s.runs.paths import choose, is_about_paths, kept, sizes_of
 from s2s.runs.weight_files import check_tensors
@@ -149,7 +150,7 @@ def _computation(recipe: Recipe, metadata: RunMetadata) -> dict[str, Any]:
         "processes": metadata.processes,
         "sharding": metadata.sharding,
         "kernel": metadata.kernel,
-        **(_paths(metadata) if metadata.processor else {}),
+        **_paths(metadata),
         "accumulate": recipe.run.accumulate,
         "compile": bool(recipe.run.compile),
         "search.precision": decoding_precision(recipe.search.precision, metadata.precision, device),
@@ -157,18 +158,23 @@ def _computation(recipe: Recipe, metadata: RunMetadata) -> dict[str, Any]:
 
 
 def _paths(metadata: RunMetadata) -> dict[str, str]:
-    ways = {name: metadata.paths.get(name, first) for name, (first, *_) in WAYS.items() if name != "products"}
-    return {"processor": metadata.processor, **ways}
+    table = WAYS if metadata.processor else GPU_WAYS
+    ways = {name: metadata.paths.get(name, first) for name, (first, *_) in table.items() if name != "products"}
+    return ways | ({"processor": metadata.processor} if metadata.processor else {})
 
 
 def _refreshed(metadata: RunMetadata, recipe: Recipe, accelerator: Accelerator) -> RunMetadata:
     """Return a resumed run's metadata with the processes and the arithmetic of this start."""
     was_on_cpu = metadata.kernel in KERNELS and not any("on the GPU" in line for line in metadata.report)
-    same = was_on_cpu and accelerator.device.type == "cpu" and metadata.processor in ("", kind_of_processor())
-    # A run that stays on its kind of processor keeps the ways of its start, whatever a new measurement says: so its
-    # bits stay. A run of an earlier version keeps those that it had.
+    means = _means(recipe, accelerator)
+    if accelerator.device.type == "cpu":
+        same = was_on_cpu and metadata.processor in ("", kind_of_processor())
+    else:
+        same = (metadata.device, metadata.precision) == (means["device"], means["precision"])
+    # A run that stays on its kind of processor or GPU keeps the ways of its start, whatever a new measurement says: so
+    # its bits stay. A run of an earlier version keeps those that it had.
     arithmetic, reason = _arithmetic(recipe, metadata.architecture, accelerator, metadata.ways if same else {})
-    current = replace(metadata, **arithmetic, **_means(recipe, accelerator))
+    current = replace(metadata, **arithmetic, **means)
     if current.ways == metadata.ways:
         return current
     return replace(current, report=[*(line for line in metadata.report if not is_about_paths(line)), reason])
@@ -183,7 +189,9 @@ def _arithmetic(
     """
     if accelerator.device.type != "cpu":
         kernel, reason = kernel_on_gpu(recipe.run.tf32)
-        return {"kernel": kernel, "paths": {}, "processor": ""}, reason
+        precision, processes = precision_of(recipe, accelerator).name, accelerator.num_processes
+        paths, why = choose_on_gpu(recipe, shape, processes, precision, accelerator.device, saved)
+        return {"kernel": kernel, "paths": paths, "processor": ""}, f"{reason}{why}"
     if saved:
         ways, reason = kept(saved, recipe.run.paths)
     else:

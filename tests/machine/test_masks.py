@@ -8,7 +8,7 @@ import pytest
 import torch
 from fake_devices import needs_fake_cuda, on_devices, run
 
-from s2s.model.attention import kernel_mask
+from s2s.model.attention import Slots, kernel_mask
 from s2s.model.transformer import _target_mask
 
 HELPERS = Path(__file__).resolve().parents[1] / "helpers"
@@ -66,7 +66,7 @@ def test_a_processor_keeps_its_masks() -> None:
     for half in (torch.bfloat16, torch.float16):
         with torch.autocast("cpu", half):
             assert kernel_mask(source, source) is source
-    mask = _target_mask(source, 2, 3)
+    mask = _target_mask(source, source, Slots(0, 2, 3))
     assert mask.shape == (2, 1, 6, 11)
     assert mask.is_contiguous()
     for row in range(6):
