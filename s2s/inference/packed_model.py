@@ -225,7 +225,8 @@ class SourceAttention:
         """Map a layer's queries, keys and values [N, 3 D] to [N, D]."""
         parts = self.keep(projected)
         if self.lengths is None:
-            return self.rows(merge_heads(softmax_attention(*parts[0], self.mask)))
+            query, keys, values = parts[0]
+            return self.rows(merge_heads(softmax_attention(query, keys, values, self.mask)))
         return torch.cat([merge_heads(softmax_attention(*part))[0] for part in parts])
 
 
