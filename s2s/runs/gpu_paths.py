@@ -41,22 +41,24 @@ def choose_on_gpu(
     pinned = recipe.run.paths.get(PATH)
     if pinned is not None:
         return {PATH: pinned}, f", {PATH} {pinned} (run.paths)"
-    dot = isinstance(shape, Architecture) and shape.attention == "dot"
-    if device.type != "cuda" or precision not in HALVES or not dot or not recipe.generates or recipe.run.compile:
+    if not isinstance(shape, Architecture) or shape.attention != "dot" or not recipe.generates or recipe.run.compile:
+        return {}, ""
+    if device.type != "cuda" or precision not in HALVES:
         return {}, ""
     if saved:
         return {PATH: saved[PATH]} if PATH in saved else {}, ""
     source, target = recipe.data.max_source, recipe.data.max_target
     columns = min(MOST_COLUMNS, recipe.run.tokens // (processes * recipe.run.accumulate))
-    layers = replace(shape, layers=2, vocabulary=64, dropout=0.0)  # type: ignore[type-var]
-    way, reason = _measured(layers, precision, device, max(1, columns // (source + target)), source, target)
+    way, reason = measured(shape, precision, device, max(1, columns // (source + target)), source, target)
     return {PATH: way}, f", {PATH} {way} ({reason})"
 
 
 @lru_cache(maxsize=8)
-def _measured(
+def measured(
     shape: Architecture, precision: str, device: torch.device, rows: int, source: int, target: int
 ) -> tuple[str, str]:
+    """Return the way for a number of rows of a source's and a target's columns, and why; ``shape`` has the widths."""
+    shape = replace(shape, layers=2, vocabulary=64, dropout=0.0)
     with forked_generators(torch.device("cpu")):
         seed_device(0)
         model = PrefixTransformer(shape).to(device)

@@ -22,6 +22,7 @@ from s2s.machine.paths import computing
 from s2s.machine.precision import HALVES
 from s2s.model.attention import softmax_attention, split_heads
 from s2s.objective import Objective, ObjectiveSettings
+from s2s.runs.gpu_paths import measured
 
 COLUMNS = (37, 64, 101, 255)
 """Numbers of keys, most of which are no multiples of 8."""
@@ -41,9 +42,10 @@ def peak(card: Card) -> Rows:
 
 
 def attention(card: Card) -> Rows:
-    """Name the kernels that our masks get, and compare attention with odd strides with double precision."""
+    """Name the kernels that our masks get, compare odd strides with double precision, and try to do without masks."""
     sizes = card.sizes
-    objective = Objective(card.model(), ObjectiveSettings())
+    model = card.model()
+    objective = Objective(model, ObjectiveSettings())
     batch = random_batch(sizes.lengths()[: sizes.rows], sizes.vocabulary).to(DEVICE)
     for precision in PRECISIONS:
         for kind, times in _kernels(objective, batch, precision).items():
@@ -53,6 +55,9 @@ def attention(card: Card) -> Rows:
         distances = [_distance(card, columns, dtype) for columns in COLUMNS]
         case = f"{', '.join(map(str, COLUMNS))} columns, {precision}"
         yield Row(case, f"results and gradients within {max(distances):.1g} of double precision")
+    for precision in HALVES:
+        way, reason = measured(model.shape, precision, DEVICE, sizes.rows, sizes.source, sizes.target)
+        yield Row(f"with masks or without, {precision}", f"{way}: {reason}")
 
 
 def _kernels(objective: Objective, batch: Batch, precision: str) -> Counter[str]:

@@ -37,7 +37,7 @@ WITHOUT_MASKS = {"gpu_attention": "varlen"}
 def seconds(mask: float, varlen: float) -> Iterator[None]:
     """Let measurements find these seconds, and be made anew."""
     before = gpu_paths.timed
-    gpu_paths._measured.cache_clear()
+    gpu_paths.measured.cache_clear()
     gpu_paths.timed = lambda *_: {"mask": mask, "varlen": varlen}
     try:
         yield
@@ -63,8 +63,8 @@ def choices() -> dict[str, list[str]]:
     keep.append(slow_flash.install())
     with seconds(1.0, 1.0):
         found |= {"a faster kernel": choice(), "in float16": choice(precision="fp16")}
-    gpu_paths._measured.cache_clear()
-    found["timed"] = [gpu_paths._measured(Architecture(30, 2, 16, 2, 32), "bf16", torch.device("cuda"), 2, 9, 4)[0]]
+    gpu_paths.measured.cache_clear()
+    found["timed"] = [gpu_paths.measured(Architecture(30, 2, 16, 2, 32), "bf16", torch.device("cuda"), 2, 9, 4)[0]]
     slots = Architecture(30, 2, 16, 2, 32, attention="dense", source_slots=20, target_slots=20)
     return found | {
         "pinned": choice("run.paths={gpu_attention: varlen}", precision="fp32"),
