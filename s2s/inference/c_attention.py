@@ -22,6 +22,7 @@ LANES = 16
 """Heads whose size is a multiple of this are computed in C: the most floats that a register of any processor holds."""
 PART = 64
 """The most heads of sources that a thread takes at a time: one source's few heads are not worth a second thread."""
+SOURCE = Path(__file__).with_name("attention.c")
 FUNCTIONS = {"attend": [POINTER] * 5 + [LENGTH] * 8}
 
 
@@ -31,35 +32,37 @@ def usable(device: torch.device, dtype: torch.dtype, size: int) -> bool:
     return suited and way("attention") == "c" and build().functions is not None
 
 
-def attention(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor], Tensor]:
-    """Return the attention in C of a step's new rows, whose keys and values it writes after the ``used`` columns.
+class StepAttention:
+    """The attention in C of a step's new rows, whose keys and values it writes after the ``used`` columns.
 
-    The function maps a layer's number and queries, keys and values [sources * rows, 3 H d] to [sources * rows, H d].
-    The cache [layers, sources, H, 2, C, d] is float32 or bfloat16, each layer contiguous. A row sees the columns at
-    which its mask [sources, rows, used + rows] is 0.
+    A call maps a layer's number and queries, keys and values [sources * rows, 3 H d] to [sources * rows, H d]. The
+    cache [layers, sources, H, 2, C, d] is float32 or bfloat16, each layer contiguous. A row sees the columns at which
+    its mask [sources, rows, used + rows] is 0.
     """
-    sources, rows, columns = mask.shape
-    _, _, heads, _, room, size = cache.shape
-    seen, step = mask.float().contiguous(), cache.stride(0) * cache.element_size()
-    half = cache.dtype == torch.bfloat16
-    starts = enumerate(range(0, sources * heads, PART))
-    parts = [(number, at, min(at + PART, sources * heads)) for number, at in starts]
-    # Parts run in several threads, so each has its own room for scores.
-    scores = torch.empty(len(parts), rows, columns)
-    library = build().loaded
 
-    def attend(layer: int, projected: Tensor) -> Tensor:
-        given, result = projected.float().contiguous(), torch.empty(len(projected), heads * size)
+    def __init__(self, cache: Tensor, mask: Tensor, used: int) -> None:
+        self.sources, self.rows, columns = mask.shape
+        _, _, self.heads, _, self.room, self.size = cache.shape
+        self.cache, self.stride, self.used = cache, cache.stride(0) * cache.element_size(), used
+        self.seen, self.half = mask.float().contiguous(), cache.dtype == torch.bfloat16
+        heads = self.sources * self.heads
+        self.parts = [(number, at, min(at + PART, heads)) for number, at in enumerate(range(0, heads, PART))]
+        # Parts run in several threads, so each has its own room for scores.
+        self.scores = torch.empty(len(self.parts), self.rows, columns)
+
+    def __call__(self, layer: int, projected: Tensor) -> Tensor:
+        """Attend in one layer."""
+        given, result = projected.float().contiguous(), torch.empty(len(projected), self.heads * self.size)
         # Addresses keep nothing alive: these tensors must have names here until ``spread`` returns.
-        tensors = given.data_ptr(), cache.data_ptr() + layer * step, seen.data_ptr(), result.data_ptr()
+        cache = self.cache.data_ptr() + layer * self.stride
+        tensors, attend = (given.data_ptr(), cache, self.seen.data_ptr(), result.data_ptr()), build().loaded.attend
+        sizes = self.rows, self.heads, self.size, self.used, self.room, self.half
 
         def work(number: int, first: int, last: int) -> None:
-            library.attend(*tensors, scores[number].data_ptr(), first, last, rows, heads, size, used, room, half)
+            attend(*tensors, self.scores[number].data_ptr(), first, last, *sizes)
 
-        spread(work, parts)
+        spread(work, self.parts)
         return result.to(projected.dtype)
-
-    return attend
 
 
 def attention_by_torch(cache: Tensor, mask: Tensor, used: int) -> Callable[[int, Tensor], Tensor]:
@@ -80,4 +83,4 @@ def attention_by_torch(cache: Tensor, mask: Tensor, used: int) -> Callable[[int,
 @lru_cache(maxsize=1)
 def build() -> Built:
     """Return the library, compiled at the first call on this machine."""
-    return c_library.build(Path(__file__).with_name("attention.c"), FUNCTIONS)
+    return c_library.build([SOURCE], FUNCTIONS)

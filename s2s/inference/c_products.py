@@ -3,7 +3,6 @@
 Both read a matrix once for all rows of a step, and a row's result does not depend on the other rows.
 """
 
-from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,15 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from s2s.machine import c_library
-from s2s.machine.c_library import LENGTH, NUMBER, POINTER, Built, spread
+from s2s.machine.c_library import LENGTH, NUMBER, POINTER, Built, shares, spread
 
 PANEL, DEPTH = 16, 4
 """Outputs of a panel of weights, and inputs that are multiplied together in int8; as in the C file."""
 MIDDLE = 64
 """The unsigned integer that represents 0 in a row, whose integers run from 1 to 127."""
 WORTH = 1 << 20
-"""The fewest multiplications for a second thread."""
+"""The fewest multiplications for a second thread; an element of a norm or an activation counts as 16."""
+SOURCE = Path(__file__).with_name("products.c")
 FUNCTIONS: dict[str, list[Any]] = {
     "multiply": [POINTER] * 4 + [LENGTH] * 6,
     "multiply_integers": [POINTER] * 7 + [NUMBER] + [LENGTH] * 5,
@@ -32,7 +32,7 @@ FUNCTIONS: dict[str, list[Any]] = {
 @lru_cache(maxsize=1)
 def build() -> Built:
     """Return the library, compiled at the first call on this machine."""
-    return c_library.build(Path(__file__).with_name("products.c"), FUNCTIONS)
+    return c_library.build([SOURCE], FUNCTIONS)
 
 
 class Panels:
@@ -47,7 +47,7 @@ class Panels:
         x, number = x.contiguous(), x.shape[0]
         y = x.new_empty(number, self.outputs)
         work = partial(self.compute, x.data_ptr(), y.data_ptr(), number)
-        _share(work, self.groups, number * self.inputs * self.outputs)
+        spread(work, shares(self.groups, number * self.inputs * self.outputs // WORTH))
         return y
 
     def compute(self, x: int, y: int, number: int, first: int, last: int) -> None:
@@ -97,22 +97,16 @@ class CQuantisedLinear(Panels):
 
 def gelu(x: Tensor) -> Tensor:
     """Return x (1 + erf(x / sqrt(2))) / 2, computed in place for float32; an element's bits depend on nothing else."""
-    build().loaded.gelu(x.data_ptr(), x.numel())
+    address, function = x.data_ptr(), build().loaded.gelu
+    spread(
+        lambda first, last: function(address + 4 * first, last - first), shares(x.numel(), x.numel() // (WORTH >> 4))
+    )
     return x
 
 
 def _padded(tensor: Tensor) -> Tensor:
     """Return a copy with zeros after the outputs, up to whole panels."""
     return pad(tensor, (0, 0) * (tensor.ndim - 1) + (0, -len(tensor) % PANEL)).contiguous().clone()
-
-
-def _share(work: Callable[[int, int], None], groups: int, multiplications: int) -> None:
-    """Call the work for all groups of panels, in several threads where the product is worth it."""
-    threads = min(torch.get_num_threads(), groups, multiplications // WORTH)
-    if threads <= 1:
-        work(0, groups)
-    else:
-        spread(work, [(part * groups // threads, (part + 1) * groups // threads) for part in range(threads)])
 
 
 def _groups(outputs: int) -> int:

@@ -78,7 +78,7 @@ class Buffer:
         It writes their keys and values to the R columns after the ``used`` ones. The mask is [sources, R, used + R];
         queries, keys and values come as [sources * R, 3 D]. Both are in the order of the buffer's rows.
         """
-        attention = c_attention.attention if self.in_c else c_attention.attention_by_torch
+        attention = c_attention.StepAttention if self.in_c else c_attention.attention_by_torch
         return attention(self.data[:, :sources], mask, used)
 
     def move(self, origins: list[int], targets: list[int], used: int) -> None:

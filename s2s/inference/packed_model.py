@@ -6,6 +6,7 @@ which products with few rows read in order. The matrices are copies: they do not
 Models other than the prefix LM are a ``PlainModel``, which packs nothing.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,8 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from s2s.inference import c_products
+from s2s.inference import c_products, c_step
+from s2s.inference.c_attention import StepAttention
 from s2s.inference.c_products import CLinear, CQuantisedLinear, gelu
+from s2s.inference.c_step import CNorm, CStep
 from s2s.machine.paths import way
 from s2s.model.attention import Cached, DotProductAttention, kernel_mask, merge_heads, softmax_attention
 from s2s.model.backbone import Backbone
@@ -128,7 +131,7 @@ def _activated(linear: Map, activation: nn.Module) -> Map:
     # By type, as every look-up makes a new module.
     names = {type(activations()[name]): name for name in FUSED}
     name = names.get(type(activation))
-    in_c = isinstance(linear, CQuantisedLinear) or (isinstance(linear, PackedLinear) and linear.few is not None)
+    in_c = _in_c(linear) is not None
     if in_c and name == "gelu":
         return lambda x: gelu(linear(x))
     # oneDNN rounds an activation in other ways than torch, so that bits would depend on the number of rows.
@@ -137,10 +140,18 @@ def _activated(linear: Map, activation: nn.Module) -> Map:
     return lambda x: activation(linear(x))
 
 
-def _normalised(norm: nn.Module) -> Map:
-    """Return a layer norm as a plain function; any other module as it is."""
+def _in_c(linear: Map) -> CLinear | CQuantisedLinear | None:
+    """Return the map in C that computes few rows, or None where there is none."""
+    for_few = linear.few if isinstance(linear, PackedLinear) else linear
+    return for_few if isinstance(for_few, CLinear | CQuantisedLinear) else None
+
+
+def _normalised(norm: nn.Module, in_c: bool = False) -> Map:
+    """Return a layer norm as a plain function, of C or of torch; any other module as it is."""
     if not isinstance(norm, nn.LayerNorm):
         return norm
+    if in_c and c_step.build().functions is not None:
+        return CNorm(norm)
     # The call of a module costs as much as the norm of a few rows.
     shape, weight, bias, epsilon = list(norm.normalized_shape), norm.weight.detach(), norm.bias.detach(), norm.eps
     return lambda x: torch.layer_norm(x, shape, weight, bias, epsilon)
@@ -161,13 +172,16 @@ class PackedBlock:
 
     def __init__(self, block: Block, layout: Layout) -> None:
         attention, (up, activation, down) = cast(DotProductAttention, block.attention), block.feed_forward
-        self.query_key_value, self.output, grow, self.shrink = (
+        maps = [
             layout(linear.weight.detach(), linear.bias.detach())  # type: ignore[operator]
             for linear in (attention.query_key_value, attention.output, up, down)
-        )
-        self.grow = _activated(grow, activation)
-        self.pre = block.pre
-        self.norms = _normalised(block.attention_norm), _normalised(block.feed_forward_norm)
+        ]
+        self.query_key_value, self.output, grow, self.shrink = maps
+        self.grow, self.pre = _activated(grow, activation), block.pre
+        self.maps_in_c = [in_c for in_c in map(_in_c, maps) if in_c is not None]
+        whole = len(self.maps_in_c) == len(maps)
+        self.norms = [_normalised(norm, whole) for norm in (block.attention_norm, block.feed_forward_norm)]
+        self.gelu = type(activation) is type(activations()["gelu"])
 
     def project(self, x: Tensor) -> Tensor:
         """Return queries, keys and values [N, 3 D] of rows [N, D]."""
@@ -181,6 +195,17 @@ class PackedBlock:
             return self.shrink(self.grow(second(x))).add_(x)
         x = first(self.output(attend(self.project(x))).add_(x))
         return second(self.shrink(self.grow(x)).add_(x))
+
+
+def _step_in_c(blocks: Sequence[PackedBlock]) -> CStep | None:
+    """Return the step through the blocks in one call, or None where some part of one is not in C."""
+    layers = []
+    for block in blocks:
+        norms = [norm for norm in block.norms if isinstance(norm, CNorm)]
+        if not block.gelu or len(block.maps_in_c) + len(norms) < 6:
+            return None
+        layers.append((block.maps_in_c, norms))
+    return CStep(layers, blocks[0].pre) if layers else None
 
 
 class SourceAttention:
@@ -250,6 +275,9 @@ class PackedModel:
         packable = all(block.attention.packable for block in model.blocks)  # type: ignore[union-attr]
         blocks: Sequence[Block] = list(model.blocks) if packable else []  # type: ignore[arg-type]
         self.blocks = [PackedBlock(block, layout) for block in blocks]
+        self.in_c = _step_in_c(self.blocks)
+        # More rows are faster by oneDNN, with the same bits; of int8 any number is in C.
+        self.most_in_c = FEW if layout is packed else sys.maxsize
 
     def encode(self, source: Tensor, lengths: Tensor) -> Memory:
         """Encode sources [B, S] of the lengths [B] as ``PrefixTransformer.encode`` does."""
@@ -267,6 +295,9 @@ class PackedModel:
     def step(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Return the last layer's rows [N, D] of ids [N] at the positions [N], which count source and target."""
         x = self.first_norm(functional.embedding(tokens, self.table) + self.positions[positions])
+        in_c = self.in_c if len(x) <= self.most_in_c else None
+        if in_c is not None and isinstance(attend, StepAttention) and in_c.suits(attend, len(x)):
+            return self.last_norm(in_c(x, attend))
         for layer, block in enumerate(self.blocks):
             x = block(x, lambda rows, layer=layer: attend(layer, rows))  # type: ignore[misc]
         return self.last_norm(x)

@@ -42,8 +42,8 @@ class Built(NamedTuple):
         return self.functions
 
 
-def build(source: Path, functions: dict[str, list[Any]]) -> Built:
-    """Return the library of a C file, which is compiled at the first call on this machine, within a second.
+def build(sources: Sequence[Path], functions: dict[str, list[Any]]) -> Built:
+    """Return the library of C files, which are compiled at the first call on this machine, within seconds.
 
     ``functions`` has the names of its functions and the types of their arguments; they return nothing.
     """
@@ -51,7 +51,7 @@ def build(source: Path, functions: dict[str, list[Any]]) -> Built:
     if compiler is None:
         return Built(None, "no C compiler was found")
     try:
-        library = ctypes.CDLL(str(_compiled(source, compiler)))
+        library = ctypes.CDLL(str(_compiled(sources, compiler)))
     except (OSError, subprocess.CalledProcessError) as error:
         lines = error.stderr.strip().splitlines() if isinstance(error, subprocess.CalledProcessError) else []
         return Built(None, f"{compiler} failed: {lines[0] if lines else error}")
@@ -59,6 +59,12 @@ def build(source: Path, functions: dict[str, list[Any]]) -> Built:
         function = getattr(library, name)
         function.argtypes, function.restype = types, None
     return Built(library, f"compiled by {compiler}")
+
+
+def shares(items: int, most: int) -> list[tuple[int, int]]:
+    """Return the first and last items, exclusive, of each thread's share, of at most ``most`` threads."""
+    threads = max(1, min(torch.get_num_threads(), items, most))
+    return [(part * items // threads, (part + 1) * items // threads) for part in range(threads)]
 
 
 def spread(work: Callable[..., object], parts: Sequence[tuple[int, ...]]) -> None:
@@ -77,17 +83,18 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
 
 
-def _compiled(source: Path, compiler: str) -> Path:
+def _compiled(sources: Sequence[Path], compiler: str) -> Path:
     """Return the library's file, compiled if the cache has none."""
     flags = (*FLAGS, _target())
-    fingerprint_inputs = (source.read_bytes(), compiler, flags, LINKED, platform.machine(), _abilities())
-    file = cache_folder() / f"{source.stem}-{sha256(repr(fingerprint_inputs).encode()).hexdigest()[:16]}.so"
+    texts = [source.read_bytes() for source in sources]
+    fingerprint_inputs = (texts, compiler, flags, LINKED, platform.machine(), _abilities())
+    file = cache_folder() / f"{sources[0].stem}-{sha256(repr(fingerprint_inputs).encode()).hexdigest()[:16]}.so"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         # Several processes may compile at once: each writes to a folder of its own, and the file appears whole.
         with TemporaryDirectory(dir=file.parent) as folder:
             compiled = Path(folder) / file.name
-            command = [compiler, *flags, str(source), "-o", str(compiled), *LINKED]
+            command = [compiler, *flags, *map(str, sources), "-o", str(compiled), *LINKED]
             subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace")
             compiled.replace(file)
     return file

@@ -142,7 +142,7 @@ def _attention(sizes: Sizes) -> Work | None:
     """Attend as a step does in all layers, whose keys and values no cache holds together."""
     if not sizes.head_size or sizes.head_size % c_attention.LANES:
         return None
-    attention = c_attention.attention if way("attention") == "c" else c_attention.attention_by_torch
+    attention = c_attention.StepAttention if way("attention") == "c" else c_attention.attention_by_torch
     # More of each changes no ratio, and costs seconds.
     layers, sources, rows, used = min(sizes.layers, 6), min(sizes.sources, 8), min(sizes.hypotheses, 8), 192
     shape = layers, sources, sizes.heads, 2, used + rows, sizes.head_size

@@ -24,7 +24,7 @@ in_c = pytest.mark.skipif(
 
 
 def attend_in_c(projected, cache, mask, used):
-    return c_attention.attention(cache[None], mask, used)(0, projected)
+    return c_attention.StepAttention(cache[None], mask, used)(0, projected)
 
 
 def attend_by_torch(projected, cache, mask, used):

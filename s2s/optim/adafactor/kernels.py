@@ -31,7 +31,7 @@ FUNCTIONS = {
 @lru_cache(maxsize=1)
 def build() -> Built:
     """Return the library; the first call on a machine compiles it."""
-    return c_library.build(Path(__file__).with_name("kernels.c"), FUNCTIONS)
+    return c_library.build([Path(__file__).with_name("kernels.c")], FUNCTIONS)
 
 
 def usable(*matrices: Tensor) -> bool:
