@@ -63,6 +63,24 @@ def test_twenty_steps_in_c_equal_those_in_torch(options: dict[str, Any]) -> None
         assert_near(*([torch.as_tensor(state[name]).double() for name in state] for state in (mine, other)))
 
 
+@in_c
+@pytest.mark.parametrize("options", OPTIONS)
+def test_rows_and_columns_without_gradient_move_as_in_torch(options: dict[str, Any]) -> None:
+    found = []
+    for compiled in (True, False):
+        torch.manual_seed(1)
+        parameter = nn.Parameter(torch.randn(40, 30))
+        optimizer = Adafactor([parameter], **options, compiled=compiled)
+        for step in range(6):
+            parameter.grad = torch.randn(40, 30) * 10.0 ** (3 * (step % 3) - 3)
+            parameter.grad[step : 3 * step] = 0
+            parameter.grad[:, 2 * step : 4 * step] = 0
+            parameter.grad *= step != 3  # once there is no gradient at all
+            optimizer.step()
+        found.append(parameter.detach())
+    assert_near(found[:1], found[1:])
+
+
 @pytest.mark.parametrize("options", [*OPTIONS, {**GIVEN, "beta1": 0.9}, {**GIVEN, "min_dim_size_to_factor": 99}])
 def test_bundles_equal_steps_of_each_parameter_alone(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     together, _ = stepped(**options, compiled=False)

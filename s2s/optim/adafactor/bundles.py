@@ -132,8 +132,14 @@ class LargeMatrices:
 
     def measure(self) -> list[Tensor]:
         """Sum the squares of each gradient by row and by column, and in all."""
-        sums = [kernels.row_and_column_sums(part.gradient) for part in self.parts]
-        self.rows, self.columns = [rows for rows, _ in sums], [columns for _, columns in sums]
+        added, share, clips = self.first.added, self.first.share(later=1), self.first.options["clip_threshold"]
+        sums = []
+        for part in self.parts:
+            # Before the first step there are no moving averages, and its share is 1: any number will do.
+            means = part.state.get("rows", part.gradient.new_zeros(part.gradient.shape[0]))
+            sums.append(kernels.row_and_column_sums(part.gradient, means, share, added, clips is not None))
+        self.rows, self.columns = [total.rows for total in sums], [total.columns for total in sums]
+        self.weighted = [total.weighted for total in sums]
         # Squares are not negative, so their 1-norm is their sum, for all matrices in one call.
         self.gradient_squares = torch.stack(torch._foreach_norm(self.rows, 1))
         return [self.gradient_squares]
@@ -146,8 +152,8 @@ class LargeMatrices:
         rows, columns = self._mixed("rows", self.rows, widths), self._mixed("columns", self.columns, heights)
         tiny = torch.finfo(torch.float32).tiny
         totals = torch.stack(torch._foreach_norm(rows, 1)).tolist()
-        means = [max(total / height, tiny) for total, height in zip(totals, heights, strict=True)]
-        self.rows = self._inverse_roots(torch._foreach_div(rows, means))
+        self.means = [max(total / height, tiny) for total, height in zip(totals, heights, strict=True)]
+        self.rows = self._inverse_roots(torch._foreach_div(rows, self.means))
         self.columns = self._inverse_roots(columns)
         return []
 
@@ -157,12 +163,18 @@ class LargeMatrices:
 
     def apply(self, squares: list[float]) -> None:  # noqa: ARG002
         """Change the parameters."""
-        squared = (torch._foreach_mul(list(roots), roots) for roots in (self.rows, self.columns))
         # From the last to the first: the gradients that were measured last are still in the cache.
-        matrices = [*zip(self.parts, self.rows, self.columns, *squared, strict=True)]
-        for part, rows, columns, *weights in reversed(matrices):
-            plan = part.plan(*kernels.square_forms(part.gradient, part.parameter, *weights).tolist())
-            kernels.move(part.parameter, part.gradient, rows, columns, plan.keep, plan.factor)
+        for at, part in reversed([*enumerate(self.parts)]):
+            scaled = part.options["scale_parameter"]
+            plan = part.plan(self._update_squares(at), kernels.square_sum(part.parameter) if scaled else 0.0)
+            kernels.move(part.parameter, part.gradient, self.rows[at], self.columns[at], plan.keep, plan.factor)
+
+    def _update_squares(self, at: int) -> float:
+        """Sum g_ij^2 / (r_i c_j), where r_i is a row's moving average over their mean."""
+        weighted = self.weighted[at]
+        if weighted is None:
+            return 0.0
+        return self.means[at] * float(weighted.double() @ self.columns[at].double().square())
 
     def _mixed(self, name: str, sums: list[Tensor], lengths: list[float]) -> list[Tensor]:
         """Mix the means of sums into the state of that name, and return it."""

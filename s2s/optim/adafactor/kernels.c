@@ -3,83 +3,92 @@
 A matrix is cut into chunks of `together` rows, and a call walks the chunks first .. last - 1. The two halves of a chunk
 are read side by side: one stream of addresses reaches half of the memory's speed (measured on an AMD EPYC, Zen 4). */
 
+#include <float.h>
 #include <stddef.h>
 
 static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
-/* Sum a chunk's squares by row and by column. */
-static void sum_chunk(const float *restrict g, ptrdiff_t rows, ptrdiff_t columns, float *restrict by_row,
-                      float *restrict by_column) {
-    const ptrdiff_t half = rows / 2;
-    for (ptrdiff_t i = 0; i < half; i++) {
-        const float *a = g + i * columns, *b = a + half * columns;
-        float upper = 0, lower = 0;
+static inline float greater(float a, float b) { return a > b ? a : b; }
+
+/* Sum the squares of two rows, and add theirs to those of each column. */
+static inline void sum_rows(const float *restrict a, const float *restrict b, ptrdiff_t columns,
+                            float *restrict by_column, float *sum, float *other_sum) {
+    float upper = 0, lower = 0;
 #pragma omp simd reduction(+ : upper, lower)
-        for (ptrdiff_t j = 0; j < columns; j++) {
-            const float square = a[j] * a[j], other = b[j] * b[j];
-            upper += square;
-            lower += other;
-            by_column[j] += square + other;
-        }
-        by_row[i] = upper, by_row[half + i] = lower;
+    for (ptrdiff_t j = 0; j < columns; j++) {
+        const float square = a[j] * a[j], other = b[j] * b[j];
+        upper += square;
+        lower += other;
+        by_column[j] += square + other;
     }
-    if (rows % 2) {
-        const float *last = g + (rows - 1) * columns;
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (ptrdiff_t j = 0; j < columns; j++) {
-            const float square = last[j] * last[j];
-            sum += square;
-            by_column[j] += square;
-        }
-        by_row[rows - 1] = sum;
-    }
+    *sum = upper, *other_sum = lower;
 }
 
-/* by_row[i] = sum_j g_ij^2, and chunk k's by_column[k, j] grows by its sum_i g_ij^2. */
+static inline void weigh_rows(const float *restrict a, const float *restrict b, ptrdiff_t columns, float weight,
+                              float other, float *restrict weighted) {
+#pragma omp simd
+    for (ptrdiff_t j = 0; j < columns; j++)
+        weighted[j] += weight * (a[j] * a[j]) + other * (b[j] * b[j]);
+}
+
+/* Of each row i and column j: by_row[i] = sum_j g_ij^2; by_column[k, j] grows by chunk k's sum_i g_ij^2, and
+weighted[k, j], unless it is null, by its sum_i g_ij^2 / r_i. There r_i = mean_i + share (by_row[i] / columns + added -
+mean_i), the moving average `means` after this gradient. A row is still in the nearest cache when its r_i is known. */
 void square_sums(const float *g, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t together, ptrdiff_t first, ptrdiff_t last,
-                 float *by_row, float *by_column) {
-    for (ptrdiff_t chunk = first, row = first * together; chunk < last; chunk++, row += together)
-        sum_chunk(g + row * columns, least(together, rows - row), columns, by_row + row, by_column + chunk * columns);
-}
-
-/* Write the chunk's part of both sums of square_forms. */
-static void form_chunk(const float *restrict g, const float *restrict p, ptrdiff_t rows, ptrdiff_t columns,
-                       const float *restrict row, const float *restrict column, double *restrict forms) {
-    const ptrdiff_t half = rows / 2;
-    forms[0] = forms[1] = 0;
-    for (ptrdiff_t i = 0; i < half; i++) {
-        const float *a = g + i * columns, *b = a + half * columns, *x = p + i * columns, *y = x + half * columns;
-        float upper = 0, lower = 0, squares = 0, others = 0;
-#pragma omp simd reduction(+ : upper, lower, squares, others)
-        for (ptrdiff_t j = 0; j < columns; j++) {
-            upper += a[j] * a[j] * column[j];
-            lower += b[j] * b[j] * column[j];
-            squares += x[j] * x[j];
-            others += y[j] * y[j];
+                 const float *means, float share, float added, float *by_row, float *by_column, float *weighted) {
+    by_column += first * columns;
+    weighted += weighted ? first * columns : 0;
+#define AVERAGE(i) (means[i] + share * (by_row[i] / (float)columns + added - means[i]))
+    for (ptrdiff_t chunk = first; chunk < last; chunk++, by_column += columns, weighted += weighted ? columns : 0) {
+        const ptrdiff_t start = chunk * together, height = least(together, rows - start), half = height / 2;
+        for (ptrdiff_t i = start; i < start + half; i++) {
+            const ptrdiff_t k = i + half;
+            const float *a = g + i * columns, *b = g + k * columns;
+            sum_rows(a, b, columns, by_column, by_row + i, by_row + k);
+            if (weighted)
+                weigh_rows(a, b, columns, 1 / greater(AVERAGE(i), FLT_MIN), 1 / greater(AVERAGE(k), FLT_MIN), weighted);
         }
-        forms[0] += (double)row[i] * upper + (double)row[half + i] * lower;
-        forms[1] += (double)squares + others;
-    }
-    if (rows % 2) {
-        const float *a = g + (rows - 1) * columns, *x = p + (rows - 1) * columns;
-        float form = 0, squares = 0;
-#pragma omp simd reduction(+ : form, squares)
-        for (ptrdiff_t j = 0; j < columns; j++) {
-            form += a[j] * a[j] * column[j];
-            squares += x[j] * x[j];
+        if (height % 2) {
+            const ptrdiff_t i = start + height - 1;
+            const float *a = g + i * columns;
+            float sum = 0;
+#pragma omp simd reduction(+ : sum)
+            for (ptrdiff_t j = 0; j < columns; j++) {
+                sum += a[j] * a[j];
+                by_column[j] += a[j] * a[j];
+            }
+            by_row[i] = sum;
+            for (ptrdiff_t j = 0; weighted && j < columns; j++)
+                weighted[j] += a[j] * a[j] / greater(AVERAGE(i), FLT_MIN);
         }
-        forms[0] += (double)row[rows - 1] * form;
-        forms[1] += squares;
     }
 }
 
-/* Of each chunk k: forms[k, 0] = sum_ij row_i g_ij^2 column_j, and forms[k, 1] = sum_ij p_ij^2. */
-void square_forms(const float *g, const float *p, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t together,
-                  ptrdiff_t first, ptrdiff_t last, const float *by_row, const float *by_column, double *forms) {
-    for (ptrdiff_t chunk = first, row = first * together; chunk < last; chunk++, row += together)
-        form_chunk(g + row * columns, p + row * columns, least(together, rows - row), columns, by_row + row, by_column,
-                   forms + 2 * chunk);
+/* sums[k] = the sum of chunk k's p_ij^2. */
+void square_sum(const float *p, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t together, ptrdiff_t first, ptrdiff_t last,
+                double *sums) {
+    for (ptrdiff_t chunk = first; chunk < last; chunk++) {
+        const ptrdiff_t start = chunk * together, height = least(together, rows - start), half = height / 2;
+        const float *x = p + start * columns, *y = x + half * columns;
+        double total = 0;
+        for (ptrdiff_t i = 0; i < half; i++, x += columns, y += columns) {
+            float upper = 0, lower = 0;
+#pragma omp simd reduction(+ : upper, lower)
+            for (ptrdiff_t j = 0; j < columns; j++) {
+                upper += x[j] * x[j];
+                lower += y[j] * y[j];
+            }
+            total += (double)upper + lower;
+        }
+        if (height % 2) {
+            float sum = 0;
+#pragma omp simd reduction(+ : sum)
+            for (ptrdiff_t j = 0; j < columns; j++)
+                sum += y[j] * y[j];
+            total += sum;
+        }
+        sums[chunk] = total;
+    }
 }
 
 static void move_chunk(float *restrict p, const float *restrict g, ptrdiff_t rows, ptrdiff_t columns,
@@ -104,7 +113,7 @@ static void move_chunk(float *restrict p, const float *restrict g, ptrdiff_t row
     }
 }
 
-/* p_ij = keep p_ij - factor row_i column_j g_ij. The chunks are walked from the last to the first: square_forms has just
+/* p_ij = keep p_ij - factor row_i column_j g_ij. The chunks are walked from the last to the first: square_sum has just
    read the last ones, which are still in the cache where the matrix is larger than that. */
 void move(float *p, const float *g, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t together, ptrdiff_t first,
           ptrdiff_t last, const float *by_row, const float *by_column, float keep, float factor) {

@@ -7,6 +7,7 @@ number of threads, so that the result does not depend on it.
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +23,8 @@ CHUNK = 1 << 20
 WALKED = [LENGTH] * 5
 """Rows, columns, rows of a chunk, and the first chunk and the one after the last."""
 FUNCTIONS = {
-    "square_sums": [POINTER, *WALKED, POINTER, POINTER],
-    "square_forms": [POINTER, POINTER, *WALKED, POINTER, POINTER, POINTER],
+    "square_sums": [POINTER, *WALKED, POINTER, NUMBER, NUMBER, POINTER, POINTER, POINTER],
+    "square_sum": [POINTER, *WALKED, POINTER],
     "move": [POINTER, POINTER, *WALKED, POINTER, POINTER, NUMBER, NUMBER],
 }
 
@@ -43,22 +44,35 @@ def usable(*matrices: Tensor) -> bool:
     return large and way("adafactor") == "c" and build().functions is not None
 
 
-def row_and_column_sums(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum squares over the columns and over the rows: [R, C] -> [R] and [C]."""
-    height, width = matrix.shape
+class Sums(NamedTuple):
+    """Sums of a gradient's squares [R, C]."""
+
+    rows: Tensor  # [R], over the columns
+    columns: Tensor  # [C], over the rows
+    weighted: Tensor | None  # [C], over the rows, each divided by its moving average after this gradient
+
+
+def row_and_column_sums(gradient: Tensor, means: Tensor, share: float, added: float, weighted: bool) -> Sums:
+    """Sum squares over the columns and over the rows, and over ``weighted`` rows where that is asked for.
+
+    ``means`` [R] are the moving averages of rows before; after this gradient they are mixed with the ``share`` of its
+    means plus ``added``, as AdaFactor does. The update's squares need those sums, and so no pass of their own.
+    """
+    height, width = gradient.shape
     # A row of column sums for each chunk: threads share no memory, and the order of additions is fixed.
-    rows, columns = matrix.new_empty(height), matrix.new_zeros(_chunks(height, width)[1], width)
-    to = rows.data_ptr(), columns.data_ptr()
-    _walk(build().loaded.square_sums, (matrix.data_ptr(),), matrix, to)
-    return rows, columns[0] if len(columns) == 1 else columns.sum(dim=0)
+    shape = _chunks(height, width)[1], width
+    rows, columns = gradient.new_empty(height), [gradient.new_zeros(shape) for _ in range(1 + weighted)]
+    addresses = [part.data_ptr() for part in (rows, *columns)] + [0] * (not weighted)
+    _walk(build().loaded.square_sums, (gradient.data_ptr(),), gradient, (means.data_ptr(), share, added, *addresses))
+    totals = [part[0] if len(part) == 1 else part.sum(dim=0) for part in columns]
+    return Sums(rows, totals[0], totals[1] if weighted else None)
 
 
-def square_forms(gradient: Tensor, parameter: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Compute sum_ij rows_i gradient_ij^2 columns_j, and the sum of the parameter's squares, as float64 [2]."""
-    forms = torch.empty(_chunks(*gradient.shape)[1], 2, dtype=torch.float64)
-    rest = rows.data_ptr(), columns.data_ptr(), forms.data_ptr()
-    _walk(build().loaded.square_forms, (gradient.data_ptr(), parameter.data_ptr()), gradient, rest)
-    return forms[0] if len(forms) == 1 else forms.sum(dim=0)
+def square_sum(matrix: Tensor) -> float:
+    """Return the sum of a matrix's squares."""
+    sums = torch.empty(_chunks(*matrix.shape)[1], dtype=torch.float64)
+    _walk(build().loaded.square_sum, (matrix.data_ptr(),), matrix, (sums.data_ptr(),))
+    return float(sums.sum())
 
 
 def move(parameter: Tensor, gradient: Tensor, rows: Tensor, columns: Tensor, keep: float, factor: float) -> None:

@@ -74,11 +74,12 @@ class Update:
         """Move the average on by beta2 = min(cap, 1 - step^decay_rate), which is 0 at the first step."""
         moments.lerp_(squares.add_(self.added), self.share())
 
-    def share(self) -> float:
-        """Return the share 1 - beta2 of the newest squares."""
+    def share(self, later: int = 0) -> float:
+        """Return the share 1 - beta2 of the newest squares, at the step counted last or some steps ``later``."""
         # It is 1 at the first step, so that the average needs no correction of a bias towards 0.
         # The code of spaces.ac.cn 7302 left this factor out of its factored moments until August 2021.
-        return float(max(1 - self.options["beta2_cap"], self.state["step"] ** self.options["decay_rate"]))
+        step = self.state.get("step", 0) + later
+        return float(max(1 - self.options["beta2_cap"], step ** self.options["decay_rate"]))
 
     def compare(self) -> list[Tensor]:
         """Sum the squares of the update, if it is to be clipped, and of the parameter, if it scales the step."""
