@@ -22,7 +22,10 @@ import torch
 
 from s2s.files.paths import cache_folder
 
-FLAGS = ("-O3", "-funroll-loops", "-fopenmp-simd", "-shared", "-fPIC")
+# Nobody reads errno or the processor's exceptions. With them, and without AVX-512's masks, loops that choose one of two
+# numbers are not vectorised: GELU takes eight times as long on AVX2.
+QUIET = ("-fno-math-errno", "-fno-trapping-math")
+FLAGS = ("-O3", "-funroll-loops", "-fopenmp-simd", *QUIET, "-shared", "-fPIC")
 LINKED = ("-lm",)
 TARGET = "S2S_CPU_TARGET"
 """The environment variable that names the processor to build for."""
