@@ -33,6 +33,10 @@ take from memory. A row's sums do not depend on the other rows: batches change n
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef union {
+    float value;
+    int32_t bits;
+} magnitude;
 
 static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
@@ -162,16 +166,23 @@ void multiply(const float *x, const float *weight, const float *bias, float *y, 
     EACH_BLOCK(FLOAT_BLOCK)
 }
 
-/* Round rows to integers 1 .. 127, where MIDDLE is 0, with a scale for each. */
+/* Round rows to integers 1 .. 127, where MIDDLE is 0, with a scale for each, which is NaN for a row that has a NaN.
+
+Bits of magnitudes are in the order of the numbers, and NaN's are the greatest; a comparison with NaN would pass it by,
+and the row would be that of other numbers. */
 static void quantise(const float *restrict x, ptrdiff_t rows, ptrdiff_t inputs, float tiny, uint8_t *restrict integers,
                      float *restrict scales) {
     for (ptrdiff_t row = 0; row < rows; row++, x += inputs, integers += inputs) {
-        float most = tiny;
-#pragma omp simd reduction(max : most)
-        for (ptrdiff_t k = 0; k < inputs; k++)
-            most = fabsf(x[k]) > most ? fabsf(x[k]) : most;
-        const float times = MOST / most;
-        scales[row] = most / MOST;
+        magnitude most = {tiny};
+        int32_t bits = most.bits;
+#pragma omp simd reduction(max : bits)
+        for (ptrdiff_t k = 0; k < inputs; k++) {
+            const magnitude now = {fabsf(x[k])};
+            bits = now.bits > bits ? now.bits : bits;
+        }
+        most.bits = bits;
+        const float times = MOST / most.value;
+        scales[row] = most.value / MOST;
 #pragma omp simd
         for (ptrdiff_t k = 0; k < inputs; k++)
             integers[k] = (uint8_t)((int32_t)rintf(x[k] * times) + MIDDLE);

@@ -1,5 +1,7 @@
 """Linear maps in C against float64, and bit for bit against oneDNN's."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -56,6 +58,20 @@ def test_a_row_of_zeros_gives_the_bias():
     _, weight, bias = drawn(0, 1, 8, 5)
     for linear in (CLinear(weight, bias), in_int8("c", weight, bias)):
         assert torch.equal(linear(torch.zeros(3, 8)), bias.expand(3, -1))
+
+
+@pytest.mark.parametrize("way", ["c", pytest.param("onednn", marks=with_onednn)])
+@pytest.mark.parametrize("broken", [slice(0, 1), slice(17, 18), slice(30, 32), slice(None)])
+@pytest.mark.parametrize("value", [math.nan, -math.nan, math.inf, -math.inf])
+def test_a_row_that_is_not_finite_stays_so_alone(way, broken, value):
+    x, weight, bias = drawn(0, 3, 32, 20)
+    linear = in_int8(way, weight, bias)
+    wanted = linear(x)
+    x[1, broken] = value
+    found = linear(x)
+    assert not found[1].isfinite().any()
+    assert not math.isnan(value) or found[1].isnan().all()
+    assert torch.equal(found[[0, 2]], wanted[[0, 2]])
 
 
 def test_the_greatest_integers_do_not_overflow():
