@@ -48,11 +48,12 @@ class StepAttention:
         heads = self.sources * self.heads
         self.parts = [(number, at, min(at + PART, heads)) for number, at in enumerate(range(0, heads, PART))]
         # Parts run in several threads, so each has its own room for scores.
-        self.scores = torch.empty(len(self.parts), self.rows, columns)
+        self.scores = self.seen.new_empty(len(self.parts), self.rows, columns)
 
     def __call__(self, layer: int, projected: Tensor) -> Tensor:
         """Attend in one layer."""
-        given, result = projected.float().contiguous(), torch.empty(len(projected), self.heads * self.size)
+        given = projected.float().contiguous()
+        result = given.new_empty(len(projected), self.heads * self.size)
         # Addresses keep nothing alive: these tensors must have names here until ``spread`` returns.
         cache = self.cache.data_ptr() + layer * self.stride
         tensors, attend = (given.data_ptr(), cache, self.seen.data_ptr(), result.data_ptr()), build().loaded.attend

@@ -106,7 +106,7 @@ class CStep:
         """Map rows [N, D] through all layers, in place."""
         rows, width = x.shape
         # Numbers of the rows, two rows of the width and one of the widest map, and what int8 rounds.
-        narrow, wide = torch.empty(2, rows, width), torch.empty(rows, self.widest)
+        narrow, wide = x.new_empty(2, rows, width), x.new_empty(rows, self.widest)
         room = torch.empty(rows * (4 + self.deepest), dtype=torch.uint8)
         addresses = (tensor.data_ptr() for tensor in (x, narrow, wide, room, attend.cache))
         self.step(

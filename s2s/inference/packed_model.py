@@ -120,7 +120,7 @@ def span_of_onednn(inputs: int) -> int | None:
     generator = torch.Generator().manual_seed(0)
     # More rows than few ones, and outputs that fill neither a panel nor a register.
     shapes = (2 * FEW, inputs), (150, inputs), (150,)
-    x, weight, bias = (torch.randn(shape, generator=generator) for shape in shapes)
+    x, weight, bias = (torch.randn(shape, generator=generator, dtype=torch.float32) for shape in shapes)
     wanted = multiply(x, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), bias)
     spans = [inputs, *(span for span in SPANS if span < inputs)]
     return next((span for span in spans if torch.equal(CLinear(weight, bias, span)(x), wanted)), None)

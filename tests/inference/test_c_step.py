@@ -8,9 +8,10 @@ from test_model_scorer import END, sources_of
 
 from s2s.batch import pad
 from s2s.inference import c_step
+from s2s.inference.c_attention import StepAttention
 from s2s.inference.c_step import CNorm, CStep
 from s2s.inference.model_scorer import PrefixScorer
-from s2s.inference.packed_model import PackedModel
+from s2s.inference.packed_model import PackedModel, span_of_onednn
 from s2s.inference.precisions import in_int8
 from s2s.machine.paths import computing
 from s2s.search import beam_search
@@ -70,6 +71,31 @@ def test_one_call_has_the_bits_of_the_single_operations(random_model, norm, layo
             assert (len(calls) > counted) == (in_c is not None)
     for other in found[1:]:
         assert other == found[0]
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("whole", [True, False])
+def test_torch_s_default_type_changes_nothing(random_model, default, whole):
+    """Rooms of another type would be too small for what C writes, or read as other numbers."""
+
+    def step():
+        span_of_onednn.cache_clear()
+        with computing(IN_C), torch.no_grad():
+            packed = PackedModel(model)
+            attend = StepAttention(cache.clone(), mask, 300)
+            assert packed.in_c is not None
+            packed.in_c = packed.in_c if whole else None
+            return packed.step(torch.tensor([4, 5, 6]), torch.tensor([7, 7, 7]), attend)
+
+    model = random_model(0, torch.float32, width=32, heads=2)
+    cache, mask = torch.ones(2, 1, 2, 2, 400, 16), torch.zeros(1, 3, 303)
+    wanted = step()
+    torch.set_default_dtype(default)
+    try:
+        found = step()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, wanted)
 
 
 def test_a_part_that_is_not_in_c_leaves_the_step_to_single_operations(random_model):
