@@ -81,6 +81,19 @@ def test_rows_and_columns_without_gradient_move_as_in_torch(options: dict[str, A
     assert_near(found[:1], found[1:])
 
 
+def test_tiny_gradients_without_eps1_are_left_to_torch() -> None:
+    found = []
+    for compiled in (True, False):
+        torch.manual_seed(1)
+        parameter = nn.Parameter(torch.randn(40, 30))
+        optimizer = Adafactor([parameter], **GIVEN, eps=(0.0, 1e-3), compiled=compiled)
+        for _ in range(3):
+            parameter.grad = 1e-18 * torch.randn(40, 30)
+            optimizer.step()
+        found.append(parameter.detach())
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("options", [*OPTIONS, {**GIVEN, "beta1": 0.9}, {**GIVEN, "min_dim_size_to_factor": 99}])
 def test_bundles_equal_steps_of_each_parameter_alone(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     together, _ = stepped(**options, compiled=False)

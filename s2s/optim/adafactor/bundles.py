@@ -127,7 +127,8 @@ class LargeMatrices:
         """Return whether C functions exist for a parameter's options and can read its tensors."""
         if not isinstance(update, FactoredUpdate) or update.division is not None:
             return False
-        plain = update.options["compiled"] and not update.floor and not update.options["beta1"]
+        # With eps1 = 0 a row's moving average may be too small for its inverse.
+        plain = update.options["compiled"] and update.added > 0 and not update.options["beta1"]
         return plain and kernels.usable(update.gradient, update.parameter)
 
     def measure(self) -> list[Tensor]:
