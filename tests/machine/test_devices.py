@@ -97,4 +97,5 @@ def test_an_update_of_each_attention_and_way_to_keep_activations(name: str, foun
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", LIBRARY)
 def test_mitigated_forwards_of_other_peoples_loops(name: str, family: str, found: Found) -> None:
-    assert_close(found["library"][f"{name or 'plain'} {family}"])
+    # In single precision, as library models are made.
+    assert_close(found["library"][f"{name or 'plain'} {family}"], 1000 * CLOSE if name in CANCELLING else CLOSE)

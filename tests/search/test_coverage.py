@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2s.inference.generate import ModelEnsemble, generate
+from s2s.model.transformer import _target_mask
 from s2s.search.methods.beam import SearchSettings
 from s2s.search.rescoring import coverage_penalty, covered
 from s2s.vocabulary import sentence_pieces
@@ -56,7 +57,8 @@ def test_attention_is_what_the_last_layer_sums_its_values_with(random_model, ran
     model, batch = random_model(1, attention=kind, **slots), random_batch([(9, 4), (5, 6), (12, 2)], seed=2)
     memory, last = model.encode(batch.source, batch.source_lengths), model.blocks[-1]
     found = model.source_attention(batch.target, memory)
-    x, mask, places = model._embed_target(batch.target, memory)
+    x, places = model._embed_target(batch.target, memory)
+    mask = _target_mask(x, memory.mask, places)
     for block, cached in zip(model.blocks[:-1], memory.layers, strict=False):
         x, _ = block(x, mask, cached, places)
     weights = last.attention.weights(last._entry(x), mask, memory.layers[-1], places)
