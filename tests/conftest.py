@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 import s2s
 from s2s.batch import Batch, collate
-from s2s.model import Architecture, PrefixTransformer
+from s2s.model import Architecture, PrefixTransformer, output_rows
 from s2s.recipe.recipe import Recipe
 from s2s.vocabulary import Vocabulary
 
@@ -65,6 +65,16 @@ def random_model() -> Callable[..., PrefixTransformer]:
         return model.to(dtype).eval()
 
     return make
+
+
+@pytest.fixture(scope="module", params=["plain", "filled"])
+def tables(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tables of pieces as they are, and filled with zeros as on a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "filled":
+            patch.setattr(output_rows, "DEVICE", "cpu")
+            patch.setattr(output_rows, "MANY", 1)
+        yield
 
 
 @pytest.fixture(scope="session")

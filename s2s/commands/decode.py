@@ -29,7 +29,7 @@ from s2s.data.lines import Format, Line, files, misnamed
 from s2s.decoding.decode import Chunk, ChunkDecoder, Decoded, DecodingRuns, Reader, add
 from s2s.decoding.resumable_output import ENDINGS, Journal, Output, Record, output_of
 from s2s.errors import UserError
-from s2s.inference import c_attention
+from s2s.inference import c_code
 from s2s.machine.memory import keep_freed_memory
 from s2s.machine.worker_pool import in_order
 from s2s.recipe.idle import idle_search, most_hypotheses
@@ -102,8 +102,8 @@ class Tally:
         blank = f"{self.blank} of {self.sources} sources are blank; what is written for them is invented"
         notes = [text for number, text in ((self.cut, cut), (self.without, without), (self.blank, blank)) if number]
         notes += self.unknown.report("sources", self.sources)
-        if run.model.device.type == "cpu" and c_attention.build().functions is None:
-            notes.append(f"a step attends by torch, not in C: {c_attention.build().reason}")
+        if run.model.device.type == "cpu" and c_code.build().functions is None:
+            notes.append(f"a step attends by torch, not in C: {c_code.build().reason}")
         return [*notes, f"{self.sources} sources in {seconds:.1f} s, {rates}, step {run.step}"]
 
 

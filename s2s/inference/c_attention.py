@@ -6,15 +6,13 @@ compiled at first use where there is a compiler. Which of both is taken is the p
 """
 
 from collections.abc import Callable
-from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from s2s.machine import c_library
-from s2s.machine.c_library import LENGTH, POINTER, Built, spread
+from s2s.inference.c_code import build
+from s2s.machine.c_library import spread
 from s2s.machine.paths import way
 from s2s.model.attention import kernel_mask, merge_heads, split_heads
 
@@ -22,8 +20,6 @@ LANES = 16
 """Heads whose size is a multiple of this are computed in C: the most floats that a register of any processor holds."""
 PART = 64
 """The most heads of sources that a thread takes at a time: one source's few heads are not worth a second thread."""
-SOURCE = Path(__file__).with_name("attention.c")
-FUNCTIONS = {"attend": [POINTER] * 5 + [LENGTH] * 8}
 
 
 def usable(device: torch.device, dtype: torch.dtype, size: int) -> bool:
@@ -79,9 +75,3 @@ def attention_by_torch(cache: Tensor, mask: Tensor, used: int) -> Callable[[int,
         return merge_heads(scaled_dot_product_attention(query, keys, values, attn_mask=visible)).flatten(0, 1)
 
     return attend
-
-
-@lru_cache(maxsize=1)
-def build() -> Built:
-    """Return the library, compiled at the first call on this machine."""
-    return c_library.build([SOURCE], FUNCTIONS)

@@ -3,16 +3,14 @@
 Both read a matrix once for all rows of a step, and a row's result does not depend on the other rows.
 """
 
-from functools import lru_cache, partial
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from s2s.machine import c_library
-from s2s.machine.c_library import LENGTH, NUMBER, POINTER, Built, shares, spread
+from s2s.inference.c_code import build
+from s2s.machine.c_library import shares, spread
 
 PANEL, DEPTH = 16, 4
 """Outputs of a panel of weights, and inputs that are multiplied together in int8; as in the C file."""
@@ -20,19 +18,6 @@ MIDDLE = 64
 """The unsigned integer that represents 0 in a row, whose integers run from 1 to 127."""
 WORTH = 1 << 20
 """The fewest multiplications for a second thread; an element of a norm or an activation counts as 16."""
-SOURCE = Path(__file__).with_name("products.c")
-FUNCTIONS: dict[str, list[Any]] = {
-    "multiply": [POINTER] * 4 + [LENGTH] * 6,
-    "multiply_integers": [POINTER] * 7 + [NUMBER] + [LENGTH] * 5,
-    "gelu": [POINTER, LENGTH],
-    "together": [POINTER],
-}
-
-
-@lru_cache(maxsize=1)
-def build() -> Built:
-    """Return the library, compiled at the first call on this machine."""
-    return c_library.build([SOURCE], FUNCTIONS)
 
 
 class Panels:

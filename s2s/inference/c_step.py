@@ -6,24 +6,15 @@ single operations, which are taken where threads can share their work.
 
 import ctypes
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from s2s.inference import c_attention, c_products
 from s2s.inference.c_attention import StepAttention
+from s2s.inference.c_code import build
 from s2s.inference.c_products import WORTH, CLinear, CQuantisedLinear
-from s2s.machine import c_library
-from s2s.machine.c_library import LENGTH, NUMBER, POINTER, Built, shares, spread
-
-SOURCES = [Path(__file__).with_name("step.c"), c_attention.SOURCE, c_products.SOURCE]
-FUNCTIONS: dict[str, list[Any]] = {
-    "normalise": [POINTER] * 4 + [NUMBER] + [LENGTH] * 2,
-    "step": [POINTER] + [LENGTH] * 2 + [POINTER] * 5 + [LENGTH] + [POINTER] * 2 + [LENGTH] * 7,
-}
+from s2s.machine.c_library import LENGTH, NUMBER, POINTER, shares, spread
 
 
 class MapC(ctypes.Structure):
@@ -49,12 +40,6 @@ class LayerC(ctypes.Structure):
         *((name, MapC) for name in ("query_key_value", "output", "grow", "shrink")),
         *((name, NormC) for name in ("attention", "feed_forward")),
     )
-
-
-@lru_cache(maxsize=1)
-def build() -> Built:
-    """Return the library, compiled at the first call on this machine."""
-    return c_library.build(SOURCES, FUNCTIONS)
 
 
 class CNorm:
@@ -96,7 +81,7 @@ class CStep:
         self.work = max(linear.inputs * linear.outputs for linear in maps)
         self.step = build().loaded.step
 
-    def suits(self, attend: object, rows: int) -> bool:
+    def suits(self, attend: object, rows: int) -> TypeGuard[StepAttention]:
         """Return whether a step of these rows is for one thread, and attends in C."""
         if not isinstance(attend, StepAttention):
             return False

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from s2s.inference import c_products, c_step
-from s2s.inference.c_attention import StepAttention
+from s2s.inference import c_code
 from s2s.inference.c_products import CLinear, CQuantisedLinear, gelu
 from s2s.inference.c_step import CNorm, CStep
 from s2s.machine.paths import way
@@ -101,7 +100,7 @@ def packed(weight: Tensor, bias: Tensor) -> Map:
     half = on_cpu and weight.dtype == torch.bfloat16 and has_bfloat16_product()
     if not (half or (on_cpu and weight.dtype == torch.float32)):
         return TransposedLinear(weight.t().contiguous(), bias.clone())
-    in_c = way("few") == "c" and not half and c_products.build().functions is not None
+    in_c = way("few") == "c" and not half and c_code.build().functions is not None
     span = span_of_onednn(weight.shape[1]) if in_c else None
     few = CLinear(weight, bias, span) if span else None
     return PackedLinear(torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), bias.clone(), few=few)
@@ -126,11 +125,15 @@ def span_of_onednn(inputs: int) -> int | None:
     return next((span for span in spans if torch.equal(CLinear(weight, bias, span)(x), wanted)), None)
 
 
+def _name(activation: nn.Module) -> str | None:
+    """Return the name of one of the ``FUSED`` activations, None of any other."""
+    # By type, as every look-up makes a new module.
+    return {type(activations()[name]): name for name in FUSED}.get(type(activation))
+
+
 def _activated(linear: Map, activation: nn.Module) -> Map:
     """Return the map followed by the activation, as one operation where oneDNN has it and always computes the map."""
-    # By type, as every look-up makes a new module.
-    names = {type(activations()[name]): name for name in FUSED}
-    name = names.get(type(activation))
+    name = _name(activation)
     in_c = _in_c(linear) is not None
     if in_c and name == "gelu":
         return lambda x: gelu(linear(x))
@@ -150,7 +153,7 @@ def _normalised(norm: nn.Module, in_c: bool = False) -> Map:
     """Return a layer norm as a plain function, of C or of torch; any other module as it is."""
     if not isinstance(norm, nn.LayerNorm):
         return norm
-    if in_c and c_step.build().functions is not None:
+    if in_c:
         return CNorm(norm)
     # The call of a module costs as much as the norm of a few rows.
     shape, weight, bias, epsilon = list(norm.normalized_shape), norm.weight.detach(), norm.bias.detach(), norm.eps
@@ -181,7 +184,7 @@ class PackedBlock:
         self.maps_in_c = [in_c for in_c in map(_in_c, maps) if in_c is not None]
         whole = len(self.maps_in_c) == len(maps)
         self.norms = [_normalised(norm, whole) for norm in (block.attention_norm, block.feed_forward_norm)]
-        self.gelu = type(activation) is type(activations()["gelu"])
+        self.gelu = _name(activation) == "gelu"
 
     def project(self, x: Tensor) -> Tensor:
         """Return queries, keys and values [N, 3 D] of rows [N, D]."""
@@ -296,7 +299,7 @@ class PackedModel:
         """Return the last layer's rows [N, D] of ids [N] at the positions [N], which count source and target."""
         x = self.first_norm(functional.embedding(tokens, self.table) + self.positions[positions])
         in_c = self.in_c if len(x) <= self.most_in_c else None
-        if in_c is not None and isinstance(attend, StepAttention) and in_c.suits(attend, len(x)):
+        if in_c is not None and in_c.suits(attend, len(x)):
             return self.last_norm(in_c(x, attend))
         for layer, block in enumerate(self.blocks):
             x = block(x, lambda rows, layer=layer: attend(layer, rows))  # type: ignore[misc]

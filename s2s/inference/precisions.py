@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from s2s.errors import UserError
-from s2s.inference import c_products
+from s2s.inference import c_code
 from s2s.inference.c_products import DEPTH, MIDDLE, CQuantisedLinear
 from s2s.inference.packed_model import DecodingModel, Map, PackedModel, laid_out
 from s2s.machine.matmul import bfloat16_warning
@@ -55,7 +55,7 @@ def quantised(weight: Tensor, bias: Tensor) -> Map:
     """Return the int8 map of a weight [outputs, inputs] and a bias."""
     scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(weight.dtype).tiny * WEIGHT) / WEIGHT
     integers = (weight / scales[:, None]).round().to(torch.int8)
-    in_c = way("int8") == "c" and weight.shape[1] % DEPTH == 0 and c_products.build().functions is not None
+    in_c = way("int8") == "c" and weight.shape[1] % DEPTH == 0 and c_code.build().functions is not None
     if in_c:
         return CQuantisedLinear(integers, scales, bias, torch.finfo(weight.dtype).tiny * ROW)
     packed = torch.ops.onednn.qlinear_prepack(integers, None)

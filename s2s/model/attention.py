@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from s2s.machine.paths import way
+from s2s.machine.precision import HALVES
 from s2s.model.layers import Linear, linear, product_dtype
 from s2s.model.ragged_attention import Ragged, ragged_attention
 
@@ -151,7 +152,7 @@ def kernel_mask(mask: Tensor, x: Tensor) -> Tensor:
 
 def takes_ragged(x: Tensor) -> bool:
     """Return whether passes of rows x read ``Ragged`` columns in place of masks, if their attention can."""
-    half = x.is_cuda and product_dtype(x) in (torch.bfloat16, torch.float16)
+    half = x.is_cuda and product_dtype(x) in HALVES.values()
     # That kernel has no second derivative; a method that needs one forbids all kernels of its kind.
     return half and way("gpu_attention") == "varlen" and torch.backends.cuda.flash_sdp_enabled()
 

@@ -13,7 +13,7 @@ from statistics import median
 import torch
 from torch import nn
 
-from s2s.inference import c_attention, c_products
+from s2s.inference import c_attention, c_code
 from s2s.inference.packed_model import FEW, Layout, packed
 from s2s.inference.precisions import quantised
 from s2s.machine import matmul
@@ -188,9 +188,9 @@ PATHS = {
     "products": Path(_products, _rounding, 1.5),
     "linear": Path(_linear, _without_onednn, 1.05),
     "packed": Path(_packed, _without_onednn, 1.2),
-    "few": Path(_few, _without(c_products.build), 1.05),
-    "int8": Path(_int8, _without(c_products.build), 1.05),
-    "attention": Path(_attention, _without(c_attention.build), 1.2),
+    "few": Path(_few, _without(c_code.build), 1.05),
+    "int8": Path(_int8, _without(c_code.build), 1.05),
+    "attention": Path(_attention, _without(c_code.build), 1.2),
     "adafactor": Path(_adafactor, _without(kernels.build), 1.05),
 }
 """The tuned paths of a processor, by the names of ``WAYS``. A later one is timed with those before it chosen."""

@@ -5,17 +5,20 @@ runs on so many devices with ``S2S_TEST_DEVICES=1 scripts/test`` (1, 2 ...; path
 variable it runs on the machine's own devices, and these tests start processes that have the fake ones.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-SITE = Path(__file__).with_name("fakecuda") / "site"
+HELPERS = Path(__file__).resolve().parent
+SITE = HELPERS / "fakecuda" / "site"
 MISSING = [tool for tool in ("g++", "ninja") if shutil.which(tool) is None]
 needs_fake_cuda = pytest.mark.skipif(
     bool(MISSING) or torch.version.cuda is not None,
@@ -60,3 +63,13 @@ def run(
         timeout=timeout,
         encoding="utf-8",
     )
+
+
+def found_by(worker: str, writes: str, folder: Path, *arguments: str, devices: int = 1, timeout: float = 500) -> Any:
+    """Run a worker of this folder on devices to its end, and return the JSON that it ``writes`` into the ``folder``."""
+    environment = on_devices(devices)
+    paths = environment.get("PYTHONPATH"), str(HELPERS), str(HELPERS.parent)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    done = run([str(HELPERS / worker), str(folder), *arguments], environment, timeout=timeout)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / writes).read_text(encoding="utf-8"))

@@ -9,8 +9,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
+Operators = library.Library
+"""Operators that torch has as long as such an object lives."""
 Starts = tuple[list[int], list[int]]
 """Where the rows and where the columns of each sequence begin, and the end of the last."""
 
@@ -54,7 +56,7 @@ calls = Counter[str]()
 """How often the operators were called."""
 
 
-def install(wrong: bool = False) -> torch.library.Library:
+def install(wrong: bool = False) -> Operators:
     """Give torch the operators, as long as the result lives; ``wrong`` ones show each row its future."""
 
     def forward(*given: Any, **options: Any) -> Any:
@@ -74,7 +76,7 @@ def install(wrong: bool = False) -> torch.library.Library:
         found = gradients(starts, causal and not wrong, *(part.float() for part in parts))
         return tuple(part.to(query.dtype) for part in found)
 
-    library = torch.library.Library("aten", "IMPL")
-    library.impl("_flash_attention_forward", forward, "CPU")
-    library.impl("_flash_attention_backward", backward, "CPU")
-    return library
+    operators = Operators("aten", "IMPL")
+    operators.impl("_flash_attention_forward", forward, "CPU")
+    operators.impl("_flash_attention_backward", backward, "CPU")
+    return operators

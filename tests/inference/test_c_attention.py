@@ -12,15 +12,13 @@ from hypothesis import strategies as st
 from test_model_scorer import END, UncachedScorer, assert_same, sources_of
 
 from s2s.batch import pad
-from s2s.inference import c_attention, kv_cache
+from s2s.inference import c_attention, c_code, kv_cache
 from s2s.inference.model_scorer import PrefixScorer
 from s2s.machine import c_library
 from s2s.machine.paths import computing
 from s2s.search import beam_search
 
-in_c = pytest.mark.skipif(
-    c_attention.build().functions is None, reason=f"nothing is compiled: {c_attention.build().reason}"
-)
+in_c = pytest.mark.skipif(c_code.build().functions is None, reason=f"nothing is compiled: {c_code.build().reason}")
 
 
 def attend_in_c(projected, cache, mask, used):
@@ -40,9 +38,9 @@ on_x86 = pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"
 @pytest.fixture
 def no_library_kept():
     """Both before and after, nothing is known of what was compiled."""
-    c_attention.build.cache_clear()
+    c_code.build.cache_clear()
     yield
-    c_attention.build.cache_clear()
+    c_code.build.cache_clear()
 
 
 def drawn(seed, sources, rows, heads, size, used, room):
@@ -166,7 +164,7 @@ def test_a_search_is_that_of_the_whole_forward(random_model, in_torch, lengths, 
         for name in ("WIDE", "WIDE_IN_C"):
             patch.setattr(kv_cache, name, 2 if seed % 3 == 0 else 16)  # rows part
         scorer = PrefixScorer(model, pad(sources, 0), torch.tensor([*map(len, sources)]), END, END)
-        assert scorer.start().buffer.in_c == (not in_torch and c_attention.build().functions is not None)
+        assert scorer.start().buffer.in_c == (not in_torch and c_code.build().functions is not None)
         found = beam_search(scorer, beams, longest, beams)
     wanted = [
         beam_search(UncachedScorer(model, source), beams, length, beams)[0]
@@ -182,7 +180,7 @@ def test_a_search_is_that_of_the_whole_forward(random_model, in_torch, lengths, 
 def test_a_target_of_the_compiler_has_lanes_as_wide_as_its_registers(target):
     """Preprocessed alone, so that a processor without such registers can tell."""
     source = Path(c_attention.__file__).with_name("attention.c")
-    command = [c_attention.build().reason.removeprefix("compiled by "), f"-march={target}", "-E", "-P", str(source)]
+    command = [c_code.build().reason.removeprefix("compiled by "), f"-march={target}", "-E", "-P", str(source)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8")
     assert f"vector_size(4 * {LANES[target]})" in done.stdout
 
@@ -202,7 +200,7 @@ def test_what_is_built_for_older_processors_computes_the_same(target, monkeypatc
 def test_a_target_that_no_compiler_knows_is_said(monkeypatch):
     monkeypatch.setenv(c_library.TARGET, "abacus")
     assert not c_attention.usable(torch.device("cpu"), torch.float32, 64)
-    assert "no C compiler was found" in c_attention.build().reason or "abacus" in c_attention.build().reason
+    assert "no C compiler was found" in c_code.build().reason or "abacus" in c_code.build().reason
 
 
 @in_c

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2s.inference import c_products
+from s2s.inference import c_code
 from s2s.inference.c_products import CLinear, CQuantisedLinear, gelu
 from s2s.inference.packed_model import FEW, PackedLinear, PackedModel, packed, span_of_onednn
 from s2s.inference.precisions import QuantisedLinear, quantised
@@ -15,7 +15,7 @@ from s2s.machine import c_library
 from s2s.machine.paths import computing
 
 pytestmark = pytest.mark.skipif(
-    c_products.build().functions is None, reason=f"nothing is compiled: {c_products.build().reason}"
+    c_code.build().functions is None, reason=f"nothing is compiled: {c_code.build().reason}"
 )
 with_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
@@ -115,13 +115,13 @@ def test_what_is_built_for_older_processors_has_the_same_integers(target, monkey
         pytest.skip("no x86 processor with AVX2")
     x, weight, bias = drawn(2, 6, 64, 70)
     wanted, near = in_int8("c", weight, bias)(x), CLinear(weight, bias)(x)
-    c_products.build.cache_clear()
+    c_code.build.cache_clear()
     monkeypatch.setenv(c_library.TARGET, target)
     try:
         torch.testing.assert_close(in_int8("c", weight, bias)(x), wanted, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(CLinear(weight, bias)(x), near, rtol=1e-5, atol=1e-5)
     finally:
-        c_products.build.cache_clear()
+        c_code.build.cache_clear()
 
 
 def test_gelu_is_torch_s():

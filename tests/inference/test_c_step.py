@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from test_model_scorer import END, sources_of
 
 from s2s.batch import pad
-from s2s.inference import c_step
+from s2s.inference import c_code, c_step
 from s2s.inference.c_attention import StepAttention
 from s2s.inference.c_step import CNorm, CStep
 from s2s.inference.model_scorer import PrefixScorer
@@ -17,7 +17,7 @@ from s2s.machine.paths import computing
 from s2s.search import beam_search
 
 pytestmark = [
-    pytest.mark.skipif(c_step.build().functions is None, reason=f"nothing is compiled: {c_step.build().reason}"),
+    pytest.mark.skipif(c_code.build().functions is None, reason=f"nothing is compiled: {c_code.build().reason}"),
     pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN"),
 ]
 IN_C = {"few": "c", "int8": "c", "attention": "c"}

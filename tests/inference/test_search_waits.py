@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_devices import needs_fake_cuda, on_devices, run
+from fake_devices import found_by, needs_fake_cuda
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_kv_cache import ending_model, scorer_of  # noqa: F401 - a fixture
@@ -18,7 +18,6 @@ from s2s.search.length_scores import STOPS
 
 pytestmark = pytest.mark.slow
 
-HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 SEARCHES: dict[str, dict[str, Any]] = {
     "plain": {"beams": 4, "max_length": 40},
     "greedy": {"beams": 1, "max_length": 40},
@@ -38,11 +37,7 @@ CASES.append(("prefix_lm", "long"))
 def searches(folder: Path, devices: int) -> dict[tuple[str, str], dict[str, Any]]:
     cases = [(family, SEARCHES[name]) for family, name in CASES]
     (folder / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
-    environment = on_devices(devices)
-    environment["PYTHONPATH"] = f"{environment.get('PYTHONPATH', '')}:{HELPERS}"
-    done = run([str(HELPERS / "search_waits_worker.py"), str(folder)], environment)
-    assert done.returncode == 0, done.stderr
-    results = json.loads((folder / "searches.json").read_text(encoding="utf-8"))
+    results = found_by("search_waits_worker.py", "searches.json", folder, devices=devices)
     return dict(zip(CASES, results, strict=True))
 
 

@@ -1,7 +1,5 @@
 """The divergences over the vocabulary against the same of all scores at once."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,20 +11,10 @@ from s2s.losses.divergence_loss import Shares, divergence_loss, from_constant, p
 from s2s.losses.terms import divergences
 from s2s.losses.vocabulary_loss import ROWS
 from s2s.mitigations.distillation import DIVERGENCES
-from s2s.model import output_rows
 from s2s.model.output_rows import OutputRows
 
+pytestmark = pytest.mark.usefixtures("tables")
 few = settings(deadline=None, max_examples=20)
-
-
-@pytest.fixture(scope="module", autouse=True, params=["plain", "filled"])
-def tables(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Tables as they are, and filled with zeros as on a GPU."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "filled":
-            patch.setattr(output_rows, "DEVICE", "cpu")
-            patch.setattr(output_rows, "MANY", 1)
-        yield
 
 
 def outputs(rows: int, width: int, seed: int, dtype: torch.dtype = torch.float64) -> OutputRows:

@@ -1,7 +1,5 @@
 """The loss over the vocabulary against torch's cross-entropy of all scores at once."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,19 +9,9 @@ from torch.nn import functional
 
 from s2s.batch import IGNORED
 from s2s.losses.vocabulary_loss import ROWS, VocabularyLoss, vocabulary_loss
-from s2s.model import output_rows
 
+pytestmark = pytest.mark.usefixtures("tables")
 few = settings(deadline=None, max_examples=20)
-
-
-@pytest.fixture(scope="module", autouse=True, params=["plain", "filled"])
-def tables(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Tables as they are, and filled with zeros as on a GPU."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "filled":
-            patch.setattr(output_rows, "DEVICE", "cpu")
-            patch.setattr(output_rows, "MANY", 1)
-        yield
 
 
 def inputs(rows: int, seed: int, dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], Tensor]:

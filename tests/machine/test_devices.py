@@ -3,13 +3,11 @@
 One process computes all rows (``devices_worker.py``); each test reads one. A row that a table gains is in by itself.
 """
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from devices_worker import ATTENTIONS, BACKBONES, LIBRARY, LIMITS, PRECISIONS
-from fake_devices import needs_fake_cuda, on_devices, run
+from fake_devices import found_by, needs_fake_cuda
 from foreign_models import FAMILIES
 from mitigations_worker import CANCELLING, EXTRA
 
@@ -24,7 +22,6 @@ PATIENCE = 1800
 """Seconds in which a worker ends, on a busy machine too."""
 pytestmark = [pytest.mark.slow, needs_fake_cuda]
 
-HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 METHODS = [*MITIGATIONS, *EXTRA]
 CLOSE = 1e-6
 ROUNDED = {"bf16": 2e-2, "fp16": 5e-3}
@@ -37,11 +34,8 @@ Found = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    folder, environment = tmp_path_factory.mktemp("devices"), on_devices(1)
-    environment["PYTHONPATH"] = f"{environment['PYTHONPATH']}:{HELPERS}:{HELPERS.parents[1]}"
-    done = run([str(HELPERS / "devices_worker.py"), str(folder)], environment, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
-    rows: Found = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
+    folder = tmp_path_factory.mktemp("devices")
+    rows: Found = found_by("devices_worker.py", "rows.json", folder, timeout=PATIENCE)
     return rows
 
 

@@ -1,17 +1,14 @@
 """A GPU's attention gets each mask in its own type and stride: layers neither cast nor copy it. On the fake CUDA."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fake_devices import needs_fake_cuda, on_devices, run
+from fake_devices import found_by, needs_fake_cuda
 
 from s2s.model.attention import Slots, kernel_mask
 from s2s.model.transformer import _target_mask
 
-HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 HALVES = {"bf16": "torch.bfloat16", "fp16": "torch.float16"}
 CLOSE = {"fp32": 1e-6, "bf16": 2e-2, "fp16": 5e-3}
 CAST = {"shared": 1 + 3, "separate": 1}
@@ -25,11 +22,7 @@ Found = dict[str, dict[str, dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    folder, environment = tmp_path_factory.mktemp("masks"), on_devices(1)
-    environment["PYTHONPATH"] = f"{environment['PYTHONPATH']}:{HELPERS}:{HELPERS.parents[1]}"
-    done = run([str(HELPERS / "masks_worker.py"), str(folder)], environment)
-    assert done.returncode == 0, done.stderr
-    masks: Found = json.loads((folder / "masks.json").read_text(encoding="utf-8"))
+    masks: Found = found_by("masks_worker.py", "masks.json", tmp_path_factory.mktemp("masks"))
     return masks
 
 

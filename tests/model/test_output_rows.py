@@ -1,12 +1,10 @@
 """Tables filled up with rows of zeros, as on a GPU, against the plain product."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fake_devices import needs_fake_cuda, on_devices, run
+from fake_devices import found_by, needs_fake_cuda
 from filled_tables_worker import SIZES, rows
 from torch import Tensor
 from torch.nn import functional
@@ -17,7 +15,6 @@ from s2s.model.architecture import Architecture
 from s2s.model.output_rows import MULTIPLE, OutputRows, filled, scores
 from s2s.model.transformer import PrefixTransformer
 
-HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 PIECES = [1, 63, 64, 65, 281, 320]
 
 
@@ -112,11 +109,7 @@ def test_a_model_keeps_its_shapes() -> None:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder, environment = tmp_path_factory.mktemp("filled"), on_devices(1)
-    environment["PYTHONPATH"] = f"{environment['PYTHONPATH']}:{HELPERS}:{HELPERS.parents[1]}"
-    done = run([str(HELPERS / "filled_tables_worker.py"), str(folder)], environment)
-    assert done.returncode == 0, done.stderr
-    read: dict[str, Any] = json.loads((folder / "filled.json").read_text(encoding="utf-8"))
+    read: dict[str, Any] = found_by("filled_tables_worker.py", "filled.json", tmp_path_factory.mktemp("filled"))
     return read
 
 

@@ -1,14 +1,12 @@
 """Matrices of one shape stacked, as on a GPU, against each alone; and the operators of a step on the fake CUDA."""
 
 import copy
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from adafactor_launches_worker import CASES, LAYERS
-from fake_devices import needs_fake_cuda, on_devices, run
+from fake_devices import found_by, needs_fake_cuda
 from torch import Tensor, nn
 
 from s2s.errors import UserError
@@ -17,7 +15,6 @@ from s2s.optim.adafactor import stacks
 from s2s.optim.adafactor.stacks import StackedMatrices
 from s2s.optim.adafactor.updates import FactoredUpdate
 
-HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 SHAPES = [
     *[(5, 9), (9, 4), (5, 9), (7,), (5, 9), (1, 6), (9, 4), (1, 6), (), (3, 4, 6), (8, 8), (3, 4, 6), (2, 9, 5, 1)],
     *[(5, 9), (5, 9)],
@@ -158,11 +155,8 @@ def test_gradients_stay_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder, environment = tmp_path_factory.mktemp("launches"), on_devices(1)
-    environment["PYTHONPATH"] = f"{environment['PYTHONPATH']}:{HELPERS}:{HELPERS.parents[1]}"
-    done = run([str(HELPERS / "adafactor_launches_worker.py"), str(folder)], environment)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads((folder / "launches.json").read_text(encoding="utf-8"))
+    folder = tmp_path_factory.mktemp("launches")
+    found: dict[str, Any] = found_by("adafactor_launches_worker.py", "launches.json", folder)
     return found
 
 

@@ -3,18 +3,15 @@
 The fake CUDA computes by a slow kernel in the place of torch's, so speed is given and everything else is real.
 """
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_devices import needs_fake_cuda, on_devices, run
+from fake_devices import found_by, needs_fake_cuda
 
 from s2s.errors import UserError
 from s2s.machine.paths import GPU_WAYS, WAYS, computing, way
 from s2s.recipe.recipe import Recipe
 
-HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 ROUNDED = 2e-2
 """How far bfloat16 may be from single precision on the processor."""
 TEACHER_FORCING = {"forward": 1 + 2, "backward": 1 + 2}
@@ -25,11 +22,7 @@ Found = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    folder, environment = tmp_path_factory.mktemp("ragged"), on_devices(1)
-    environment["PYTHONPATH"] = f"{environment['PYTHONPATH']}:{HELPERS}:{HELPERS.parents[1]}"
-    done = run([str(HELPERS / "ragged_worker.py"), str(folder)], environment)
-    assert done.returncode == 0, done.stderr
-    rows: Found = json.loads((folder / "ragged.json").read_text(encoding="utf-8"))
+    rows: Found = found_by("ragged_worker.py", "ragged.json", tmp_path_factory.mktemp("ragged"))
     return rows
 
 

@@ -3,16 +3,14 @@
 An update reads its norm, losses and units once, at its end. A wait more would leave the GPU without work each time.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_devices import needs_fake_cuda, on_devices, run
+from fake_devices import found_by, needs_fake_cuda
 
 pytestmark = [pytest.mark.slow, needs_fake_cuda]
 
-HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 FAMILIES = ("prefix_lm", "t5", "llama")
 CASES = [
     *(f"{family} run.precision=fp32{more}" for family in FAMILIES for more in ("", " run.accumulate=4")),
@@ -28,11 +26,7 @@ SAMPLED = {
 
 
 def updates(folder: Path, devices: int, cases: list[str]) -> dict[str, Any]:
-    environment = on_devices(devices)
-    environment["PYTHONPATH"] = f"{environment.get('PYTHONPATH', '')}:{HELPERS}"
-    done = run([str(HELPERS / "waits_worker.py"), str(folder), *cases], environment)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads((folder / "updates.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = found_by("waits_worker.py", "updates.json", folder, *cases, devices=devices)
     return found
 
 

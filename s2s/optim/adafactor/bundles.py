@@ -137,7 +137,7 @@ class LargeMatrices:
         sums = []
         for part in self.parts:
             # Before the first step there are no moving averages, and its share is 1: any number will do.
-            means = part.state.get("rows", part.gradient.new_zeros(part.gradient.shape[0]))
+            means = part.state["rows"] if "rows" in part.state else part.gradient.new_zeros(part.gradient.shape[0])
             sums.append(kernels.row_and_column_sums(part.gradient, means, share, added, clips is not None))
         self.rows, self.columns = [total.rows for total in sums], [total.columns for total in sums]
         self.weighted = [total.weighted for total in sums]

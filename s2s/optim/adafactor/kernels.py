@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from s2s.machine import c_library
-from s2s.machine.c_library import LENGTH, NUMBER, POINTER, Built, spread
+from s2s.machine.c_library import LENGTH, NUMBER, POINTER, Built, shares, spread
 from s2s.machine.paths import way
 
 LARGE = 1 << 16
@@ -85,13 +85,11 @@ def _walk(function: Callable[..., object], matrices: tuple[int, ...], shaped: Te
     """Call a C function for all chunks of matrices of a shape, an equal number of chunks in each thread."""
     height, width = shaped.shape
     together, number = _chunks(height, width)
-    threads = min(torch.get_num_threads(), number)
 
-    def work(thread: int) -> None:
-        first, last = thread * number // threads, (thread + 1) * number // threads
+    def work(first: int, last: int) -> None:
         function(*matrices, height, width, together, first, last, *rest)
 
-    spread(work, [(thread,) for thread in range(threads)])
+    spread(work, shares(number, number))
 
 
 def _chunks(rows: int, columns: int) -> tuple[int, int]:
