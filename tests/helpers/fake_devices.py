@@ -43,9 +43,10 @@ def on_devices(devices: int, capability: str = "8.0", memory: int | None = None)
     asked = {"FAKE_CUDA": "1", "FAKE_CUDA_DEVICES": str(devices), "FAKE_CUDA_CAPABILITY": capability}
     limit = {} if memory is None else {"FAKE_CUDA_MEMORY": str(memory)}
     paths = os.pathsep.join(filter(None, [str(SITE), os.environ.get("PYTHONPATH")]))
-    # At its end torch would wait for the devices' threads of autograd, one of which may have been stopped.
-    waiting = {"TORCH_AUTOGRAD_SHUTDOWN_WAIT_LIMIT": "0"}
-    return environment | asked | limit | waiting | {"PYTHONPATH": paths}
+    # At its end torch would wait for the devices' threads of autograd, one of which may have been stopped. A process
+    # that crashes says where each of its threads was.
+    always = {"TORCH_AUTOGRAD_SHUTDOWN_WAIT_LIMIT": "0", "PYTHONFAULTHANDLER": "1"}
+    return environment | asked | limit | always | {"PYTHONPATH": paths}
 
 
 def run(
