@@ -104,17 +104,20 @@ class Comparisons:
         better = cast(Better, self.endpoints[endpoint].better)
         return Hypothesis(endpoint, difference, kind, values["margin"] or 0.0, better)
 
+    def rows(self, endpoint: str) -> list[Row]:
+        """Return the declared differences in an endpoint, then the others."""
+        return [*(row for row in self.declared if row.endpoint == endpoint), *self.others(endpoint)]
+
     def others(self, endpoint: str) -> list[Row]:
-        """Return every variant minus the first one in an endpoint; a declared one with what its test found."""
+        """Return the differences of variants from the first one that were not declared in an endpoint."""
         baseline = self.plan.baseline
         if baseline not in self.variants:
             return []
-        declared = {(row.endpoint, row.variant, row.baseline): row for row in self.declared}
+        declared = {(row.endpoint, row.variant, row.baseline) for row in self.declared}
         return [
-            declared.get((endpoint, name, baseline))
-            or Row(endpoint, name, baseline, self.difference(endpoint, name, baseline))
+            Row(endpoint, name, baseline, self.difference(endpoint, name, baseline))
             for name in self.variants
-            if name != baseline
+            if name != baseline and (endpoint, name, baseline) not in declared
         ]
 
     def values(self, variant: str, endpoint: str) -> list[float]:

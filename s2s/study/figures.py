@@ -77,29 +77,53 @@ class Curve(NamedTuple):
     values: Numbers
 
 
-def forest(rows: Sequence[Effect], title: str, unit: str, name: str = "forest") -> str:
-    """Draw differences in one unit with their 95 % intervals, as SVG; ``name`` makes its ids unique in a page.
+class Panel(NamedTuple):
+    """One plot of a forest: differences from one baseline in one unit, on an axis of their own."""
+
+    title: str
+    unit: str
+    rows: Sequence[Effect]
+    baseline: str = ""
+
+
+def forest(panels: Sequence[Panel], title: str = "", name: str = "forest") -> str:
+    """Draw differences with their 95 % intervals, as SVG: plots one below the other, with one key.
 
     A full point is a hypothesis whose p is below 0.05 after Holm's correction, a hollow one has a larger p, and a
     square was not tested. The band around 0 holds the differences that are too small for the study to find; margins are
-    dashed.
+    dashed. ``title`` is for readers that cannot see the picture, by default the first plot's; ``name`` makes its ids
+    unique in a page.
     """
-    values = [0.0, *(value for row in rows for value in (*_extent(row.difference), *row.margins))]
+    parts: list[str] = []
+    words: list[str] = []
+    top = 0.0
+    for panel in panels:
+        drawn, sentences, top = _panel(panel, top)
+        parts += drawn
+        heading = f"{panel.title}, minus {panel.baseline}:" if panel.baseline else f"{panel.title}:"
+        words += sentences if len(panels) == 1 else [heading, *sentences]
+    margins = any(row.margins for panel in panels for row in panel.rows)
+    parts += _key(top + 10, margins)
+    return picture(name, top + (60 if margins else 40), title or panels[0].title, " ".join(words), parts)
+
+
+def _panel(panel: Panel, top: float) -> tuple[list[str], list[str], float]:
+    """Return a plot that begins at ``top``, its rows in words, and where the next one may begin."""
+    values = [0.0, *(value for row in panel.rows for value in (*_extent(row.difference), *row.margins))]
     axis = linear(values).within(MARGIN, WIDTH - MARGIN)
     # Three digits of the whole axis, so that intervals of a tenth of it still show how wide they are.
     decimals = max(0, 2 - floor(log10(axis.high - axis.low)))
-    parts = [text(MARGIN, 20, fitted(title, WIDTH - 2 * MARGIN, _TITLE), size=_TITLE, font_weight="600")]
-    top = 32.0
-    for index, row in enumerate(rows):
-        parts += _row(row, axis, decimals, top + index * _ROW)
-    bottom = top + len(rows) * _ROW + 4
-    parts += [*_horizontal(axis, bottom), *_ends(rows, axis, bottom + 34)]
-    parts.append(text(WIDTH / 2, bottom + 34, fitted(unit, WIDTH / 2 - 2 * MARGIN), "middle"))
-    margins = any(row.margins for row in rows)
-    parts += _key(bottom + 54, margins)
-    return picture(
-        name, bottom + (104 if margins else 84), title, " ".join(_sentence(row, decimals, unit) for row in rows), parts
-    )
+    title = fitted(panel.title, WIDTH - 2 * MARGIN, _TITLE)
+    parts = [text(MARGIN, top + 20, title, size=_TITLE, font_weight="600")]
+    if panel.baseline:
+        parts.append(text(MARGIN, top + 36, fitted(f"minus {panel.baseline}", WIDTH - 2 * MARGIN)))
+        top += 16
+    for index, row in enumerate(panel.rows):
+        parts += _row(row, axis, decimals, top + 32 + index * _ROW)
+    bottom = top + 36 + len(panel.rows) * _ROW
+    parts += [*_horizontal(axis, bottom), *_ends(panel.rows, axis, bottom + 34)]
+    parts.append(text(WIDTH / 2, bottom + 34, fitted(panel.unit, WIDTH / 2 - 2 * MARGIN), "middle"))
+    return parts, [_sentence(row, decimals, panel.unit) for row in panel.rows], bottom + 44
 
 
 def _extent(difference: Difference) -> list[float]:

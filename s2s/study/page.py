@@ -19,7 +19,7 @@ from s2s.metrics.bootstrap import Numbers
 from s2s.metrics.table import Better
 from s2s.study import results as stored
 from s2s.study.comparison import Comparisons, Row, spread
-from s2s.study.figures import Curve, Effect, curves, forest
+from s2s.study.figures import Curve, Effect, Panel, curves, forest
 from s2s.study.results import Result
 from s2s.study.settings import Plan
 from s2s.study.statistics import LEAST_SEEDS, Kind
@@ -40,14 +40,14 @@ COSTS = {
 
 
 def write_page(plan: Plan, results: Sequence[Result], log: Log) -> Path:
-    """Write the page, the record, the rows and the picture of the first endpoint; return the page's path."""
+    """Write the page, the record, the rows and the picture; return the page's path."""
     comparisons = Comparisons(plan, results)
     notes = remarks(comparisons)
     plan.output.mkdir(parents=True, exist_ok=True)
     write_atomically(plan.output / RECORD, json_text(plain(record(comparisons, notes)), indent=1) + "\n")
     write_atomically(plan.output / ROWS, markdown(comparisons, notes))
-    if (names := shown(comparisons)) and (rows := comparisons.others(names[0])):
-        write_atomically(plan.output / PICTURE, as_file(_forest(comparisons, names[0], rows)))
+    if panels := _first_panels(comparisons):
+        write_atomically(plan.output / PICTURE, as_file(forest(panels, plan.settings.title)))
     write_atomically(plan.output / PAGE, page(comparisons, notes))
     for line in [*notes, *map(sentence, comparisons.declared)]:
         log(f"  {line}")
@@ -166,7 +166,7 @@ def page(comparisons: Comparisons, notes: Sequence[str]) -> str:
     sections = [
         f"<h1>{escape(plan.name)}</h1><p>{escape(plan.settings.title)}</p>",
         _list([*notes, _signature(comparisons)]),
-        _others(comparisons),
+        _differences(comparisons),
         _declared(comparisons),
         _curves(comparisons),
         _values(comparisons),
@@ -205,22 +205,39 @@ def _declared(comparisons: Comparisons) -> str:
     return f"<h2>Declared hypotheses</h2>{_table(head, cells)}"
 
 
-def _others(comparisons: Comparisons) -> str:
-    rows = {name: comparisons.others(name) for name in shown(comparisons)}
-    figures = [_figure(_forest(comparisons, name, differences)) for name, differences in rows.items() if differences]
-    title = f"<h2>Every variant minus {escape(comparisons.plan.baseline)}</h2>"
-    return f"{title}{_grid(figures)}" if figures else ""
-
-
-def _forest(comparisons: Comparisons, endpoint: str, rows: Sequence[Row]) -> str:
-    """Return a forest plot of differences in one endpoint; those that were declared show what their test found."""
-    table = comparisons.endpoints[endpoint]
-    search = endpoint.partition(".")[0] + ": " if "." in endpoint else ""
-    effects = [
-        Effect(_marked(comparisons, row), row.difference, row.adjusted, cast(Better, table.better), *_tested(row))
-        for row in rows
+def _differences(comparisons: Comparisons) -> str:
+    rows = [row for name in shown(comparisons) for row in comparisons.rows(name)]
+    figures = [
+        _figure(forest([panel], name="-".join(key).replace(".", "-"))) for key, panel in _panels(comparisons, rows)
     ]
-    return forest(effects, f"{search}{table.title}", table.unit, endpoint.replace(".", "-"))
+    return f"<h2>Differences</h2>{_grid(figures)}" if figures else ""
+
+
+def _first_panels(comparisons: Comparisons) -> list[Panel]:
+    """Return the plots of the picture: the first one of each family of tests, or of all endpoints."""
+    first = {(row.declared or {})["family"]: (row.endpoint, row.baseline) for row in reversed(comparisons.declared)}
+    if first:
+        return [panel for key, panel in _panels(comparisons, comparisons.declared) if key in first.values()]
+    rows = [row for name in shown(comparisons) for row in comparisons.rows(name)]
+    return [panel for _, panel in _panels(comparisons, rows)][:1]
+
+
+def _panels(comparisons: Comparisons, rows: Iterable[Row]) -> list[tuple[tuple[str, str], Panel]]:
+    """Return a plot for each endpoint and baseline; differences that were declared show what their test found."""
+    groups: dict[tuple[str, str], list[Effect]] = {}
+    for row in rows:
+        better = cast(Better, comparisons.endpoints[row.endpoint].better)
+        effect = Effect(_marked(comparisons, row), row.difference, row.adjusted, better, *_tested(row))
+        groups.setdefault((row.endpoint, row.baseline), []).append(effect)
+    return [
+        (key, Panel(_title(comparisons, key[0]), comparisons.endpoints[key[0]].unit, effects, key[1]))
+        for key, effects in groups.items()
+    ]
+
+
+def _title(comparisons: Comparisons, endpoint: str) -> str:
+    search = endpoint.partition(".")[0] + ": " if "." in endpoint else ""
+    return search + comparisons.endpoints[endpoint].title
 
 
 def _tested(row: Row) -> tuple[Kind, float]:
@@ -230,9 +247,7 @@ def _tested(row: Row) -> tuple[Kind, float]:
 
 
 def _marked(comparisons: Comparisons, row: Row) -> str:
-    """Return a row's variant, and its baseline where that is another one than the study's first variant."""
-    mark = "" if comparisons.converged(row.variant) else " (not converged)"
-    return f"{row.variant}{mark}" + f" - {row.baseline}" * (row.baseline != comparisons.plan.baseline)
+    return row.variant + ("" if comparisons.converged(row.variant) else " (not converged)")
 
 
 def _curves(comparisons: Comparisons) -> str:

@@ -12,7 +12,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
 from s2s.diagnose.report.svg import PALETTE
-from s2s.study.figures import Curve, Effect, curves, forest
+from s2s.study.figures import Curve, Effect, Panel, curves
+from s2s.study.figures import forest as forest_of
 from s2s.study.statistics import Difference
 from s2s.study.svg import as_file, fitted, linear, logarithmic, number, width
 
@@ -49,6 +50,10 @@ def learning(names=("teacher forcing", "replacement"), seeds=6, steps=20):
 def by_beams(seeds=4):
     generator = np.random.default_rng(1)
     return [Curve(name, [1, 2, 4, 8, 16, 32, 64], 40 + generator.normal(size=(seeds, 7))) for name in "ab"]
+
+
+def forest(rows, title, unit, name="forest"):
+    return forest_of([Panel(title, unit, rows)], name=name)
 
 
 def parsed(svg):
@@ -89,6 +94,8 @@ def pictures():
     yield "small", forest([Effect("a", difference(3e-5, 1e-5), 0.01)], "a", LONG)
     within = Effect("a", difference(-0.1), 0.01, "higher", "equivalence", 0.5)
     yield "margins", forest([within, within._replace(kind="non_inferiority", margin=1.7)], "a", "BLEU")
+    plots = [Panel(LONG, "chrF", effects(2), LONG), Panel("b", "nats", [within], "a"), Panel("c", "BLEU", effects(1))]
+    yield "several forests", forest_of(plots, LONG)
     yield "nothing", forest([Effect("a", Difference(np.nan, *[None] * 6, (5, 5), 0))], "a", "BLEU")
     yield "curves", curves(learning(), "Loss on dev", "updates", "nats a token")
     yield "many curves", curves(learning([f"{LONG[: n * 9]}" for n in range(1, 11)]), LONG, LONG, LONG)

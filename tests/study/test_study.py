@@ -23,7 +23,7 @@ from s2s.metrics.bootstrap import mean
 from s2s.study import results
 from s2s.study.__main__ import main
 from s2s.study.comparison import Comparisons
-from s2s.study.page import remarks
+from s2s.study.page import page, record, remarks, write_page
 from s2s.study.results import Table
 from s2s.study.runner import Progress, minutes, progress, remaining
 from s2s.study.settings import KEPT, OTHERS, STUDIES, Plan, read_plan
@@ -307,6 +307,38 @@ def test_declared_differences_are_corrected_within_their_family_even_for_those_w
     assert remarks(comparisons)[-1].startswith("measured before the hypotheses were as they are now")
     exploring = Comparisons(replace(plan, settings=replace(settings, exploratory=True)), runs)
     assert [row.p for row in exploring.declared] == [None]
+
+
+def test_a_declared_difference_from_another_baseline_has_a_plot_of_its_own_before_the_others(tmp_path):
+    third = "  third: {minutes: 1, run: {steps: 6}}\nseeds:"
+    declared = "{name: difference, endpoint: clean_cost, variant: replacement, baseline: third}"
+    other = "{name: difference, endpoint: clean_cost, variant: third, family: second}"
+    text = re.sub(r"(?m)^  - .*\n", "", FILE).replace("seeds:", third) + f"  - {declared}\n  - {other}\n"
+    plan, random = (
+        plan_of(tmp_path, text.replace("[1, 2]\nsearches", "[1, 2, 3, 4, 5]\nsearches")),
+        np.random.default_rng(0),
+    )
+
+    def result(variant, seed):
+        values = random.normal(list(plan.variants).index(variant), 0.1, 30)
+        table = Table("cost", "nats", "lower", np.stack([values, np.ones(30)], axis=1))
+        return fake_result(plan, variant, seed, clean_cost=table)
+
+    comparisons = Comparisons(plan, [result(*run) for run in plan.runs])
+    rows = [(row.variant, row.baseline, row.p is None) for row in comparisons.rows("clean_cost")]
+    assert rows == [
+        ("replacement", "third", False),
+        ("third", "teacher_forcing", False),
+        ("replacement", "teacher_forcing", True),
+    ]
+    # Declared differences are in the record once.
+    assert [row["variant"] for row in record(comparisons, [])["others"]] == ["replacement"]
+    plots = page(comparisons, []).split("minus ")[1:]
+    assert [plot.split("<")[0] for plot in plots] == ["third", "teacher_forcing"]
+    write_page(plan, comparisons.results, lambda _: None)
+    picture = (plan.output / "forest.svg").read_text(encoding="utf-8")
+    assert re.findall(r">minus (\w+)<", picture) == ["third", "teacher_forcing"]
+    assert picture.count("not tested") == 1  # in the key alone: the picture shows tests
 
 
 @pytest.mark.slow
