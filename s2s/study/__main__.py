@@ -6,7 +6,7 @@ in Markdown. The keys are those of ``Study``; they may be given in the study's f
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from s2s.console.command_line import run_command
 from s2s.console.outputs import check_output_files
@@ -42,6 +42,7 @@ def study(arguments: Sequence[str]) -> None:
         check_output_files("folder", plan.folder, [], [plan.file])
     try:
         if state.left:
+            runner.check_inputs(plan, state)
             runner.run(plan, state, arguments, began, log)
     finally:
         # Also after a stop: the page of the runs that are finished is what there is to see.
@@ -49,13 +50,19 @@ def study(arguments: Sequence[str]) -> None:
         if finished := [state.finished[run] for run in plan.runs if run in state.finished]:
             log(str(write_page(plan, finished, log)))
     if state.failed:
-        names = "; ".join(f"{variant}, seed {seed}: {reason}" for (variant, seed), reason in state.failed.items())
-        raise UserError(f"runs that failed, {len(state.failed)}: {names}")
+        raise UserError(f"runs that failed, {len(state.failed)}: {'; '.join(_failures(state.failed))}")
     if state.left:
         left = runner.remaining(plan, state, runner.workers_of(plan))
         # Runs with other seeds, which these read, are left as well, but none of the comparison's.
         number = len(set(plan.runs).intersection(state.left))
         log(f"of {len(plan.runs)} runs, {runner.runs_left(number)} ({left}); the same command continues")
+
+
+def _failures(failed: Mapping[tuple[str, int], str]) -> Iterator[str]:
+    """Yield each reason once, after the names of the runs that have it, which are those of their folders."""
+    for reason in dict.fromkeys(failed.values()):
+        names = [f"{variant}-{seed}" for (variant, seed), other in failed.items() if other == reason]
+        yield f"{', '.join(names)}: {reason}"
 
 
 def introduce(plan: Plan, state: runner.Progress) -> None:

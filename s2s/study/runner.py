@@ -15,9 +15,11 @@ from statistics import fmean
 import torch
 
 from s2s.console.terminal import Log
+from s2s.data.splits import locate
 from s2s.errors import UserError
 from s2s.files.locks import locked
 from s2s.machine.worker_pool import cores
+from s2s.recipe.build import check_model
 from s2s.study import results
 from s2s.study.results import Result
 from s2s.study.settings import Plan
@@ -92,6 +94,19 @@ def check_folders(plan: Plan, state: Progress) -> None:
             f"{plan.folder}: {names}: runs of a recipe that has changed since they began; give folder=ANOTHER, or "
             f"remove {changed[0]} and what else there has its name"
         )
+
+
+def check_inputs(plan: Plan, state: Progress) -> None:
+    """Refuse, before any run is started, data and checkpoints that are not there. Errors: a UserError."""
+    # Runs that read others may name what those will have made.
+    first = {variant: seed for variant, seed in reversed(state.left) if not plan.needs(variant, seed)}
+    for variant, seed in first.items():
+        recipe = plan.recipe(variant, seed)
+        try:
+            locate(recipe.data)
+            check_model(recipe)
+        except UserError as error:
+            raise UserError(f"{variant}: {error}; {runs_left(len(state.left))}") from None
 
 
 def needed(plan: Plan, variant: str, seed: int) -> list[tuple[str, int]]:

@@ -21,7 +21,7 @@ from s2s.errors import UserError
 from s2s.metrics import score
 from s2s.metrics.bootstrap import mean
 from s2s.study import results
-from s2s.study.__main__ import main
+from s2s.study.__main__ import _failures, main
 from s2s.study.comparison import Comparisons
 from s2s.study.page import page, record, remarks, write_page
 from s2s.study.results import Table
@@ -477,6 +477,37 @@ def test_a_budget_stops_the_study_whole_and_says_what_is_left(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "data: {source: null, path: gone/rows, source_field: a, target_field: b}",
+        "model: {backbone: causal_lm, pretrained: ./gone}",
+    ],
+)
+def test_without_data_or_checkpoint_no_run_is_started_and_the_page_shows_what_there_is(
+    finished, tmp_path, capsys, monkeypatch, missing
+):
+    monkeypatch.delenv("S2S_DATA", raising=False)
+    # One variant is changed, so that the other's results still are there.
+    text = FILE.replace("  replacement:\n", f"  replacement:\n    {missing}\n")
+    keys = [
+        f"study={write(tmp_path, text)}",
+        f"folder={tmp_path / 'weights'}",
+        f"results={finished / 'results' / 'toy'}",
+    ]
+    assert main([*keys, f"output={tmp_path / 'page'}"]) == 2
+    output = capsys.readouterr()
+    assert "started" not in output.out + output.err
+    assert re.search(r"replacement: .*gone.*; 2 runs are left", output.out + output.err)
+    assert "teacher_forcing" in (tmp_path / "page" / "rows.md").read_text(encoding="utf-8")
+
+
+def test_runs_that_failed_for_one_reason_share_it():
+    failed = {("a", 1): "no room", ("b", 1): "killed", ("a", 2): "no room"}
+    assert list(_failures(failed)) == ["a-1, a-2: no room", "b-1: killed"]
+
+
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_signal_stops_the_study_and_a_failed_run_does_not_stop_the_others(tmp_path):
     write(tmp_path, LONG.replace("steps: 400", "steps: 100000"))
@@ -493,7 +524,7 @@ def test_a_signal_stops_the_study_and_a_failed_run_does_not_stop_the_others(tmp_
     study = start(tmp_path, f"folder={tmp_path / 'others'}")
     output, _ = study.communicate(timeout=300)
     assert study.returncode == 2
-    assert "runs that failed, 1: replacement, seed 1: error: " in output
+    assert "runs that failed, 1: replacement-1: error: " in output
     assert list(stored(tmp_path)) == ["teacher_forcing-1.json.xz"]
 
 
@@ -608,4 +639,4 @@ def test_a_run_that_somebody_kills_has_failed_and_is_not_started_again(tmp_path)
         process.kill()
     output, _ = study.communicate(timeout=60)
     assert study.returncode == 2
-    assert "runs that failed, 2: teacher_forcing, seed 1: killed; was there too little memory?" in output
+    assert "runs that failed, 2: teacher_forcing-1, replacement-1: killed; was there too little memory?" in output
