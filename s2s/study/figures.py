@@ -100,8 +100,7 @@ def forest(panels: Sequence[Panel], title: str = "", name: str = "forest") -> st
     for panel in panels:
         drawn, sentences, top = _panel(panel, top)
         parts += drawn
-        heading = f"{panel.title}, minus {panel.baseline}:" if panel.baseline else f"{panel.title}:"
-        words += sentences if len(panels) == 1 else [heading, *sentences]
+        words += [f"{panel.title}, minus {panel.baseline}:", *sentences] if panel.baseline else sentences
     margins = any(row.margins for panel in panels for row in panel.rows)
     parts += _key(top + 10, margins)
     return picture(name, top + (60 if margins else 40), title or panels[0].title, " ".join(words), parts)

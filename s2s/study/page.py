@@ -206,33 +206,42 @@ def _declared(comparisons: Comparisons) -> str:
 
 
 def _differences(comparisons: Comparisons) -> str:
-    rows = [row for name in shown(comparisons) for row in comparisons.rows(name)]
     figures = [
-        _figure(forest([panel], name="-".join(key).replace(".", "-"))) for key, panel in _panels(comparisons, rows)
+        _figure(forest([panel], name="-".join(key).replace(".", "-")))
+        for key, panel in _panels(comparisons, _all(comparisons)).items()
     ]
     return f"<h2>Differences</h2>{_grid(figures)}" if figures else ""
 
 
 def _first_panels(comparisons: Comparisons) -> list[Panel]:
     """Return the plots of the picture: the first one of each family of tests, or of all endpoints."""
-    first = {(row.declared or {})["family"]: (row.endpoint, row.baseline) for row in reversed(comparisons.declared)}
-    if first:
-        return [panel for key, panel in _panels(comparisons, comparisons.declared) if key in first.values()]
-    rows = [row for name in shown(comparisons) for row in comparisons.rows(name)]
-    return [panel for _, panel in _panels(comparisons, rows)][:1]
+    first: dict[str, tuple[str, str]] = {}
+    for row in comparisons.declared:
+        first.setdefault((row.declared or {})["family"], (row.endpoint, row.baseline))
+    if not first:
+        return list(_panels(comparisons, _all(comparisons)).values())[:1]
+    panels = _panels(comparisons, comparisons.declared)
+    # Two families may begin with the same plot.
+    return [panels[key] for key in dict.fromkeys(first.values())]
 
 
-def _panels(comparisons: Comparisons, rows: Iterable[Row]) -> list[tuple[tuple[str, str], Panel]]:
+def _all(comparisons: Comparisons) -> list[Row]:
+    return [row for endpoint in shown(comparisons) for row in comparisons.rows(endpoint)]
+
+
+def _panels(comparisons: Comparisons, rows: Iterable[Row]) -> dict[tuple[str, str], Panel]:
     """Return a plot for each endpoint and baseline; differences that were declared show what their test found."""
-    groups: dict[tuple[str, str], list[Effect]] = {}
+    effects: dict[tuple[str, str], list[Effect]] = {}
     for row in rows:
         better = cast(Better, comparisons.endpoints[row.endpoint].better)
         effect = Effect(_marked(comparisons, row), row.difference, row.adjusted, better, *_tested(row))
-        groups.setdefault((row.endpoint, row.baseline), []).append(effect)
-    return [
-        (key, Panel(_title(comparisons, key[0]), comparisons.endpoints[key[0]].unit, effects, key[1]))
-        for key, effects in groups.items()
-    ]
+        effects.setdefault((row.endpoint, row.baseline), []).append(effect)
+    return {
+        (endpoint, baseline): Panel(
+            _title(comparisons, endpoint), comparisons.endpoints[endpoint].unit, members, baseline
+        )
+        for (endpoint, baseline), members in effects.items()
+    }
 
 
 def _title(comparisons: Comparisons, endpoint: str) -> str:

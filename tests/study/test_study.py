@@ -314,10 +314,8 @@ def test_a_declared_difference_from_another_baseline_has_a_plot_of_its_own_befor
     declared = "{name: difference, endpoint: clean_cost, variant: replacement, baseline: third}"
     other = "{name: difference, endpoint: clean_cost, variant: third, family: second}"
     text = re.sub(r"(?m)^  - .*\n", "", FILE).replace("seeds:", third) + f"  - {declared}\n  - {other}\n"
-    plan, random = (
-        plan_of(tmp_path, text.replace("[1, 2]\nsearches", "[1, 2, 3, 4, 5]\nsearches")),
-        np.random.default_rng(0),
-    )
+    text = text.replace("[1, 2]\nsearches", "[1, 2, 3, 4, 5]\nsearches")
+    plan, random = plan_of(tmp_path, text), np.random.default_rng(0)
 
     def result(variant, seed):
         values = random.normal(list(plan.variants).index(variant), 0.1, 30)
@@ -333,11 +331,12 @@ def test_a_declared_difference_from_another_baseline_has_a_plot_of_its_own_befor
     ]
     # Declared differences are in the record once.
     assert [row["variant"] for row in record(comparisons, [])["others"]] == ["replacement"]
-    plots = page(comparisons, []).split("minus ")[1:]
-    assert [plot.split("<")[0] for plot in plots] == ["third", "teacher_forcing"]
+    plots = re.findall(r">minus (\w+)<", page(comparisons, []))
+    assert plots == ["third", "teacher_forcing"]
     write_page(plan, comparisons.results, lambda _: None)
     picture = (plan.output / "forest.svg").read_text(encoding="utf-8")
-    assert re.findall(r">minus (\w+)<", picture) == ["third", "teacher_forcing"]
+    assert re.findall(r">minus (\w+)<", picture) == plots
+    assert re.search(r"<desc [^>]*>cost, minus third: replacement ", picture)
     assert picture.count("not tested") == 1  # in the key alone: the picture shows tests
 
 
