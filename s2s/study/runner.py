@@ -98,9 +98,8 @@ def check_folders(plan: Plan, state: Progress) -> None:
 
 def check_inputs(plan: Plan, state: Progress) -> None:
     """Refuse, before any run is started, data and checkpoints that are not there. Errors: a UserError."""
-    # Runs that read others may name what those will have made.
-    first = {variant: seed for variant, seed in reversed(state.left) if not plan.needs(variant, seed)}
-    for variant, seed in first.items():
+    # One run of each variant. Those that read others may name what these will have made.
+    for variant, seed in dict(run for run in state.left if not plan.needs(*run)).items():
         recipe = plan.recipe(variant, seed)
         try:
             locate(recipe.data)
