@@ -622,6 +622,16 @@ diagnose: {examples: 0}
     decoded = (tmp_path / "weights" / "decoded-teacher_forcing-3-4.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(decoded) == 100
     assert files["taught-1.json.xz"].data != files["student-1.json.xz"].data == files["teacher_forcing-1.json.xz"].data
+    # Where the weights of teachers are lost they are trained again, and what was measured of them stays.
+    shutil.rmtree(tmp_path / "weights")
+    folder = tmp_path / "results" / "toy"
+    (folder / "student-1.json.xz").unlink()
+    before = {name: (folder / name).read_bytes() for name in names}
+    assert main([f"study={tmp_path / 'toy.yaml'}", f"folder={tmp_path / 'weights'}"]) == 0
+    assert (tmp_path / "weights" / "teacher_forcing-3.trained").exists()
+    assert not (tmp_path / "weights" / "teacher_forcing-1.trained").exists()
+    assert {name: (folder / name).read_bytes() for name in names} == before
+    assert "student-1.json.xz" in stored(tmp_path)
 
 
 @pytest.mark.slow
