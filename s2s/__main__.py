@@ -27,7 +27,7 @@ def usage() -> str:
     """Return the list of commands."""
     lines = [f"  {name:10}{purpose}" for name, (_, purpose) in COMMANDS.items()]
     title = ["usage: s2s COMMAND [key=value ...]", "       s2s COMMAND --help [SECTION]", ""]
-    return "\n".join([*title, *lines, "", "train and decode also have --dry-run, which shows what they would do."])
+    return "\n".join([*title, *lines, "", "train, decode and study have --dry-run, which shows what they would do."])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -41,7 +41,12 @@ from s2s.search.methods.constraints import HOW
 from s2s.search.methods.keys import layer_of, plain, still_foreign
 from s2s.vocabulary.reports import Unknowns
 
-USAGE = "usage: s2s decode run=FOLDER input=FILE output=FILE [field=NAME] [search.beams=4 ...]"
+USAGE = """\
+usage: s2s decode run=FOLDER input=FILE output=FILE [field=NAME] [search.beams=4 ...] [--dry-run]
+       s2s decode --help [SECTION]
+
+Writes hypotheses for sources. --dry-run reads the run and the input, shows what would be decoded, and writes nothing.
+"""
 
 
 @dataclass

@@ -71,7 +71,7 @@ class ArticleRDrop(RDrop):
     has alpha 4 and dropout 0.3. Cost and the weight of teacher forcing are those of ``r_drop``.
     """
 
-    alpha: Strength = 4.0
+    alpha: Strength = 4.0  # as published: of the sum's form
 
     def scale(self) -> float:
         return self.alpha / 4

@@ -1,4 +1,4 @@
-"""The model: a prefix LM, its attention variants and its warm starts."""
+"""The model: a prefix LM, its attention variants and warm starts, and backbones for models of ``transformers``."""
 
 from s2s.model.architecture import Architecture, ModelSettings
 from s2s.model.backbone import Backbone, Memory
