@@ -34,9 +34,12 @@ NULLABLE_NAMES: dict[str, list[str]] = {
 """Keys, by section, that earlier versions saved as empty texts; today's refuse those and have null."""
 
 
-def recipe_layers(name_or_path: str | Path) -> list[Layer]:
-    """Return the layer of a recipe, after that of its base if it names one."""
-    recipe = completed(read_file(_find(name_or_path)))
+def recipe_layers(name_or_path: str | Path, folder: Path | None = None) -> list[Layer]:
+    """Return the layer of a recipe, after that of its base if it names one.
+
+    It is looked for first in the ``folder`` of a file that names it, if there is one.
+    """
+    recipe = completed(read_file(_find(name_or_path, folder)))
     if "base" not in recipe.values:
         return [recipe]
     try:

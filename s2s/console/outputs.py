@@ -50,6 +50,8 @@ def check_output_files(key: str, folder: Path, names: Iterable[str], inputs: Ite
     if folder.is_dir():
         for name in names:
             check_output(key, folder / name, given)
+    elif folder.exists():
+        raise UserError(f"{key}: {folder} is a file; name a folder")
     else:
         check_output_folder(key, folder, given)
 

@@ -14,7 +14,7 @@ from s2s.console.terminal import log
 from s2s.errors import UserError
 from s2s.study import runner
 from s2s.study.page import OUTPUTS, write_page
-from s2s.study.results import path_of
+from s2s.study.results import check_replaced, path_of
 from s2s.study.settings import STUDY, Plan, read_plan
 
 USAGE = """\
@@ -34,15 +34,10 @@ def study(arguments: Sequence[str]) -> None:
     plan = read_plan(arguments)
     state = runner.progress(plan)
     introduce(plan, state)
-    # Before hours of training: results and a page that cannot be written are refused at once.
-    check_output_files("output", plan.output, OUTPUTS, [plan.file])
-    runner.check_folders(plan, state)
-    if state.left:
-        check_output_files("results", plan.results, [path_of(plan, *run).name for run in state.left], [plan.file])
-        check_output_files("folder", plan.folder, [], [plan.file])
+    _check(plan, state)
     try:
         if state.left:
-            runner.check_inputs(plan, state)
+            _check_left(plan, state)
             runner.run(plan, state, arguments, began, log)
     finally:
         # Also after a stop: the page of the runs that are finished is what there is to see.
@@ -58,6 +53,21 @@ def study(arguments: Sequence[str]) -> None:
         log(f"of {len(plan.runs)} runs, {runner.runs_left(number)} ({left}); the same command continues")
 
 
+def _check(plan: Plan, state: runner.Progress) -> None:
+    """Refuse, before hours of training, a page and results that cannot be written, and weights of changed recipes."""
+    check_output_files("output", plan.output, OUTPUTS, [plan.file])
+    runner.check_folders(plan, state)
+    if state.left:
+        check_output_files("results", plan.results, [path_of(plan, *run).name for run in state.left], [plan.file])
+        check_output_files("folder", plan.folder, [], [plan.file])
+
+
+def _check_left(plan: Plan, state: runner.Progress) -> None:
+    """Refuse to begin what is left where it would replace results, or where its data or checkpoint is not there."""
+    check_replaced(plan, state.left)
+    runner.check_inputs(plan, state)
+
+
 def _failures(failed: Mapping[tuple[str, int], str]) -> Iterator[str]:
     """Yield each reason once, after the names of the runs that have it, which are those of their folders."""
     for reason in dict.fromkeys(failed.values()):
@@ -70,10 +80,17 @@ def introduce(plan: Plan, state: runner.Progress) -> None:
     log(f"{plan.file}: {plan.settings.title}")
     settings, size = plan.settings, f"{len(plan.variants)} variants x {len(plan.settings.seeds)} seeds"
     log(f"  {size}; {len(state.finished)} of {len(plan.runs)} runs have results")
+    if again := len(_lost(plan, state)):
+        log(f"  {again} more {'is' if again == 1 else 'are'} trained for their weights, which other runs read")
     if state.left:
         log(f"  left: {runner.remaining(plan, state, runner.workers_of(plan))}")
     if settings.budget is not None and state.left:
         log(f"  stops within {settings.budget:g} minutes")
+
+
+def _lost(plan: Plan, state: runner.Progress) -> list[tuple[str, int]]:
+    """Return the runs that are left only because other runs read their weights."""
+    return [run for run in state.left if run in state.finished or run not in plan.runs]
 
 
 def dry_run(arguments: Sequence[str]) -> None:
@@ -81,12 +98,18 @@ def dry_run(arguments: Sequence[str]) -> None:
     plan = read_plan(arguments)
     state = runner.progress(plan)
     introduce(plan, state)
-    for variant, seed in plan.runs:
+    lost = _lost(plan, state)
+    for variant, seed in dict.fromkeys([*plan.runs, *lost]):
         minutes = runner.minutes(plan, state, variant)
         done = f"step {runner.last_step(plan.run_folder(variant, seed))}"
         if (variant, seed) in state.finished:
             done = "has results"
+        if (variant, seed) in lost:
+            done += ", is trained for its weights, which other runs read"
         log(f"  {variant}, seed {seed}: {done}{'' if minutes is None else f', {runner.hours(minutes)} of CPU time'}")
+    _check(plan, state)
+    if state.left:
+        _check_left(plan, state)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -56,9 +56,29 @@ class Comparisons:
 
     @cached_property
     def endpoints(self) -> dict[str, Table]:
-        """The endpoints that all results have."""
-        first, *others = self.results
-        return {name: row for name, row in first.tables.items() if all(name in other.tables for other in others)}
+        """The endpoints that some variant has, each with a table that tells how it is read."""
+        tables: dict[str, Table] = {}
+        for variant, rows in self.variants.items():
+            tables |= {name: table for name, table in rows[0].tables.items() if self.has(variant, name)} | tables
+        return tables
+
+    def has(self, variant: str, endpoint: str) -> bool:
+        """Return whether all results of a variant have an endpoint, with sums of the same number of sentences."""
+        tables = [result.tables.get(endpoint) for result in self.variants.get(variant, [])]
+        return bool(tables) and None not in tables and len({table.rows.shape for table in tables if table}) == 1
+
+    @cached_property
+    def uneven(self) -> list[str]:
+        """Lines on endpoints that are left out because the runs of a variant were not measured alike."""
+        lines: dict[str, list[str]] = {}
+        for variant, rows in self.variants.items():
+            for endpoint in {name: None for result in rows for name in result.tables}:
+                if not self.has(variant, endpoint):
+                    lines.setdefault(variant, []).append(endpoint)
+        return [
+            f"the runs of {variant} were not measured alike, so it has no {', '.join(endpoints)}"
+            for variant, endpoints in lines.items()
+        ]
 
     def replicates(self, variant: str, endpoint: str) -> Replicates:
         """Return a variant's values of an endpoint over its seeds, as they are and resampled."""
@@ -67,14 +87,21 @@ class Comparisons:
             rows: Numbers = np.stack([result.tables[endpoint].rows for result in self.variants[variant]])
             if rows.shape[1] not in self._counts:
                 self._counts[rows.shape[1]] = resample(rows.shape[1], self.plan.settings.resamples)
-            measure = self.endpoints[endpoint].measure(endpoint)
+            measure = self.variants[variant][0].tables[endpoint].measure(endpoint)
             # Kept, as a variant is in many differences, and resampling it is what takes the time.
             self._replicates[key] = replicate(rows, measure, self._counts[rows.shape[1]])
         return self._replicates[key]
 
     def difference(self, endpoint: str, variant: str, baseline: str) -> Difference:
-        """Return a variant's value of an endpoint minus the baseline's."""
-        difference = subtract(self.replicates(variant, endpoint), self.replicates(baseline, endpoint))
+        """Return a variant's value of an endpoint minus the baseline's; of other sentences, without an error and p."""
+        sides = self.replicates(variant, endpoint), self.replicates(baseline, endpoint)
+        results = [*self.variants[variant], *self.variants[baseline]]
+        if len({(result.tested, len(result.tables[endpoint].rows)) for result in results}) > 1:
+            # Sentences are drawn jointly for both sides, which means nothing where they are different ones.
+            means = [float(side.observed.mean()) for side in sides]
+            seeds = len(sides[0].observed), len(sides[1].observed)
+            return _NOTHING._replace(estimate=means[0] - means[1], seeds=seeds)
+        difference = subtract(*sides)
         return difference._replace(p=None) if self.plan.settings.exploratory else difference
 
     @cached_property
@@ -96,7 +123,20 @@ class Comparisons:
         return rows
 
     def _is_known(self, values: Mapping[str, Any]) -> bool:
-        return {values["variant"], values["baseline"]} <= self.variants.keys() and values["endpoint"] in self.endpoints
+        return all(self.has(values[side], values["endpoint"]) for side in ("variant", "baseline"))
+
+    @cached_property
+    def untested(self) -> list[str]:
+        """Lines on the declared hypotheses that cannot be tested yet, and why."""
+        lines = []
+        for values in self.plan.hypotheses():
+            sides = [values[side] for side in ("variant", "baseline") if not self.has(values[side], values["endpoint"])]
+            reasons = [f"no results of {side}" for side in sides if side not in self.variants]
+            reasons += [f"results of {side} without it" for side in sides if side in self.variants]
+            if reasons:
+                name = f"{values['endpoint']}, {values['variant']} - {values['baseline']}"
+                lines.append(f"declared, but not tested: {name}: {' and '.join(reasons)}")
+        return lines
 
     def _hypothesis(self, values: Mapping[str, Any]) -> Hypothesis:
         endpoint, kind = values["endpoint"], cast(Kind, values["name"])
@@ -111,17 +151,19 @@ class Comparisons:
     def others(self, endpoint: str) -> list[Row]:
         """Return the differences of variants from the first one that were not declared in an endpoint."""
         baseline = self.plan.baseline
-        if baseline not in self.variants:
+        if not self.has(baseline, endpoint):
             return []
         declared = {(row.endpoint, row.variant, row.baseline) for row in self.declared}
         return [
             Row(endpoint, name, baseline, self.difference(endpoint, name, baseline))
             for name in self.variants
-            if name != baseline and (endpoint, name, baseline) not in declared
+            if name != baseline and (endpoint, name, baseline) not in declared and self.has(name, endpoint)
         ]
 
     def values(self, variant: str, endpoint: str) -> list[float]:
-        """Return the value of each seed."""
+        """Return the value of each seed; nothing where the variant does not have the endpoint."""
+        if not self.has(variant, endpoint):
+            return []
         return [float(value) for value in self.replicates(variant, endpoint).observed]
 
     def converged(self, variant: str) -> bool:

@@ -202,7 +202,8 @@ def _sentence(row: Effect, decimals: int, unit: str) -> str:
         parts.append(f"{row.kind.replace('_', '-')}" + (f" within {row.margin:g}" if row.margin else ""))
         parts.append(f"p after Holm {row.adjusted:.2g}")
     if difference.detectable is not None:
-        parts.append(f"could have found {number(difference.detectable, decimals)}")
+        uncorrected = " before Holm" if row.adjusted is not None else ""
+        parts.append(f"could have found {number(difference.detectable, decimals)}{uncorrected}")
     if row.better != "neither":
         parts.append(f"{row.better} is better")
     return ", ".join(parts) + "."

@@ -32,7 +32,7 @@ from s2s.diagnose.measurements import Divergences, Measurements, Quantity
 from s2s.diagnose.passes import measure, no_bar
 from s2s.diagnose.record import quantities
 from s2s.diagnose.subjects import choose, prepare
-from s2s.errors import UserError, own_version
+from s2s.errors import UserError, first_line, own_version
 from s2s.files.atomic import write_atomically
 from s2s.files.foreign import read_json
 from s2s.files.locks import locked
@@ -65,47 +65,75 @@ SECONDS = 5.0
 class Clock:
     """The CPU seconds and seconds that a run has taken in each phase, over all processes that worked on it.
 
-    It also keeps the most memory that one of these processes held while it trained.
+    The phases are train, measure, and decode for the texts of teachers; before the first one nothing counts. It also
+    keeps the most memory that one of these processes held while it trained.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.before: dict[str, float] = read_json(path) if path.is_file() else {}
-        self.phase, self.started = "train", (time.process_time(), time.monotonic())
+        self.before = _times(path)
+        self.phase: str | None = None
+        self.started = (0.0, 0.0)
+        self.lock = threading.Lock()
 
-    def enter(self, phase: str) -> None:
-        """Count the time from now on for another phase."""
-        self.save()
-        self.before = read_json(self.path)
-        self.phase, self.started = phase, (time.process_time(), time.monotonic())
+    def enter(self, phase: str | None) -> None:
+        """Count the time from now on for another phase, or for none."""
+        with self.lock:
+            self.before = self._total()
+            self.phase, self.started = phase, (time.process_time(), time.monotonic())
 
     def save(self) -> dict[str, float]:
         """Write the time so far, and return it."""
-        cpu, wall = time.process_time() - self.started[0], time.monotonic() - self.started[1]
+        with self.lock:
+            total = self._total()
+            write_atomically(self.path, json.dumps(total))
+        return total
+
+    def _total(self) -> dict[str, float]:
         total = dict(self.before)
+        if self.phase is None:
+            return total
+        cpu, wall = time.process_time() - self.started[0], time.monotonic() - self.started[1]
         for kind, seconds in (("cpu", cpu), ("wall", wall)):
             key = f"{self.phase}_{kind}"
             total[key] = round(total.get(key, 0.0) + seconds, 2)
         if self.phase == "train":
             total["peak_bytes"] = max(total.get("peak_bytes", 0), peak_memory())
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, json.dumps(total))
         return total
+
+
+def _times(path: Path) -> dict[str, float]:
+    """Read the times of earlier processes; a damaged file is reported, and time counts from now."""
+    if not path.is_file():
+        return {}
+    try:
+        return {str(key): float(seconds) for key, seconds in read_json(path).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        log(f"{path}: damaged ({first_line(error)}); the time that the run had taken is lost")
+        return {}
 
 
 def work(plan: Plan, variant: str, seed: int) -> None:
     """Do all that is left of a run, and write its results."""
     folder = plan.run_folder(variant, seed)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     clock = Clock(folder.parent / f"{folder.name}.time.json")
     threading.Thread(target=_watch, args=(clock,), daemon=True).start()
-    places = {other: _places(plan, other) for other in plan.needs(variant, seed)}
+    results.check_replaced(plan, [(variant, seed)])
+    places = {other: _places(plan, other, clock) for other in plan.needs(variant, seed)}
     recipe = plan.recipe(variant, seed, places)
     scored = _scored(plan, recipe)  # before training: a fault there must not come after it
     write_atomically(plan.begun(variant, seed), plan.fingerprint(variant))
+    if not plan.declaration(variant, seed).is_file():
+        write_atomically(plan.declaration(variant, seed), plan.hypotheses_hash())
+    if not plan.is_trained(variant, seed):
+        # A mark whose weights are gone would let other runs read what is not there yet.
+        plan.trained(variant, seed).unlink(missing_ok=True)
+        clock.enter("train")
     run = fit(recipe)
     # Not the file of results: another run may read the weights while these are still being measured.
     plan.trained(variant, seed).touch()
-    kept = results.stored(plan, variant, seed)
+    kept = results.kept(plan, variant, seed)
     if kept and kept.measured == plan.measured_hash(variant):
         # Trained here again because another run reads its weights. Other hardware has other bits, and what a study
         # has reported once must not change with them.
@@ -113,6 +141,8 @@ def work(plan: Plan, variant: str, seed: int) -> None:
         return
     clock.enter("measure")
     result = _measured(plan, variant, seed, run, recipe, scored, clock)
+    if kept:  # measured again: what was declared before the run is what was declared then
+        result = replace(result, hypotheses=kept.hypotheses)
     size = results.write(results.path_of(plan, variant, seed), result)
     log(f"{folder}: results of {size / 1000:.0f} KB")
     if size > results.MOST_BYTES:
@@ -136,24 +166,37 @@ def _watch(clock: Clock) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _places(plan: Plan, other: OtherRun) -> list[str]:
+def _places(plan: Plan, other: OtherRun, clock: Clock) -> list[str]:
     """Return the folders of other runs, or the file that they decode for the train split, made where it is missing."""
     folders = [str(plan.run_folder(other.variant, seed)) for seed in other.seeds]
     if other.kind == "run":
         return folders
     name = f"decoded-{other.variant}-{'-'.join(map(str, other.seeds))}"
-    output, sources = plan.folder / f"{name}.jsonl", plan.folder / f"{name}-sources.jsonl"
+    output, sources, made = (plan.folder / f"{name}{ending}" for ending in (".jsonl", "-sources.jsonl", ".json"))
+    recipe = plan.recipe(other.variant, other.seeds[0])
+    examples = load(recipe.data, splits=("train",)).train
+    # The texts are of these teachers and sources: where the study or the data have changed since, they are made again.
+    wanted = {"teacher": plan.fingerprint(other.variant), "sources": fingerprint({"train": examples})}
     # Two runs may read the same file: the first one makes it, and the other waits.
     with locked(plan.folder / f"{name}.lock", lambda: log(f"{output}: another run is decoding it; waiting")):
-        if not output.is_file():
-            recipe = plan.recipe(other.variant, other.seeds[0])
-            examples = load(recipe.data, splits=("train",)).train
+        if not output.is_file() or _json_or_none(made) != wanted:
             write_atomically(sources, "".join(json_text({"source": example.source}) + "\n" for example in examples))
             log(f"{output}: decoding {len(examples)} sources of train")
+            clock.enter("decode")
             arguments = [f"run={','.join(folders)}", f"input={sources}", f"output={output}", "field=source"]
             if decode.main(arguments):
                 raise SystemExit(2)
+            clock.enter(None)
+            write_atomically(made, json.dumps(wanted))
     return [str(output)]
+
+
+def _json_or_none(path: Path) -> Any:
+    """Return what a file that can be made again holds; None where it is missing or damaged."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None
 
 
 class Scored(NamedTuple):
@@ -188,11 +231,12 @@ def _measured(plan: Plan, variant: str, seed: int, run: Run, recipe: Recipe, sco
     metadata, log_records = read_metadata(run.folder), read_log(run.folder)
     return Result(
         variant=variant, seed=seed, recipe=plan.fingerprint(variant), measured=plan.measured_hash(variant),
-        hypotheses=plan.hypotheses_hash(), data=metadata.data, tested=fingerprint({"test": examples}),
+        hypotheses=plan.declaration(variant, seed).read_text(encoding="utf-8"),
+        data=metadata.data, tested=fingerprint({"test": examples}),
         version=own_version(), hardware=_hardware(metadata.device, metadata.threads, metadata.precision),
         cost={**clock.save(), **_sizes(run, log_records)}, steps=log_records[-1]["step"], step=run.step,
         dev=[{"step": record["step"], **record["dev"]} for record in log_records if "dev" in record],
-        texts=texts, tables=tables, report=scored.report,
+        texts=texts, tables=tables, report=scored.report, beams=plan.settings.diagnose.beams,
     )  # fmt: skip
 
 
@@ -210,7 +254,8 @@ def _decoded(run: Run, name: str, search: Search, examples: Sequence[Example]) -
     """Return the best text of each example; texts of the same search, checkpoint and examples are kept."""
     path = run.folder / PIECES / f"{name}.json"
     asked = {"search": repr(search), "step": run.step, "sentences": fingerprint({"test": examples})}
-    if path.is_file() and (kept := read_json(path))["asked"] == asked:
+    kept = _json_or_none(path)
+    if isinstance(kept, dict) and kept.get("asked") == asked and isinstance(kept.get("texts"), list):
         return list(kept["texts"])
     rows = run.search([example.source for example in examples], search.settings, lambda _: None)
     texts = [hypotheses[0].text if hypotheses else "" for hypotheses in rows]

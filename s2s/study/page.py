@@ -58,18 +58,20 @@ def remarks(comparisons: Comparisons) -> list[str]:
     """Return what a reader must know before the numbers: few seeds, runs that have not converged, other hypotheses."""
     plan, variants = comparisons.plan, comparisons.variants
     lines = []
-    seeds = min(len(rows) for rows in variants.values())
+    few = [f"{len(rows)} of {name}" for name, rows in variants.items() if len(rows) < LEAST_SEEDS]
     if plan.settings.exploratory:
         lines.append("exploratory: it chooses what a later study tests, so differences have no p")
-    elif seeds < LEAST_SEEDS:
-        lines.append(f"exploratory: {seeds} seeds of a variant are too few for a p (at least {LEAST_SEEDS})")
+    elif few:
+        lines.append(f"exploratory: too few seeds for a p (at least {LEAST_SEEDS}): {', '.join(few)}")
     if missing := len(plan.runs) - len(comparisons.results):
         lines.append(f"{missing} of {len(plan.runs)} runs have no results yet")
-    if unfinished := [name for name in variants if not comparisons.converged(name)]:
-        lines.append(
-            f"not converged (the last evaluation lowers the best loss by more than 0.01): {', '.join(unfinished)}"
-        )
-    return [*lines, *stored.fitting(plan, comparisons.results)]
+    unfinished = [name for name in variants if not comparisons.converged(name)]
+    once = [name for name in unfinished if min(len(result.losses) for result in variants[name]) < 2]
+    if once:
+        lines.append(f"not known to have converged (fewer than two evaluations): {', '.join(once)}")
+    if others := [name for name in unfinished if name not in once]:
+        lines.append(f"not converged (the last evaluation lowers the best loss by more than 0.01): {', '.join(others)}")
+    return [*lines, *stored.fitting(plan, comparisons.results), *comparisons.uneven, *comparisons.untested]
 
 
 def sentence(row: Row) -> str:
@@ -78,8 +80,11 @@ def sentence(row: Row) -> str:
     difference, kind = row.difference, row.declared["name"]
     margin = "" if row.declared["margin"] is None else f" within {row.declared['margin']:g}"
     test = "no p" if row.p is None else f"p = {row.p:.4f}, {row.adjusted:.4f} after Holm"
+    uncorrected = "" if row.p is None else " before Holm's correction"
     detectable = (
-        "" if difference.detectable is None else f"; a difference of {difference.detectable:.3g} could have been found"
+        ""
+        if difference.detectable is None
+        else f"; {difference.detectable:.3g} would have been found{uncorrected} in four of five cases"
     )
     return f"{row.endpoint}, {row.variant} - {row.baseline}: {_difference(row)}, {kind}{margin}: {test}{detectable}"
 
@@ -108,7 +113,7 @@ def record(comparisons: Comparisons, notes: Sequence[str]) -> dict[str, Any]:
                 "cost": comparisons.cost(name),
                 "values": {
                     endpoint: {"mean": fmean(values), "deviation": spread(values), "seeds": values}
-                    for endpoint in endpoints for values in [comparisons.values(name, endpoint)]
+                    for endpoint in endpoints if (values := comparisons.values(name, endpoint))
                 },
             }
             for name, rows in comparisons.variants.items()
@@ -123,7 +128,7 @@ def _run(result: Result, endpoints: Iterable[str]) -> dict[str, Any]:
         "seed": result.seed, "step": result.step, "steps": result.steps, "converged": result.converged,
         "cost": result.cost, "hardware": result.hardware, "version": result.version, "data": result.data,
         "recipe": result.recipe, "hypotheses": result.hypotheses,
-        "values": {endpoint: result.value(endpoint) for endpoint in endpoints},
+        "values": {endpoint: result.value(endpoint) for endpoint in endpoints if endpoint in result.tables},
     }  # fmt: skip
 
 
@@ -152,6 +157,8 @@ def shown(comparisons: Comparisons) -> list[str]:
 
 
 def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return ""
     if undefined := sum(not math.isfinite(value) for value in values):
         return f"undefined in {undefined} of {len(values)} runs"
     deviation = spread(values)
@@ -201,7 +208,15 @@ def _declared(comparisons: Comparisons) -> str:
          _number(row.p, ".4f"), _number(row.adjusted, ".4f"), _number(row.difference.detectable, ".3g")]
         for row in rows
     ]  # fmt: skip
-    head = ["endpoint", "difference of", "test", "estimate and 95 % interval", "p", "p after Holm", "could have found"]
+    head = [
+        "endpoint",
+        "difference of",
+        "test",
+        "estimate and 95 % interval",
+        "p",
+        "p after Holm",
+        "found in 80 %, before Holm",
+    ]
     return f"<h2>Declared hypotheses</h2>{_table(head, cells)}"
 
 
@@ -265,12 +280,14 @@ def _curves(comparisons: Comparisons) -> str:
         Curve(name, *_over_steps(rows, "loss")) for name, rows in comparisons.variants.items() if _has_dev(rows, "loss")
     ]
     figures = [curves(losses, "Loss on dev", "updates", "nats a token", name="dev")] if losses else []
-    if BEAM_WIDTHS in comparisons.endpoints:
-        widths = [float(width) for width in comparisons.plan.settings.diagnose.beams]
-        series = [
-            Curve(name, widths, np.array([_by_width(result) for result in rows]))
-            for name, rows in comparisons.variants.items()
-        ]
+    widths = comparisons.plan.settings.diagnose.beams
+    # Runs that were measured over other widths are left out; a line at the top of the page names them.
+    series = [
+        Curve(name, [float(width) for width in widths], np.array([_by_width(result) for result in rows]))
+        for name, rows in comparisons.variants.items()
+        if comparisons.has(name, BEAM_WIDTHS) and all(_widths(result, widths) == widths for result in rows)
+    ]
+    if series:
         title = "Quality by beam width"
         figures.append(
             curves(series, title, "beams, without length penalty", "chrF, mean of sentences", True, name="beams")
@@ -288,6 +305,11 @@ def _over_steps(rows: Sequence[Result], score: str) -> tuple[list[float], Number
     scores = [{row["step"]: row[score] for row in result.dev if score in row} for result in rows]
     steps = sorted(set(scores[0]).intersection(*scores[1:]))
     return [float(step) for step in steps], np.array([[run[step] for step in steps] for run in scores])
+
+
+def _widths(result: Result, now: list[int]) -> list[int]:
+    """Return the beam widths of a run's quality; for a result of an earlier version the present ones, if they fit."""
+    return result.beams or (now if result.tables[BEAM_WIDTHS].rows.shape[1] == len(now) + 1 else [])
 
 
 def _by_width(result: Result) -> list[float]:
@@ -315,7 +337,7 @@ def _runs(comparisons: Comparisons) -> str:
     names = shown(comparisons)
     cells = [
         [variant, str(result.seed), f"{result.step} of {result.steps}", _costs(result.cost)[0],
-         *(f"{result.value(name):.4g}" for name in names)]
+         *(f"{result.value(name):.4g}" if name in result.tables else "" for name in names)]
         for variant, rows in comparisons.variants.items() for result in rows
     ]  # fmt: skip
     return f"<h2>Runs</h2>{_table(['variant', 'seed', 'checkpoint', 'CPU minutes', *names], cells)}"

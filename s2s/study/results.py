@@ -7,11 +7,11 @@ hashes of recipe, data and hypotheses: JSON, compressed, a few dozen kilobytes.
 import json
 import lzma
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from s2s.files.foreign import parse_json
 from s2s.heads.scoring import SUMMED
 from s2s.metrics import overlap
 from s2s.metrics.bootstrap import Measure, Numbers, mean
-from s2s.metrics.table import TEXT_METRICS, better
+from s2s.metrics.table import TEXT_METRICS, Better, better
 from s2s.study.settings import Plan
 
 MOST_BYTES = 200_000
@@ -34,6 +34,8 @@ PRECISION = 0.01
 
 The mean of 300 sentences has an error of 0.06 of these deviations, so the rounding of each is beyond notice.
 """
+ROUNDING = 1e-12
+"""Deviations below this share of a column's largest number are no information."""
 QUANTITIES: dict[str, Measure] = {
     "beam_curse": search_errors.curse,
     "calibration_gap": calibration.error_growth,
@@ -71,8 +73,8 @@ class Table:
         columns, scales = [], []
         for column in self.rows.T:
             whole = bool((column == np.round(column)).all())
-            # Of a column of equal numbers, which have no deviation, the number itself.
-            spread = float(column.std()) or float(np.abs(column).max())
+            # Of a column of equal numbers, or of numbers that differ in their rounding alone, the number itself.
+            spread = max(float(column.std()), float(np.abs(column).max()) * ROUNDING)
             exponent = 0 if whole else math.floor(math.log10(spread * PRECISION))
             scales.append(exponent)
             columns.append(np.round(column / 10.0**exponent).astype(np.int64).tolist())
@@ -108,13 +110,19 @@ class Result:
     texts: dict[str, list[str]]  # hypotheses of each search
     tables: dict[str, Table] = field(default_factory=dict)  # by endpoint: SEARCH.SCORE, HEAD.SCORE or a quantity
     report: list[str] = field(default_factory=list)
+    beams: list[int] = field(default_factory=list)  # widths of the quantity beam_curse; earlier versions kept none
 
     @property
     def converged(self) -> bool:
         """Whether the last evaluation lowers the best loss on dev by no more than 0.01."""
         # Against all evaluations before: after a bump, the last step down alone would look like progress.
-        losses = [row["loss"] for row in self.dev if "loss" in row]
+        losses = self.losses
         return len(losses) > 1 and min(losses[:-1]) - losses[-1] <= 0.01
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss on dev at each evaluation."""
+        return [row["loss"] for row in self.dev if "loss" in row]
 
     @property
     def cpu_minutes(self) -> float:
@@ -157,7 +165,11 @@ def path_of(plan: Plan, variant: str, seed: int) -> Path:
 
 
 def write(path: Path, result: Result) -> int:
-    """Write a run's file and return its size in bytes."""
+    """Write a run's file and return its size in bytes. Errors: a UserError for sums that are not finite."""
+    for name, table in result.tables.items():
+        if not np.isfinite(table.rows).all():
+            sentence = int(np.argwhere(~np.isfinite(table.rows).all(axis=1))[0, 0]) + 1
+            raise UserError(f"{path.name}: {name}: sentence {sentence} has a sum that is not finite")
     values = {**asdict(result), "tables": {name: table.plain() for name, table in result.tables.items()}}
     # Tracked in git, so small counts; columns of small whole numbers repeat a lot.
     content = lzma.compress(json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode(), preset=9)
@@ -171,6 +183,7 @@ def read(path: Path) -> Result:
     """Read a run's file. Errors: a UserError for a file that is cut or of something else."""
     try:
         values = parse_json(lzma.decompress(path.read_bytes()).decode())
+        _check(values)
         tables = {name: Table.of(table) for name, table in values["tables"].items()}
         result = Result(**{**values, "tables": tables})
         if path.name != f"{result.variant}-{result.seed}{SUFFIX}":
@@ -180,13 +193,51 @@ def read(path: Path) -> Result:
         raise UserError(f"{path}: no results of a study's run ({first_line(error)}); remove it to run again") from error
 
 
+def _check(values: Any) -> None:
+    """Refuse values of other types than a result has, which would fail later without a file's name."""
+    for item in fields(Result):
+        kind: Any = get_origin(item.type) or item.type
+        # Results of earlier versions lack the last ones, which are lists.
+        value = values.get(item.name, [])
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{item.name} is no {kind.__name__}")
+    numbers = [*values["cost"].values(), *(number for row in values["dev"] for number in row.values())]
+    if any(isinstance(number, bool) or not isinstance(number, int | float) for number in numbers):
+        raise ValueError("cost and dev are not numbers")
+    if not {"processor", "precision"} <= values["hardware"].keys():
+        raise ValueError("hardware names no processor or precision")
+    for name, table in values["tables"].items():
+        if table["better"] not in get_args(Better):
+            raise ValueError(f"{name}: better is {table['better']!r}")
+        if len({len(column) for column in table["columns"]}) != 1:
+            raise ValueError(f"{name}: its columns have different lengths")
+    if not values["tables"]:
+        raise ValueError("it has no tables")
+
+
+def kept(plan: Plan, variant: str, seed: int) -> Result | None:
+    """Return the results of a run if they are there, of whatever recipe."""
+    path = path_of(plan, variant, seed)
+    return read(path) if path.is_file() else None
+
+
 def stored(plan: Plan, variant: str, seed: int) -> Result | None:
     """Return the results of a run if they are there and of the recipe as it is now; None otherwise."""
-    path = path_of(plan, variant, seed)
-    if not path.is_file():
-        return None
-    result = read(path)
-    return result if result.recipe == plan.fingerprint(variant) else None
+    result = kept(plan, variant, seed)
+    return result if result and result.recipe == plan.fingerprint(variant) else None
+
+
+def check_replaced(plan: Plan, runs: Iterable[tuple[str, int]]) -> None:
+    """Refuse to replace results of a recipe that has changed since. Errors: a UserError with their names."""
+    changed = [
+        path_of(plan, *run) for run in runs
+        if (result := kept(plan, *run)) and result.recipe != plan.fingerprint(run[0])
+    ]  # fmt: skip
+    if changed:
+        raise UserError(
+            f"{plan.results}: {', '.join(path.name for path in changed)}: results of a recipe that has changed since; "
+            f"give results=ANOTHER, or remove them to have these runs again"
+        )
 
 
 def fitting(plan: Plan, results: Sequence[Result]) -> list[str]:
@@ -195,6 +246,6 @@ def fitting(plan: Plan, results: Sequence[Result]) -> list[str]:
     if other := sorted({result.variant for result in results if result.measured != plan.measured_hash(result.variant)}):
         lines.append(f"searched, scored or diagnosed otherwise than the study says now: {', '.join(other)}")
     if other := sorted({result.variant for result in results if result.hypotheses != plan.hypotheses_hash()}):
-        lines.append(f"measured before the hypotheses were as they are now: {', '.join(other)}")
+        lines.append(f"begun before the hypotheses were as they are now: {', '.join(other)}")
     values = {name: sorted({getattr(result, name) for result in results}) for name in ("data", "tested")}
     return [*lines, *(f"runs differ in their {name}: {', '.join(all)}" for name, all in values.items() if len(all) > 1)]

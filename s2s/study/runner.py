@@ -32,8 +32,8 @@ STOPPED = (130, 143, -signal.SIGTERM, -signal.SIGINT, KILLED)
 """Exit codes of a run that was stopped, and continues the next time."""
 PATIENCE = 40.0
 """Seconds that runs have to end whole before they are killed."""
-TAIL = 400
-"""Characters of a failed run's log that are shown."""
+ERROR, MOST = "error: ", 400
+"""The beginning of a line that says what failed, and the characters of it that are shown."""
 
 
 def reserve(budget: float) -> float:
@@ -50,6 +50,7 @@ class Process:
     process: "subprocess.Popen[bytes]"
     slot: int  # its number among the workers; with GPUs, that of its GPU
     log: Path
+    written: int  # bytes of the log before it began, which are of earlier processes
 
     @property
     def name(self) -> str:
@@ -78,11 +79,14 @@ def progress(plan: Plan) -> Progress:
         if result and (result.measured == plan.measured_hash(variant) or not plan.is_trained(variant, seed)):
             finished[variant, seed] = result
     only = plan.settings.only or list(plan.variants)
-    left = [run for run in plan.runs if run not in finished and run[0] in only]
-    read = {other for run in left for other in needed(plan, *run) if not plan.is_trained(*other)}
+    left = {run for run in plan.runs if run not in finished and run[0] in only}
+    read = set(left)
+    while read:  # what is read may read others in turn
+        read = {other for run in read for other in needed(plan, *run) if not plan.is_trained(*other)} - left
+        left |= read
     # In the order of the study, whose variants read earlier ones.
-    order = [*plan.runs, *sorted(read - set(plan.runs))]
-    return Progress(finished, [run for run in order if run in left or run in read], {})
+    order = [*plan.runs, *sorted(left - set(plan.runs))]
+    return Progress(finished, [run for run in order if run in left], {})
 
 
 def check_folders(plan: Plan, state: Progress) -> None:
@@ -207,8 +211,17 @@ def run(plan: Plan, state: Progress, arguments: Sequence[str], began: float, log
     plan.folder.mkdir(parents=True, exist_ok=True)
     running: list[Process] = []
     reported = time.monotonic()
-    message = f"{plan.folder}: another process works on this study; waiting until it ends"
-    with locked(plan.folder / ".lock", lambda: log(message)), _ended(running):
+    waited = []
+
+    def wait() -> None:
+        log(f"{plan.folder}: another process works on this study; waiting until it ends")
+        waited.append(True)
+
+    with locked(plan.folder / ".lock", wait), _ended(running):
+        if waited:  # what was left may be done now
+            now = progress(plan)
+            state.finished, state.left = now.finished, now.left
+            log(f"{runs_left(len(state.left))}")
         while True:
             for process in [process for process in running if process.process.poll() is not None]:
                 running.remove(process)
@@ -284,11 +297,12 @@ def _process(plan: Plan, variant: str, seed: int, slot: int, arguments: Sequence
         environment["CUDA_VISIBLE_DEVICES"] = shown[slot % gpus] if len(shown) >= gpus else str(slot % gpus)
     command = [sys.executable, "-m", "s2s.study.measuring", variant, str(seed), *arguments]
     with path.open("ab") as file:
+        written = file.tell()
         # A session of its own: Ctrl-C reaches only the runner, which ends each of its runs once.
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=file, stderr=file, env=environment, start_new_session=True
         )
-    return Process(variant, seed, process, slot, path)
+    return Process(variant, seed, process, slot, path, written)
 
 
 def _finish(plan: Plan, process: Process, state: Progress, log: Log, stopped: bool) -> None:
@@ -301,13 +315,29 @@ def _finish(plan: Plan, process: Process, state: Progress, log: Log, stopped: bo
         state.left.remove(run)
         spent = hours(result.cpu_minutes)
         log(f"{process.name}: finished after {spent} of CPU time; {runs_left(len(state.left))}")
-    elif code == KILLED and not stopped:
-        state.failed[run] = "killed; was there too little memory?"
-        log(f"{process.name}: {state.failed[run]} ({process.log})")
     elif not (stopped and code in STOPPED):
-        text = process.log.read_text(encoding="utf-8", errors="replace")[-TAIL:].strip()
-        state.failed[run] = text.splitlines()[-1] if text else f"exit code {code}"
+        state.failed[run] = _reason(process, code)
         log(f"{process.name}: failed: {state.failed[run]} ({process.log})")
+
+
+def _reason(process: Process, code: int) -> str:
+    """Return in a line why a process has failed: the error that it wrote, or else how it ended."""
+    if code == 0:
+        return "the study's file has changed since the command began; results are of the file as it is now"
+    if code == KILLED:
+        return "killed; was there too little memory?"
+    lines = process.log.read_bytes()[process.written :].decode(errors="replace").strip().splitlines()
+    if errors := [line for line in lines if line.startswith(ERROR)]:
+        return shortened(errors[-1].removeprefix(ERROR))
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    # A traceback ends with the exception.
+    return shortened(lines[-1]) if lines else f"exit code {code}"
+
+
+def shortened(line: str) -> str:
+    """Return a line without what is beyond its first ``MOST`` characters."""
+    return line if len(line) <= MOST else f"{line[:MOST]} ..."
 
 
 def _status(plan: Plan, state: Progress, running: Sequence[Process], workers: int) -> str:

@@ -18,7 +18,7 @@ from s2s.diagnose.settings import DiagnosisSettings
 from s2s.errors import UserError, nearest
 from s2s.files.paths import at_home
 from s2s.heads.scoring import with_sums
-from s2s.metrics.table import TEXT_METRICS
+from s2s.metrics.table import TEXT_METRICS, better
 from s2s.recipe.recipe import SCHEMA, Recipe, flat
 from s2s.search.methods.base import SearchMethod
 
@@ -33,9 +33,14 @@ OTHERS = (
     *("hallucinations", "length_ratio", "repetition", "copying"),
 )
 """Those that it may name besides them."""
+UNDIRECTED = ("model_errors", "language_slope", "length_ratio", "copying")
+"""Those of which neither more nor less is better, so that "no worse" means nothing."""
 NAME = re.compile(r"[A-Za-z0-9_]+")
+REFERENCE = "study://"
 OTHER_RUN = re.compile(r"study://(run|decoded)/(\w+)(?:/(\d+(?:\+\d+)*))?")
 """A value of a recipe that is made from other runs: their folders, or what they write for train."""
+FIXED = ("folder", "seed", "select")
+"""Keys of ``run:`` that the study itself sets, for all variants."""
 
 
 @dataclass
@@ -224,7 +229,13 @@ class Plan:
 
     def is_trained(self, variant: str, seed: int) -> bool:
         """Return whether a run has been trained to its end, so that other runs may read it."""
-        return self.trained(variant, seed).exists() and not self.is_another(variant, seed)
+        # The mark may have outlived the folder, which people remove to have its space.
+        has_run = self.trained(variant, seed).exists() and self.run_folder(variant, seed).is_dir()
+        return has_run and not self.is_another(variant, seed)
+
+    def declaration(self, variant: str, seed: int) -> Path:
+        """Return the file with the hash of the hypotheses that were declared when a run was begun."""
+        return self.folder / f"{variant}-{seed}.hypotheses"
 
     def recipe(self, variant: str, seed: int, places: Mapping[OtherRun, list[str]] | None = None) -> Recipe:
         """Return the recipe of a run; ``places`` has the paths for each reference to other runs.
@@ -232,9 +243,6 @@ class Plan:
         Errors: a UserError for a variant that sets what the study sets for all: seed, folder, selection, search.
         """
         changes = self.variants[variant]
-        for key in ("folder", "seed", "select"):
-            if key in changes.values.get("run", {}):
-                raise UserError(f"{changes.position(f'run.{key}')}: run.{key}: the study sets it for all variants")
         if "search" in changes.values:
             where = changes.position("search")
             raise UserError(f"{where}: search: it is the same for all variants; give searches, or recipe.search")
@@ -249,18 +257,25 @@ class Plan:
         """Return the settings of a search for runs of a recipe."""
         layer = self.searches[name]
         values = dict(layer.values)
-        examples = values.pop("examples", None)
-        count = None if examples is None else merge(Measured, [Layer(layer.origin, {"examples": examples}, {})])
+        part = {"examples": values.pop("examples")} if "examples" in values else {}
+        count = merge(_Examples, [Layer(layer.origin, part, layer.lines)]).examples
         base = Layer("recipe", {"search": recipe.values()["search"]}, {})
-        merged = merge(SCHEMA, [base, Layer(layer.origin, {"search": values}, {})])
-        return Search(merged.search, None if count is None else count.examples)
+        lines = {f"search.{key}": line for key, line in layer.lines.items()}
+        merged = merge(SCHEMA, [base, Layer(layer.origin, {"search": values}, lines)])
+        return Search(merged.search, count)
 
-    def quantities(self) -> set[str]:
-        """Return the endpoints that the diagnosis gives."""
-        measured = self.settings.diagnose
-        if not measured.examples:
+    def quantities(self, variant: str) -> set[str]:
+        """Return the endpoints that the diagnosis of a variant gives."""
+        measured, recipe = self.settings.diagnose, self.recipes[variant]
+        if not measured.examples or not recipe.generates:
             return set()
-        return {*(measured.quantities or KEPT), *(f"excess_error_after_{length}" for length in measured.lengths)}
+        # The true distribution is known of one data set alone.
+        lengths = measured.lengths if recipe.data.source == "synthetic" else []
+        return {*(measured.quantities or KEPT), *(f"excess_error_after_{length}" for length in lengths)}
+
+    def endpoints(self, variant: str) -> set[str]:
+        """Return all endpoints of a variant."""
+        return self.scores(variant) | self.quantities(variant)
 
     def scores(self, variant: str) -> set[str]:
         """Return the endpoints of a variant that are scores: of searches, where it generates, and of heads."""
@@ -343,8 +358,15 @@ def read_plan(arguments: Sequence[str]) -> Plan:
     minutes = _minutes(layer, variants)
     if not variants:
         raise UserError(f"{file}: variants: missing; give names and the keys that each changes")
+    try:
+        # A study may have the name of its base, and is none itself.
+        bases = recipe_layers(base.text, None if base.text == file.stem else file.parent)
+    except UserError as error:
+        # A fault within the base names its own line; that it was not found is the fault of the line that names it.
+        where = layer.position("recipe.base") if str(error).startswith("recipe ") else None
+        raise UserError(f"{where}: recipe.base: {error}") if where else error from error
     plan = Plan(
-        file.stem, file, settings, (*recipe_layers(base.text), recipe),
+        file.stem, file, settings, (*bases, recipe),
         {name: _within(layer, values, f"variants.{name}") for name, values in variants.items()},
         {name: _within(layer, values, f"searches.{name}") for name, values in sections["searches"].items()},
         minutes,
@@ -381,6 +403,17 @@ def _within(layer: Layer, values: Any, section: str) -> Layer:
 class _Minutes:
     minutes: Positive = 1.0
 
+    def __post_init__(self) -> None:
+        settle(self)
+
+
+@dataclass
+class _Examples:
+    examples: Count | None = None
+
+    def __post_init__(self) -> None:
+        settle(self)
+
 
 def _minutes(layer: Layer, variants: dict[str, Any]) -> dict[str, float]:
     """Return the ``minutes`` of the variants, and take them out of their sections: they are no key of a recipe."""
@@ -395,34 +428,79 @@ def _minutes(layer: Layer, variants: dict[str, Any]) -> dict[str, float]:
 
 
 def _check(plan: Plan) -> None:
-    """Refuse names that cannot be files, references and hypotheses to what the study does not have."""
+    """Refuse, before any run, what would fail or mean nothing once the runs are there. Errors: a UserError."""
     for name in (*plan.variants, *plan.searches):
         if not NAME.fullmatch(name):
             raise UserError(f"{plan.file}: '{name}': a name of letters, digits and _ is needed")
+    if unknown := [name for name in plan.settings.only if name not in plan.variants]:
+        raise UserError(f"only: no variant '{unknown[0]}'{nearest(unknown[0], plan.variants)}")
+    _check_recipes(plan)
+    if plan.settings.diagnose.examples:
+        try:
+            plan.settings.diagnose.settings(Path("run"))
+        except UserError as error:
+            raise UserError(f"{plan.file}: diagnose.{error}") from error
     for variant in plan.variants:
         for search in plan.searches:
             plan.search(search, plan.recipes[variant])
-        before = list(plan.variants)[: list(plan.variants).index(variant)]
-        for other in plan.needs(variant, plan.settings.seeds[0]):
-            if other.variant not in before:
-                hint = ", which comes later" if other.variant in plan.variants else nearest(other.variant, before)
-                raise UserError(f"{plan.file}: variants.{variant}: it reads no earlier variant '{other.variant}'{hint}")
-    if unknown := [name for name in plan.settings.only if name not in plan.variants]:
-        raise UserError(f"only: no variant '{unknown[0]}'{nearest(unknown[0], plan.variants)}")
+        if not plan.endpoints(variant):
+            raise UserError(
+                f"{plan.file}: variants.{variant}: nothing would be measured of it; give searches, heads or "
+                "diagnose.examples"
+            )
     for index, row in enumerate(plan.settings.hypotheses):
-        for key in ("variant", "baseline"):
-            if (name := getattr(row, key)) is not None and name not in plan.variants:
-                raise UserError(f"{plan.file}: hypotheses[{index}].{key}: no '{name}'{nearest(name, plan.variants)}")
-        if "." not in row.endpoint and row.endpoint not in plan.quantities():
-            hint = nearest(row.endpoint, sorted(plan.quantities()))
-            raise UserError(f"{plan.file}: hypotheses[{index}].endpoint: no '{row.endpoint}'{hint}")
-        if (row.baseline or plan.baseline) == row.variant:
-            raise UserError(f"{plan.file}: hypotheses[{index}].variant: '{row.variant}' is compared with itself")
-        if "." in row.endpoint:
-            known = plan.scores(row.variant).intersection(plan.scores(row.baseline or plan.baseline))
-            if row.endpoint not in known:
-                hint = nearest(row.endpoint, sorted(known))
-                raise UserError(f"{plan.file}: hypotheses[{index}].endpoint: no '{row.endpoint}'{hint}")
+        _check_hypothesis(plan, f"{plan.file}: hypotheses[{index}]", row)
+    if (weights := plan.settings.weights) is not None:
+        folders = [plan.file.parent, Path("recipes", "studies"), STUDIES]
+        known = {file.stem for folder in folders for file in folder.glob("*.yaml")}
+        if weights not in known:
+            raise UserError(f"weights: no study '{weights}'{nearest(weights, known)}")
+
+
+def _check_recipes(plan: Plan) -> None:
+    """Refuse recipes that are wrong, set what the study sets, or read runs that are not there before them."""
+    for layer in (plan.base[-1], *plan.variants.values()):
+        for key in FIXED:
+            if key in layer.values.get("run", {}):
+                hint = "; give the study's select" if key == "select" else ""
+                raise UserError(f"{layer.position(f'run.{key}')}: run.{key}: the study sets it for all variants{hint}")
+        for key, text in _texts(layer.values):
+            if text.startswith(REFERENCE) and not OTHER_RUN.fullmatch(text):
+                raise UserError(
+                    f"{layer.position(key)}: {key}: '{text}': expected study://run/VARIANT or study://decoded/VARIANT, "
+                    f"and /SEED or /SEED+SEED after it where the seeds are others than the run's own"
+                )
+    names = list(plan.variants)
+    for index, variant in enumerate(plan.recipes):
+        for other in plan.needs(variant, plan.settings.seeds[0]):
+            if other.variant not in names[:index]:
+                hint = nearest(other.variant, names[:index])
+                if other.variant in names:
+                    hint = ", which is itself" if other.variant == variant else ", which comes later"
+                raise UserError(f"{plan.file}: variants.{variant}: it reads no earlier variant '{other.variant}'{hint}")
+
+
+def _check_hypothesis(plan: Plan, where: str, row: Declared) -> None:
+    """Refuse a hypothesis on what the study does not have, or whose test means nothing."""
+    for key in ("variant", "baseline"):
+        if (name := getattr(row, key)) is not None and name not in plan.variants:
+            raise UserError(f"{where}.{key}: no '{name}'{nearest(name, plan.variants)}")
+    baseline = row.baseline or plan.baseline
+    if baseline == row.variant:
+        raise UserError(f"{where}.variant: '{row.variant}' is compared with itself")
+    known = plan.endpoints(row.variant) & plan.endpoints(baseline)
+    if row.endpoint not in known:
+        alike = sorted(name for name in known if ("." in name) == ("." in row.endpoint))
+        hint = nearest(row.endpoint, alike)
+        if row.endpoint.startswith("excess_error_after_"):
+            hint = "; it needs data whose true distribution is known, and its length in diagnose.lengths"
+        raise UserError(f"{where}.endpoint: no '{row.endpoint}'{hint}")
+    score = row.endpoint.rpartition(".")[2]
+    undirected = better(score) == "neither" if "." in row.endpoint else row.endpoint in UNDIRECTED
+    if isinstance(row, NonInferiority) and undirected:
+        raise UserError(
+            f"{where}.name: non_inferiority: of {row.endpoint} neither more nor less is better; take equivalence"
+        )
 
 
 def given(settings: Any) -> dict[str, Any]:
@@ -431,13 +509,23 @@ def given(settings: Any) -> dict[str, Any]:
     return {"": type(settings).__name__, **{key: value for key, value in values.items() if value != defaults[key]}}
 
 
-def _others(value: Any, seed: int) -> Iterator[OtherRun]:
+def _others(values: Any, seed: int) -> Iterator[OtherRun]:
     """Yield the references to other runs in nested values."""
-    if isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _others(inner, seed)
-    elif isinstance(value, Written) and (match := OTHER_RUN.fullmatch(value.text)):
-        yield _other(match, seed)
+    for _, text in _texts(values):
+        if match := OTHER_RUN.fullmatch(text):
+            yield _other(match, seed)
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted key and the text of each written value in nested ones."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _texts(inner, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _texts(inner, f"{key}[{index}]")
+    elif isinstance(value, Written):
+        yield key, value.text
 
 
 def _other(match: re.Match[str], seed: int) -> OtherRun:

@@ -139,8 +139,9 @@ def test_a_forest_in_words_and_its_ids():
     root = parsed(svg)
     assert root.find("title").text == "chrF of beam 4"
     assert root.find("desc").text == (
-        "R-Drop: +0.50 chrF, 95 % interval 0.06 to 0.94, difference, p after Holm 0.012, could have found 0.62, "
-        "higher is better. noise: −1.25 chrF, 95 % interval −1.69 to −0.81, could have found 0.62, lower is better."
+        "R-Drop: +0.50 chrF, 95 % interval 0.06 to 0.94, difference, p after Holm 0.012, "
+        "could have found 0.62 before Holm, higher is better. noise: −1.25 chrF, 95 % interval −1.69 to −0.81, "
+        "could have found 0.62, lower is better."
     )
     assert re.findall(r'id="([^"]*)"', svg) == ["primary-title", "primary-desc"]
     shown = [item.text for item in root.iter("text")]

@@ -1,6 +1,7 @@
 """A study: its file, its runs (resumable, one after another or side by side), its small results and its page."""
 
 import json
+import lzma
 import os
 import re
 import shutil
@@ -18,14 +19,16 @@ from shared_runs import shared_folder
 
 from s2s.data import load
 from s2s.errors import UserError
+from s2s.files.locks import locked
 from s2s.metrics import score
 from s2s.metrics.bootstrap import mean
 from s2s.study import results
 from s2s.study.__main__ import _failures, main
 from s2s.study.comparison import Comparisons
+from s2s.study.measuring import Clock
 from s2s.study.page import page, record, remarks, write_page
 from s2s.study.results import Table
-from s2s.study.runner import Progress, minutes, progress, remaining
+from s2s.study.runner import Process, Progress, _reason, minutes, progress, remaining
 from s2s.study.settings import KEPT, OTHERS, STUDIES, Plan, read_plan
 
 FILE = """\
@@ -84,7 +87,34 @@ WRONG = [
     (", margin: 5", "", r"hypotheses\[1\].margin: missing"),
     ("minutes: 4", "run: {seed: 3}", r"toy.yaml:10: run.seed: the study sets it for all variants"),
     ("minutes: 4", "data: {path: 'study://decoded/later'}", "it reads no earlier variant 'later'"),
-    ("  greedy: {beams: 1,", "  greedy: {beems: 1,", r"toy.yaml:14: unknown key 'search.beems'|did you mean"),
+    ("  greedy: {beams: 1,", "  greedy: {beems: 1,", r"toy.yaml:14: unknown key 'search.beems'; did you mean"),
+    ("beams: 1, examples: 20", "beams: 1, examples: 0", r"toy.yaml:14: examples: 0 is not"),
+    ("beams: [1, 2]", "beams: []", r"toy.yaml: diagnose.beams: \[\] are not different numbers"),
+    ("prefixes: [2]", "prefixes: []", r"toy.yaml: diagnose.prefixes: \[\] are not different numbers"),
+    (
+        "greedy.seq_rep_2",
+        "greedy.length_ratio",
+        r"hypotheses\[1\].name: non_inferiority: of greedy.length_ratio nei",
+    ),
+    ("beam_2.chrf, variant", "excess_error_after_5, variant", "no 'excess_error_after_5'; it needs data whose true"),
+    (
+        "minutes: 4",
+        "data: {path: 'study://runs/teacher_forcing'}",
+        r"toy.yaml:10: data.path: 'study://runs/.*: expected",
+    ),
+    ("minutes: 4", "data: {path: 'study://run/teacher_forcing/1,2'}", r"toy.yaml:10: data.path: .*SEED\+SEED"),
+    ("minutes: 4", "data: {path: 'study://run/replacement'}", "no earlier variant 'replacement', which is itself"),
+    (
+        "run: {steps",
+        "run: {select: bleu, steps",
+        "toy.yaml:6: run.select: the study sets it .*; give the",
+    ),
+    ("title:", "weights: toyy\ntitle:", "weights: no study 'toyy'; did you mean 'toy'"),
+    (
+        "base: toy_copy",
+        "base: ../recipes/none.yaml",
+        r"toy.yaml:3: recipe.base: recipe '../recipes/none.yaml': no such",
+    ),
     ("greedy.seq_rep_2", "damage_own_error", r"endpoint: no 'damage_own_error'; did you mean 'damage_own_errors'"),
     ("beam_2.chrf, variant: replacement", "beam_2.chrf, variant: teacher_forcing", "is compared with itself"),
     ("diagnose: {", "diagnose: {quantities: [repetitions], ", "no 'repetitions'; did you mean 'repetition'"),
@@ -98,6 +128,28 @@ def test_a_fault_of_a_study_is_one_line_with_its_place(tmp_path, old, new, messa
     assert old in FILE
     with pytest.raises(UserError, match=message):
         plan_of(tmp_path, FILE.replace(old, new, 1))
+
+
+def test_a_study_that_would_measure_nothing_is_refused(tmp_path):
+    text = (
+        re.sub(r"(?m)^(searches|diagnose|hypotheses|  greedy|  beam_2|  - ).*\n", "", FILE)
+        + "diagnose: {examples: 0}\n"
+    )
+    with pytest.raises(UserError, match=r"toy.yaml: variants.teacher_forcing: nothing would be measured of it"):
+        plan_of(tmp_path, text)
+    with pytest.raises(UserError, match=r"toy.yaml:10: unknown key 'modle'"):
+        plan_of(tmp_path, text.replace("minutes: 4", "modle: {}").replace("{examples: 0}", "{examples: 9}"))
+
+
+def test_the_base_of_a_study_is_looked_for_in_its_own_folder_first(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: toy_copy\nmodel: {width: 48}\n", encoding="utf-8")
+    for base in ("mine", "./mine.yaml", "../" + tmp_path.name + "/mine.yaml"):
+        plan = plan_of(tmp_path, FILE.replace("base: toy_copy", f"base: {base}").replace("width: 16, ", ""))
+        assert plan.recipes["replacement"].model.width == 48
+    # A study of the name of a shipped recipe is not taken for its own base.
+    path = tmp_path / "toy_copy.yaml"
+    path.write_text(FILE, encoding="utf-8")
+    assert read_plan([f"study={path}"]).recipes["replacement"].model.width == 16
 
 
 TAGGING = """\
@@ -304,7 +356,10 @@ def test_declared_differences_are_corrected_within_their_family_even_for_those_w
     assert row.difference.estimate == pytest.approx(float(expected), abs=0.1)
     assert row.adjusted == pytest.approx(2 * row.p)
     assert row.p < 0.001
-    assert remarks(comparisons)[-1].startswith("measured before the hypotheses were as they are now")
+    reasons = "results of replacement without it and results of teacher_forcing without it"
+    lines = remarks(comparisons)
+    assert lines[-1] == f"declared, but not tested: absent, replacement - teacher_forcing: {reasons}"
+    assert lines[-2].startswith("begun before the hypotheses were as they are now")
     exploring = Comparisons(replace(plan, settings=replace(settings, exploratory=True)), runs)
     assert [row.p for row in exploring.declared] == [None]
 
@@ -403,7 +458,7 @@ def test_results_alone_make_the_page_without_data_or_weights(finished, tmp_path,
     record = json.loads((folder / "results" / "toy" / "results.json").read_text(encoding="utf-8"))
     assert [row["endpoint"] for row in record["declared"]] == ["beam_2.chrf", "greedy.seq_rep_2"]
     assert record["declared"][0]["p"] is None
-    assert record["remarks"][0].startswith("exploratory: 2 seeds")
+    assert record["remarks"][0].startswith("exploratory: too few seeds for a p (at least 5): 2 of teacher_forcing")
     page = (folder / "results" / "toy" / "page.html").read_text(encoding="utf-8")
     assert page.count("<svg") >= 4
     assert "does noise help copying" in page
@@ -489,11 +544,10 @@ def test_without_data_or_checkpoint_no_run_is_started_and_the_page_shows_what_th
     monkeypatch.delenv("S2S_DATA", raising=False)
     # One variant is changed, so that the other's results still are there.
     text = FILE.replace("  replacement:\n", f"  replacement:\n    {missing}\n")
-    keys = [
-        f"study={write(tmp_path, text)}",
-        f"folder={tmp_path / 'weights'}",
-        f"results={finished / 'results' / 'toy'}",
-    ]
+    (tmp_path / "kept").mkdir()
+    for seed in (1, 2):
+        shutil.copy(finished / "results" / "toy" / f"teacher_forcing-{seed}.json.xz", tmp_path / "kept")
+    keys = [f"study={write(tmp_path, text)}", f"folder={tmp_path / 'weights'}", f"results={tmp_path / 'kept'}"]
     assert main([*keys, f"output={tmp_path / 'page'}"]) == 2
     output = capsys.readouterr()
     assert "started" not in output.out + output.err
@@ -523,13 +577,15 @@ def test_a_signal_stops_the_study_and_a_failed_run_does_not_stop_the_others(tmp_
     study = start(tmp_path, f"folder={tmp_path / 'others'}")
     output, _ = study.communicate(timeout=300)
     assert study.returncode == 2
-    assert "runs that failed, 1: replacement-1: error: " in output
+    assert "runs that failed, 1: replacement-1: " in output
     assert list(stored(tmp_path)) == ["teacher_forcing-1.json.xz"]
 
 
 def test_runs_with_results_of_another_recipe_are_left_to_do(finished_results, tmp_path):
     plan = plan_of(tmp_path, FILE.replace("rate: 0.3", "rate: 0.4"), f"results={finished_results}")
     assert progress(plan).left == [("replacement", 1), ("replacement", 2)]
+    with pytest.raises(UserError, match=r"replacement-1.json.xz, replacement-2.json.xz: results of a recipe that has"):
+        results.check_replaced(plan, plan.runs)
     overrides = f"results={finished_results}", "only=[teacher_forcing]"
     assert not progress(plan_of(tmp_path, FILE.replace("rate: 0.3", "rate: 0.4"), *overrides)).left
     with pytest.raises(UserError, match="only: no variant 'other'"):
@@ -540,11 +596,9 @@ def test_another_measurement_is_made_again_where_the_weights_are_here_and_told_w
     plan = plan_of(tmp_path, FILE.replace("beam_2: {beams: 2", "beam_2: {beams: 3"), f"results={finished_results}")
     kept = progress(plan)
     assert not kept.left
-    assert (
-        "otherwise than the study says now: replacement, teacher_forcing"
-        in remarks(Comparisons(plan, list(kept.finished.values())))[-1]
-    )
-    plan.trained("replacement", 2).parent.mkdir(parents=True)
+    lines = remarks(Comparisons(plan, list(kept.finished.values())))
+    assert any("otherwise than the study says now: replacement, teacher_forcing" in line for line in lines)
+    plan.run_folder("replacement", 2).mkdir(parents=True)
     plan.trained("replacement", 2).touch()
     assert progress(plan).left == [("replacement", 2)]
 
@@ -552,7 +606,7 @@ def test_another_measurement_is_made_again_where_the_weights_are_here_and_told_w
 def test_weights_of_a_variant_that_has_changed_are_refused_and_nobody_reads_them(tmp_path, capsys):
     plan = plan_of(tmp_path)
     for seed in (1, 2):
-        plan.trained("replacement", seed).parent.mkdir(parents=True, exist_ok=True)
+        plan.run_folder("replacement", seed).mkdir(parents=True)
         plan.trained("replacement", seed).touch()
         plan.begun("replacement", seed).write_text(plan.fingerprint("replacement"), encoding="utf-8")
     assert plan.is_trained("replacement", 1)
@@ -567,7 +621,9 @@ def test_weights_of_a_variant_that_has_changed_are_refused_and_nobody_reads_them
 def finished_results(tmp_path):
     folder, plan = tmp_path / "kept", plan_of(tmp_path, FILE, f"results={tmp_path / 'kept'}")
     for variant, seed in plan.runs:
-        results.write(results.path_of(plan, variant, seed), fake_result(plan, variant, seed))
+        rows = np.random.default_rng(seed).normal(3, 1, (15, 2))
+        table = Table("cost", "nats", "lower", rows)
+        results.write(results.path_of(plan, variant, seed), fake_result(plan, variant, seed, clean_cost=table))
     return folder
 
 
@@ -596,6 +652,189 @@ def test_the_names_of_quantities_are_those_that_can_be_measured():
     assert {*KEPT, *OTHERS} == {*damages, *results.QUANTITIES}
 
 
+def test_results_of_a_recipe_that_has_changed_are_not_replaced(finished_results, tmp_path, capsys):
+    path = write(tmp_path, FILE.replace("rate: 0.3", "rate: 0.4"))
+    before = {file: file.read_bytes() for file in finished_results.iterdir()}
+    keys = [f"study={path}", f"folder={tmp_path / 'weights'}", f"results={finished_results}"]
+    for arguments in (keys, [*keys, "--dry-run"]):
+        assert main(arguments) == 2
+        assert "replacement-1.json.xz, replacement-2.json.xz: results of a recipe that has" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in before} == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dev": None},
+        {"cost": {"train_cpu": "x"}},
+        {"hardware": {}},
+        {"seed": "1"},
+        {"step": None},
+        {"tables": {}},
+        {"dev": [{"loss": "low"}]},
+        {"texts": []},
+    ],
+)
+def test_results_with_values_of_another_kind_are_refused_by_name(finished_results, tmp_path, change):
+    path = finished_results / "replacement-1.json.xz"
+    values = json.loads(lzma.decompress(path.read_bytes()))
+    path.write_bytes(lzma.compress(json.dumps({**values, **change}).encode()))
+    with pytest.raises(UserError, match=r"replacement-1.json.xz: no results of a study's run"):
+        progress(plan_of(tmp_path, FILE, f"results={finished_results}"))
+
+
+def test_a_table_that_is_wrong_is_refused_when_it_is_read_or_written(finished_results, tmp_path):
+    path = finished_results / "replacement-1.json.xz"
+    values = json.loads(lzma.decompress(path.read_bytes()))
+    for key, change in (("better", "up"), ("columns", [[1, 2], [1]])):
+        table = {**values["tables"]["clean_cost"], key: change}
+        path.write_bytes(lzma.compress(json.dumps({**values, "tables": {"clean_cost": table}}).encode()))
+        with pytest.raises(UserError, match=r"replacement-1.json.xz: .*clean_cost"):
+            results.read(path)
+    result = fake_result(plan_of(tmp_path), "replacement", 1, g=Table("", "", "lower", np.array([[1.0], [np.nan]])))
+    with pytest.raises(UserError, match=r"replacement-1.json.xz: g: sentence 2 has a sum that is not finite"):
+        results.write(path, result)
+
+
+def test_a_column_of_nearly_equal_numbers_is_kept():
+    rows = np.array([0.3] * 299 + [0.1 * 3])[:, None]
+    assert Table.of(json.loads(json.dumps(Table("", "", "lower", rows).plain()))).rows == pytest.approx(rows)
+
+
+def comparisons_of(tmp_path, shapes, hypotheses=(), **changes):
+    """Return the comparisons of runs whose clean cost has these numbers of sentences, by variant a list over seeds."""
+    plan, random = plan_of(tmp_path), np.random.default_rng(0)
+    runs = [
+        replace(
+            fake_result(
+                plan, variant, seed, clean_cost=Table("cost", "nats", "lower", random.normal(2, 0.1, (count, 2)) + 1)
+            ),
+            **(changes if variant == "replacement" else {}),
+        )
+        for variant, counts in shapes.items()
+        for seed, count in enumerate(counts, start=1)
+    ]
+    rows = [replace(plan.settings.hypotheses[0], endpoint=name) for name in hypotheses]
+    return Comparisons(replace(plan, settings=replace(plan.settings, hypotheses=rows)), runs)
+
+
+@pytest.mark.parametrize(
+    ("others", "changes"), [([100] * 5, {"tested": "others"}), ([95] * 5, {}), ([95] * 5, {"tested": "others"})]
+)
+def test_runs_on_other_sentences_have_a_difference_without_interval_and_p(tmp_path, others, changes):
+    comparisons = comparisons_of(
+        tmp_path, {"teacher_forcing": [100] * 5, "replacement": others}, ["clean_cost"], **changes
+    )
+    (row,) = comparisons.declared
+    assert np.isfinite(row.difference.estimate)
+    assert (row.p, row.adjusted, row.difference.low, row.difference.detectable) == (None, None, None, None)
+    assert "replacement - teacher_forcing" in page(comparisons, remarks(comparisons))
+
+
+def test_a_variant_whose_seeds_were_measured_unlike_lacks_the_endpoint_and_the_page_says_so(tmp_path):
+    comparisons = comparisons_of(tmp_path, {"teacher_forcing": [30] * 5, "replacement": [30, 20]}, ["clean_cost"])
+    lines = remarks(comparisons)
+    assert "the runs of replacement were not measured alike, so it has no clean_cost" in lines
+    assert lines[0] == "exploratory: too few seeds for a p (at least 5): 2 of replacement"
+    assert lines[-1] == (
+        "declared, but not tested: clean_cost, replacement - teacher_forcing: results of replacement without it"
+    )
+    assert not comparisons.declared
+    assert record(comparisons, lines)["variants"]["teacher_forcing"]["values"]["clean_cost"]["seeds"]
+    assert "not measured alike" in page(comparisons, lines)
+
+
+def test_a_hypothesis_on_a_variant_without_results_is_named(tmp_path):
+    lines = remarks(comparisons_of(tmp_path, {"teacher_forcing": [30] * 5}, ["clean_cost"]))
+    assert lines[-1] == (
+        "declared, but not tested: clean_cost, replacement - teacher_forcing: no results of replacement"
+    )
+
+
+def test_an_endpoint_that_the_baseline_lacks_is_compared_among_those_that_have_it(tmp_path):
+    text = FILE.replace("seeds:", "  more: {heads: {tags: {name: softmax, labels: copy_tags}}}\nseeds:").replace(
+        "minutes: 4", "heads: {tags: {name: crf, labels: copy_tags}}"
+    )
+    text += "  - {name: difference, endpoint: tags.entity_f1, variant: more, baseline: replacement}\n"
+    plan, random = plan_of(tmp_path, text), np.random.default_rng(0)
+    shared, own = (Table("t", "0..100", "higher", random.integers(1, 9, (40, 3)).astype(float)) for _ in range(2))
+    runs = [
+        fake_result(plan, variant, seed, **{"beam_2.chrf": shared}, **({"tags.entity_f1": own} if heads else {}))
+        for variant, heads in (("teacher_forcing", False), ("replacement", True), ("more", True))
+        for seed in range(1, 6)
+    ]
+    comparisons = Comparisons(plan, runs)
+    assert [row.endpoint for row in comparisons.declared if row.variant == "more"] == ["tags.entity_f1"]
+    assert not comparisons.others("tags.entity_f1")
+    assert comparisons.values("teacher_forcing", "tags.entity_f1") == []
+    values = record(comparisons, [])["variants"]
+    assert "tags.entity_f1" not in values["teacher_forcing"]["values"]
+    assert len(values["more"]["values"]["tags.entity_f1"]["seeds"]) == 5
+    assert "tags" in page(comparisons, [])
+
+
+def test_a_curve_over_beams_has_only_runs_of_the_present_widths(tmp_path):
+    plan = plan_of(tmp_path)
+    old = Table("chrF lost", "0..100", "lower", np.ones((10, 4)))
+    for widths, drawn in (([1, 2, 4], False), ([], False), ([1, 2], True)):
+        table = old if widths != [1, 2] else replace(old, rows=np.ones((10, 3)))
+        runs = [replace(fake_result(plan, "replacement", seed, beam_curse=table), beams=widths) for seed in (1, 2)]
+        assert ("Quality by beam width" in page(Comparisons(plan, runs), [])) is drawn
+
+
+def test_what_is_read_is_trained_first_however_long_the_chain(tmp_path):
+    taught = """\
+  second: {mitigations: [{name: distillation, teacher: study://run/teacher_forcing/9}]}
+  third: {mitigations: [{name: distillation, teacher: study://run/second/8}]}
+seeds:"""
+    plan = plan_of(tmp_path, FILE.replace("seeds:", taught, 1), "only=[third]", "seeds=[1]")
+    assert progress(plan).left == [("third", 1), ("second", 8), ("teacher_forcing", 9)]
+    plan.run_folder("second", 8).mkdir(parents=True)
+    plan.trained("second", 8).touch()
+    assert progress(plan).left == [("third", 1)]
+    # The mark alone is no run.
+    plan.run_folder("second", 8).rmdir()
+    assert progress(plan).left == [("third", 1), ("second", 8), ("teacher_forcing", 9)]
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "reason"),
+    [
+        ("error: earlier\n|step 1\nerror: loss nan, its batch: " + "7, " * 500 + "\n", 2, "loss nan, its batch: 7, "),
+        ("error: earlier\n|step 3\n", -1, "ended by SIGHUP"),
+        ("|Traceback\nValueError: no\n", 1, "ValueError: no"),
+        ("error: earlier\n|", 3, "exit code 3"),
+        ("|results of 4 KB\n", 0, "the study's file has changed since the command began"),
+        ("|", -9, "killed; was there too little memory?"),
+    ],
+)
+def test_the_reason_of_a_failure_is_what_this_process_wrote(tmp_path, log, code, reason):
+    earlier, _, now = log.partition("|")
+    (tmp_path / "log").write_text(earlier + now, encoding="utf-8")
+    process = Process("a", 1, None, 0, tmp_path / "log", len(earlier))
+    line = _reason(process, code)
+    assert line.startswith(reason)
+    assert len(line) < 420
+
+
+def test_the_clock_counts_phases_and_survives_a_damaged_file(tmp_path, capsys):
+    path = tmp_path / "a.time.json"
+    clock = Clock(path)
+    assert clock.save() == {}
+    clock.enter("train")
+    sum(range(2_000_000))
+    clock.enter(None)
+    trained = clock.save()
+    sum(range(2_000_000))
+    assert clock.save() == trained
+    assert trained["train_cpu"] > 0
+    again = Clock(path)
+    assert again.save() == trained
+    path.write_text('{"train_cpu": "x"}', encoding="utf-8")
+    assert Clock(path).save() == {}
+    assert "a.time.json: damaged" in capsys.readouterr().out
+
+
 def test_a_damaged_file_of_results_is_refused_by_name(finished_results, tmp_path):
     path = finished_results / "replacement-1.json.xz"
     path.write_bytes(path.read_bytes()[:20])
@@ -622,16 +861,40 @@ diagnose: {examples: 0}
     decoded = (tmp_path / "weights" / "decoded-teacher_forcing-3-4.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(decoded) == 100
     assert files["taught-1.json.xz"].data != files["student-1.json.xz"].data == files["teacher_forcing-1.json.xz"].data
-    # Where the weights of teachers are lost they are trained again, and what was measured of them stays.
+    # Where the weights of teachers are lost they are trained again, and what was measured of them stays. What they
+    # decoded is kept, but not where it is of other teachers.
+    file = tmp_path / "weights" / "decoded-teacher_forcing-3-4.jsonl"
+    made = file.with_suffix(".json")
+    kept = {path: path.read_bytes() for path in (file, made)}
     shutil.rmtree(tmp_path / "weights")
+    file.parent.mkdir()
+    file.write_text("old\n", encoding="utf-8")
+    made.write_text(json.dumps({**json.loads(kept[made]), "teacher": "another"}), encoding="utf-8")
     folder = tmp_path / "results" / "toy"
-    (folder / "student-1.json.xz").unlink()
+    for name in ("student", "taught"):
+        (folder / f"{name}-1.json.xz").unlink()
     before = {name: (folder / name).read_bytes() for name in names}
     assert main([f"study={tmp_path / 'toy.yaml'}", f"folder={tmp_path / 'weights'}"]) == 0
     assert (tmp_path / "weights" / "teacher_forcing-3.trained").exists()
     assert not (tmp_path / "weights" / "teacher_forcing-1.trained").exists()
     assert {name: (folder / name).read_bytes() for name in names} == before
-    assert "student-1.json.xz" in stored(tmp_path)
+    assert {"student-1.json.xz", "taught-1.json.xz"} <= stored(tmp_path).keys()
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+@pytest.mark.processes
+def test_a_study_that_waited_for_another_one_does_nothing_again(finished, tmp_path):
+    write(tmp_path)
+    (tmp_path / "weights").mkdir()
+    with locked(tmp_path / "weights" / ".lock", lambda: None):
+        study = start(tmp_path)
+        while "waiting until it ends" not in study.stdout.readline():
+            assert study.poll() is None
+        shutil.copytree(finished / "results", tmp_path / "results", dirs_exist_ok=True)
+    output, _ = study.communicate(timeout=120)
+    assert study.returncode == 0, output
+    assert "started" not in output
+    assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == [".lock"]
 
 
 @pytest.mark.slow
