@@ -62,6 +62,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     ".md": without_numbers,
     ".yaml": without_numbers,
     ".recipe": Path.read_bytes,
+    ".hypotheses": Path.read_bytes,
     ".trained": Path.read_bytes,
     "": Path.read_bytes,
 }
