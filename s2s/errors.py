@@ -28,6 +28,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def shortened(line: str, most: int) -> str:
+    """Return a line without what is beyond its first ``most`` characters, which three dots replace."""
+    return line if len(line) <= most else f"{line[:most]} ..."
+
+
 DISTRIBUTION = "s2s-exposure"
 """The project's name on the package index, where ``s2s`` is an unrelated project."""
 

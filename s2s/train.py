@@ -110,7 +110,7 @@ def _open_folder(recipe: Recipe, folder: Path) -> None:
 @contextmanager
 def _locked(accelerator: Accelerator, folder: Path) -> Iterator[None]:
     """Lock the run's folder while training; the main process takes the lock, and the others wait for it."""
-    lock: AbstractContextManager[None] = nullcontext()
+    lock: AbstractContextManager[object] = nullcontext()
     if accelerator.is_main_process:
         lock = run_folder.locked(folder, log)
     with lock:

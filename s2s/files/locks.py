@@ -64,14 +64,18 @@ class Lock:
 
 
 @contextmanager
-def locked(path: Path, on_wait: Callable[[], object]) -> Iterator[None]:
-    """Hold the lock of a file; where another process has it, call ``on_wait`` and wait. It ends with its process."""
+def locked(path: Path, on_wait: Callable[[], object]) -> Iterator[bool]:
+    """Hold the lock of a file; where another process has it, call ``on_wait`` and wait. It ends with its process.
+
+    The block is given whether it had to wait.
+    """
     with naming(path):
         lock = Lock(path)
-        if not lock.take(wait=False):
+        waited = not lock.take(wait=False)
+        if waited:
             on_wait()
             lock.take(wait=True)
     try:
-        yield
+        yield waited
     finally:
         lock.free()

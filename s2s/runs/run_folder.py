@@ -29,7 +29,7 @@ from s2s.vocabulary import Vocabulary
 logger = logging.getLogger("s2s")
 
 
-def locked(folder: Path, log: Log) -> AbstractContextManager[None]:
+def locked(folder: Path, log: Log) -> AbstractContextManager[object]:
     """Lock the folder; wait for another process that trains there."""
     message = f"{folder}: another process is training here; waiting until it ends"
     return locks.locked(folder / ".lock", lambda: log(message))

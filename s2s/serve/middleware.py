@@ -5,6 +5,7 @@ import json
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from s2s.errors import shortened
 from s2s.serve.hosts import Hosts
 from s2s.serve.worker import LeftError
 
@@ -19,7 +20,7 @@ SECONDS = 20.0
 def one_line(reason: str) -> str:
     """Return a reason as one line that can be sent: control characters and halves of surrogate pairs are escaped."""
     line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in reason)
-    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} ..."
+    return shortened(line, LONGEST_REASON)
 
 
 def error_body(reason: str) -> bytes:

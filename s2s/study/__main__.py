@@ -81,7 +81,7 @@ def introduce(plan: Plan, state: runner.Progress) -> None:
     settings, size = plan.settings, f"{len(plan.variants)} variants x {len(plan.settings.seeds)} seeds"
     log(f"  {size}; {len(state.finished)} of {len(plan.runs)} runs have results")
     if again := len(_lost(plan, state)):
-        log(f"  {again} more {'is' if again == 1 else 'are'} trained for their weights, which other runs read")
+        log(f"  trained for weights that other runs read: {again}")
     if state.left:
         log(f"  left: {runner.remaining(plan, state, runner.workers_of(plan))}")
     if settings.budget is not None and state.left:

@@ -59,7 +59,9 @@ class Comparisons:
         """The endpoints that some variant has, each with a table that tells how it is read."""
         tables: dict[str, Table] = {}
         for variant, rows in self.variants.items():
-            tables |= {name: table for name, table in rows[0].tables.items() if self.has(variant, name)} | tables
+            for name, table in rows[0].tables.items():
+                if self.has(variant, name):
+                    tables.setdefault(name, table)
         return tables
 
     def has(self, variant: str, endpoint: str) -> bool:
@@ -112,7 +114,7 @@ class Comparisons:
         for values in self.plan.hypotheses():
             families.setdefault(values["family"], []).append(values)
         for members in families.values():
-            tested = [values for values in members if self._is_known(values)]
+            tested = [values for values in members if not self._lacking(values)]
             hypotheses = [self._hypothesis(values) for values in tested]
             # A hypothesis that cannot be tested yet still counts for the correction: it was declared.
             missing = [Hypothesis("missing", _NOTHING)] * (len(members) - len(tested))
@@ -122,17 +124,18 @@ class Comparisons:
                 rows.append(Row(*names, hypothesis.difference, values, verdict.p, verdict.adjusted))
         return rows
 
-    def _is_known(self, values: Mapping[str, Any]) -> bool:
-        return all(self.has(values[side], values["endpoint"]) for side in ("variant", "baseline"))
+    def _lacking(self, values: Mapping[str, Any]) -> list[str]:
+        """Return the variants of a hypothesis that do not have its endpoint."""
+        return [name for name in (values["variant"], values["baseline"]) if not self.has(name, values["endpoint"])]
 
     @cached_property
     def untested(self) -> list[str]:
         """Lines on the declared hypotheses that cannot be tested yet, and why."""
         lines = []
         for values in self.plan.hypotheses():
-            sides = [values[side] for side in ("variant", "baseline") if not self.has(values[side], values["endpoint"])]
-            reasons = [f"no results of {side}" for side in sides if side not in self.variants]
-            reasons += [f"results of {side} without it" for side in sides if side in self.variants]
+            lacking = self._lacking(values)
+            reasons = [f"no results of {name}" for name in lacking if name not in self.variants]
+            reasons += [f"results of {name} without it" for name in lacking if name in self.variants]
             if reasons:
                 name = f"{values['endpoint']}, {values['variant']} - {values['baseline']}"
                 lines.append(f"declared, but not tested: {name}: {' and '.join(reasons)}")

@@ -16,7 +16,7 @@ import torch
 
 from s2s.console.terminal import Log
 from s2s.data.splits import locate
-from s2s.errors import UserError
+from s2s.errors import UserError, shortened
 from s2s.files.locks import locked
 from s2s.machine.worker_pool import cores
 from s2s.recipe.build import check_model
@@ -211,17 +211,12 @@ def run(plan: Plan, state: Progress, arguments: Sequence[str], began: float, log
     plan.folder.mkdir(parents=True, exist_ok=True)
     running: list[Process] = []
     reported = time.monotonic()
-    waited = []
-
-    def wait() -> None:
-        log(f"{plan.folder}: another process works on this study; waiting until it ends")
-        waited.append(True)
-
-    with locked(plan.folder / ".lock", wait), _ended(running):
+    message = f"{plan.folder}: another process works on this study; waiting until it ends"
+    with locked(plan.folder / ".lock", lambda: log(message)) as waited, _ended(running):
         if waited:  # what was left may be done now
             now = progress(plan)
             state.finished, state.left = now.finished, now.left
-            log(f"{runs_left(len(state.left))}")
+            log(runs_left(len(state.left)))
         while True:
             for process in [process for process in running if process.process.poll() is not None]:
                 running.remove(process)
@@ -328,16 +323,11 @@ def _reason(process: Process, code: int) -> str:
         return "killed; was there too little memory?"
     lines = process.log.read_bytes()[process.written :].decode(errors="replace").strip().splitlines()
     if errors := [line for line in lines if line.startswith(ERROR)]:
-        return shortened(errors[-1].removeprefix(ERROR))
+        return shortened(errors[-1].removeprefix(ERROR), MOST)
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
     # A traceback ends with the exception.
-    return shortened(lines[-1]) if lines else f"exit code {code}"
-
-
-def shortened(line: str) -> str:
-    """Return a line without what is beyond its first ``MOST`` characters."""
-    return line if len(line) <= MOST else f"{line[:MOST]} ..."
+    return shortened(lines[-1], MOST) if lines else f"exit code {code}"
 
 
 def _status(plan: Plan, state: Progress, running: Sequence[Process], workers: int) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from hashlib import sha256
@@ -24,6 +24,8 @@ from s2s.search.methods.base import SearchMethod
 
 STUDIES = SHIPPED / "studies"
 """The folder of the studies that come with the package."""
+FOLDERS = (Path("recipes", "studies"), STUDIES)
+"""The folders in which a study is looked for by its name."""
 DECLARED = ("recipe", "variants", "searches")
 """Sections that hold keys of recipes; all other sections are keys of ``Study``."""
 KEPT = ("damage_held_out", "damage_own_errors", "clean_cost", "beam_curse", "calibration_gap")
@@ -238,17 +240,10 @@ class Plan:
         return self.folder / f"{variant}-{seed}.hypotheses"
 
     def recipe(self, variant: str, seed: int, places: Mapping[OtherRun, list[str]] | None = None) -> Recipe:
-        """Return the recipe of a run; ``places`` has the paths for each reference to other runs.
-
-        Errors: a UserError for a variant that sets what the study sets for all: seed, folder, selection, search.
-        """
-        changes = self.variants[variant]
-        if "search" in changes.values:
-            where = changes.position("search")
-            raise UserError(f"{where}: search: it is the same for all variants; give searches, or recipe.search")
+        """Return the recipe of a run; ``places`` has the paths for each reference to other runs."""
         # The same for all: checkpoints that were chosen by different rules would compare the rules.
         fixed = {"folder": str(self.run_folder(variant, seed)), "seed": seed, "select": self.settings.select}
-        layers = [*self.base, changes]
+        layers = [*self.base, self.variants[variant]]
         if places is not None:
             layers = [replace(layer, values=_placed(layer.values, seed, places)) for layer in layers]
         return cast(Recipe, merge(SCHEMA, [*layers, Layer("study", {"run": fixed}, {})]))
@@ -378,13 +373,16 @@ def read_plan(arguments: Sequence[str]) -> Plan:
 def _find(name: str) -> Path:
     """Return a study's file: a path, or a name in ./recipes/studies or among the shipped ones."""
     path = at_home(name)
-    folders = [Path("recipes", "studies"), STUDIES]
-    names = [path] if path.suffix in SUFFIXES else [folder / f"{name}.yaml" for folder in folders]
+    names = [path] if path.suffix in SUFFIXES else [folder / f"{name}.yaml" for folder in FOLDERS]
     for file in names:
         if file.is_file():
             return file
-    known = {file.stem for folder in folders for file in folder.glob("*.yaml")}
-    raise UserError(f"study '{name}': no such study{nearest(name, known)}")
+    raise UserError(f"study '{name}': no such study{nearest(name, _names(FOLDERS))}")
+
+
+def _names(folders: Iterable[Path]) -> set[str]:
+    """Return the names of the studies in these folders."""
+    return {file.stem for folder in folders for file in folder.glob("*.yaml")}
 
 
 def _within(layer: Layer, values: Any, section: str) -> Layer:
@@ -451,8 +449,7 @@ def _check(plan: Plan) -> None:
     for index, row in enumerate(plan.settings.hypotheses):
         _check_hypothesis(plan, f"{plan.file}: hypotheses[{index}]", row)
     if (weights := plan.settings.weights) is not None:
-        folders = [plan.file.parent, Path("recipes", "studies"), STUDIES]
-        known = {file.stem for folder in folders for file in folder.glob("*.yaml")}
+        known = _names([plan.file.parent, *FOLDERS])
         if weights not in known:
             raise UserError(f"weights: no study '{weights}'{nearest(weights, known)}")
 
@@ -470,6 +467,10 @@ def _check_recipes(plan: Plan) -> None:
                     f"{layer.position(key)}: {key}: '{text}': expected study://run/VARIANT or study://decoded/VARIANT, "
                     f"and /SEED or /SEED+SEED after it where the seeds are others than the run's own"
                 )
+    for changes in plan.variants.values():
+        if "search" in changes.values:
+            where = changes.position("search")
+            raise UserError(f"{where}: search: it is the same for all variants; give searches, or recipe.search")
     names = list(plan.variants)
     for index, variant in enumerate(plan.recipes):
         for other in plan.needs(variant, plan.settings.seeds[0]):

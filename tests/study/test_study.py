@@ -29,7 +29,7 @@ from s2s.study.measuring import Clock
 from s2s.study.page import page, record, remarks, write_page
 from s2s.study.results import Table
 from s2s.study.runner import Process, Progress, _reason, minutes, progress, remaining
-from s2s.study.settings import KEPT, OTHERS, STUDIES, Plan, read_plan
+from s2s.study.settings import KEPT, OTHERS, STUDIES, UNDIRECTED, Plan, read_plan
 
 FILE = """\
 title: does noise help copying
@@ -439,6 +439,9 @@ def test_a_diagnosis_of_the_run_has_the_same_numbers(finished, tmp_path):
     ]
     assert diagnose([f"run={','.join(map(str, folders))}", f"output={tmp_path}", *arguments]) == 0
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    undirected = {name for name, row in report["headlines"].items() if row["better"] == "neither"}
+    assert undirected == {*UNDIRECTED}.intersection(report["headlines"])
+    assert undirected
     for run, variant in zip(report["runs"], ("teacher_forcing", "replacement"), strict=True):
         result = stored(finished)[f"{variant}-1.json.xz"]
         for name in ("damage_held_out", "damage_own_errors", "clean_cost", "beam_curse"):
